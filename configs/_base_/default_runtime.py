@@ -1,0 +1,25 @@
+# mmpretrain's runtime, with the best checkpoint chosen under attack.
+_base_ = 'mmpretrain::_base_/default_runtime.py'
+
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(
+        max_keep_ckpts=1,
+        # Chosen on the validation split, never on the test split
+        # (arXiv 2002.11569).
+        save_best='robust/pgd10',
+        rule='greater',
+        # At the end, copies of last and best that hold the weights alone.
+        published_keys=['meta', 'state_dict'],
+    ),
+    input_check=dict(type='m2at_mm.InputCheckHook'),
+)
+
+val_evaluator = dict(type='m2at_mm.RobustAccuracy')
+test_evaluator = val_evaluator
+
+# Right on GPUs and, with gloo, on CPUs.
+model_wrapper_cfg = dict(type='m2at_mm.AdversarialDistributedDataParallel')
+
+# Each process draws starts and masks of its own.
+randomness = dict(diff_rank_seed=True)

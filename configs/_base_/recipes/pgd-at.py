@@ -1,0 +1,4 @@
+# PGD adversarial training (arXiv 1706.06083).
+_base_ = '../attacks/linf_8-255_pgd10.py'
+
+model = dict(method=dict(type='m2at_mm.PGDAT'))

@@ -1,0 +1,4 @@
+# Standard training, validated under attack.
+_base_ = '../attacks/linf_8-255_pgd10.py'
+
+model = dict(method=dict(type='m2at_mm.Standard'))

@@ -1,0 +1,3 @@
+_base_ = './m2at_resnet18_cifar10.py'
+
+model = dict(method=dict(_delete_=True, type='m2at_mm.PGDAT'))

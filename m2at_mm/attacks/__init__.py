@@ -1,0 +1,22 @@
+"""Attacks: pure functions on images in [0, 1], and their settings."""
+
+from m2at_mm.attacks.context import attack_mode
+from m2at_mm.attacks.losses import (
+    cross_entropy,
+    kl_divergence,
+    margin,
+)
+from m2at_mm.attacks.pgd import FGSM, PGD, pgd
+from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
+
+__all__ = [
+    'FGSM',
+    'PGD',
+    'ThreatModel',
+    'attack_mode',
+    'cross_entropy',
+    'kl_divergence',
+    'margin',
+    'parse_pixels',
+    'pgd',
+]

@@ -1,0 +1,85 @@
+"""The state of a model while it is attacked, and after."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+BN_MODES = ('eval', 'batch', 'train')
+
+
+def check_bn_mode(bn_mode: str) -> None:
+    """Raise ValueError unless ``bn_mode`` is one of :data:`BN_MODES`."""
+    if bn_mode not in BN_MODES:
+        raise ValueError(
+            f'bn_mode={bn_mode!r} is unknown: choose one of {list(BN_MODES)}'
+        )
+
+
+@contextmanager
+def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
+    """Prepare a model for gradients on its images alone, then restore it.
+
+    Inside, gradients are enabled (also under ``torch.no_grad`` and
+    ``torch.inference_mode``) and the parameters are frozen, so that a
+    backward pass costs the input gradient only and no parameter gets a
+    ``.grad``. Afterwards, also on an exception, the ``training`` flag of each
+    module and the ``requires_grad`` of each parameter are what they were.
+
+    Args:
+        model (nn.Module): The attacked model.
+        bn_mode (str): What the modules do while attacked.
+
+            - ``'eval'``: every module in eval mode; batch norm uses its
+              running statistics.
+            - ``'batch'``: every module in eval mode, but batch norm uses the
+              statistics of the attacked batch and leaves the running ones
+              untouched. A batch norm that is frozen (in eval mode inside a
+              model in train mode) stays so.
+            - ``'train'``: every module in the mode it is in. In training,
+              batch norm updates its running statistics at every step.
+
+            Defaults to ``'eval'``.
+
+    Raises:
+        ValueError: ``bn_mode`` is unknown.
+    """
+    check_bn_mode(bn_mode)
+    training = [(module, module.training) for module in model.modules()]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    live_norms = [
+        module
+        for module, mode in training
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and (mode or not model.training)
+    ]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        if bn_mode != 'train':
+            for module, _ in training:
+                module.training = False
+        if bn_mode == 'batch':
+            for norm in live_norms:
+                norm.training = True
+                # Without tracking, train mode neither reads nor updates the
+                # running statistics.
+                norm.track_running_stats = False
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        if bn_mode == 'batch':
+            for norm in live_norms:
+                norm.track_running_stats = True
+        for module, mode in training:
+            module.training = mode
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        # Weights that autocast has cast while they were frozen carry no
+        # gradient: the training forward must cast its own.
+        torch.clear_autocast_cache()

@@ -1,0 +1,367 @@
+"""Projected gradient descent, as a function and as registered settings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
+from m2at_mm.attacks.threat_model import Pixels, ThreatModel, parse_pixels
+from m2at_mm.registry import TASK_UTILS
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    target: Tensor,
+    threat_model: ThreatModel,
+    *,
+    steps: int = 10,
+    step_size: Optional[Pixels] = None,
+    loss: str = 'ce',
+    random_start: bool = True,
+    restarts: int = 1,
+    stop_when_fooled: bool = False,
+    bn_mode: str = 'eval',
+    generator: Optional[torch.Generator] = None,
+) -> Tensor:
+    """Adversarial images by projected gradient ascent (arXiv 1706.06083).
+
+    Args:
+        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+            logits of shape (N, K). Normalisation is its own first layer.
+        images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
+        target (Tensor): Labels, int64 of shape (N, ), or probabilities of
+            shape (N, K). The attack moves away from them.
+        threat_model (ThreatModel): Norm and radius.
+        steps (int): Gradient steps, at least 1. Defaults to 10.
+        step_size (str | float, optional): Length of a step in the norm, on
+            the scale of images in [0, 1]. Defaults to None, a quarter of the
+            radius: 2/255 at 8/255.
+        loss (str): What is raised: ``'ce'``, the cross-entropy; ``'margin'``,
+            the best wrong logit minus the right one; or ``'kl'``, the
+            divergence from the clean images' probabilities. Defaults to
+            ``'ce'``.
+        random_start (bool): Start at a random point of the ball instead of
+            the clean image. Defaults to True.
+        restarts (int): Runs, each from a start of its own. Per image the
+            worst result is kept: one that is misclassified, and among equals
+            the one with the higher loss. Defaults to 1.
+        stop_when_fooled (bool): For evaluation: an image that is
+            misclassified, also the clean one, is done and leaves the batch.
+            Needs ``bn_mode='eval'``, where images don't influence each
+            other. Defaults to False.
+        bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+        generator (torch.Generator, optional): Source of the random starts.
+            Defaults to None, PyTorch's own.
+
+    Returns:
+        Tensor: Images inside ball and box exactly, shape (N, C, H, W),
+        detached.
+
+    Raises:
+        ValueError: A setting is out of its range, or the images are not in
+            [0, 1].
+        TypeError: The images are not floats or the model gives no logits.
+    """
+    size = _check_settings(
+        threat_model, steps, step_size, loss, restarts, bn_mode
+    )
+    if stop_when_fooled and bn_mode != 'eval':
+        raise ValueError(
+            f"stop_when_fooled=True needs bn_mode='eval', but got {bn_mode!r}:"
+            ' with batch statistics the images left would change'
+        )
+    _check_images(images)
+    ascend = _ascend_until_fooled if stop_when_fooled else _ascend
+    with attack_mode(model, bn_mode):
+        batch = _Batch.of(model, images, target, threat_model, loss)
+        result = batch.images.clone()
+        todo = torch.arange(len(result), device=result.device)
+        if stop_when_fooled:
+            todo = todo[~batch.fooled(result)]
+        for restart in range(restarts):
+            if not len(todo):
+                break
+            part = batch.select(todo)
+            start = part.images
+            if random_start:
+                start = part.ball.random_start(generator)
+            found = ascend(part, start, steps, size)
+            if restart > 0:
+                found = part.worse(result[todo], found)
+            result[todo] = found
+            if stop_when_fooled and restart + 1 < restarts:
+                todo = todo[~part.fooled(found)]
+    if os.environ.get('M2AT_MM_DEBUG'):
+        assert bool(batch.ball.contains(result).all())
+    return result
+
+
+@dataclass
+class _Batch:
+    """The images under attack and what the attack needs to know of them."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    reference: Tensor  # what the loss compares the logits with
+    loss: AttackLoss
+    threat_model: ThreatModel
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        images: Tensor,
+        target: Tensor,
+        threat_model: ThreatModel,
+        loss: str,
+    ) -> _Batch:
+        images = images.detach().clone()
+        reference = target
+        if loss == 'kl':
+            with torch.no_grad():
+                reference = _logits(model, images)
+        return cls(
+            model,
+            images,
+            hard_labels(target),
+            reference,
+            LOSSES[loss],
+            threat_model,
+        )
+
+    def __post_init__(self) -> None:
+        self.ball = self.threat_model.ball(self.images)
+
+    def select(self, index: Tensor) -> _Batch:
+        """The part of the batch at ``index``, a mask or positions."""
+        return replace(
+            self,
+            images=self.images[index],
+            labels=self.labels[index],
+            reference=self.reference[index],
+        )
+
+    def gradient(self, adversarial: Tensor) -> Tuple[Tensor, Tensor]:
+        """Which images are misclassified, and the loss's input gradient."""
+        adversarial = adversarial.detach().requires_grad_(True)
+        logits = _logits(self.model, adversarial)
+        loss = self.loss(logits, self.reference).sum()
+        gradient = _input_gradient(loss, adversarial)
+        return logits.detach().argmax(1) != self.labels, gradient
+
+    @torch.no_grad()
+    def fooled(self, adversarial: Tensor) -> Tensor:
+        """Which images are misclassified, bool of shape (N, )."""
+        return _logits(self.model, adversarial).argmax(1) != self.labels
+
+    @torch.no_grad()
+    def worse(self, first: Tensor, second: Tensor) -> Tensor:
+        """Per image the misclassified one, else the one of higher loss."""
+        fooled, losses = [], []
+        for adversarial in (first, second):
+            logits = _logits(self.model, adversarial)
+            fooled.append(logits.argmax(1) != self.labels)
+            losses.append(self.loss(logits, self.reference))
+        take_second = torch.where(
+            fooled[0] == fooled[1], losses[1] > losses[0], fooled[1]
+        )
+        return torch.where(take_second.view(-1, 1, 1, 1), second, first)
+
+
+def _ascend(
+    batch: _Batch, adversarial: Tensor, steps: int, size: float
+) -> Tensor:
+    for _ in range(steps):
+        _, gradient = batch.gradient(adversarial)
+        adversarial = batch.ball.step(adversarial, gradient, size)
+    return adversarial
+
+
+def _ascend_until_fooled(
+    batch: _Batch, adversarial: Tensor, steps: int, size: float
+) -> Tensor:
+    result = adversarial.clone()
+    active = torch.arange(len(result), device=result.device)
+    for _ in range(steps):
+        fooled, gradient = batch.gradient(adversarial)
+        if bool(fooled.any()):
+            active, batch = active[~fooled], batch.select(~fooled)
+            adversarial, gradient = adversarial[~fooled], gradient[~fooled]
+            if not len(active):
+                break
+        adversarial = batch.ball.step(adversarial, gradient, size)
+        result[active] = adversarial
+    return result
+
+
+def _logits(model: nn.Module, images: Tensor) -> Tensor:
+    logits = model(images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise TypeError(
+            'an attacked model must return logits of shape (N, K), but '
+            f'{type(model).__name__} returned {_describe(logits)}'
+        )
+    return logits.float() if logits.dtype != torch.float64 else logits
+
+
+def _describe(output: object) -> str:
+    if isinstance(output, Tensor):
+        return f'a tensor of shape {tuple(output.shape)}'
+    return f'a {type(output).__name__}'
+
+
+def _input_gradient(loss: Tensor, images: Tensor) -> Tensor:
+    try:
+        (gradient,) = torch.autograd.grad(loss, images)
+    except RuntimeError as error:
+        if 'checkpoint' not in str(error):
+            raise
+        raise RuntimeError(
+            'an attack needs the gradient of the images, which reentrant '
+            'activation checkpointing cannot give: set with_cp=False in the '
+            'backbone, or use_reentrant=False'
+        ) from error
+    return gradient
+
+
+def _check_settings(
+    threat_model: ThreatModel,
+    steps: int,
+    step_size: Optional[Pixels],
+    loss: str,
+    restarts: int,
+    bn_mode: str,
+) -> float:
+    """Check what a user can get wrong and return the step size."""
+    for name, value in (('steps', steps), ('restarts', restarts)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f'{name}={value!r} must be a whole number of at least 1'
+            )
+    if loss not in LOSSES:
+        raise ValueError(
+            f'loss={loss!r} is unknown: choose one of {sorted(LOSSES)}'
+        )
+    check_bn_mode(bn_mode)
+    if step_size is None:
+        return threat_model.eps / 4
+    return parse_pixels(step_size, 'step_size')
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        raise TypeError(
+            'images must be floats of shape (N, C, H, W), but got '
+            f'{images.dtype} of shape {tuple(images.shape)}'
+        )
+    if images.numel() and not (0 <= images.min() and images.max() <= 1):
+        raise ValueError(
+            f'images must be in [0, 1], but are in [{images.min():g}, '
+            f'{images.max():g}]: divide 0-255 values by 255, and let the '
+            'model normalise, not the data'
+        )
+
+
+@TASK_UTILS.register_module()
+class PGD:
+    """Settings of :func:`pgd` for a config.
+
+    Args:
+        steps (int): Gradient steps. Defaults to 10.
+        step_size (str | float, optional): Length of a step, like
+            ``'2/255'``. Defaults to None, a quarter of the radius.
+        loss (str): ``'ce'``, ``'margin'`` or ``'kl'``. Defaults to ``'ce'``.
+        random_start (bool): Start at a random point. Defaults to True.
+        restarts (int): Runs, of which each image keeps the worst. Defaults
+            to 1.
+        bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
+            :func:`attack_mode`. Defaults to ``'eval'``.
+
+    Raises:
+        ValueError: A setting is out of its range.
+
+    Example:
+        >>> train_attack = dict(
+        ...     type='m2at_mm.PGD', steps=10, step_size='2/255')
+    """
+
+    def __init__(
+        self,
+        steps: int = 10,
+        step_size: Optional[Pixels] = None,
+        loss: str = 'ce',
+        random_start: bool = True,
+        restarts: int = 1,
+        bn_mode: str = 'eval',
+    ) -> None:
+        _check_settings(
+            ThreatModel(), steps, step_size, loss, restarts, bn_mode
+        )
+        self.steps = steps
+        self.step_size = step_size
+        self.loss = loss
+        self.random_start = random_start
+        self.restarts = restarts
+        self.bn_mode = bn_mode
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target: Tensor,
+        threat_model: ThreatModel,
+        stop_when_fooled: bool = False,
+    ) -> Tensor:
+        """Attack ``images``; arguments and result as in :func:`pgd`."""
+        return pgd(
+            model,
+            images,
+            target,
+            threat_model,
+            stop_when_fooled=stop_when_fooled and self.bn_mode == 'eval',
+            **vars(self),
+        )
+
+
+@TASK_UTILS.register_module()
+class FGSM(PGD):
+    """One step as long as the radius, from the clean image.
+
+    The fast gradient sign method of arXiv 1412.6572 under linf.
+
+    Args:
+        loss (str): ``'ce'`` or ``'margin'``. Defaults to ``'ce'``.
+        bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+    """
+
+    def __init__(self, loss: str = 'ce', bn_mode: str = 'eval') -> None:
+        if loss == 'kl':
+            raise ValueError(
+                "loss='kl' has no gradient at the clean image, where FGSM "
+                "starts: choose 'ce' or 'margin'"
+            )
+        super().__init__(
+            steps=1, loss=loss, random_start=False, bn_mode=bn_mode
+        )
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target: Tensor,
+        threat_model: ThreatModel,
+        stop_when_fooled: bool = False,
+    ) -> Tensor:
+        """Attack ``images``; arguments and result as in :func:`pgd`."""
+        self.step_size = threat_model.eps
+        return super().__call__(
+            model, images, target, threat_model, stop_when_fooled
+        )

@@ -1,0 +1,304 @@
+"""What an attacker may do: a norm and a radius, on images in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from typing import Dict, Optional, Type, Union
+
+import torch
+from torch import Tensor
+
+Pixels = Union[str, float, int]
+
+
+def parse_pixels(value: Pixels, name: str) -> float:
+    """Read a size in pixel units: a fraction like ``'8/255'`` or a number.
+
+    Args:
+        value (str | float): The size, on the scale where images are in
+            [0, 1].
+        name (str): The argument's name, for the error message.
+
+    Returns:
+        float: The size.
+
+    Raises:
+        TypeError: ``value`` is neither a string nor a number.
+        ValueError: ``value`` cannot be read, is negative or not finite.
+    """
+    if isinstance(value, bool) or not isinstance(value, (str, float, int)):
+        raise TypeError(
+            f"{name} must be a number or a fraction like '8/255', but got "
+            f'{value!r} of type {type(value).__name__}'
+        )
+    try:
+        if isinstance(value, str):
+            numerator, slash, denominator = value.partition('/')
+            number = float(numerator)
+            if slash:
+                number /= float(denominator)
+        else:
+            number = float(value)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f'{name}={value!r} cannot be read: give a number on the scale of '
+            "images in [0, 1], or a fraction like '8/255'"
+        ) from error
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(
+            f'{name}={value!r} must be finite and not negative, on the scale '
+            'of images in [0, 1]'
+        )
+    return number
+
+
+class ThreatModel:
+    """The set of images an attacker may choose from: a ball and the box.
+
+    An adversarial image differs from the clean one by at most ``eps`` in
+    ``norm`` and stays in [0, 1].
+
+    Args:
+        norm (str): ``'linf'``, the largest change of a channel of a pixel,
+            or ``'l2'``, the Euclidean length of the change of the image.
+            Defaults to ``'linf'``.
+        eps (str | float): The radius, on the scale of images in [0, 1], as a
+            fraction or a number. A number above 1 is refused: it is nearly
+            always a value on the 0-255 scale. An l2 radius may be above 1;
+            write it as a fraction, e.g. ``'765/255'`` for 3.0, which leaves
+            no doubt of the unit. Defaults to ``'8/255'``.
+
+    Raises:
+        TypeError: ``eps`` is neither a string nor a number.
+        ValueError: ``norm`` is unknown, or ``eps`` is negative, not finite,
+            or above 1 where it may not be.
+
+    Example:
+        >>> threat_model = ThreatModel('linf', '8/255')
+        >>> ball = threat_model.ball(images)
+        >>> adversarial = ball.step(ball.random_start(), gradient, 2 / 255)
+    """
+
+    def __init__(self, norm: str = 'linf', eps: Pixels = '8/255') -> None:
+        if norm not in _BALLS:
+            raise ValueError(
+                f'norm={norm!r} is unknown: choose one of {sorted(_BALLS)}'
+            )
+        self.norm = norm
+        self.eps = parse_pixels(eps, 'eps')
+        stated_unit = isinstance(eps, str) and '/' in eps
+        if self.eps > 1 and not (norm == 'l2' and stated_unit):
+            raise ValueError(
+                f'eps={eps!r} is above 1, but images are in [0, 1]. If this '
+                f"is a value on the 0-255 scale, write '{eps}/255'"
+                + (
+                    ". An l2 radius above 1 is written as a fraction: "
+                    "'765/255' for 3.0"
+                    if norm == 'l2'
+                    else ''
+                )
+            )
+
+    def ball(self, images: Tensor) -> Ball:
+        """The allowed images around ``images``.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        """
+        return _BALLS[self.norm](images, self.eps)
+
+    def to_dict(self) -> Dict[str, Union[str, float]]:
+        """The norm and the radius, as written into results."""
+        return {'norm': self.norm, 'eps': self.eps}
+
+    def __repr__(self) -> str:
+        return (
+            f'{type(self).__name__}(norm={self.norm!r}, '
+            f"eps='{self.eps * 255:g}/255')"
+        )
+
+
+class Ball:
+    """The allowed images around a batch: start, step and project in a norm.
+
+    What :meth:`project` returns is inside ball and box exactly: computed in
+    the images' own precision or in double precision, no distance exceeds
+    ``eps`` and no value leaves [0, 1].
+
+    Args:
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        eps (float): Radius on the same scale.
+    """
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        self.images = images
+        self.eps = eps
+
+    def random_start(
+        self, generator: Optional[torch.Generator] = None
+    ) -> Tensor:
+        """Allowed images drawn at random, uniform in the ball.
+
+        Args:
+            generator (torch.Generator, optional): Source of the draws, on
+                the images' device. Defaults to None, PyTorch's own.
+
+        Returns:
+            Tensor: RGB in [0, 1], shape (N, C, H, W).
+        """
+        raise NotImplementedError
+
+    def step(
+        self, adversarial: Tensor, gradient: Tensor, size: float
+    ) -> Tensor:
+        """Move by ``size`` up the gradient, steepest in the norm; project.
+
+        Args:
+            adversarial (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            gradient (Tensor): Of the loss to raise, same shape.
+            size (float): Length of the step in the norm.
+
+        Returns:
+            Tensor: Allowed images, same shape.
+        """
+        raise NotImplementedError
+
+    def project(self, adversarial: Tensor) -> Tensor:
+        """The nearest allowed images.
+
+        Args:
+            adversarial (Tensor): Shape (N, C, H, W).
+
+        Returns:
+            Tensor: RGB in [0, 1], same shape.
+        """
+        raise NotImplementedError
+
+    def distance(self, adversarial: Tensor) -> Tensor:
+        """Distance from the clean images in the norm, in double precision.
+
+        Returns:
+            Tensor: Shape (N, ).
+        """
+        raise NotImplementedError
+
+    def contains(self, adversarial: Tensor) -> Tensor:
+        """Whether each image is inside ball and box, exactly.
+
+        Returns:
+            Tensor: bool, shape (N, ).
+        """
+        flat = adversarial.flatten(1)
+        in_box = (flat >= 0).all(1) & (flat <= 1).all(1)
+        return in_box & (self.distance(adversarial) <= self.eps)
+
+
+
+class LinfBall(Ball):
+    """No channel of a pixel changes by more than eps."""
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        super().__init__(images, eps)
+        # A bound rounded away from the image would be outside by one unit in
+        # the last place, so radius and bounds are rounded towards it.
+        radius = _round_towards(
+            torch.tensor(eps, dtype=torch.float64), images.new_zeros(())
+        ).double()
+        exact = images.double()
+        self.lower = _round_towards((exact - radius).clamp_(min=0), images)
+        self.upper = _round_towards((exact + radius).clamp_(max=1), images)
+
+    def random_start(
+        self, generator: Optional[torch.Generator] = None
+    ) -> Tensor:
+        noise = torch.empty_like(self.images).uniform_(
+            -self.eps, self.eps, generator=generator
+        )
+        return self.project(noise.add_(self.images))
+
+    def step(
+        self, adversarial: Tensor, gradient: Tensor, size: float
+    ) -> Tensor:
+        return self.project(adversarial + size * gradient.sign())
+
+    def project(self, adversarial: Tensor) -> Tensor:
+        return torch.minimum(
+            torch.maximum(adversarial, self.lower), self.upper
+        )
+
+    def distance(self, adversarial: Tensor) -> Tensor:
+        change = adversarial.double() - self.images.double()
+        return change.flatten(1).abs().amax(1)
+
+
+class L2Ball(Ball):
+    """The change of an image is at most eps long."""
+
+    def random_start(
+        self, generator: Optional[torch.Generator] = None
+    ) -> Tensor:
+        direction = torch.empty_like(self.images).normal_(
+            generator=generator
+        )
+        # In d dimensions the share of the ball within radius r is r^d.
+        share = self.images.new_empty(len(self.images)).uniform_(
+            generator=generator
+        )
+        dimensions = self.images[0].numel()
+        radius = self.eps * share.pow_(1 / dimensions).view(-1, 1, 1, 1)
+        return self.project(self.images + radius * _unit(direction))
+
+    def step(
+        self, adversarial: Tensor, gradient: Tensor, size: float
+    ) -> Tensor:
+        return self.project(adversarial + size * _unit(gradient))
+
+    def project(self, adversarial: Tensor) -> Tensor:
+        projected = self._scale_into_ball(adversarial, 0.0).clamp_(0, 1)
+        # Rounding can leave an image a hair outside: pull in by a hair more.
+        slack = 4 * torch.finfo(projected.dtype).eps
+        for _ in range(16):
+            if bool((self._distance(projected) <= self.eps).all()):
+                return projected
+            projected = self._scale_into_ball(projected, slack).clamp_(0, 1)
+            slack *= 4
+        raise AssertionError('l2 projection did not reach the ball')
+
+    def distance(self, adversarial: Tensor) -> Tensor:
+        change = adversarial.double() - self.images.double()
+        return change.flatten(1).norm(dim=1)
+
+    def _distance(self, adversarial: Tensor) -> Tensor:
+        """The larger of the distances in double and in own precision."""
+        own = (adversarial - self.images).flatten(1).norm(dim=1)
+        return torch.maximum(self.distance(adversarial), own.double())
+
+    def _scale_into_ball(self, adversarial: Tensor, slack: float) -> Tensor:
+        distance = self._distance(adversarial)
+        outside = distance > self.eps
+        factor = torch.where(
+            outside, self.eps * (1 - slack) / distance, distance.new_ones(())
+        ).view(-1, 1, 1, 1)
+        scaled = self.images + (adversarial - self.images) * factor.to(
+            adversarial.dtype
+        )
+        return torch.where(outside.view(-1, 1, 1, 1), scaled, adversarial)
+
+
+_BALLS: Dict[str, Type[Ball]] = {'linf': LinfBall, 'l2': L2Ball}
+
+
+def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:
+    """``exact`` (double) in ``goal``'s dtype, never farther from ``goal``."""
+    rounded = exact.to(goal)
+    farther = (rounded.double() - goal.double()).abs() > (
+        exact.to(goal.device) - goal.double()
+    ).abs()
+    return torch.where(farther, torch.nextafter(rounded, goal), rounded)
+
+
+def _unit(direction: Tensor) -> Tensor:
+    """Each image's direction at length 1; a zero one stays zero."""
+    length = direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    smallest = torch.finfo(direction.dtype).tiny
+    return direction / length.clamp(min=smallest)

@@ -1,0 +1,300 @@
+"""CIFAR-10 and CIFAR-100 with a fixed validation split held out of training.
+
+Robust training overfits (https://arxiv.org/abs/2002.11569), so its best epoch
+must be chosen; to choose it on the test images would flatter the result.
+"""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine import dist
+from mmengine.logging import print_log
+from mmpretrain.datasets import CIFAR10 as _CIFAR10
+from mmpretrain.datasets import CIFAR100 as _CIFAR100
+from mmpretrain.datasets.utils import (
+    check_integrity,
+    download_and_extract_archive,
+    extract_archive,
+)
+
+from m2at_mm.registry import DATASETS
+
+from .digits import check_split, round_robin, stratified_split
+
+IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
+# Seconds without an answer after which a download is given up.
+DOWNLOAD_TIMEOUT = 30.0
+
+
+@DATASETS.register_module()
+class CIFAR10(_CIFAR10):
+    """mmpretrain's CIFAR-10 with a validation split, also from image files.
+
+    ``val`` is a fixed, class-balanced part of the training images, which
+    ``train`` never contains. The data under ``data_root`` are either the
+    official files or an image folder; intact official files come first::
+
+        data_root/cifar-10-batches-py/data_batch_1 ...
+        data_root/{train,test}/<class>/*.{png,jpg,jpeg,bmp}
+
+    Samples of an image folder, and of ``val`` in any case, take turns over
+    the classes, so that ``indices=N`` gives a balanced first N. Of a folder
+    only the images that the split and ``indices`` ask for are read.
+
+    Args:
+        data_root (str): The folder with the data.
+        split (str): 'train', 'val' or 'test'. Defaults to 'train'.
+        metainfo (dict, optional): Meta information; names of classes in it
+            rename the labels and leave their order. Defaults to None.
+        download (bool): Whether to try to get the official files if there
+            are no data; a failure leaves nothing behind. Defaults to True.
+        val_size (int): Number of images in ``val``, a multiple of the number
+            of classes. Defaults to 1000.
+        lazy_init (bool): Whether to load at first use. Defaults to False.
+        **kwargs: Other keyword arguments of mmpretrain's ``CIFAR10``.
+
+    Each sample has ``img`` (ndarray): RGB in 0..255, uint8, shape
+    (32, 32, 3), and ``gt_label`` (int).
+
+    Raises:
+        ValueError: If an argument, a class folder or an image is wrong.
+        FileNotFoundError: If there are no data and none can be downloaded.
+
+    Example:
+        >>> val_dataloader = dict(
+        >>>     dataset=dict(
+        >>>         type='m2at_mm.CIFAR10',
+        >>>         data_root='data/cifar10',
+        >>>         split='val',
+        >>>         test_mode=True,
+        >>>         pipeline=[dict(type='PackInputs')]))
+    """
+
+    _indices: int | Sequence[int] | None
+
+    def __init__(
+        self,
+        data_root: str = '',
+        split: str = 'train',
+        metainfo: dict | None = None,
+        download: bool = True,
+        *,
+        val_size: int = 1000,
+        lazy_init: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_split(split)
+        classes = len(self.METAINFO['classes'])
+        valid = isinstance(val_size, int) and val_size > 0
+        if not valid or val_size % classes:
+            raise ValueError(
+                f'val_size must be a positive multiple of {classes}, the '
+                f'number of classes, got {val_size!r}; try {10 * classes}'
+            )
+        self.val_size = val_size
+        super().__init__(
+            data_root=osp.expanduser(data_root),
+            # The parent knows no 'val', and warns of training in test_mode.
+            split='train' if split == 'train' else 'test',
+            metainfo=metainfo,
+            download=download,
+            lazy_init=True,
+            **kwargs,
+        )
+        self.split = split
+        if not lazy_init:
+            self.full_init()
+
+    def load_data_list(self) -> list[dict]:
+        """Load the samples of the split, after a download if need be.
+
+        Returns:
+            list[dict]: Samples with ``img`` and ``gt_label``.
+        """
+        place = self.data_prefix['root']
+        if '://' not in place:  # Else it is a remote one, as s3://bucket.
+            place = osp.abspath(place)
+        folder = osp.join(place, 'test' if self.split == 'test' else 'train')
+        official = self._check_integrity()
+        found = official or osp.isdir(folder)
+        error = None
+        if not found and self.download and dist.is_main_process():
+            error = self._try_download(place)
+        # No rank may raise before this line: the others would wait for it.
+        dist.barrier()
+        if official or self._check_integrity():
+            return self._load_official()
+        if osp.isdir(folder):
+            return self._load_folder(folder)
+        raise FileNotFoundError(self._advice(folder, error)) from error
+
+    def _load_official(self) -> list[dict]:
+        """Load the samples of the split with the parent's loader."""
+        asked = self.split
+        # The parent reads the test files for anything but 'train'.
+        self.split = 'test' if asked == 'test' else 'train'
+        try:
+            samples = super().load_data_list()
+        finally:
+            self.split = asked
+        labels = np.array([sample['gt_label'] for sample in samples])
+        part = self._part(labels)
+        if asked == 'val':
+            part = round_robin(labels, part)
+        return [samples[i] for i in part]
+
+    def _load_folder(self, folder: str) -> list[dict]:
+        """Read the images of the split that ``indices`` asks for."""
+        paths, labels = self._list_folder(folder)
+        part = round_robin(labels, self._part(labels))
+        self.data_list = [
+            {'img': paths[i], 'gt_label': int(labels[i])} for i in part
+        ]
+        # Before any image is read; so full_init must not do it again.
+        if self._indices is not None:
+            self.data_list = self._get_unserialized_subset(self._indices)
+        count = len(self.data_list)
+        print_log(f'reading {count} images from {folder}', logger='current')
+        samples = [dict(s, img=_read_image(s['img'])) for s in self.data_list]
+        self._indices = None
+        return samples
+
+    def _part(self, labels: np.ndarray) -> np.ndarray:
+        """Indices of the split among the training or the test samples."""
+        if self.split == 'test':
+            return np.arange(len(labels))
+        names = self.METAINFO['classes']
+        counts = np.bincount(labels, minlength=len(names))
+        per_class = self.val_size // len(names)
+        least = int(counts.argmin())
+        if counts[least] <= per_class:
+            raise ValueError(
+                f'val_size={self.val_size} takes {per_class} images of every '
+                f'class and leaves none of the {counts[least]} of class '
+                f'{names[least]!r} for training; lower val_size'
+            )
+        val, train = stratified_split(labels, [per_class])
+        return val if self.split == 'val' else train
+
+    def _list_folder(self, folder: str) -> tuple[list[str], np.ndarray]:
+        """List the image files and their labels, class by class."""
+        names = self.METAINFO['classes']
+        files = {
+            entry.name: _list_images(entry.path)
+            for entry in os.scandir(folder)
+            if entry.is_dir() and not entry.name.startswith('.')
+        }
+        missing = [name for name in names if not files.get(name)]
+        unexpected = sorted(set(files) - set(names))
+        if missing or unexpected:
+            raise ValueError(
+                f'{folder} must have a folder of images for every class of '
+                f'{type(self).__name__} and no other: missing or without '
+                f'{"/".join(IMAGE_SUFFIXES)} files: {missing}, unexpected: '
+                f'{unexpected}; rename, fill or remove them'
+            )
+        paths = [path for name in names for path in files[name]]
+        counts = [len(files[name]) for name in names]
+        return paths, np.repeat(np.arange(len(names)), counts)
+
+    def _try_download(self, place: str) -> Exception | None:
+        """Download and unpack the official files; return what went wrong."""
+        try:
+            if '://' in place:
+                raise RuntimeError('only a local folder can be filled')
+            root = Path(place)
+            above = next(p for p in (root, *root.parents) if p.is_dir())
+            # On the same disk, and hidden until all of it is there.
+            with TemporaryDirectory(dir=above, prefix='.download-') as tmp:
+                self._unpack_into(tmp, str(root / self.filename))
+                files = list(Path(tmp, self.base_folder).iterdir())
+                target = root / self.base_folder
+                target.mkdir(parents=True, exist_ok=True)
+                for file in files:
+                    file.replace(target / file.name)
+        except Exception as error:  # Of urllib, http, ssl, tarfile, os, ...
+            return error
+        return None
+
+    def _unpack_into(self, folder: str, archive: str) -> None:
+        """Unpack the archive if it is there already, else download it."""
+        if check_integrity(archive, self.tgz_md5):
+            extract_archive(archive, folder)
+            return
+        with _socket_timeout(DOWNLOAD_TIMEOUT):
+            download_and_extract_archive(
+                self.url, folder, filename=self.filename, md5=self.tgz_md5
+            )
+
+    def _advice(self, folder: str, error: Exception | None) -> str:
+        """Say what was looked for, where, and how to get it."""
+        place = osp.dirname(folder)
+        batches = osp.join(place, self.base_folder)
+        state = 'incomplete' if osp.isdir(batches) else 'missing'
+        tried = f' The download failed: {error!r}.' if error else ''
+        return (
+            f'no {type(self).__name__} data for split={self.split!r}: the '
+            f'official files in {batches} are {state}, and there is no '
+            f'image folder {folder}.{tried} Do one of the two:\n'
+            f'  1. download {self.url} and unpack it in {place}, so that '
+            f'{osp.join(batches, self.train_list[0][0])} exists;\n'
+            f'  2. put 32x32 images ({", ".join(IMAGE_SUFFIXES)}) in {place}'
+            f'/{{train,test}}/{self.METAINFO["classes"][0]} and so on.'
+        )
+
+
+@DATASETS.register_module()
+class CIFAR100(CIFAR10, _CIFAR100):
+    """mmpretrain's CIFAR-100 with a validation split, also from image files.
+
+    Arguments, splits and errors are those of :class:`CIFAR10`; the official
+    files are in ``data_root/cifar-100-python``.
+
+    Example:
+        >>> dataset = dict(type='m2at_mm.CIFAR100', data_root='data/cifar100')
+    """
+
+
+def _list_images(folder: str) -> list[str]:
+    """Paths of the images in a folder, sorted by name."""
+    names = (name for name in os.listdir(folder) if name[0] != '.')
+    images = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
+    return [osp.join(folder, name) for name in sorted(images)]
+
+
+def _read_image(path: str) -> np.ndarray:
+    """Read an image as RGB in 0..255, uint8, shape (32, 32, 3)."""
+    try:
+        content = Path(path).read_bytes()
+        # Backend named: the pixels must not depend on mmcv's global setting.
+        img = mmcv.imfrombytes(content, channel_order='rgb', backend='cv2')
+    except (OSError, cv2.error) as error:
+        text = f'cannot read the image {path}; replace it or remove it'
+        raise ValueError(text) from error
+    if img.shape != (32, 32, 3):
+        height, width = img.shape[:2]
+        text = f'{path} has {width}x{height} pixels, not 32x32; resize it'
+        raise ValueError(text)
+    return img
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """Give up on silent servers: mmpretrain's downloader sets no limit."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

@@ -1,0 +1,76 @@
+"""Accuracy on clean images, under each attack, and in the worst case."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence
+
+from mmengine.evaluator import BaseMetric
+
+from m2at_mm.registry import METRICS
+
+
+@METRICS.register_module()
+class RobustAccuracy(BaseMetric):
+    """Top-1 accuracy, clean and under the model's ``eval_attacks``.
+
+    It reports, in per cent, ``robust/clean``, ``robust/NAME`` for each attack
+    of the model's ``eval_attacks``, and ``robust/worst``: the share of images
+    that are classified correctly both clean and under every attack. With
+    several processes each sample counts once.
+
+    Args:
+        collect_device (str): ``'cpu'`` or ``'gpu'``, where the results of
+            several processes are joined. Defaults to ``'cpu'``.
+        prefix (str, optional): Replaces ``robust`` in the names. Defaults to
+            None.
+
+    Example:
+        >>> val_evaluator = dict(type='m2at_mm.RobustAccuracy')
+        >>> default_hooks = dict(checkpoint=dict(
+        ...     type='CheckpointHook', save_best='robust/pgd10',
+        ...     rule='greater'))
+    """
+
+    default_prefix: Optional[str] = 'robust'
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Note for each image which predictions are right.
+
+        Args:
+            data_batch: Not used.
+            data_samples (Sequence[dict]): Predictions with ``gt_label`` and
+                ``pred_label``, and ``adversarial_pred_labels`` if the model
+                attacks.
+
+        Raises:
+            KeyError: The dataset has no labels.
+        """
+        for sample in data_samples:
+            if 'gt_label' not in sample:
+                raise KeyError(
+                    'RobustAccuracy needs gt_label, but the samples have '
+                    f'{sorted(sample)}: evaluate on a labelled dataset'
+                )
+            truth = int(sample['gt_label'])
+            attacked = sample.get('adversarial_pred_labels', {})
+            correct = {'clean': int(sample['pred_label']) == truth}
+            for name, label in attacked.items():
+                correct[name] = label == truth
+            self.results.append(correct)
+
+    def compute_metrics(self, results: List[Dict[str, bool]]) -> dict:
+        """Average over the images.
+
+        Args:
+            results (list[dict[str, bool]]): What :meth:`process` noted.
+
+        Returns:
+            dict[str, float]: Accuracies in per cent.
+        """
+        metrics = {
+            name: 100 * sum(correct[name] for correct in results) / len(results)
+            for name in results[0]
+        }
+        survived = sum(all(correct.values()) for correct in results)
+        metrics['worst'] = 100 * survived / len(results)
+        return metrics

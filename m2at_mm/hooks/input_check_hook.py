@@ -1,0 +1,129 @@
+"""Checks of data, checkpoint and settings before any work starts."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from m2at_mm.registry import HOOKS
+
+_SHOWN = 3  # how many names an error lists
+
+
+@HOOKS.register_module()
+class InputCheckHook(Hook):
+    """Refuse data and checkpoints that don't fit the model, at the start.
+
+    MMEngine loads a checkpoint of another network with a mere warning, and a
+    label outside the classes ends a GPU run with an assertion of the device.
+    This hook ends such a run with one clear error before the first iteration:
+
+    - the checkpoint has another network's parameters. In training, those of
+      the head may be missing or of another shape, as in fine-tuning;
+    - a label of the dataset is outside the model's classes;
+    - ``save_best`` names an attack that ``eval_attacks`` doesn't have.
+
+    Example:
+        >>> default_hooks = dict(
+        ...     input_check=dict(type='m2at_mm.InputCheckHook'))
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: Dict[str, Any]
+    ) -> None:
+        """Compare the checkpoint's tensors with the model's.
+
+        Raises:
+            ValueError: They don't fit.
+        """
+        loaded = checkpoint.get('state_dict', checkpoint)
+        # A model saved from inside DataParallel; MMEngine strips it, too.
+        loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
+        own = _bare(runner.model).state_dict()
+        fine_tuning = runner._train_loop is not None and not runner._resume
+        problems = [
+            key
+            for key, value in own.items()
+            if not key.endswith('num_batches_tracked')
+            and not (fine_tuning and _is_head(key))
+            and (key not in loaded or loaded[key].shape != value.shape)
+        ]
+        problems += [
+            key
+            for key in loaded
+            if key not in own and not (fine_tuning and _is_head(key))
+        ]
+        if problems:
+            raise ValueError(
+                f'the checkpoint does not fit the model: {len(problems)} of '
+                f'{len(own)} tensors are missing, superfluous or of another '
+                f'shape, {_list(problems)}. Give the checkpoint of a '
+                'network of this config (load_from, --resume or CHECKPOINT), '
+                'or the config that belongs to it'
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        """Check labels, and the name of the best checkpoint's figure."""
+        _check_labels(runner, runner.train_dataloader.dataset)
+        if runner.val_loop is not None:
+            _check_labels(runner, runner.val_dataloader.dataset)
+            _check_save_best(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the labels."""
+        _check_labels(runner, runner.test_dataloader.dataset)
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _is_head(key: str) -> bool:
+    return key.startswith('head.')
+
+
+def _list(names: List[str]) -> str:
+    shown = ', '.join(names[:_SHOWN])
+    return shown + (', ...' if len(names) > _SHOWN else '')
+
+
+def _check_labels(runner: Runner, dataset: Any) -> None:
+    num_classes: Optional[int] = getattr(
+        _bare(runner.model), 'num_classes', None
+    )
+    if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
+        return
+    labels = dataset.get_gt_labels()
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f'{type(dataset).__name__} has label {outside[0]}, outside the '
+            f"model's classes 0 to {num_classes - 1} ({len(outside)} of "
+            f'{len(labels)} images): set num_classes in head and '
+            "data_preprocessor to the dataset's number of classes, or mend "
+            'the labels'
+        )
+
+
+def _check_save_best(runner: Runner) -> None:
+    attacks = getattr(_bare(runner.model), 'eval_attacks', None)
+    if attacks is None:
+        return
+    known = ['clean', 'worst', *attacks]
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        for figure in getattr(hook, 'key_indicators', None) or []:
+            prefix, _, name = figure.partition('/')
+            if prefix == 'robust' and name not in known:
+                raise ValueError(
+                    f'save_best={figure!r} will never be reported: the '
+                    f"model's eval_attacks give {known}. Choose one of "
+                    'these, or add the attack to eval_attacks'
+                )

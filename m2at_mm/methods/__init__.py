@@ -1,0 +1,33 @@
+"""Training methods: each turns an attack into a loss."""
+
+from m2at_mm.methods.base import Attack, Method, TrainingModel
+from m2at_mm.methods.m2at import M2AT
+from m2at_mm.methods.masking import (
+    MixedBatch,
+    MixRatios,
+    draw_masks,
+    mask_and_mix,
+    patch_mask,
+    pixel_mask,
+    rectangle_mask,
+    smooth_labels,
+)
+from m2at_mm.methods.pgd_at import PGDAT
+from m2at_mm.methods.standard import Standard
+
+__all__ = [
+    'M2AT',
+    'PGDAT',
+    'Attack',
+    'Method',
+    'MixRatios',
+    'MixedBatch',
+    'Standard',
+    'TrainingModel',
+    'draw_masks',
+    'mask_and_mix',
+    'patch_mask',
+    'pixel_mask',
+    'rectangle_mask',
+    'smooth_labels',
+]

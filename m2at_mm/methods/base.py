@@ -1,0 +1,99 @@
+"""What a training method is given, and what it returns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Dict, Optional, Protocol, Tuple
+
+from torch import Tensor, nn
+
+from m2at_mm.attacks.losses import hard_labels
+
+
+class TrainingModel(Protocol):
+    """The side of a classifier that a method sees.
+
+    :class:`m2at_mm.model_wrappers.AdversarialClassifier` is one.
+    """
+
+    num_classes: Optional[int]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits, shape (N, K), of images in [0, 1]."""
+
+    def supervised_loss(
+        self, images: Tensor, target: Tensor
+    ) -> Tuple[Dict[str, Tensor], Optional[Tensor]]:
+        """The classifier's own losses, and the logits if it tells them."""
+
+
+class Attack(Protocol):
+    """A train attack with its threat model already bound."""
+
+    def __call__(
+        self, model: nn.Module, images: Tensor, target: Tensor
+    ) -> Tensor:
+        """Adversarial images, in [0, 1], shape (N, C, H, W)."""
+
+
+class Method(ABC):
+    """Turns an attack into the loss of one iteration.
+
+    A method holds settings only: no parameters, no state, no knowledge of
+    the network. So every method is trained by the same loop.
+    """
+
+    #: Whether :meth:`loss` calls the attack.
+    needs_attack: bool = True
+
+    @abstractmethod
+    def loss(
+        self,
+        model: TrainingModel,
+        attack: Attack,
+        images: Tensor,
+        target: Tensor,
+    ) -> Dict[str, Tensor]:
+        """The losses of one batch, and what is logged with them.
+
+        Args:
+            model (TrainingModel): The classifier in training.
+            attack (Attack): Gives adversarial images.
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities
+                of shape (N, K).
+
+        Returns:
+            dict[str, Tensor]: MMEngine sums the entries whose name contains
+            ``loss`` for the backward pass and logs the others:
+            ``kept_share``, the mean share of the perturbation in the training
+            images, and ``adversarial_accuracy``, the accuracy on the training
+            images in per cent, with the unmixed label as truth.
+        """
+
+
+def supervised_step(
+    model: TrainingModel,
+    images: Tensor,
+    target: Tensor,
+    truth: Tensor,
+    kept_share: Tensor,
+) -> Dict[str, Tensor]:
+    """The classifier's own loss on the training images, with the log.
+
+    Args:
+        model (TrainingModel): The classifier in training.
+        images (Tensor): The training images, in [0, 1], shape (N, C, H, W).
+        target (Tensor): What they are trained towards.
+        truth (Tensor): Their true labels, for the logged accuracy.
+        kept_share (Tensor): Logged as it is, a scalar.
+
+    Returns:
+        dict[str, Tensor]: See :meth:`Method.loss`.
+    """
+    losses, logits = model.supervised_loss(images, target)
+    losses = dict(losses, kept_share=kept_share)
+    if logits is not None:
+        right = logits.detach().argmax(1) == hard_labels(truth)
+        losses['adversarial_accuracy'] = 100 * right.float().mean()
+    return losses

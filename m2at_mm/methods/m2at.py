@@ -1,0 +1,172 @@
+"""M2AT: masking and mixing adversarial training."""
+
+from __future__ import annotations
+
+from typing import Dict
+
+import torch
+from torch import Tensor
+
+from m2at_mm.methods.base import (
+    Attack,
+    Method,
+    TrainingModel,
+    supervised_step,
+)
+from m2at_mm.methods.masking import (
+    LABEL_ORDERS,
+    MASKS,
+    MixedBatch,
+    MixRatios,
+    draw_masks,
+    mask_and_mix,
+    one_hot,
+)
+from m2at_mm.registry import TASK_UTILS
+
+PAIRINGS = ('self', 'batch')
+
+
+@TASK_UTILS.register_module()
+class M2AT(Method):
+    """Masking and Mixing Adversarial Training (arXiv 2302.08066).
+
+    The perturbation is masked by a binary mask, the two partly perturbed
+    images are mixed, and the network trains on the result; the formulas and
+    their sources are in :func:`mask_and_mix`. The two steps are the paper's;
+    the mask's shape, the distributions, the base labels and the scale are
+    choices of this project.
+
+    Args:
+        mask (str): ``'rectangle'`` as CutMix draws it, ``'pixel'`` for
+            independent pixels, or ``'patch'`` for a grid of patches. Defaults
+            to ``'rectangle'``.
+        patch_size (int): Side of a patch in pixels, for ``'patch'``. Defaults
+            to 4.
+        mix_alpha (float): The mixing ratio is drawn from
+            Beta(mix_alpha, mix_alpha); 1.0 is uniform. Defaults to 1.0.
+        clean_label (float): Confidence of the label of an unperturbed image,
+            in [0, 1]. Defaults to 1.0.
+        perturbed_label (float): Confidence of the label of a fully perturbed
+            image, in [0, 1]. Hard labels are 1.0 and 1.0. Defaults to 1.0.
+        label_order (str): ``'perturbed'`` or ``'literal'``, see
+            :func:`mask_and_mix`. Defaults to ``'perturbed'``.
+        scale (float): Factor of at least 1 on the kept perturbation. At 1
+            half of the perturbation is kept on average. Defaults to 1.0.
+        pairing (str): ``'self'``: both images are the same one (patent);
+            ``'batch'``: the second is another of the batch (ours). Defaults
+            to ``'self'``.
+
+    Raises:
+        ValueError: An option is unknown or out of its range.
+
+    Example:
+        >>> method = dict(type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.8)
+    """
+
+    def __init__(
+        self,
+        mask: str = 'rectangle',
+        patch_size: int = 4,
+        mix_alpha: float = 1.0,
+        clean_label: float = 1.0,
+        perturbed_label: float = 1.0,
+        label_order: str = 'perturbed',
+        scale: float = 1.0,
+        pairing: str = 'self',
+    ) -> None:
+        for name, choice, choices in (
+            ('mask', mask, MASKS),
+            ('label_order', label_order, LABEL_ORDERS),
+            ('pairing', pairing, PAIRINGS),
+        ):
+            if choice not in choices:
+                raise ValueError(
+                    f'{name}={choice!r} is unknown: choose one of '
+                    f'{list(choices)}'
+                )
+        for name, value, fits, wanted in (
+            ('patch_size', patch_size, patch_size >= 1, 'at least 1'),
+            ('mix_alpha', mix_alpha, mix_alpha > 0, 'above 0'),
+            ('clean_label', clean_label, 0 <= clean_label <= 1, 'in [0, 1]'),
+            (
+                'perturbed_label',
+                perturbed_label,
+                0 <= perturbed_label <= 1,
+                'in [0, 1]',
+            ),
+            ('scale', scale, scale >= 1, 'at least 1'),
+        ):
+            if not fits:
+                raise ValueError(f'{name}={value!r} must be {wanted}')
+        self.mask = mask
+        self.patch_size = patch_size
+        self.mix_alpha = mix_alpha
+        self.clean_label = clean_label
+        self.perturbed_label = perturbed_label
+        self.label_order = label_order
+        self.scale = scale
+        self.pairing = pairing
+
+    @property
+    def changes_labels(self) -> bool:
+        """Whether the targets of the training images differ from theirs."""
+        hard = self.clean_label == self.perturbed_label == 1
+        return not hard or self.pairing == 'batch'
+
+    def draw(self, images: Tensor) -> MixRatios:
+        """Draw masks, mixing ratios and partners on the images' device."""
+        num = len(images)
+        alpha = torch.full((num,), float(self.mix_alpha), device=images.device)
+        partner = None
+        if self.pairing == 'batch':
+            partner = torch.randperm(num, device=images.device)
+        return MixRatios(
+            draw_masks(self.mask, images, self.patch_size),
+            torch.distributions.Beta(alpha, alpha).sample(),
+            partner,
+        )
+
+    def mix(
+        self, images: Tensor, adversarial: Tensor, target: Tensor
+    ) -> MixedBatch:
+        """Make the training images and targets of a batch.
+
+        Args:
+            images (Tensor): Clean images, in [0, 1], shape (N, C, H, W).
+            adversarial (Tensor): In [0, 1], same shape.
+            target (Tensor): Probabilities, shape (N, K).
+
+        Returns:
+            MixedBatch: See :func:`mask_and_mix`.
+        """
+        return mask_and_mix(
+            images,
+            adversarial,
+            target,
+            self.draw(images),
+            clean_label=self.clean_label,
+            perturbed_label=self.perturbed_label,
+            label_order=self.label_order,
+            scale=self.scale,
+        )
+
+    def loss(
+        self,
+        model: TrainingModel,
+        attack: Attack,
+        images: Tensor,
+        target: Tensor,
+    ) -> Dict[str, Tensor]:
+        """See :meth:`Method.loss`."""
+        adversarial = attack(model, images, target)
+        mixed = self.mix(
+            images, adversarial, one_hot(target, model.num_classes)
+        )
+        return supervised_step(
+            model,
+            mixed.images,
+            mixed.target if self.changes_labels else target,
+            target,
+            mixed.kept_share.mean(),
+        )

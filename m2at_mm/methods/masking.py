@@ -1,0 +1,254 @@
+"""Masks, and the masking and mixing of M2AT, as pure functions on batches.
+
+Marks: **paper** is arXiv 2302.08066, **patent** is WO2022250071A1, **ours**
+is a choice of this project.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MASKS = ('rectangle', 'pixel', 'patch')
+LABEL_ORDERS = ('perturbed', 'literal')
+Device = Union[torch.device, str]
+
+
+def rectangle_mask(
+    num: int, height: int, width: int, device: Device = 'cpu'
+) -> Tensor:
+    """One rectangle of ones per mask, as CutMix draws it (ours).
+
+    The centre is uniform over the image, the sides are sqrt(1 - u) of the
+    image's with u ~ U(0, 1), and what reaches over the border is cut off
+    (arXiv 1905.04899, appendix A).
+
+    Args:
+        num (int): Number of masks N.
+        height (int): Height H in pixels.
+        width (int): Width W in pixels.
+        device (torch.device | str): Where the masks are drawn. Defaults to
+            the CPU.
+
+    Returns:
+        Tensor: 0 or 1, float, shape (N, 1, H, W).
+    """
+    side = (1 - torch.rand(num, device=device)).sqrt()
+    rows = _interval(height, side)
+    columns = _interval(width, side)
+    return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1).float()
+
+
+def _interval(length: int, side: Tensor) -> Tensor:
+    """Where an interval of ``side * length`` is, bool of shape (N, L)."""
+    half = (side * length).long().unsqueeze(1) // 2
+    centre = torch.randint(length, half.shape, device=half.device)
+    position = torch.arange(length, device=half.device)
+    return (position >= centre - half) & (position < centre + half)
+
+
+def pixel_mask(
+    num: int, height: int, width: int, device: Device = 'cpu'
+) -> Tensor:
+    """Independent pixels, a share u ~ U(0, 1) of them ones (ours).
+
+    Args and result as for :func:`rectangle_mask`.
+    """
+    share = torch.rand(num, 1, 1, 1, device=device)
+    return (
+        torch.rand(num, 1, height, width, device=device) < share
+    ).float()
+
+
+def patch_mask(
+    num: int,
+    height: int,
+    width: int,
+    device: Device = 'cpu',
+    patch_size: int = 4,
+) -> Tensor:
+    """A grid of patches, a share u ~ U(0, 1) of them ones (ours).
+
+    Args:
+        num (int): Number of masks N.
+        height (int): Height H in pixels.
+        width (int): Width W in pixels.
+        device (torch.device | str): Where the masks are drawn. Defaults to
+            the CPU.
+        patch_size (int): Side of a patch in pixels; for a ViT, that of its
+            tokens. Patches at the lower and right border are cut off where
+            the image's side is no multiple of it. Defaults to 4.
+
+    Returns:
+        Tensor: 0 or 1, float, shape (N, 1, H, W).
+    """
+    coarse = pixel_mask(
+        num,
+        math.ceil(height / patch_size),
+        math.ceil(width / patch_size),
+        device,
+    )
+    fine = coarse.repeat_interleave(patch_size, 2).repeat_interleave(
+        patch_size, 3
+    )
+    return fine[..., :height, :width]
+
+
+def draw_masks(kind: str, images: Tensor, patch_size: int = 4) -> Tensor:
+    """Masks for a batch of images, drawn on their device.
+
+    Args:
+        kind (str): ``'rectangle'``, ``'pixel'`` or ``'patch'``.
+        images (Tensor): Shape (N, C, H, W); only shape and device count.
+        patch_size (int): For ``'patch'``, see :func:`patch_mask`.
+
+    Returns:
+        Tensor: 0 or 1, float, shape (N, 1, H, W).
+    """
+    num, _, height, width = images.shape
+    if kind == 'rectangle':
+        return rectangle_mask(num, height, width, images.device)
+    if kind == 'pixel':
+        return pixel_mask(num, height, width, images.device)
+    return patch_mask(num, height, width, images.device, patch_size)
+
+
+def smooth_labels(target: Tensor, confidence: float) -> Tensor:
+    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y).
+
+    Args:
+        target (Tensor): Probabilities y, shape (N, K).
+        confidence (float): q in [0, 1], the weight that stays on the label.
+
+    Returns:
+        Tensor: Probabilities, shape (N, K).
+    """
+    others = (1 - confidence) / (target.size(1) - 1)
+    return confidence * target + others * (1 - target)
+
+
+class MixRatios(NamedTuple):
+    """The random draws of one batch."""
+
+    mask: Tensor  #: M, 0 or 1, shape (N, 1, H, W)
+    ratio: Tensor  #: lam in [0, 1], shape (N, )
+    partner: Optional[Tensor] = None  #: index of x2's image, shape (N, )
+
+
+class MixedBatch(NamedTuple):
+    """What masking and mixing makes of a batch."""
+
+    images: Tensor  #: x~ in [0, 1], shape (N, C, H, W)
+    target: Tensor  #: t~, probabilities, shape (N, K)
+    keep_map: Tensor  #: k in [0, 1], before scaling, shape (N, 1, H, W)
+    kept_share: Tensor  #: s in [0, 1], before scaling, shape (N, )
+
+
+def mask_and_mix(
+    images: Tensor,
+    adversarial: Tensor,
+    target: Tensor,
+    draws: MixRatios,
+    *,
+    clean_label: float = 1.0,
+    perturbed_label: float = 1.0,
+    label_order: str = 'perturbed',
+    scale: float = 1.0,
+) -> MixedBatch:
+    r"""Mask the perturbation and mix the two partly perturbed images.
+
+    With d = adversarial - images, the mask M of area r and the ratio lam::
+
+        x1 = x + M*d    x2 = x + (1-M)*d    x~ = lam*x1 + (1-lam)*x2   (paper)
+        t1 = (1-r)*t_c + r*t_p              t_c = ls(y, clean_label)
+        t2 = r*t_c + (1-r)*t_p              t_p = ls(y, perturbed_label)
+        t~ = lam*t1 + (1-lam)*t2                                      (patent)
+
+    computed in the equal closed form with the keep map k, which never builds
+    the two images::
+
+        k  = lam*M + (1-lam)*(1-M)    s = mean(k)
+        x~ = clip(x + scale*k*d)      t~ = (1-s)*t_c + s*t_p
+
+    The scale, the base labels and the clip to [0, 1] are ours. With
+    ``draws.partner``, x2 and t2 come from another image of the batch, so the
+    images themselves and their labels are mixed, too (ours).
+
+    Args:
+        images (Tensor): Clean images x, in [0, 1], shape (N, C, H, W).
+        adversarial (Tensor): x + d, in [0, 1], same shape.
+        target (Tensor): Probabilities y, shape (N, K), one-hot for labels.
+        draws (MixRatios): Masks, mixing ratios, and partners if x2 is from
+            another image.
+        clean_label (float): Confidence of t_c in [0, 1]. Defaults to 1.0.
+        perturbed_label (float): Confidence of t_p in [0, 1]. Defaults to 1.0.
+        label_order (str): ``'perturbed'``: the more of the perturbation is
+            kept, the more weight on t_p. ``'literal'``: t_c and t_p swapped,
+            the patent's wording read literally. Defaults to ``'perturbed'``.
+        scale (float): Factor of at least 1 on the kept perturbation; the
+            label follows the unscaled share. Above 1 a training image may
+            leave the ball, never [0, 1]. Defaults to 1.0.
+
+    Returns:
+        MixedBatch: Images, targets, keep maps and kept shares.
+
+    Raises:
+        ValueError: ``label_order`` is unknown.
+    """
+    if label_order not in LABEL_ORDERS:
+        raise ValueError(
+            f'label_order={label_order!r} is unknown: choose one of '
+            f'{list(LABEL_ORDERS)}'
+        )
+    mask, ratio, partner = draws
+    lam = ratio.view(-1, 1, 1, 1)
+    first, second = lam * mask, (1 - lam) * (1 - mask)  # what x1, x2 keep
+    keep_map = first + second
+    perturbation = adversarial - images
+    clean, perturbed = (
+        smooth_labels(target, clean_label),
+        smooth_labels(target, perturbed_label),
+    )
+    if label_order == 'literal':
+        clean, perturbed = perturbed, clean
+    share = keep_map.mean((1, 2, 3))
+    if partner is None:
+        mixed = images + scale * keep_map * perturbation
+        weight = share.unsqueeze(1)
+        labels = (1 - weight) * clean + weight * perturbed
+    else:
+        mixed = lam * images + (1 - lam) * images[partner]
+        mixed = mixed + scale * (
+            first * perturbation + second * perturbation[partner]
+        )
+        area, weight = mask.mean((1, 2, 3)).unsqueeze(1), ratio.unsqueeze(1)
+        own = (1 - area) * clean + area * perturbed
+        other = area * clean[partner] + (1 - area) * perturbed[partner]
+        labels = weight * own + (1 - weight) * other
+    return MixedBatch(mixed.clamp(0, 1), labels, keep_map, share)
+
+
+def one_hot(target: Tensor, num_classes: Optional[int]) -> Tensor:
+    """Probabilities of shape (N, K) from labels; probabilities stay.
+
+    Args:
+        target (Tensor): Labels of shape (N, ) or probabilities of (N, K).
+        num_classes (int, optional): K, needed for labels.
+
+    Raises:
+        ValueError: Labels are given without the number of classes.
+    """
+    if target.ndim == 2:
+        return target
+    if num_classes is None:
+        raise ValueError(
+            'soft labels need the number of classes: set num_classes in '
+            'data_preprocessor'
+        )
+    return F.one_hot(target, num_classes).float()
+
+

@@ -1,0 +1,348 @@
+"""The wrapper that makes any mmpretrain classifier train adversarially."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+
+import torch
+from mmengine.model import BaseModel
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from m2at_mm.attacks import PGD, ThreatModel
+from m2at_mm.methods import Method
+from m2at_mm.model_wrappers.transparent_keys import make_transparent
+from m2at_mm.registry import MODELS, TASK_UTILS
+
+_PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
+
+
+@MODELS.register_module()
+class AdversarialClassifier(BaseModel):
+    """An mmpretrain classifier that trains and validates under attack.
+
+    The classifier keeps its own head, loss, preprocessing settings and
+    checkpoint format: the state dict's keys are the plain classifier's in
+    both directions, and attributes that the wrapper lacks are the
+    classifier's.
+
+    Args:
+        classifier (dict): Config of any single-label mmpretrain classifier.
+        threat_model (dict): Arguments of :class:`m2at_mm.attacks.ThreatModel`.
+        method (dict): Config of a training method, like
+            ``dict(type='m2at_mm.M2AT')``.
+        train_attack (dict, optional): Config of the attack that the method
+            trains on, like ``dict(type='m2at_mm.PGD')``. Defaults to None,
+            for a method without one.
+        eval_attacks (dict[str, dict], optional): Attacks by name that
+            ``predict`` also runs, for :class:`m2at_mm.RobustAccuracy`.
+            Defaults to None.
+        data_preprocessor (dict, optional): Preprocessing settings. Defaults
+            to None, those of the classifier's config; the Runner passes the
+            config's top-level ones where the classifier has none.
+        init_cfg (dict, optional): As for any MMEngine module. Defaults to
+            None.
+
+    Raises:
+        ValueError: The method needs a train attack and there is none, or an
+            argument of a part is wrong.
+
+    Example:
+        >>> model = dict(
+        ...     type='m2at_mm.AdversarialClassifier',
+        ...     classifier=dict(type='ImageClassifier', ...),
+        ...     threat_model=dict(norm='linf', eps='8/255'),
+        ...     train_attack=dict(
+        ...         type='m2at_mm.PGD', steps=10, step_size='2/255'),
+        ...     method=dict(type='m2at_mm.M2AT'),
+        ...     eval_attacks=dict(
+        ...         pgd10=dict(
+        ...             type='m2at_mm.PGD', steps=10, step_size='2/255')))
+    """
+
+    def __init__(
+        self,
+        classifier: dict,
+        threat_model: dict,
+        method: dict,
+        train_attack: Optional[dict] = None,
+        eval_attacks: Optional[Dict[str, dict]] = None,
+        data_preprocessor: Optional[Union[dict, nn.Module]] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        threat = ThreatModel(**threat_model)
+        classifier, settings = _take_over_preprocessing(
+            classifier, data_preprocessor
+        )
+        super().__init__(data_preprocessor=settings, init_cfg=init_cfg)
+        self.threat_model = threat
+        self.method: Method = TASK_UTILS.build(method)
+        self.train_attack: Optional[PGD] = (
+            TASK_UTILS.build(train_attack) if train_attack else None
+        )
+        if self.method.needs_attack and self.train_attack is None:
+            raise ValueError(
+                f'train_attack is None, but method={method["type"]!r} trains '
+                "on an attack: set train_attack=dict(type='m2at_mm.PGD')"
+            )
+        self.eval_attacks: Dict[str, PGD] = {
+            name: TASK_UTILS.build(attack)
+            for name, attack in (eval_attacks or {}).items()
+        }
+        self.classifier: nn.Module = MMPRETRAIN_MODELS.build(classifier)
+        make_transparent(self, 'classifier')
+        head = getattr(self.classifier, 'head', None)
+        if getattr(head, 'cal_acc', False):
+            # It refuses soft labels, and the method logs the accuracy.
+            head.cal_acc = False
+        if self.data_preprocessor.num_classes is None:
+            self.data_preprocessor.num_classes = getattr(
+                head, 'num_classes', None
+            )
+
+    @property
+    def num_classes(self) -> Optional[int]:
+        """The number of classes, None if neither head nor data tell it."""
+        return self.data_preprocessor.num_classes
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: Optional[List[DataSample]] = None,
+        mode: str = 'tensor',
+    ) -> Union[Tensor, Dict[str, Tensor], List[DataSample]]:
+        """One of the three modes of an MMEngine model.
+
+        Args:
+            inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+            data_samples (list[DataSample], optional): Annotations, needed
+                for ``'loss'``. Defaults to None.
+            mode (str): ``'tensor'`` for logits, ``'loss'`` or ``'predict'``.
+                Defaults to ``'tensor'``.
+
+        Returns:
+            Tensor | dict[str, Tensor] | list[DataSample]: Logits of shape
+            (N, K), losses, or predictions.
+
+        Raises:
+            ValueError: ``mode`` is none of the three.
+        """
+        if mode == 'tensor':
+            return self.classifier(
+                self.data_preprocessor.normalize(inputs), mode='tensor'
+            )
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        raise ValueError(
+            f"mode={mode!r} is unknown: choose 'tensor', 'loss' or 'predict'"
+        )
+
+    def loss(
+        self, inputs: Tensor, data_samples: Optional[List[DataSample]]
+    ) -> Dict[str, Tensor]:
+        """The method's losses of a batch.
+
+        Args:
+            inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+            data_samples (list[DataSample]): With ``gt_label``, or with
+                ``gt_score`` after batch augmentations.
+
+        Returns:
+            dict[str, Tensor]: See :meth:`m2at_mm.methods.Method.loss`.
+
+        Raises:
+            ValueError: A sample has no label.
+        """
+        target = _stack_targets(data_samples, soft=True)
+        if target is None:
+            raise ValueError(
+                'data_samples have neither gt_label nor gt_score: training '
+                'needs a labelled dataset'
+            )
+        return self.method.loss(
+            self, self._attack_in_training, inputs, target.to(inputs.device)
+        )
+
+    def supervised_loss(
+        self, images: Tensor, target: Tensor
+    ) -> Tuple[Dict[str, Tensor], Optional[Tensor]]:
+        """The classifier's own losses on given images and targets.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities
+                of shape (N, K).
+
+        Returns:
+            tuple: The losses by name, and the logits that the classifier's
+            loss module was given, of shape (N, K), or None if it has none.
+        """
+        samples = [
+            DataSample().set_gt_score(one)
+            if target.ndim == 2
+            else DataSample().set_gt_label(one.view(1))
+            for one in target
+        ]
+        with _recorded_logits(self.classifier) as seen:
+            losses = self.classifier.loss(
+                self.data_preprocessor.normalize(images), samples
+            )
+        return losses, seen[0] if seen else None
+
+    def predict(
+        self,
+        inputs: Tensor,
+        data_samples: Optional[List[DataSample]] = None,
+    ) -> List[DataSample]:
+        """Predict clean images, and attacked ones if there are labels.
+
+        Args:
+            inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+            data_samples (list[DataSample], optional): Annotations. Defaults
+                to None: nothing is attacked.
+
+        Returns:
+            list[DataSample]: The classifier's predictions on the clean
+            images. With ``eval_attacks`` each also has
+            ``adversarial_pred_labels``, a dict from the attack's name to the
+            label predicted on its adversarial image.
+        """
+        samples = self.classifier.predict(
+            self.data_preprocessor.normalize(inputs), data_samples
+        )
+        target = _stack_targets(data_samples, soft=False)
+        if self.eval_attacks and target is not None:
+            target = target.to(inputs.device)
+            labels = {
+                name: self._labels_under_attack(attack, inputs, target)
+                for name, attack in self.eval_attacks.items()
+            }
+            for index, sample in enumerate(samples):
+                sample.set_field(
+                    {name: found[index] for name, found in labels.items()},
+                    'adversarial_pred_labels',
+                )
+        return samples
+
+    def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
+        """The classifier's features of images in [0, 1].
+
+        Args:
+            inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+            **kwargs: See the classifier's ``extract_feat``.
+        """
+        return self.classifier.extract_feat(
+            self.data_preprocessor.normalize(inputs), **kwargs
+        )
+
+    def get_layer_depth(self, param_name: str) -> Tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning rates.
+
+        Args:
+            param_name (str): Its name here or in the classifier.
+        """
+        return self.classifier.get_layer_depth(
+            param_name.removeprefix('classifier.')
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        """What the wrapper lacks is the classifier's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == 'classifier':
+                raise
+            return getattr(self.classifier, name)
+
+    def _attack_in_training(
+        self, model: nn.Module, images: Tensor, target: Tensor
+    ) -> Tensor:
+        assert self.train_attack is not None
+        return self.train_attack(model, images, target, self.threat_model)
+
+    def _labels_under_attack(
+        self, attack: PGD, images: Tensor, target: Tensor
+    ) -> List[int]:
+        adversarial = attack(
+            self, images, target, self.threat_model, stop_when_fooled=True
+        )
+        with torch.no_grad():
+            return self(adversarial).argmax(1).tolist()
+
+
+def _take_over_preprocessing(
+    classifier: dict, outer: Optional[Union[dict, nn.Module]]
+) -> Tuple[dict, Union[dict, nn.Module]]:
+    """Move the preprocessing settings from the classifier to the wrapper.
+
+    As in a stock config, those inside the model's config go before the
+    top-level ones, and ``train_cfg`` holds batch augmentations.
+    """
+    classifier = copy.deepcopy(classifier)
+    inner = classifier.pop('data_preprocessor', None)
+    augments = classifier.pop('train_cfg', None)
+    if isinstance(outer, nn.Module):
+        return classifier, outer
+    settings = dict(copy.deepcopy(outer or {}))
+    if inner and settings.get('type') != _PREPROCESSOR:
+        settings = dict(inner)
+    stock_type = settings.get('type', 'ClsDataPreprocessor').split('.')[-1]
+    if stock_type == 'ClsDataPreprocessor':
+        settings['type'] = _PREPROCESSOR
+    elif settings['type'] != _PREPROCESSOR:
+        raise ValueError(
+            f'data_preprocessor type={settings["type"]!r} cannot be taken '
+            'over: only ClsDataPreprocessor of single-label image '
+            f'classification can. Give type={_PREPROCESSOR!r} and its '
+            'settings'
+        )
+    if augments:
+        settings.setdefault('batch_augments', augments)
+    return classifier, settings
+
+
+def _stack_targets(
+    samples: Optional[List[DataSample]], soft: bool
+) -> Optional[Tensor]:
+    """The targets of a batch, None if it has none.
+
+    Args:
+        samples (list[DataSample], optional): Annotations.
+        soft (bool): Whether ``gt_score``, of shape (N, K), goes before
+            ``gt_label``, of shape (N, ).
+    """
+    if not samples:
+        return None
+    fields = ('gt_score', 'gt_label') if soft else ('gt_label', 'gt_score')
+    for field in fields:
+        if all(field in sample for sample in samples):
+            values = [sample.get(field) for sample in samples]
+            join = torch.cat if field == 'gt_label' else torch.stack
+            return join(values)
+    return None
+
+
+@contextmanager
+def _recorded_logits(classifier: nn.Module) -> Iterator[List[Tensor]]:
+    """Record the first argument of the classifier's loss modules."""
+    seen: List[Tensor] = []
+
+    def record(module: nn.Module, args: Tuple[Any, ...]) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
+            seen.append(args[0])
+
+    handles = [
+        module.register_forward_pre_hook(record)
+        for name, module in classifier.named_modules()
+        if name.rsplit('.', 1)[-1] == 'loss_module'
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

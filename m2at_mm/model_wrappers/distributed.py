@@ -1,0 +1,48 @@
+"""DistributedDataParallel on GPUs and on CPUs."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional
+
+from mmengine.model import MMDistributedDataParallel
+from torch import nn
+
+from m2at_mm.registry import MODEL_WRAPPERS
+
+
+@MODEL_WRAPPERS.register_module()
+class AdversarialDistributedDataParallel(MMDistributedDataParallel):
+    """MMEngine's DistributedDataParallel, also right on CPUs.
+
+    On GPUs it is the stock wrapper with the stock runner's defaults. On CPUs
+    it leaves out the ``device_ids`` that MMEngine's runner always passes. The
+    attack runs inside the wrapped module's forward pass, so it needs nothing
+    from this class and causes no communication.
+
+    Args:
+        module (nn.Module): The model, already on its device.
+        device_ids (list[int], optional): The local GPU. Defaults to None.
+        broadcast_buffers (bool): Whether each forward pass copies rank 0's
+            buffers to the others. Defaults to False, as in MMEngine's runner.
+        **kwargs: See :class:`mmengine.model.MMDistributedDataParallel`, e.g.
+            ``find_unused_parameters`` and ``static_graph``.
+
+    Example:
+        >>> model_wrapper_cfg = dict(
+        ...     type='m2at_mm.AdversarialDistributedDataParallel')
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        device_ids: Optional[List[int]] = None,
+        broadcast_buffers: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        on_cpu = all(p.device.type == 'cpu' for p in module.parameters())
+        super().__init__(
+            module=module,
+            device_ids=None if on_cpu else device_ids,
+            broadcast_buffers=broadcast_buffers,
+            **kwargs,
+        )

@@ -1,0 +1,65 @@
+"""State dicts of a wrapper that look like those of its child."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+from typing import Any, Dict
+
+from torch import nn
+
+
+def make_transparent(wrapper: nn.Module, child: str) -> None:
+    """Leave a child's name out of the state dict's keys, both ways.
+
+    The wrapper must have no parameter or persistent buffer of its own. The
+    versions that modules write into ``_metadata`` move along, so a checkpoint
+    of an older layout is still converted by the module that reads it.
+
+    Args:
+        wrapper (nn.Module): The module whose keys change.
+        child (str): Name of the child; not ``'module'``, which MMEngine's
+            checkpoint loader strips by itself.
+    """
+    wrapper._register_state_dict_hook(partial(_leave_out, child))
+    wrapper._register_load_state_dict_pre_hook(partial(_put_in, child))
+
+
+def _leave_out(
+    child: str,
+    wrapper: nn.Module,
+    state_dict: Dict[str, Any],
+    prefix: str,
+    local_metadata: Dict[str, Any],
+) -> None:
+    _rename(state_dict, f'{prefix}{child}.', prefix)
+    metadata = getattr(state_dict, '_metadata', None)
+    if metadata is not None:
+        # The child's own entry takes the wrapper's place.
+        own = metadata.pop(f'{prefix}{child}', None)
+        _rename(metadata, f'{prefix}{child}.', prefix)
+        if own is not None:
+            metadata[prefix[:-1]] = own
+
+
+def _put_in(
+    child: str,
+    state_dict: Dict[str, Any],
+    prefix: str,
+    *_: Any,
+) -> None:
+    _rename(state_dict, prefix, f'{prefix}{child}.')
+    metadata = getattr(state_dict, '_metadata', None)
+    if metadata is not None:
+        versions = OrderedDict(metadata)
+        for key, value in versions.items():
+            if key == prefix[:-1] or not key:
+                metadata[f'{prefix}{child}'] = value
+            elif key.startswith(prefix):
+                metadata[f'{prefix}{child}.{key[len(prefix) :]}'] = value
+
+
+def _rename(entries: Dict[str, Any], old: str, new: str) -> None:
+    """Replace the beginning ``old`` of keys by ``new``, in place."""
+    for key in [key for key in entries if key.startswith(old)]:
+        entries[new + key[len(old) :]] = entries.pop(key)

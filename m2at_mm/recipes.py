@@ -1,0 +1,139 @@
+"""Turn any mmpretrain classification config adversarial."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, List
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+_WRAPPER = 'm2at_mm.AdversarialClassifier'
+# mmpretrain datasets that have only train and test files, and ours, which
+# hold a validation split out of the training files.
+_HELD_OUT = {'CIFAR10': 'm2at_mm.CIFAR10', 'CIFAR100': 'm2at_mm.CIFAR100'}
+
+
+def config_root() -> Path:
+    """The folder of this package's configs, installed or in a checkout.
+
+    Raises:
+        FileNotFoundError: The installation is incomplete.
+    """
+    package = Path(__file__).resolve().parent
+    for root in (package / '.mim' / 'configs', package.parent / 'configs'):
+        if (root / '_base_' / 'recipes').is_dir():
+            return root
+    raise FileNotFoundError(
+        f'the configs of m2at_mm are neither in {package / ".mim"} nor beside '
+        f'{package}: install m2at_mm again with pip'
+    )
+
+
+def recipe_names() -> List[str]:
+    """The recipes there are, sorted."""
+    folder = config_root() / '_base_' / 'recipes'
+    return sorted(path.stem for path in folder.glob('*.py'))
+
+
+def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
+    """Make a classification config train and validate adversarially.
+
+    The model is wrapped in an ``AdversarialClassifier`` with the recipe's
+    threat model, attacks and method. Validation also reports robust accuracy
+    and the best checkpoint is chosen by it, on images held out of the
+    training set where mmpretrain's dataset has no validation split. Network,
+    optimiser, schedule, augmentation and batch size stay the config's own.
+
+    Args:
+        cfg (Config): Any single-label classification config of mmpretrain.
+            It is not changed.
+        name (str): One of :func:`recipe_names`, e.g. ``'m2at'``.
+        **overrides: Merged into the recipe's ``model``, like
+            ``threat_model=dict(eps='4/255')``.
+
+    Returns:
+        Config: The adversarial config.
+
+    Raises:
+        ValueError: There is no such recipe, or the config is adversarial
+            already or has no model.
+
+    Example:
+        >>> cfg = Config.fromfile(
+        ...     'mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+        >>> cfg = apply_recipe(cfg, 'm2at', method=dict(scale=2.0))
+    """
+    if name not in recipe_names():
+        raise ValueError(
+            f'recipe {name!r} is unknown: choose one of {recipe_names()}'
+        )
+    if 'model' not in cfg:
+        raise ValueError(
+            f'the config {cfg.filename} has no model: give a classification '
+            'config of mmpretrain'
+        )
+    if cfg.model.get('type') == _WRAPPER:
+        raise ValueError(
+            f'recipe {name!r} cannot be applied: the model of '
+            f'{cfg.filename} is a {_WRAPPER} already. Use the config without '
+            'a recipe, or change its model.method'
+        )
+    recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
+    recipe.merge_from_dict(dict(model=overrides))
+    cfg = copy.deepcopy(cfg)
+    recipe.model.classifier = cfg.model
+    cfg.model = recipe.model
+    _hold_out_validation(cfg)
+    _select_under_attack(cfg)
+    return cfg
+
+
+def _hold_out_validation(cfg: Config) -> None:
+    """Validate on images held out of the training set, not on test."""
+    train = _dataset(cfg, 'train_dataloader')
+    val = _dataset(cfg, 'val_dataloader')
+    if train is None or val is None:
+        return
+    stock = str(train.get('type')).split('.')[-1]
+    if stock in _HELD_OUT and val.get('split') == 'test':
+        # One dict may serve as validation and test dataset.
+        cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
+        for loader in ('train', 'val', 'test'):
+            dataset = _dataset(cfg, f'{loader}_dataloader')
+            if dataset is not None:
+                dataset.type = _HELD_OUT[stock]
+        _dataset(cfg, 'val_dataloader').split = 'val'
+    elif val == _dataset(cfg, 'test_dataloader'):
+        print_log(
+            'validation and test use the same images: the best checkpoint is '
+            'chosen on the test set, which overestimates its robustness. '
+            'Give val_dataloader images of its own',
+            logger='current',
+            level='WARNING',
+        )
+
+
+def _dataset(cfg: Config, loader: str) -> Any:
+    return (cfg.get(loader) or {}).get('dataset')
+
+
+def _select_under_attack(cfg: Config) -> None:
+    """Report robust accuracy and choose the best checkpoint by it.
+
+    The same settings as ``configs/_base_/default_runtime.py`` has.
+    """
+    runtime = Config.fromfile(config_root() / '_base_' / 'default_runtime.py')
+    for key in ('val_evaluator', 'test_evaluator'):
+        stock = cfg.get(key) or []
+        stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
+        cfg[key] = [*stock, runtime[key]]
+    hooks = runtime.default_hooks
+    ours = dict(checkpoint=hooks.checkpoint, input_check=hooks.input_check)
+    ours['checkpoint'].pop('interval', None)  # the config's own stays
+    ours['checkpoint'].pop('max_keep_ckpts', None)
+    cfg.merge_from_dict(
+        dict(default_hooks=ours, randomness=dict(diff_rank_seed=True))
+    )
+    cfg.setdefault('model_wrapper_cfg', runtime.model_wrapper_cfg)

@@ -1,0 +1,47 @@
+"""Registries of m2at_mm, each a child of one of MMEngine's root registries.
+
+With them a config finds our types as ``m2at_mm.NAME`` under any default
+scope and without ``custom_imports``. Attacks and methods are in
+:data:`TASK_UTILS`, data preprocessors in :data:`MODELS`: MMEngine has no
+registry of their own for them.
+"""
+
+from mmengine import registry as _root
+
+# Classifier wrappers and data preprocessors.
+MODELS = _root.Registry(
+    'model',
+    parent=_root.MODELS,
+    locations=['m2at_mm.data_preprocessors', 'm2at_mm.model_wrappers'],
+)
+# Classes like DistributedDataParallel, and nothing else: MMEngine neither
+# moves nor wraps a model whose type is registered here.
+MODEL_WRAPPERS = _root.Registry(
+    'model_wrapper',
+    parent=_root.MODEL_WRAPPERS,
+    locations=['m2at_mm.model_wrappers'],
+)
+# Checks that run before training or testing starts.
+HOOKS = _root.Registry(
+    'hook',
+    parent=_root.HOOKS,
+    locations=['m2at_mm.hooks'],
+)
+# Robust accuracy.
+METRICS = _root.Registry(
+    'metric',
+    parent=_root.METRICS,
+    locations=['m2at_mm.evaluation'],
+)
+# CIFAR with a held-out validation split, and the embedded digits.
+DATASETS = _root.Registry(
+    'dataset',
+    parent=_root.DATASETS,
+    locations=['m2at_mm.datasets'],
+)
+# Attacks and training methods.
+TASK_UTILS = _root.Registry(
+    'task util',
+    parent=_root.TASK_UTILS,
+    locations=['m2at_mm.attacks', 'm2at_mm.methods'],
+)
