@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 # distribution: (lowest version, first version too new or None)
 _SUPPORTED = {
@@ -73,13 +73,10 @@ def _version_problem(
     )
     if fits:
         return None
-    return (
-        f'{name} {installed} is not supported: run `pip install '
-        f"'{wanted}'`"
-    )
+    return f"{name} {installed} is not supported: run `pip install '{wanted}'`"
 
 
-def _release(text: str) -> List[int]:
+def _release(text: str) -> list[int]:
     """The numbers of a version's first two parts: '2.14.1+cpu' -> [2, 14]."""
     return [int(part) for part in text.split('+')[0].split('.')[:2]]
 
@@ -129,7 +126,7 @@ def _statistics_method(owner: Any, name: str) -> Any:
     )
 
 
-def _dtype_classes() -> List[Any]:
+def _dtype_classes() -> list[Any]:
     """The classes of the dtypes that MMEngine logs: floats and integers."""
     import numpy as np
 

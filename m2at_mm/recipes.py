@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -31,7 +31,7 @@ def config_root() -> Path:
     )
 
 
-def recipe_names() -> List[str]:
+def recipe_names() -> list[str]:
     """The recipes there are, sorted."""
     folder = config_root() / '_base_' / 'recipes'
     return sorted(path.stem for path in folder.glob('*.py'))

@@ -25,7 +25,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--recipe',
-        help='make the config adversarial: one of ' + ', '.join(recipe_names()),
+        help='make the config adversarial: one of '
+        + ', '.join(recipe_names()),
     )
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument(

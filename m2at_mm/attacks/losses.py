@@ -6,7 +6,7 @@ the batch size nor on the other images.
 
 from __future__ import annotations
 
-from typing import Callable, Dict
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
 
 # The losses by the name that a config gives. 'kl' takes the clean logits in
 # place of the target.
-LOSSES: Dict[str, AttackLoss] = {
+LOSSES: dict[str, AttackLoss] = {
     'ce': cross_entropy,
     'margin': margin,
     'kl': kl_divergence,

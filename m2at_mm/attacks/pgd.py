@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ class _Batch:
             reference=self.reference[index],
         )
 
-    def gradient(self, adversarial: Tensor) -> Tuple[Tensor, Tensor]:
+    def gradient(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
         """Which images are misclassified, and the loss's input gradient."""
         adversarial = adversarial.detach().requires_grad_(True)
         logits = _logits(self.model, adversarial)

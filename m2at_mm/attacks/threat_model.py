@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Optional, Type, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ class ThreatModel:
                 f'eps={eps!r} is above 1, but images are in [0, 1]. If this '
                 f"is a value on the 0-255 scale, write '{eps}/255'"
                 + (
-                    ". An l2 radius above 1 is written as a fraction: "
+                    '. An l2 radius above 1 is written as a fraction: '
                     "'765/255' for 3.0"
                     if norm == 'l2'
                     else ''
@@ -107,7 +107,7 @@ class ThreatModel:
         """
         return _BALLS[self.norm](images, self.eps)
 
-    def to_dict(self) -> Dict[str, Union[str, float]]:
+    def to_dict(self) -> dict[str, Union[str, float]]:
         """The norm and the radius, as written into results."""
         return {'norm': self.norm, 'eps': self.eps}
 
@@ -193,7 +193,6 @@ class Ball:
         return in_box & (self.distance(adversarial) <= self.eps)
 
 
-
 class LinfBall(Ball):
     """No channel of a pixel changes by more than eps."""
 
@@ -237,9 +236,7 @@ class L2Ball(Ball):
     def random_start(
         self, generator: Optional[torch.Generator] = None
     ) -> Tensor:
-        direction = torch.empty_like(self.images).normal_(
-            generator=generator
-        )
+        direction = torch.empty_like(self.images).normal_(generator=generator)
         # In d dimensions the share of the ball within radius r is r^d.
         share = self.images.new_empty(len(self.images)).uniform_(
             generator=generator
@@ -285,7 +282,7 @@ class L2Ball(Ball):
         return torch.where(outside.view(-1, 1, 1, 1), scaled, adversarial)
 
 
-_BALLS: Dict[str, Type[Ball]] = {'linf': LinfBall, 'l2': L2Ball}
+_BALLS: dict[str, type[Ball]] = {'linf': LinfBall, 'l2': L2Ball}
 
 
 def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Optional
+from collections.abc import Iterable
+from typing import Any, Optional
 
 import torch
 from mmpretrain.models import ClsDataPreprocessor
@@ -99,7 +100,9 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             label = sample.gt_label
             if label.device.type != 'cpu':  # checked before it was moved
                 continue
-            wrong = [n for n in label.tolist() if not 0 <= n < self.num_classes]
+            wrong = [
+                n for n in label.tolist() if not 0 <= n < self.num_classes
+            ]
             if wrong:
                 raise ValueError(
                     f'label {wrong[0]} of image '

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List
 
 # Points by which the margin loss may be below the cross-entropy: undefended
 # and PGD-trained networks stay within 5, networks that only fool the
@@ -19,9 +18,7 @@ class Alarm:
     message: str
 
 
-def find_alarms(
-    accuracies: Dict[str, float], num_samples: int
-) -> List[Alarm]:
+def find_alarms(accuracies: dict[str, float], num_samples: int) -> list[Alarm]:
     """What in a set of accuracies should not be, were the attacks good.
 
     Args:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from mmengine.evaluator import BaseMetric
 
@@ -58,7 +59,7 @@ class RobustAccuracy(BaseMetric):
                 correct[name] = label == truth
             self.results.append(correct)
 
-    def compute_metrics(self, results: List[Dict[str, bool]]) -> dict:
+    def compute_metrics(self, results: list[dict[str, bool]]) -> dict:
         """Average over the images.
 
         Args:
@@ -68,7 +69,9 @@ class RobustAccuracy(BaseMetric):
             dict[str, float]: Accuracies in per cent.
         """
         metrics = {
-            name: 100 * sum(correct[name] for correct in results) / len(results)
+            name: 100
+            * sum(correct[name] for correct in results)
+            / len(results)
             for name in results[0]
         }
         survived = sum(all(correct.values()) for correct in results)

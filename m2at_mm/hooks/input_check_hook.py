@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
@@ -35,7 +35,7 @@ class InputCheckHook(Hook):
     priority = 'VERY_HIGH'
 
     def after_load_checkpoint(
-        self, runner: Runner, checkpoint: Dict[str, Any]
+        self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
         """Compare the checkpoint's tensors with the model's.
 
@@ -80,7 +80,7 @@ class InputCheckHook(Hook):
         _check_labels(runner, runner.test_dataloader.dataset)
 
 
-def _bare(model: nn.Module) -> nn.Module:
+def _bare(model: Any) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
 
 
@@ -88,7 +88,7 @@ def _is_head(key: str) -> bool:
     return key.startswith('head.')
 
 
-def _list(names: List[str]) -> str:
+def _list(names: list[str]) -> str:
     shown = ', '.join(names[:_SHOWN])
     return shown + (', ...' if len(names) > _SHOWN else '')
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Dict, Optional, Protocol, Tuple
+from typing import Optional, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2at_mm.attacks.losses import hard_labels
 
@@ -23,7 +23,7 @@ class TrainingModel(Protocol):
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
-    ) -> Tuple[Dict[str, Tensor], Optional[Tensor]]:
+    ) -> tuple[dict[str, Tensor], Optional[Tensor]]:
         """The classifier's own losses, and the logits if it tells them."""
 
 
@@ -31,7 +31,7 @@ class Attack(Protocol):
     """A train attack with its threat model already bound."""
 
     def __call__(
-        self, model: nn.Module, images: Tensor, target: Tensor
+        self, model: TrainingModel, images: Tensor, target: Tensor
     ) -> Tensor:
         """Adversarial images, in [0, 1], shape (N, C, H, W)."""
 
@@ -53,7 +53,7 @@ class Method(ABC):
         attack: Attack,
         images: Tensor,
         target: Tensor,
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """The losses of one batch, and what is logged with them.
 
         Args:
@@ -78,7 +78,7 @@ def supervised_step(
     target: Tensor,
     truth: Tensor,
     kept_share: Tensor,
-) -> Dict[str, Tensor]:
+) -> dict[str, Tensor]:
     """The classifier's own loss on the training images, with the log.
 
     Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-
 import torch
 from torch import Tensor
 
@@ -157,7 +155,7 @@ class M2AT(Method):
         attack: Attack,
         images: Tensor,
         target: Tensor,
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
         mixed = self.mix(

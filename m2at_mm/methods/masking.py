@@ -59,9 +59,7 @@ def pixel_mask(
     Args and result as for :func:`rectangle_mask`.
     """
     share = torch.rand(num, 1, 1, 1, device=device)
-    return (
-        torch.rand(num, 1, height, width, device=device) < share
-    ).float()
+    return (torch.rand(num, 1, height, width, device=device) < share).float()
 
 
 def patch_mask(
@@ -250,5 +248,3 @@ def one_hot(target: Tensor, num_classes: Optional[int]) -> Tensor:
             'data_preprocessor'
         )
     return F.one_hot(target, num_classes).float()
-
-

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-
 from torch import Tensor
 
 from m2at_mm.methods.base import (
@@ -28,7 +26,7 @@ class PGDAT(Method):
         attack: Attack,
         images: Tensor,
         target: Tensor,
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
         return supervised_step(

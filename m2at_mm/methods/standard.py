@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Dict
-
 from torch import Tensor
 
 from m2at_mm.methods.base import (
@@ -27,7 +25,7 @@ class Standard(Method):
         attack: Attack,
         images: Tensor,
         target: Tensor,
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         """See :meth:`Method.loss`; the attack is not called."""
         return supervised_step(
             model, images, target, target, images.new_zeros(())

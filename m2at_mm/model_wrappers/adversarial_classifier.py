@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.model import BaseModel
@@ -63,13 +64,17 @@ class AdversarialClassifier(BaseModel):
         ...             type='m2at_mm.PGD', steps=10, step_size='2/255')))
     """
 
+    # For the type checker, which takes a module's children for tensors.
+    classifier: Any
+    data_preprocessor: Any
+
     def __init__(
         self,
         classifier: dict,
         threat_model: dict,
         method: dict,
         train_attack: Optional[dict] = None,
-        eval_attacks: Optional[Dict[str, dict]] = None,
+        eval_attacks: Optional[dict[str, dict]] = None,
         data_preprocessor: Optional[Union[dict, nn.Module]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
@@ -88,14 +93,14 @@ class AdversarialClassifier(BaseModel):
                 f'train_attack is None, but method={method["type"]!r} trains '
                 "on an attack: set train_attack=dict(type='m2at_mm.PGD')"
             )
-        self.eval_attacks: Dict[str, PGD] = {
+        self.eval_attacks: dict[str, PGD] = {
             name: TASK_UTILS.build(attack)
             for name, attack in (eval_attacks or {}).items()
         }
-        self.classifier: nn.Module = MMPRETRAIN_MODELS.build(classifier)
+        self.classifier = MMPRETRAIN_MODELS.build(classifier)
         make_transparent(self, 'classifier')
         head = getattr(self.classifier, 'head', None)
-        if getattr(head, 'cal_acc', False):
+        if head is not None and getattr(head, 'cal_acc', False):
             # It refuses soft labels, and the method logs the accuracy.
             head.cal_acc = False
         if self.data_preprocessor.num_classes is None:
@@ -111,9 +116,9 @@ class AdversarialClassifier(BaseModel):
     def forward(
         self,
         inputs: Tensor,
-        data_samples: Optional[List[DataSample]] = None,
+        data_samples: Optional[list[DataSample]] = None,
         mode: str = 'tensor',
-    ) -> Union[Tensor, Dict[str, Tensor], List[DataSample]]:
+    ) -> Union[Tensor, dict[str, Tensor], list[DataSample]]:
         """One of the three modes of an MMEngine model.
 
         Args:
@@ -143,8 +148,8 @@ class AdversarialClassifier(BaseModel):
         )
 
     def loss(
-        self, inputs: Tensor, data_samples: Optional[List[DataSample]]
-    ) -> Dict[str, Tensor]:
+        self, inputs: Tensor, data_samples: Optional[list[DataSample]]
+    ) -> dict[str, Tensor]:
         """The method's losses of a batch.
 
         Args:
@@ -170,7 +175,7 @@ class AdversarialClassifier(BaseModel):
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
-    ) -> Tuple[Dict[str, Tensor], Optional[Tensor]]:
+    ) -> tuple[dict[str, Tensor], Optional[Tensor]]:
         """The classifier's own losses on given images and targets.
 
         Args:
@@ -197,8 +202,8 @@ class AdversarialClassifier(BaseModel):
     def predict(
         self,
         inputs: Tensor,
-        data_samples: Optional[List[DataSample]] = None,
-    ) -> List[DataSample]:
+        data_samples: Optional[list[DataSample]] = None,
+    ) -> list[DataSample]:
         """Predict clean images, and attacked ones if there are labels.
 
         Args:
@@ -240,7 +245,7 @@ class AdversarialClassifier(BaseModel):
             self.data_preprocessor.normalize(inputs), **kwargs
         )
 
-    def get_layer_depth(self, param_name: str) -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rates.
 
         Args:
@@ -260,14 +265,14 @@ class AdversarialClassifier(BaseModel):
             return getattr(self.classifier, name)
 
     def _attack_in_training(
-        self, model: nn.Module, images: Tensor, target: Tensor
+        self, model: Any, images: Tensor, target: Tensor
     ) -> Tensor:
         assert self.train_attack is not None
         return self.train_attack(model, images, target, self.threat_model)
 
     def _labels_under_attack(
         self, attack: PGD, images: Tensor, target: Tensor
-    ) -> List[int]:
+    ) -> list[int]:
         adversarial = attack(
             self, images, target, self.threat_model, stop_when_fooled=True
         )
@@ -277,7 +282,7 @@ class AdversarialClassifier(BaseModel):
 
 def _take_over_preprocessing(
     classifier: dict, outer: Optional[Union[dict, nn.Module]]
-) -> Tuple[dict, Union[dict, nn.Module]]:
+) -> tuple[dict, Union[dict, nn.Module]]:
     """Move the preprocessing settings from the classifier to the wrapper.
 
     As in a stock config, those inside the model's config go before the
@@ -307,7 +312,7 @@ def _take_over_preprocessing(
 
 
 def _stack_targets(
-    samples: Optional[List[DataSample]], soft: bool
+    samples: Optional[list[DataSample]], soft: bool
 ) -> Optional[Tensor]:
     """The targets of a batch, None if it has none.
 
@@ -328,11 +333,11 @@ def _stack_targets(
 
 
 @contextmanager
-def _recorded_logits(classifier: nn.Module) -> Iterator[List[Tensor]]:
+def _recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
     """Record the first argument of the classifier's loss modules."""
-    seen: List[Tensor] = []
+    seen: list[Tensor] = []
 
-    def record(module: nn.Module, args: Tuple[Any, ...]) -> None:
+    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
         if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
             seen.append(args[0])
 

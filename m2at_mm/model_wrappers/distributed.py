@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
@@ -35,7 +35,7 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     def __init__(
         self,
         module: nn.Module,
-        device_ids: Optional[List[int]] = None,
+        device_ids: Optional[list[int]] = None,
         broadcast_buffers: bool = False,
         **kwargs: Any,
     ) -> None:

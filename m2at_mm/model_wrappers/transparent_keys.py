@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
-from typing import Any, Dict
+from typing import Any
 
 from torch import nn
 
@@ -28,9 +28,9 @@ def make_transparent(wrapper: nn.Module, child: str) -> None:
 def _leave_out(
     child: str,
     wrapper: nn.Module,
-    state_dict: Dict[str, Any],
+    state_dict: dict[str, Any],
     prefix: str,
-    local_metadata: Dict[str, Any],
+    local_metadata: dict[str, Any],
 ) -> None:
     _rename(state_dict, f'{prefix}{child}.', prefix)
     metadata = getattr(state_dict, '_metadata', None)
@@ -44,7 +44,7 @@ def _leave_out(
 
 def _put_in(
     child: str,
-    state_dict: Dict[str, Any],
+    state_dict: dict[str, Any],
     prefix: str,
     *_: Any,
 ) -> None:
@@ -59,7 +59,7 @@ def _put_in(
                 metadata[f'{prefix}{child}.{key[len(prefix) :]}'] = value
 
 
-def _rename(entries: Dict[str, Any], old: str, new: str) -> None:
+def _rename(entries: dict[str, Any], old: str, new: str) -> None:
     """Replace the beginning ``old`` of keys by ``new``, in place."""
     for key in [key for key in entries if key.startswith(old)]:
         entries[new + key[len(old) :]] = entries.pop(key)

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from sklearn.datasets import load_digits
+
+from m2at_mm.datasets import Digits
+
+SIZES = {'train': 1297, 'val': 200, 'test': 300}
+
+
+def stack(dataset: Digits) -> tuple[np.ndarray, np.ndarray]:
+    samples = [dataset[i] for i in range(len(dataset))]
+    images = np.stack([sample['img'] for sample in samples])
+    return images, np.array([sample['gt_label'] for sample in samples])
+
+
+def upscaled() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's digits, upscaled by torch instead of OpenCV."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images)[:, None] * 255 / 16
+    images = torch.nn.functional.interpolate(
+        images, scale_factor=4, mode='bicubic', align_corners=False
+    )
+    return images[:, 0].clamp(0, 255).numpy(), digits.target
+
+
+@pytest.mark.parametrize('split', SIZES)
+def test_shapes_and_class_counts(split: str) -> None:
+    images, labels = stack(Digits(split=split))
+
+    assert images.shape == (SIZES[split], 32, 32, 3)
+    assert images.dtype == np.uint8
+    assert images.min() == 0 and images.max() == 255
+    assert (images == images[..., :1]).all()
+    if split == 'train':
+        assert np.bincount(labels).min() >= 174 - 50
+    else:
+        assert (np.bincount(labels) == SIZES[split] // 10).all()
+
+
+def test_splits_are_scikit_learns_digits_each_once() -> None:
+    reference, targets = upscaled()
+    seen = []
+    for split in SIZES:
+        images, labels = stack(Digits(split=split))
+        gray = images[..., 0].astype(np.float64)
+        flat, every = (x.reshape(len(x), -1) for x in (gray, reference))
+        # Nearest reference by |a - b|^2 = |a|^2 - 2 a.b + |b|^2.
+        match = ((every**2).sum(1) - 2 * flat @ every.T).argmin(1)
+        # One grey level off is for the rounding.
+        assert np.abs(reference[match] - gray).max() <= 1
+        assert (targets[match] == labels).all()
+        seen += match.tolist()
+
+    assert sorted(seen) == list(range(1797))
+
+
+def test_split_is_the_same_every_time() -> None:
+    np.random.seed(1)
+    first = stack(Digits(split='val'))
+    np.random.seed(2)
+    second = stack(Digits(split='val'))
+
+    assert (first[0] == second[0]).all()
+    assert (first[1] == second[1]).all()
+
+
+@pytest.mark.parametrize('split', SIZES)
+def test_first_samples_are_balanced(split: str) -> None:
+    dataset = Digits(split=split, indices=95)
+
+    labels = dataset.get_gt_labels()
+    assert labels[:20].tolist() == [*range(10)] * 2
+    assert set(np.bincount(labels)) == {9, 10}
+
+
+def test_builds_from_config_with_pipeline_and_lazy_init() -> None:
+    dataset = ROOT_DATASETS.build(
+        dict(
+            type='m2at_mm.Digits',
+            split='test',
+            test_mode=True,
+            lazy_init=True,
+            pipeline=[dict(type='PackInputs')],
+        )
+    )
+
+    assert not dataset._fully_initialized
+    assert dataset.metainfo['classes'] == tuple('0123456789')
+    dataset.full_init()
+    sample = dataset[3]
+    assert sample['inputs'].shape == (3, 32, 32)
+    assert sample['data_samples'].gt_label.item() == 3
+    assert 'test' in repr(dataset)
+
+
+def test_bad_split() -> None:
+    with pytest.raises(ValueError, match=r"'train', 'val', 'test'.*'dev'"):
+        Digits(split='dev')
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
+
+    with pytest.raises(ImportError, match=r'm2at_mm\[demo\]'):
+        Digits()
