@@ -37,6 +37,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in folder.glob('*.py'))
 
 
+def is_adversarial(cfg: Config) -> bool:
+    """Whether the config's model is an adversarial classifier already."""
+    return cfg.get('model', {}).get('type') == _WRAPPER
+
+
 def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     """Make a classification config train and validate adversarially.
 
@@ -74,7 +79,7 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
             f'the config {cfg.filename} has no model: give a classification '
             'config of mmpretrain'
         )
-    if cfg.model.get('type') == _WRAPPER:
+    if is_adversarial(cfg):
         raise ValueError(
             f'recipe {name!r} cannot be applied: the model of '
             f'{cfg.filename} is a {_WRAPPER} already. Use the config without '

@@ -28,9 +28,8 @@ from mmpretrain.datasets.utils import (
     extract_archive,
 )
 
+from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
 from m2at_mm.registry import DATASETS
-
-from .digits import check_split, round_robin, stratified_split
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
 # Seconds without an answer after which a download is given up.

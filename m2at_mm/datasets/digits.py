@@ -1,73 +1,19 @@
-"""Real handwritten digits that need no download, and fixed splits."""
+"""Real handwritten digits that need no download."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import mmcv
 import numpy as np
 from mmpretrain.datasets import BaseDataset
 
+from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
 from m2at_mm.registry import DATASETS
 
-SPLITS = ('train', 'val', 'test')
-# Part of the definition of the splits: another seed is another data set.
-_SPLIT_SEED = 0
 # Of 174 to 183 images per class: 300 test and 200 validation images in all.
 TEST_PER_CLASS = 30
 VAL_PER_CLASS = 20
-
-
-def check_split(split: str) -> None:
-    """Raise ValueError unless ``split`` is one of :data:`SPLITS`."""
-    if split not in SPLITS:
-        raise ValueError(f'split must be one of {list(SPLITS)}, got {split!r}')
-
-
-def stratified_split(
-    labels: np.ndarray, sizes: Sequence[int]
-) -> list[np.ndarray]:
-    """Split samples into parts with the same number of every class.
-
-    The n-th sample of a class always goes to the same part, however the
-    classes are interleaved.
-
-    Args:
-        labels (ndarray): Class index of every sample, shape (N, ).
-        sizes (Sequence[int]): Samples per class of every part but the last,
-            which takes the rest.
-
-    Returns:
-        list[ndarray]: Ascending sample indices of the ``len(sizes) + 1``
-        parts.
-    """
-    rng = np.random.RandomState(_SPLIT_SEED)
-    parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        for part, chunk in zip(parts, np.split(members, np.cumsum(sizes))):
-            part.append(chunk)
-    return [np.sort(np.concatenate(part)) for part in parts]
-
-
-def round_robin(labels: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Order samples so that every first N of them are balanced.
-
-    The first sample of every class in class order, then the second ones, ...
-
-    Args:
-        labels (ndarray): Class index of every sample, shape (N, ).
-        part (ndarray): Indices of the samples to order, shape (M, ).
-
-    Returns:
-        ndarray: ``part`` in the new order, shape (M, ).
-    """
-    rank = np.empty(len(part), dtype=np.int64)
-    for label in np.unique(labels[part]):
-        members = np.flatnonzero(labels[part] == label)
-        rank[members] = np.arange(len(members))
-    return part[np.lexsort((labels[part], rank))]
 
 
 @DATASETS.register_module()

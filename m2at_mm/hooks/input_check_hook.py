@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from m2at_mm.registry import HOOKS
@@ -46,7 +46,9 @@ class InputCheckHook(Hook):
         # A model saved from inside DataParallel; MMEngine strips it, too.
         loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
         own = _bare(runner.model).state_dict()
-        fine_tuning = runner._train_loop is not None and not runner._resume
+        # The Runner builds its train loop only to train.
+        training = isinstance(runner._train_loop, BaseLoop)
+        fine_tuning = training and not runner._resume
         problems = [
             key
             for key, value in own.items()

@@ -1,0 +1,92 @@
+"""What the command-line tools share: options and their meaning."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import os.path as osp
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from m2at_mm.compat import init_cpu_process_group
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The config, and mmpretrain's options that every tool has."""
+    parser.add_argument(
+        'config',
+        help='a config file, or mmpretrain::FOLDER/NAME.py for one of '
+        "mmpretrain's",
+    )
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config, like '
+        'model.method.scale=2.0 train_cfg.max_epochs=30',
+    )
+    parser.add_argument(
+        '--no-pin-memory',
+        action='store_true',
+        help='disable pin_memory in dataloaders',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='pytorch when started by torchrun',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def set_work_dir(
+    cfg: Config, args: argparse.Namespace, suffix: str = ''
+) -> None:
+    """The command line goes before the config, and that before its name."""
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        name = Path(args.config.split('::')[-1]).stem
+        cfg.work_dir = osp.join('work_dirs', name + suffix)
+
+
+def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Merge what :func:`add_common_arguments` read, last of all."""
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    for field in LOADERS:
+        if cfg.get(field) is not None:
+            cfg[field] = _with_defaults(cfg[field], args)
+
+
+def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
+    """Mmpretrain's defaults for what a dataloader's config leaves open."""
+    filled = ConfigDict(
+        pin_memory=True,
+        persistent_workers=True,
+        collate_fn=dict(type='default_collate'),
+    )
+    filled.update(loader)
+    if args.no_pin_memory:
+        filled.pin_memory = False
+    stop_workers = getattr(args, 'no_persistent_workers', False)
+    if stop_workers or filled.get('num_workers', 0) == 0:
+        filled.persistent_workers = False
+    return filled
+
+
+def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """The config's runner, with its processes connected."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    init_cpu_process_group(args.launcher)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
