@@ -8,6 +8,7 @@ itself writes are allow-listed.
 from __future__ import annotations
 
 import os
+import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Optional
@@ -78,7 +79,8 @@ def _version_problem(
 
 def _release(text: str) -> list[int]:
     """The numbers of a version's first two parts: '2.14.1+cpu' -> [2, 14]."""
-    return [int(part) for part in text.split('+')[0].split('.')[:2]]
+    numbers = re.match(r'\d+(\.\d+)?', text)
+    return [int(part) for part in numbers[0].split('.')] if numbers else []
 
 
 def allow_mmengine_checkpoints() -> None:

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
-from m2at_mm.attacks.threat_model import Pixels, ThreatModel, parse_pixels
+from m2at_mm.attacks.threat_model import (
+    Pixels,
+    ThreatModel,
+    check_unit,
+    parse_pixels,
+)
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -70,7 +75,7 @@ def pgd(
         TypeError: The images are not floats or the model gives no logits.
     """
     size = _check_settings(
-        threat_model, steps, step_size, loss, restarts, bn_mode
+        threat_model, steps, step_size, loss, random_start, restarts, bn_mode
     )
     if stop_when_fooled and bn_mode != 'eval':
         raise ValueError(
@@ -237,6 +242,7 @@ def _check_settings(
     steps: int,
     step_size: Optional[Pixels],
     loss: str,
+    random_start: bool,
     restarts: int,
     bn_mode: str,
 ) -> float:
@@ -250,10 +256,17 @@ def _check_settings(
         raise ValueError(
             f'loss={loss!r} is unknown: choose one of {sorted(LOSSES)}'
         )
+    if loss == 'kl' and not random_start:
+        raise ValueError(
+            "loss='kl' has no gradient at the clean image: set "
+            "random_start=True, or choose 'ce' or 'margin'"
+        )
     check_bn_mode(bn_mode)
     if step_size is None:
         return threat_model.eps / 4
-    return parse_pixels(step_size, 'step_size')
+    size = parse_pixels(step_size, 'step_size')
+    check_unit(step_size, size, 'step_size', max(1.0, threat_model.eps))
+    return size
 
 
 def _check_images(images: Tensor) -> None:
@@ -303,7 +316,13 @@ class PGD:
         bn_mode: str = 'eval',
     ) -> None:
         _check_settings(
-            ThreatModel(), steps, step_size, loss, restarts, bn_mode
+            ThreatModel(),
+            steps,
+            step_size,
+            loss,
+            random_start,
+            restarts,
+            bn_mode,
         )
         self.steps = steps
         self.step_size = step_size

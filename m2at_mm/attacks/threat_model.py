@@ -39,7 +39,7 @@ def parse_pixels(value: Pixels, name: str) -> float:
                 number /= float(denominator)
         else:
             number = float(value)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, OverflowError, ZeroDivisionError) as error:
         raise ValueError(
             f'{name}={value!r} cannot be read: give a number on the scale of '
             "images in [0, 1], or a fraction like '8/255'"
@@ -47,9 +47,34 @@ def parse_pixels(value: Pixels, name: str) -> float:
     if not math.isfinite(number) or number < 0:
         raise ValueError(
             f'{name}={value!r} must be finite and not negative, on the scale '
-            'of images in [0, 1]'
+            "of images in [0, 1], like '8/255'"
         )
     return number
+
+
+def check_unit(
+    value: Pixels, size: float, name: str, largest: float = 1.0
+) -> None:
+    """Refuse a size that is probably meant on the 0-255 scale.
+
+    Args:
+        value (str | float): The size as the user wrote it. A fraction states
+            its unit and passes.
+        size (float): The size read from it.
+        name (str): The argument's name, for the error message.
+        largest (float): The largest size that passes as a number. Defaults
+            to 1.
+
+    Raises:
+        ValueError: ``size`` is above ``largest`` and not a fraction.
+    """
+    if size > largest and not (isinstance(value, str) and '/' in value):
+        raise ValueError(
+            f'{name}={value!r} is above {largest:g}, but images are in '
+            '[0, 1]. If this is a value on the 0-255 scale, write '
+            f"'{value}/255'. An l2 size above 1 is written as a fraction: "
+            "'765/255' for 3.0"
+        )
 
 
 class ThreatModel:
@@ -86,17 +111,11 @@ class ThreatModel:
             )
         self.norm = norm
         self.eps = parse_pixels(eps, 'eps')
-        stated_unit = isinstance(eps, str) and '/' in eps
-        if self.eps > 1 and not (norm == 'l2' and stated_unit):
+        check_unit(eps, self.eps, 'eps')
+        if self.eps > 1 and norm == 'linf':
             raise ValueError(
-                f'eps={eps!r} is above 1, but images are in [0, 1]. If this '
-                f"is a value on the 0-255 scale, write '{eps}/255'"
-                + (
-                    '. An l2 radius above 1 is written as a fraction: '
-                    "'765/255' for 3.0"
-                    if norm == 'l2'
-                    else ''
-                )
+                f'eps={eps!r} is above 1, the whole range of a pixel: an '
+                "linf radius is at most '255/255'"
             )
 
     def ball(self, images: Tensor) -> Ball:
@@ -203,9 +222,8 @@ class LinfBall(Ball):
         radius = _round_towards(
             torch.tensor(eps, dtype=torch.float64), images.new_zeros(())
         ).double()
-        exact = images.double()
-        self.lower = _round_towards((exact - radius).clamp_(min=0), images)
-        self.upper = _round_towards((exact + radius).clamp_(max=1), images)
+        self.lower = _bound(images, -radius)
+        self.upper = _bound(images, radius)
 
     def random_start(
         self, generator: Optional[torch.Generator] = None
@@ -285,6 +303,16 @@ class L2Ball(Ball):
 _BALLS: dict[str, type[Ball]] = {'linf': LinfBall, 'l2': L2Ball}
 
 
+def _bound(images: Tensor, radius: Tensor) -> Tensor:
+    """The farthest allowed images in the direction of a signed radius."""
+    exact = images.double()
+    bound = exact + radius
+    # Double precision rounds the sum itself, maybe away from the images.
+    outside = (bound - exact).abs() > radius.abs()
+    bound = torch.where(outside, torch.nextafter(bound, exact), bound)
+    return _round_towards(bound.clamp_(0, 1), images)
+
+
 def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:
     """``exact`` (double) in ``goal``'s dtype, never farther from ``goal``."""
     rounded = exact.to(goal)
@@ -296,6 +324,9 @@ def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:
 
 def _unit(direction: Tensor) -> Tensor:
     """Each image's direction at length 1; a zero one stays zero."""
+    # Squares of small numbers underflow: a confident model's gradient would
+    # seem shorter than it is. So its largest value is made 1 first.
+    largest = direction.abs().amax((1, 2, 3), keepdim=True)
+    direction = direction / torch.where(largest > 0, largest, 1)
     length = direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    smallest = torch.finfo(direction.dtype).tiny
-    return direction / length.clamp(min=smallest)
+    return direction / length.clamp(min=1)

@@ -1,0 +1,35 @@
+# The digits of scikit-learn: real handwriting, 8x8 pixels enlarged to 32x32.
+data_preprocessor = dict(
+    num_classes=10,
+    # To about [-1, 1].
+    mean=[127.5, 127.5, 127.5],
+    std=[127.5, 127.5, 127.5],
+    to_rgb=False,  # the dataset gives RGB
+)
+
+train_pipeline = [
+    dict(type='RandomCrop', crop_size=32, padding=4),  # no flip: 2 is not S
+    dict(type='PackInputs'),
+]
+test_pipeline = [dict(type='PackInputs')]
+
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,  # the images are in memory
+    dataset=dict(
+        type='m2at_mm.Digits', split='train', pipeline=train_pipeline
+    ),
+    sampler=dict(type='DefaultSampler', shuffle=True),
+)
+val_dataloader = dict(
+    batch_size=100,
+    num_workers=0,
+    dataset=dict(type='m2at_mm.Digits', split='val', pipeline=test_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)
+test_dataloader = dict(
+    batch_size=100,
+    num_workers=0,
+    dataset=dict(type='m2at_mm.Digits', split='test', pipeline=test_pipeline),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+)

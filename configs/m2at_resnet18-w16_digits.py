@@ -1,0 +1,46 @@
+# A quarter of ResNet-18's width on data that need no download: minutes on a
+# CPU. The numbers are chosen for the demo.
+_base_ = [
+    '_base_/recipes/m2at.py',
+    '_base_/datasets/digits.py',
+    '_base_/default_runtime.py',
+]
+
+model = dict(
+    classifier=dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='ResNet_CIFAR',
+            depth=18,
+            base_channels=16,
+            stem_channels=16,
+            num_stages=4,
+            out_indices=(3,),
+            style='pytorch',
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=10,
+            in_channels=128,
+            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        ),
+    ),
+    # Strokes are black on white: a digit bears larger changes than a photo.
+    threat_model=dict(eps='32/255'),
+    train_attack=dict(steps=5, step_size='10/255'),
+    eval_attacks=dict(pgd10=dict(step_size='8/255')),
+)
+
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
+)
+param_scheduler = dict(
+    type='MultiStepLR', by_epoch=True, milestones=[6, 8], gamma=0.1
+)
+train_cfg = dict(by_epoch=True, max_epochs=8, val_interval=1)
+val_cfg = dict()
+test_cfg = dict()
+
+default_hooks = dict(logger=dict(interval=5))
+randomness = dict(seed=0)

@@ -1,0 +1,87 @@
+"""Draw what M2AT does to test images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from mmengine.config import Config
+
+from m2at_mm import cli
+from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.visualization import TrainingImages, draw_training_images
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    cli.add_common_arguments(parser)
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file; without one the network is untrained',
+    )
+    parser.add_argument(
+        '--out', type=Path, required=True, help='the picture, e.g. m2at.png'
+    )
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=6,
+        metavar='N',
+        help='rows: the first N test images (default: 6)',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of start and masks (default: 0)'
+    )
+    return parser.parse_args()
+
+
+def load_config(args: argparse.Namespace, log_dir: str) -> Config:
+    """The config set up for one batch of test images."""
+    if args.num_images < 1:
+        raise ValueError(f'--num-images {args.num_images} must be at least 1')
+    cfg = Config.fromfile(args.config)
+    if not is_adversarial(cfg):
+        cfg = apply_recipe(cfg, 'm2at')
+    cfg.work_dir = args.work_dir or log_dir
+    cfg.load_from = args.checkpoint
+    cfg.merge_from_dict(
+        dict(
+            randomness=dict(seed=args.seed),
+            test_dataloader=dict(
+                batch_size=args.num_images,
+                num_workers=0,
+                dataset=dict(indices=args.num_images),
+            ),
+        )
+    )
+    cli.merge_common_options(cfg, args)
+    return cfg
+
+
+def main() -> None:
+    """Draw as the command line says."""
+    args = parse_args()
+    with TemporaryDirectory() as log_dir:
+        runner = cli.build_runner(load_config(args, log_dir), args)
+        runner.load_or_resume()
+    model = runner.model.eval()
+    batch = model.data_preprocessor(next(iter(runner.test_dataloader)))
+    labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+    figure = draw_training_images(
+        TrainingImages.of(
+            model, batch['inputs'], labels.to(batch['inputs'].device)
+        ),
+        runner.test_dataloader.dataset.CLASSES,
+        note='' if args.checkpoint else 'untrained network',
+    )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.out, dpi=110)
+    print(f'picture: {args.out.resolve()}')
+
+
+if __name__ == '__main__':
+    main()
