@@ -46,6 +46,30 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def load_config(name: str) -> Config:
+    """Load a config file, also one inside an installed OpenMMLab package.
+
+    MMEngine reads ``mmpretrain::FOLDER/NAME.py`` only as a base of another
+    config, so here it becomes the base of an empty one.
+
+    Args:
+        name (str): Path of a file, or ``PACKAGE::PATH`` in its configs.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+    """
+    if '::' not in name:
+        return Config.fromfile(name)
+    try:
+        return Config.fromstring(f'_base_ = [{name!r}]', file_format='.py')
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'there is no config {name}: give PACKAGE::PATH with the path '
+            'inside the configs of the installed package, e.g. '
+            'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+        ) from error
+
+
 def set_work_dir(
     cfg: Config, args: argparse.Namespace, suffix: str = ''
 ) -> None:

@@ -66,8 +66,7 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
             already or has no model.
 
     Example:
-        >>> cfg = Config.fromfile(
-        ...     'mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+        >>> cfg = Config.fromfile('my_config.py')
         >>> cfg = apply_recipe(cfg, 'm2at', method=dict(scale=2.0))
     """
     if name not in recipe_names():
@@ -76,14 +75,14 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         )
     if 'model' not in cfg:
         raise ValueError(
-            f'the config {cfg.filename} has no model: give a classification '
-            'config of mmpretrain'
+            'the config has no model: give a classification config of '
+            'mmpretrain'
         )
     if is_adversarial(cfg):
         raise ValueError(
-            f'recipe {name!r} cannot be applied: the model of '
-            f'{cfg.filename} is a {_WRAPPER} already. Use the config without '
-            'a recipe, or change its model.method'
+            f'recipe {name!r} cannot be applied: the model is a {_WRAPPER} '
+            'already. Use the config without a recipe, or change its '
+            'model.method'
         )
     recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
     recipe.merge_from_dict(dict(model=overrides))
@@ -138,7 +137,5 @@ def _select_under_attack(cfg: Config) -> None:
     ours = dict(checkpoint=hooks.checkpoint, input_check=hooks.input_check)
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
-    cfg.merge_from_dict(
-        dict(default_hooks=ours, randomness=dict(diff_rank_seed=True))
-    )
+    cfg.merge_from_dict(dict(default_hooks=ours))
     cfg.setdefault('model_wrapper_cfg', runtime.model_wrapper_cfg)

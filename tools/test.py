@@ -47,7 +47,7 @@ def load_config(args: argparse.Namespace) -> Config:
     A config whose model is not adversarial, like a stock one of mmpretrain,
     is attacked under the threat model of the ``standard`` recipe.
     """
-    cfg = Config.fromfile(args.config)
+    cfg = cli.load_config(args.config)
     if not is_adversarial(cfg):
         cfg = apply_recipe(cfg, 'standard')
     cli.set_work_dir(cfg, args)

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config with the recipe and the command line merged in."""
-    cfg = Config.fromfile(args.config)
+    cfg = cli.load_config(args.config)
     if args.recipe is not None:
         cfg = apply_recipe(cfg, args.recipe)
     cli.set_work_dir(cfg, args, f'_{args.recipe}' if args.recipe else '')

@@ -43,7 +43,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     """The config set up for one batch of test images."""
     if args.num_images < 1:
         raise ValueError(f'--num-images {args.num_images} must be at least 1')
-    cfg = Config.fromfile(args.config)
+    cfg = cli.load_config(args.config)
     if not is_adversarial(cfg):
         cfg = apply_recipe(cfg, 'm2at')
     cfg.work_dir = args.work_dir or log_dir

@@ -20,6 +20,3 @@ test_evaluator = val_evaluator
 
 # Right on GPUs and, with gloo, on CPUs.
 model_wrapper_cfg = dict(type='m2at_mm.AdversarialDistributedDataParallel')
-
-# Each process draws starts and masks of its own.
-randomness = dict(diff_rank_seed=True)

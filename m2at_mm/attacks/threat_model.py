@@ -183,7 +183,10 @@ class Ball:
         raise NotImplementedError
 
     def project(self, adversarial: Tensor) -> Tensor:
-        """The nearest allowed images.
+        """Go to the nearest point of the ball, then to that of the box.
+
+        Under linf that is the nearest allowed image; under l2 it is where
+        the box does not bind.
 
         Args:
             adversarial (Tensor): Shape (N, C, H, W).

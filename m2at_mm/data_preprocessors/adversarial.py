@@ -23,8 +23,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     ``num_classes`` and ``batch_augments``, which mix the images in pixel
     space. The only difference: :meth:`forward` divides by 255 instead of
     normalising, and the attacked function begins with :meth:`normalize`.
-    Batches come in channels-last memory layout, in which convolutions are
-    faster.
+    Batches come in :attr:`memory_format`.
 
     Args:
         **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`.
@@ -33,6 +32,9 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         ValueError: ``pad_size_divisor`` is not 1, or only one of ``mean`` and
             ``std`` is given.
     """
+
+    #: Memory layout of the batches; convolutions are faster in this one.
+    memory_format: torch.memory_format = torch.channels_last
 
     def __init__(self, **kwargs: Any) -> None:
         if kwargs.get('pad_size_divisor', 1) != 1:
@@ -70,10 +72,11 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         _check_pixels([inputs] if isinstance(inputs, Tensor) else inputs)
         self._check_labels(data.get('data_samples') or [])
         batch = super().forward(data, training)
+        # Not in place: float pixels can still be the caller's own tensor.
         batch['inputs'] = (
             batch['inputs']
-            .contiguous(memory_format=torch.channels_last)
-            .div_(255)
+            .div(255)
+            .contiguous(memory_format=self.memory_format)
         )
         return batch
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -84,8 +86,18 @@ class M2AT(Method):
                     f'{list(choices)}'
                 )
         for name, value, fits, wanted in (
-            ('patch_size', patch_size, patch_size >= 1, 'at least 1'),
-            ('mix_alpha', mix_alpha, mix_alpha > 0, 'above 0'),
+            (
+                'patch_size',
+                patch_size,
+                isinstance(patch_size, int) and patch_size >= 1,
+                'a whole number of at least 1',
+            ),
+            (
+                'mix_alpha',
+                mix_alpha,
+                0 < mix_alpha < math.inf,
+                'finite and above 0',
+            ),
             ('clean_label', clean_label, 0 <= clean_label <= 1, 'in [0, 1]'),
             (
                 'perturbed_label',
@@ -93,7 +105,12 @@ class M2AT(Method):
                 0 <= perturbed_label <= 1,
                 'in [0, 1]',
             ),
-            ('scale', scale, scale >= 1, 'at least 1'),
+            (
+                'scale',
+                scale,
+                1 <= scale < math.inf,
+                'finite and at least 1',
+            ),
         ):
             if not fits:
                 raise ValueError(f'{name}={value!r} must be {wanted}')

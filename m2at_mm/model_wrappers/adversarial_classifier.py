@@ -103,10 +103,12 @@ class AdversarialClassifier(BaseModel):
         if head is not None and getattr(head, 'cal_acc', False):
             # It refuses soft labels, and the method logs the accuracy.
             head.cal_acc = False
-        if self.data_preprocessor.num_classes is None:
-            self.data_preprocessor.num_classes = getattr(
-                head, 'num_classes', None
-            )
+        num_classes = getattr(head, 'num_classes', None)
+        if num_classes is not None:
+            # The logits decide where a base config's data settings differ.
+            self.data_preprocessor.num_classes = num_classes
+        if _has_narrow_shortcut(self.classifier):
+            self.data_preprocessor.memory_format = torch.contiguous_format
 
     @property
     def num_classes(self) -> Optional[int]:
@@ -278,6 +280,22 @@ class AdversarialClassifier(BaseModel):
         )
         with torch.no_grad():
             return self(adversarial).argmax(1).tolist()
+
+
+def _has_narrow_shortcut(classifier: nn.Module) -> bool:
+    """Whether a CPU would get channels-last training wrong.
+
+    For strided 1x1 convolutions whose input channels don't fill a vector (16
+    floats at most), oneDNN writes the weights' gradient out of bounds: wrong
+    gradients or a crash.
+    """
+    return any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups < 16
+        for module in classifier.modules()
+    )
 
 
 def _take_over_preprocessing(

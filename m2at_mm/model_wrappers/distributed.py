@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+import torch
+from mmengine.dist import get_rank
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
@@ -15,9 +17,15 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     """MMEngine's DistributedDataParallel, also right on CPUs.
 
     On GPUs it is the stock wrapper with the stock runner's defaults. On CPUs
-    it leaves out the ``device_ids`` that MMEngine's runner always passes. The
-    attack runs inside the wrapped module's forward pass, so it needs nothing
-    from this class and causes no communication.
+    it leaves out the ``device_ids`` that MMEngine's runner always passes.
+
+    MMEngine gives all processes the same seed, so they would draw the same
+    starts and masks for different images. This class offsets PyTorch's seed
+    by the rank; the weights and the order of the data stay common, as MMEngine
+    broadcasts the one and seeds the other by itself.
+
+    The attack runs inside the wrapped module's forward pass and causes no
+    communication.
 
     Args:
         module (nn.Module): The model, already on its device.
@@ -39,6 +47,8 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
         broadcast_buffers: bool = False,
         **kwargs: Any,
     ) -> None:
+        if get_rank() > 0:
+            torch.manual_seed(torch.initial_seed() + get_rank())
         on_cpu = all(p.device.type == 'cpu' for p in module.parameters())
         super().__init__(
             module=module,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -16,7 +17,7 @@ from m2at_mm.model_wrappers import AdversarialClassifier
 
 _COLUMNS = (
     'clean',
-    'keep map',
+    'mask (share kept)',
     'perturbation',
     'kept perturbation',
     'training image',
@@ -88,9 +89,10 @@ def draw_training_images(
 ) -> Figure:
     """Draw a row per image.
 
-    The columns are the clean image, the keep map (white where the whole
-    perturbation is kept), the perturbation and its kept part, both amplified
-    so that +-eps fills the grey scale, and the training image. The text gives
+    The columns are the clean image, the mask weighted by the mixing ratio
+    (white where the whole perturbation is kept), the perturbation and its
+    kept part, both amplified so that +-eps fills the scale, and the training
+    image. The text gives
     the predictions before and after the train attack, and the training
     target.
 
@@ -109,7 +111,7 @@ def draw_training_images(
         num,
         len(_COLUMNS) + 1,
         squeeze=False,
-        width_ratios=[1] * len(_COLUMNS) + [1.9],
+        width_ratios=[1] * len(_COLUMNS) + [1.5],
     )
     perturbation = batch.adversarial - batch.clean
     kept = batch.training - batch.clean
@@ -137,9 +139,9 @@ def draw_training_images(
     return figure
 
 
-def _pixels(image: Tensor) -> Tensor:
+def _pixels(image: Tensor) -> np.ndarray:
     """(C, H, W) to (H, W, 3) in [0, 1], as matplotlib wants it."""
-    return image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
+    return image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
 
 
 def _describe(

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+from typing import Any, Optional, Union
+
+import mmengine.registry
+import mmpretrain.registry
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DefaultScope, Registry
+from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from m2at_mm.data_preprocessors import AdversarialDataPreprocessor
+
+# Three different channels, so that a mixed-up order shows.
+NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 61.5])
+GRAY = dict(mean=[120.0], std=[60.0])
+Inputs = Union[Tensor, list]
+
+
+def pixels(channels: int = 3) -> Tensor:
+    """uint8, shape (6, C, 8, 10)."""
+    rng = torch.Generator().manual_seed(0)
+    return torch.randint(
+        256, (6, channels, 8, 10), generator=rng, dtype=torch.uint8
+    )
+
+
+def samples(labels: Optional[list[int]] = None) -> list[DataSample]:
+    if labels is None:
+        labels = [0, 1, 2, 3, 4, 0]
+    return [DataSample().set_gt_label(label) for label in labels]
+
+
+INPUTS = {
+    'list': lambda: list(pixels()),
+    'tensor': pixels,
+    'float-list': lambda: [image.float() for image in pixels()],
+    'float-tensor': lambda: pixels().float(),
+    'channels-last': lambda: (
+        pixels().float().contiguous(memory_format=torch.channels_last)
+    ),
+    'gray': lambda: list(pixels(channels=1)),
+}
+
+
+@pytest.mark.parametrize('kind', INPUTS)
+@pytest.mark.parametrize('to_rgb', [True, False])
+@pytest.mark.parametrize('norm', [True, False], ids=['norm', 'plain'])
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'test'])
+def test_normalised_batch_is_the_stock_one(
+    kind: str, to_rgb: bool, norm: bool, training: bool
+) -> None:
+    settings: dict[str, Any] = dict(to_rgb=to_rgb)
+    if norm:
+        settings.update(GRAY if kind == 'gray' else NORM)
+    ours = AdversarialDataPreprocessor(**settings)
+    stock = ClsDataPreprocessor(**settings)
+
+    batch = ours(dict(inputs=INPUTS[kind](), data_samples=samples()), training)
+    expected = stock(
+        dict(inputs=INPUTS[kind](), data_samples=samples()), training
+    )
+
+    images = batch['inputs']
+    assert images.dtype == torch.float32
+    assert images.min() == 0 and images.max() == 1
+    plain = pixels(images.size(1)) / 255
+    if to_rgb:
+        plain = plain.flip(1)  # one gray channel stays
+    assert torch.allclose(images, plain, atol=1e-7)
+    seen = ours.normalize(images)
+    wanted = expected['inputs'] if norm else expected['inputs'] / 255
+    assert (seen - wanted).abs().max() < 1e-5
+    labels = [sample.gt_label.item() for sample in batch['data_samples']]
+    assert labels == [0, 1, 2, 3, 4, 0]
+
+
+@pytest.mark.parametrize('kind', INPUTS)
+def test_the_given_pixels_stay_as_they_are(kind: str) -> None:
+    inputs, expected = INPUTS[kind](), INPUTS[kind]()
+
+    AdversarialDataPreprocessor()(dict(inputs=inputs))
+
+    for given, before in zip(inputs, expected):
+        assert torch.equal(given, before)
+
+
+@pytest.mark.parametrize('kind', ['list', 'tensor', 'float-tensor'])
+@pytest.mark.parametrize(
+    'layout', [None, torch.channels_last, torch.contiguous_format], ids=str
+)
+def test_memory_layout(
+    kind: str, layout: Optional[torch.memory_format]
+) -> None:
+    preprocessor = AdversarialDataPreprocessor()
+    if layout is not None:
+        preprocessor.memory_format = layout
+
+    images = preprocessor(dict(inputs=INPUTS[kind]()))['inputs']
+
+    assert images.is_contiguous(memory_format=layout or torch.channels_last)
+
+
+def test_without_labels() -> None:
+    batch = AdversarialDataPreprocessor(num_classes=5)(dict(inputs=pixels()))
+
+    assert batch['inputs'].shape == (6, 3, 8, 10)
+    assert batch['data_samples'] is None
+
+
+AUGMENTS = {
+    'mixup': dict(type='Mixup', alpha=1.0),
+    'cutmix': dict(type='CutMix', alpha=1.0),
+}
+
+
+@pytest.mark.parametrize('kind', ['list', 'tensor'])
+@pytest.mark.parametrize(
+    'augments',
+    [['mixup'], ['cutmix'], ['mixup', 'cutmix']],
+    ids='-'.join,
+)
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'test'])
+def test_batch_augments_mix_as_the_stock_ones(
+    kind: str, augments: list[str], training: bool
+) -> None:
+    results = []
+    for cls in (AdversarialDataPreprocessor, ClsDataPreprocessor):
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            preprocessor = cls(
+                **NORM,
+                num_classes=5,
+                batch_augments=dict(
+                    augments=[AUGMENTS[name] for name in augments]
+                ),
+            )
+        np.random.seed(1)
+        torch.manual_seed(1)
+        batch = preprocessor(
+            dict(inputs=INPUTS[kind](), data_samples=samples()), training
+        )
+        if cls is AdversarialDataPreprocessor:
+            assert batch['inputs'].min() >= 0 and batch['inputs'].max() <= 1
+            batch['inputs'] = preprocessor.normalize(batch['inputs'])
+        results.append(batch)
+
+    ours, stock = results
+    assert (ours['inputs'] - stock['inputs']).abs().max() < 1e-5
+    scores, expected = (
+        torch.stack([sample.gt_score for sample in batch['data_samples']])
+        for batch in results
+    )
+    assert torch.equal(scores, expected)
+    assert torch.allclose(scores.sum(1).float(), torch.ones(6))
+    mixed = (scores > 0).sum(1).max() > 1
+    assert bool(mixed) == training
+
+
+@pytest.mark.parametrize(
+    ('inputs', 'shown'),
+    [
+        (pixels().float() / 127.5 - 1, r'\[-1, 1\]'),
+        (list(pixels().float() - 100), r'\[-100, 15\d\]'),
+        (pixels().float() * 2, r'\[0, 510\]'),
+        (pixels().short() - 1, r'\[-1, 254\]'),
+    ],
+    ids=['normalised', 'mean-subtracted', 'too-large', 'integers'],
+)
+def test_pixels_outside_0_255(inputs: Inputs, shown: str) -> None:
+    preprocessor = AdversarialDataPreprocessor(**NORM)
+
+    with pytest.raises(
+        ValueError, match=rf'{shown}: remove the normalisation'
+    ):
+        preprocessor(dict(inputs=inputs))
+
+
+@pytest.mark.parametrize('label', [5, -1])
+@pytest.mark.parametrize('training', [True, False])
+def test_label_outside_the_classes(label: int, training: bool) -> None:
+    data_samples = samples([0, 4, label, 0, 0, 0])
+    data_samples[2].set_field('cat.png', 'img_path', field_type='metainfo')
+    preprocessor = AdversarialDataPreprocessor(num_classes=5)
+
+    with pytest.raises(
+        ValueError, match=rf'label {label} of image cat\.png .*0 to 4'
+    ):
+        preprocessor(
+            dict(inputs=pixels(), data_samples=data_samples), training
+        )
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(pad_size_divisor=2), 'pad_size_divisor=2 is not supported'),
+        (dict(mean=NORM['mean']), 'std=None must be given together'),
+        (dict(std=NORM['std']), 'mean=None and std=.* together'),
+    ],
+    ids=['padding', 'mean-alone', 'std-alone'],
+)
+def test_bad_setting(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdversarialDataPreprocessor(**settings)
+
+
+def test_mean_and_std_are_not_in_the_checkpoint() -> None:
+    preprocessor = AdversarialDataPreprocessor(**NORM, num_classes=5)
+
+    assert len(list(preprocessor.buffers())) == 2
+    assert preprocessor.state_dict() == {}
+
+
+def test_normalize_keeps_gradients() -> None:
+    images = (pixels() / 255).requires_grad_(True)
+
+    AdversarialDataPreprocessor(**NORM).normalize(images).sum().backward()
+
+    assert images.grad is not None
+    for channel, std in enumerate(NORM['std']):
+        expected = torch.full((6, 8, 10), 255 / std)
+        assert torch.allclose(images.grad[:, channel], expected)
+
+
+@pytest.mark.parametrize(
+    'registry',
+    [mmengine.registry.MODELS, mmpretrain.registry.MODELS],
+    ids=['mmengine', 'mmpretrain'],
+)
+def test_built_from_the_settings_of_a_stock_config(registry: Registry) -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = registry.build(
+            dict(
+                type='m2at_mm.AdversarialDataPreprocessor',
+                num_classes=1000,
+                to_rgb=True,
+                **NORM,
+            )
+        )
+
+    assert type(built) is AdversarialDataPreprocessor
+    assert built.num_classes == 1000 and built.to_rgb

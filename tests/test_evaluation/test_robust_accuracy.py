@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DefaultScope
+from mmpretrain.structures import DataSample
+
+from m2at_mm.evaluation import RobustAccuracy
+
+# True label, label predicted clean, under pgd10 and under cw20. By hand:
+# clean 4 of 5 right, pgd10 2 of 5, cw20 3 of 5, all three 1 of 5.
+ROWS = [
+    (0, 0, 0, 0),
+    (1, 1, 1, 2),
+    (2, 2, 0, 2),
+    (3, 3, 1, 1),
+    (4, 0, 0, 4),
+]
+FIGURES = {
+    'robust/clean': 80.0,
+    'robust/pgd10': 40.0,
+    'robust/cw20': 60.0,
+    'robust/worst': 20.0,
+}
+
+
+def predictions() -> list[DataSample]:
+    """As an adversarial classifier gives them."""
+    samples = []
+    for truth, clean, pgd10, cw20 in ROWS:
+        sample = DataSample().set_gt_label(truth)
+        sample.set_pred_label(torch.tensor([clean]))
+        sample.set_field(
+            dict(pgd10=pgd10, cw20=cw20), 'adversarial_pred_labels'
+        )
+        samples.append(sample)
+    return samples
+
+
+def evaluate(
+    samples: list[DataSample], batch_size: int, **settings: Any
+) -> dict[str, float]:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        evaluator = Evaluator(dict(type='m2at_mm.RobustAccuracy', **settings))
+    for start in range(0, len(samples), batch_size):
+        evaluator.process(samples[start : start + batch_size])
+    return evaluator.evaluate(len(samples))
+
+
+@pytest.mark.parametrize('batch_size', [1, 2, 5])
+def test_figures_equal_the_hand_count(batch_size: int) -> None:
+    assert evaluate(predictions(), batch_size) == FIGURES
+
+
+def test_order_of_the_images_does_not_matter() -> None:
+    assert evaluate(predictions()[::-1], 2) == FIGURES
+
+
+def test_without_attacks() -> None:
+    samples = predictions()
+    for sample in samples:
+        del sample.adversarial_pred_labels
+
+    figures = evaluate(samples, 2)
+
+    assert figures == {'robust/clean': 80.0, 'robust/worst': 80.0}
+
+
+def test_images_added_to_fill_the_last_batch_do_not_count() -> None:
+    """Several processes repeat images to have equally many each."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        evaluator = Evaluator(dict(type='m2at_mm.RobustAccuracy'))
+    samples = predictions()
+    evaluator.process([*samples, samples[0]])
+
+    assert evaluator.evaluate(5) == FIGURES
+
+
+def test_other_prefix() -> None:
+    figures = evaluate(predictions(), 5, prefix='val')
+
+    assert figures['val/pgd10'] == 40.0
+    assert not any(name.startswith('robust/') for name in figures)
+
+
+def test_second_evaluation_starts_anew() -> None:
+    metric = RobustAccuracy()
+    samples = [sample.to_dict() for sample in predictions()]
+    metric.process(None, samples[:2])
+    first = metric.evaluate(2)
+    metric.process(None, samples)
+
+    assert first['robust/pgd10'] == 100.0
+    assert metric.evaluate(5) == FIGURES
+
+
+def test_unlabelled_dataset() -> None:
+    samples = predictions()
+    del samples[1].gt_label
+
+    with pytest.raises(KeyError, match=r'needs gt_label.*labelled dataset'):
+        evaluate(samples, 5)

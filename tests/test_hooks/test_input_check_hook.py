@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
+from tiny import classifier_cfg
+
+from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.recipes import config_root
+
+# What may be wrong is found before any of these runs.
+STEPS = ('train_step', 'val_step', 'test_step')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def plain_config_text() -> Iterator[None]:
+    """MMEngine formats the config seven times, half a second each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, 'pretty_text', property(repr))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the steps that the Runner takes."""
+    taken: list[str] = []
+
+    def counted(name: str) -> Callable[..., Any]:
+        step = getattr(AdversarialClassifier, name)
+
+        def call(model: AdversarialClassifier, *args: Any, **kw: Any) -> Any:
+            taken.append(name)
+            return step(model, *args, **kw)
+
+        return call
+
+    for name in STEPS:
+        monkeypatch.setattr(AdversarialClassifier, name, counted(name))
+    return taken
+
+
+@functools.cache
+def digits_config() -> Config:
+    return Config.fromfile(config_root() / 'm2at_resnet18-w16_digits.py')
+
+
+def build_runner(
+    work_dir: Path, num_classes: int = 10, **settings: Any
+) -> Runner:
+    """One iteration of twenty digits, by the project's own runtime."""
+    cfg = copy.deepcopy(digits_config())
+    cfg.merge_from_dict(
+        dict(
+            work_dir=str(work_dir),
+            experiment_name=work_dir.name,
+            train_cfg=dict(max_epochs=1),
+            model=dict(
+                classifier=dict(_delete_=True, **classifier_cfg(num_classes)),
+                train_attack=dict(steps=1),
+                eval_attacks=dict(pgd10=dict(steps=1)),
+            ),
+        )
+    )
+    for loader in ('train', 'val', 'test'):
+        loader_cfg = cfg[f'{loader}_dataloader']
+        loader_cfg.batch_size = 20
+        loader_cfg.dataset.update(indices=20, serialize_data=False)
+    cfg.merge_from_dict(settings)
+    return Runner.from_cfg(cfg)
+
+
+def save(path: Path, prefix: str = '', **classifier: Any) -> str:
+    """The checkpoint of a stock mmpretrain classifier, never trained."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        stock = MODELS.build(classifier_cfg(**classifier))
+    weights = {prefix + key: v for key, v in stock.state_dict().items()}
+    torch.save(dict(meta={}, state_dict=weights), path)
+    return str(path)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Our own checkpoint after one iteration."""
+    work_dir = tmp_path_factory.mktemp('trained')
+    build_runner(work_dir).train()
+    return str(work_dir / 'epoch_1.pth')
+
+
+START = {
+    'load_from': lambda path: dict(load_from=path),
+    'resume': lambda path: dict(load_from=path, resume=True),
+    'test': lambda path: dict(load_from=path),
+}
+
+
+def start(how: str, runner: Runner) -> None:
+    runner.test() if how == 'test' else runner.train()
+
+
+# --- checkpoints -----------------------------------------------------------
+
+
+@pytest.mark.parametrize('how', START)
+def test_checkpoint_of_a_wider_network(
+    how: str, tmp_path: Path, steps: list[str]
+) -> None:
+    path = save(tmp_path / 'wide.pth', base_channels=8, stem_channels=8)
+    runner = build_runner(tmp_path, **START[how](path))
+
+    with pytest.raises(ValueError, match=r'does not fit the model: .*shape'):
+        start(how, runner)
+
+    assert steps == []
+
+
+@pytest.mark.parametrize('how', START)
+@pytest.mark.parametrize('change', ['missing', 'superfluous'])
+def test_checkpoint_of_another_depth(
+    how: str, change: str, tmp_path: Path, steps: list[str]
+) -> None:
+    path = save(tmp_path / 'other.pth')
+    checkpoint = torch.load(path)
+    weights = checkpoint['state_dict']
+    if change == 'missing':
+        key = 'backbone.layer4.1.conv2.weight'
+        del weights[key]
+    else:
+        key = 'backbone.layer4.2.conv1.weight'
+        weights[key] = torch.zeros(1)
+    torch.save(checkpoint, path)
+    runner = build_runner(tmp_path, **START[how](path))
+
+    with pytest.raises(ValueError, match=rf'1 of \d+ tensors .*{key}'):
+        start(how, runner)
+
+    assert steps == []
+
+
+@pytest.mark.parametrize('how', START)
+def test_own_checkpoint_passes(
+    how: str, trained: str, tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(tmp_path, **START[how](trained))
+
+    start(how, runner)
+
+    expected = {
+        'load_from': ['train_step', 'val_step'],
+        'resume': [],  # the one epoch is done
+        'test': ['test_step'],
+    }
+    assert steps == expected[how]
+    assert runner.epoch == (0 if how == 'test' else 1)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'], ids=['plain', 'parallel'])
+def test_stock_checkpoint_passes(
+    prefix: str, tmp_path: Path, steps: list[str]
+) -> None:
+    path = save(tmp_path / 'stock.pth', prefix)
+    weights = torch.load(path)['state_dict']
+    runner = build_runner(tmp_path, load_from=path)
+
+    runner.test()
+
+    assert steps == ['test_step']
+    for key, value in runner.model.state_dict().items():
+        assert torch.equal(value, weights[prefix + key])
+
+
+@pytest.mark.parametrize('head', ['other-classes', 'missing', 'another-kind'])
+def test_head_may_differ_for_fine_tuning(
+    head: str, tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(tmp_path, load_from=save_head(tmp_path, head))
+
+    runner.train()
+
+    assert steps == ['train_step', 'val_step']
+
+
+@pytest.mark.parametrize('head', ['other-classes', 'missing', 'another-kind'])
+@pytest.mark.parametrize('how', ['resume', 'test'])
+def test_head_may_not_differ_otherwise(
+    how: str, head: str, tmp_path: Path, steps: list[str]
+) -> None:
+    path = save_head(tmp_path, head)
+    runner = build_runner(tmp_path, **START[how](path))
+
+    with pytest.raises(ValueError, match=r'does not fit the model.*head\.'):
+        start(how, runner)
+
+    assert steps == []
+
+
+def save_head(folder: Path, head: str) -> str:
+    """A checkpoint that fits up to its head."""
+    classes = 100 if head == 'other-classes' else 10
+    path = save(folder / 'head.pth', num_classes=classes)
+    checkpoint = torch.load(path)
+    weights = checkpoint['state_dict']
+    if head != 'other-classes':
+        for key in ('head.fc.weight', 'head.fc.bias'):
+            value = weights.pop(key)
+            if head == 'another-kind':
+                weights[key.replace('fc', 'layers.0')] = value
+    torch.save(checkpoint, path)
+    return path
+
+
+# --- labels ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('preprocessor_classes', [None, 5, 10])
+@pytest.mark.parametrize('how', ['train', 'test'])
+def test_label_outside_the_classes(
+    how: str,
+    preprocessor_classes: Optional[int],
+    tmp_path: Path,
+    steps: list[str],
+) -> None:
+    runner = build_runner(
+        tmp_path,
+        num_classes=5,
+        data_preprocessor=dict(num_classes=preprocessor_classes),
+    )
+
+    with pytest.raises(
+        ValueError, match=r'Digits has label 5, .*0 to 4 \(10 of 20 images\)'
+    ):
+        start(how, runner)
+
+    assert steps == []
+
+
+def test_label_outside_the_classes_in_validation(
+    tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(tmp_path)
+    dataset = runner.val_loop.dataloader.dataset
+    labels = dataset.get_gt_labels()
+    labels[7] = -1
+    dataset.get_gt_labels = lambda: labels
+
+    with pytest.raises(ValueError, match=r'label -1, .*\(1 of 20 images\)'):
+        runner.train()
+
+    assert steps == []
+
+
+# --- the figure that the best checkpoint is chosen by ----------------------
+
+
+@pytest.mark.parametrize(
+    'figure', ['robust/pgd20', 'robust/', 'robust/Clean'], ids=str
+)
+def test_save_best_names_no_attack(
+    figure: str, tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(
+        tmp_path, default_hooks=dict(checkpoint=dict(save_best=figure))
+    )
+
+    with pytest.raises(
+        ValueError, match=rf"'{figure}' .*\['clean', 'worst', 'pgd10'\]"
+    ):
+        runner.train()
+
+    assert steps == []
+
+
+@pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])
+def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
+    checkpoint = dict(save_best=f'robust/{name}')
+
+    build_runner(tmp_path, default_hooks=dict(checkpoint=checkpoint)).train()
+
+    best = list(tmp_path.glob(f'best_robust_{name}_epoch_1.pth'))
+    assert len(best) == 1

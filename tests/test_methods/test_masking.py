@@ -1,0 +1,472 @@
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+import pytest
+import torch
+from mmpretrain.models.utils.batch_augments import CutMix
+from torch import Tensor
+
+from m2at_mm.methods import (
+    MixedBatch,
+    MixRatios,
+    draw_masks,
+    mask_and_mix,
+    patch_mask,
+    pixel_mask,
+    rectangle_mask,
+    smooth_labels,
+)
+from m2at_mm.methods.masking import LABEL_ORDERS, MASKS, one_hot
+
+N, C, H, W, K = 8, 3, 10, 12, 5
+EPS = 0.25
+TARGETS = ('labels', 'probabilities')
+BASES = {'hard': (1.0, 1.0), 'soft': (0.9, 0.4)}
+
+
+# --- masking and mixing ----------------------------------------------------
+
+
+class Batch:
+    """A batch at the border of the box, with every kind of draw."""
+
+    def __init__(self, mask: str, target: str, pairing: str) -> None:
+        rng = torch.Generator().manual_seed(3)
+        images = torch.rand(N, C, H, W, generator=rng)
+        images[0], images[1], images[2, :, ::2] = 0, 1, 0
+        noise = torch.rand(images.shape, generator=rng) * 2 - 1
+        noise[3] = noise[3].sign()
+        self.images = images
+        self.adversarial = (images + EPS * noise).clamp(0, 1)
+        labels = torch.arange(N) % K
+        if target == 'labels':
+            self.target = one_hot(labels, K)
+        else:
+            scores = torch.rand(N, K, generator=rng)
+            self.target = scores / scores.sum(1, keepdim=True)
+        torch.manual_seed(5)
+        masks = draw_masks(mask, images)
+        masks[4], masks[5] = 0, 1
+        ratio = torch.rand(N, generator=rng)
+        ratio[6], ratio[7] = 0, 1
+        partner = torch.tensor([3, 0, 2, 1, 7, 6, 5, 4])
+        self.draws = MixRatios(
+            masks, ratio, partner if pairing == 'batch' else None
+        )
+
+    def tensors(self) -> list[Tensor]:
+        every = [self.images, self.adversarial, self.target, *self.draws]
+        return [tensor for tensor in every if tensor is not None]
+
+
+def base_label(target: Tensor, confidence: float) -> list[float]:
+    """ls(y, q) = q*y + (1-q)/(K-1)*(1-y), class by class."""
+    rest = (1 - confidence) / (len(target) - 1)
+    return [confidence * y + rest * (1 - y) for y in target.tolist()]
+
+
+def two_images_mixed(
+    batch: Batch,
+    clean_label: float,
+    perturbed_label: float,
+    label_order: str,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """x~ before the clip and t~, by building both images and labels."""
+    images, targets = [], []
+    for i in range(N):
+        j = i
+        if batch.draws.partner is not None:
+            j = int(batch.draws.partner[i])
+        x, other_x = batch.images[i].double(), batch.images[j].double()
+        d = batch.adversarial[i].double() - x
+        other_d = batch.adversarial[j].double() - other_x
+        M = batch.draws.mask[i].double()
+        lam = float(batch.draws.ratio[i])
+        x1 = x + scale * M * d
+        x2 = other_x + scale * (1 - M) * other_d
+        images.append(lam * x1 + (1 - lam) * x2)
+
+        r = float(M.sum()) / (H * W)
+        t_c = base_label(batch.target[i], clean_label)
+        t_p = base_label(batch.target[i], perturbed_label)
+        other_c = base_label(batch.target[j], clean_label)
+        other_p = base_label(batch.target[j], perturbed_label)
+        if label_order == 'literal':
+            t_c, t_p, other_c, other_p = t_p, t_c, other_p, other_c
+        t1 = [(1 - r) * c + r * p for c, p in zip(t_c, t_p)]
+        t2 = [r * c + (1 - r) * p for c, p in zip(other_c, other_p)]
+        targets.append([lam * a + (1 - lam) * b for a, b in zip(t1, t2)])
+    return torch.stack(images), torch.tensor(targets, dtype=torch.float64)
+
+
+def mix(
+    batch: Batch,
+    base: str = 'hard',
+    order: str = 'perturbed',
+    scale: float = 1,
+) -> MixedBatch:
+    clean_label, perturbed_label = BASES[base]
+    return mask_and_mix(
+        batch.images,
+        batch.adversarial,
+        batch.target,
+        batch.draws,
+        clean_label=clean_label,
+        perturbed_label=perturbed_label,
+        label_order=order,
+        scale=scale,
+    )
+
+
+@pytest.mark.parametrize('mask', MASKS)
+@pytest.mark.parametrize('pairing', ['self', 'batch'])
+@pytest.mark.parametrize('order', LABEL_ORDERS)
+@pytest.mark.parametrize('scale', [1.0, 1.5, 2.0])
+@pytest.mark.parametrize('base', BASES)
+@pytest.mark.parametrize('target', TARGETS)
+def test_closed_form_is_two_images_mixed(
+    mask: str, pairing: str, order: str, scale: float, base: str, target: str
+) -> None:
+    batch = Batch(mask, target, pairing)
+
+    mixed = mix(batch, base, order, scale)
+
+    images, targets = two_images_mixed(batch, *BASES[base], order, scale)
+    assert (mixed.images - images.clamp(0, 1)).abs().max() < 1e-6
+    assert (mixed.target - targets).abs().max() < 1e-6
+    assert (mixed.target.sum(1) - 1).abs().max() < 1e-6
+    assert mixed.images.min() >= 0 and mixed.images.max() <= 1
+
+
+@pytest.mark.parametrize('mask', MASKS)
+def test_keep_map_and_kept_share(mask: str) -> None:
+    batch = Batch(mask, 'labels', 'self')
+
+    mixed = mix(batch, scale=2.0)
+
+    for i in range(N):
+        lam = float(batch.draws.ratio[i])
+        ones = batch.draws.mask[i] == 1
+        expected = torch.where(ones, lam, 1 - lam)
+        assert torch.allclose(mixed.keep_map[i], expected, atol=1e-6)
+        share = expected.mean().item()
+        assert mixed.kept_share[i].item() == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize('mask', MASKS)
+def test_unscaled_training_image_is_in_the_ball(mask: str) -> None:
+    batch = Batch(mask, 'labels', 'self')
+
+    change = mix(batch).images - batch.images
+
+    assert change.abs().max() <= EPS + 1e-6
+    perturbation = batch.adversarial - batch.images
+    assert (change.abs() <= perturbation.abs() + 1e-6).all()
+
+
+@pytest.mark.parametrize('pairing', ['self', 'batch'])
+def test_scale_leaves_the_ball_but_not_the_box(pairing: str) -> None:
+    batch = Batch('rectangle', 'labels', pairing)
+
+    mixed = mix(batch, scale=2.0)
+
+    unclipped, _ = two_images_mixed(batch, 1, 1, 'perturbed', 2.0)
+    assert unclipped.min() < -0.01 and unclipped.max() > 1.01
+    assert mixed.images.min() == 0 and mixed.images.max() == 1
+    if pairing == 'self':
+        assert (mixed.images - batch.images).abs().max() > 1.5 * EPS
+
+
+@pytest.mark.parametrize('pairing', ['self', 'batch'])
+def test_label_follows_the_unscaled_share(pairing: str) -> None:
+    batch = Batch('pixel', 'labels', pairing)
+
+    plain, scaled = mix(batch, 'soft', scale=1.0), mix(batch, 'soft', scale=2)
+
+    assert torch.equal(plain.target, scaled.target)
+    assert torch.equal(plain.kept_share, scaled.kept_share)
+    assert torch.equal(plain.keep_map, scaled.keep_map)
+
+
+def test_more_perturbation_moves_the_label_to_its_side() -> None:
+    batch = Batch('patch', 'labels', 'self')
+    own = batch.target.argmax(1, keepdim=True)
+
+    perturbed = mix(batch, 'soft', 'perturbed')
+    literal = mix(batch, 'soft', 'literal')
+
+    by_share = perturbed.kept_share.argsort()
+    falling = perturbed.target.gather(1, own)[by_share, 0]
+    rising = literal.target.gather(1, own)[by_share, 0]
+    assert falling.diff().max() <= 1e-6 and falling[0] - falling[-1] > 0.3
+    assert rising.diff().min() >= -1e-6 and rising[-1] - rising[0] > 0.3
+
+
+@pytest.mark.parametrize('target', TARGETS)
+def test_hard_base_labels_leave_the_target(target: str) -> None:
+    batch = Batch('rectangle', target, 'self')
+
+    assert torch.allclose(mix(batch).target, batch.target, atol=1e-6)
+
+
+@pytest.mark.parametrize('scale', [1.0, 2.0])
+def test_image_paired_with_itself(scale: float) -> None:
+    batch = Batch('rectangle', 'probabilities', 'self')
+    alone = mix(batch, 'soft', scale=scale)
+
+    batch.draws = batch.draws._replace(partner=torch.arange(N))
+    paired = mix(batch, 'soft', scale=scale)
+
+    assert torch.allclose(alone.images, paired.images, atol=1e-6)
+    assert torch.allclose(alone.target, paired.target, atol=1e-6)
+
+
+@pytest.mark.parametrize('pairing', ['self', 'batch'])
+@pytest.mark.parametrize('order', LABEL_ORDERS)
+def test_inputs_stay_as_they_are(pairing: str, order: str) -> None:
+    batch = Batch('patch', 'probabilities', pairing)
+    before = [tensor.clone() for tensor in batch.tensors()]
+
+    mix(batch, 'soft', order, 2.0)
+
+    assert len(before) == (6 if pairing == 'batch' else 5)
+    for old, new in zip(before, batch.tensors()):
+        assert torch.equal(old, new)
+
+
+def test_unknown_label_order() -> None:
+    batch = Batch('pixel', 'labels', 'self')
+
+    with pytest.raises(ValueError, match=r"'swapped'.*'perturbed', 'literal'"):
+        mix(batch, order='swapped')
+
+
+# --- masks -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kind', MASKS)
+@pytest.mark.parametrize('shape', [(1, 8, 8), (3, 5, 13), (3, 32, 32)])
+def test_masks_are_binary_and_drawn_per_image(
+    kind: str, shape: tuple[int, int, int]
+) -> None:
+    torch.manual_seed(0)
+    images = torch.zeros(40, *shape)
+
+    masks = draw_masks(kind, images)
+
+    assert masks.shape == (40, 1, *shape[1:])
+    assert masks.dtype == torch.float32
+    assert ((masks == 0) | (masks == 1)).all()
+    # Small grids repeat now and then.
+    assert len(masks.flatten(1).unique(dim=0)) > 10
+
+
+@pytest.mark.parametrize('kind', MASKS)
+def test_masks_come_from_the_generator_of_torch(kind: str) -> None:
+    images = torch.zeros(6, 3, 16, 16)
+    torch.manual_seed(7)
+    np.random.seed(0)
+    first = draw_masks(kind, images)
+    second = draw_masks(kind, images)
+    torch.manual_seed(7)
+    np.random.seed(1)
+    again = draw_masks(kind, images)
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize('kind', MASKS)
+def test_masks_are_drawn_on_the_images_device(kind: str) -> None:
+    images = torch.zeros(6, 3, 16, 16, device='meta')
+
+    assert draw_masks(kind, images).device.type == 'meta'
+
+
+def cutmix_box(
+    height: int, width: int, u: float, cy: int, cx: int
+) -> np.ndarray:
+    """The mask of CutMix (arXiv 1905.04899, appendix A) for given draws."""
+    mask = np.zeros((height, width))
+    side = np.sqrt(1 - u)
+    cut_h, cut_w = int(height * side), int(width * side)
+    y1, y2 = max(cy - cut_h // 2, 0), min(cy + cut_h // 2, height)
+    x1, x2 = max(cx - cut_w // 2, 0), min(cx + cut_w // 2, width)
+    mask[y1:y2, x1:x2] = 1
+    return mask
+
+
+@pytest.mark.parametrize(('height', 'width'), [(8, 12), (9, 7), (32, 33)])
+def test_rectangle_is_the_box_of_cutmix_for_the_same_draws(
+    monkeypatch: pytest.MonkeyPatch, height: int, width: int
+) -> None:
+    num = 300
+    rng = np.random.RandomState(1)
+    u = rng.rand(num).astype(np.float32)
+    u[0] = 0  # the largest box
+    centres = {
+        length: rng.randint(0, length, num) for length in (height, width)
+    }
+
+    def rand(*shape: int, **_: object) -> Tensor:
+        return torch.from_numpy(u).view(*shape)
+
+    def randint(high: int, shape: tuple[int, ...], **_: object) -> Tensor:
+        return torch.from_numpy(centres[high]).view(shape)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, 'rand', rand)
+        patch.setattr(torch, 'randint', randint)
+        masks = rectangle_mask(num, height, width)
+
+    expected = [
+        cutmix_box(height, width, float(u[i]), cy, cx)
+        for i, (cy, cx) in enumerate(zip(centres[height], centres[width]))
+    ]
+    assert np.array_equal(masks[:, 0].numpy(), np.stack(expected))
+
+
+def test_rectangles_are_distributed_as_the_boxes_of_cutmix() -> None:
+    num, height, width = 4000, 12, 16
+    torch.manual_seed(2)
+    ours = rectangle_mask(num, height, width)[:, 0].numpy()
+    np.random.seed(2)
+    stock = np.zeros_like(ours)
+    cutmix = CutMix(alpha=1.0)
+    for mask in stock:
+        y1, y2, x1, x2 = cutmix.rand_bbox((height, width), np.random.rand())
+        mask[y1:y2, x1:x2] = 1
+
+    # Where: the share of the masks that has a one, position by position.
+    share = (ours.mean(0) + stock.mean(0)) / 2
+    error = np.sqrt(2 * share * (1 - share) / num)
+    assert (np.abs(ours.mean(0) - stock.mean(0)) < 4 * error + 1e-9).all()
+    # How large: the two-sample Kolmogorov-Smirnov test of the area, 0.1 %.
+    sizes = np.arange(height * width + 1)
+    areas = (np.sort(m.reshape(num, -1).sum(1)) for m in (ours, stock))
+    first, second = (np.searchsorted(a, sizes, 'right') / num for a in areas)
+    assert np.abs(first - second).max() < 1.95 * np.sqrt(2 / num)
+
+
+@pytest.mark.parametrize('shape', [(6, 9), (32, 32)])
+def test_each_rectangle_is_one_full_rectangle(shape: tuple[int, int]) -> None:
+    torch.manual_seed(3)
+    masks = rectangle_mask(500, *shape)[:, 0]
+
+    rows, columns = masks.amax(2), masks.amax(1)
+
+    assert torch.equal(masks, rows[:, :, None] * columns[:, None, :])
+    for side in (rows, columns):  # not more than one run of ones
+        edges = torch.nn.functional.pad(side, (1, 1)).diff(dim=1)
+        assert (edges > 0).sum(1).max() == 1
+
+
+def chi_square(counts: Tensor) -> float:
+    expected = counts.sum() / len(counts)
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+@pytest.mark.parametrize(
+    ('kind', 'cells'),
+    [('pixel', 9), ('patch', 6)],
+    ids=['pixel-3x3', 'patch-2x3'],
+)
+def test_area_is_uniform(kind: str, cells: int) -> None:
+    """A share u ~ U(0,1) of n cells: 0 to n ones, equally often."""
+    torch.manual_seed(4)
+    if kind == 'pixel':
+        ones = pixel_mask(4000, 3, 3).sum((1, 2, 3))
+    else:
+        ones = patch_mask(4000, 8, 12).sum((1, 2, 3)) / 16
+
+    counts = torch.bincount(ones.long(), minlength=cells + 1)
+
+    assert len(counts) == cells + 1
+    limit = {9: 27.9, 6: 22.5}[cells]  # 0.1 % of chi^2 with `cells` degrees
+    assert chi_square(counts) < limit
+
+
+@pytest.mark.parametrize('kind', ['pixel', 'patch'])
+def test_cells_are_independent_given_the_share(kind: str) -> None:
+    """For u ~ U(0,1) two cells are both ones in a third of the masks."""
+    torch.manual_seed(5)
+    masks = draw_masks(kind, torch.zeros(6000, 3, 8, 8), patch_size=4)
+    cells = [masks[:, 0, 0, 0], masks[:, 0, 7, 0], masks[:, 0, 0, 7]]
+
+    for cell in cells:
+        assert cell.mean().item() == pytest.approx(1 / 2, abs=0.025)
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        both = (cells[a] * cells[b]).mean().item()
+        assert both == pytest.approx(1 / 3, abs=0.025)
+
+
+@pytest.mark.parametrize(
+    ('height', 'width', 'patch_size'),
+    [(8, 8, 4), (10, 7, 4), (5, 9, 3), (4, 4, 16), (6, 6, 1)],
+)
+def test_patches_are_constant(
+    height: int, width: int, patch_size: int
+) -> None:
+    torch.manual_seed(6)
+    masks = patch_mask(50, height, width, patch_size=patch_size)
+
+    assert masks.shape == (50, 1, height, width)
+    corners = []
+    for top in range(0, height, patch_size):
+        for left in range(0, width, patch_size):
+            patch = masks[
+                :, :, top : top + patch_size, left : left + patch_size
+            ].flatten(1)
+            assert (patch == patch[:, :1]).all()
+            corners.append(patch[:, 0])
+    # Every patch is drawn for itself: none equals another in all masks.
+    every = torch.stack(corners)
+    assert len(every.unique(dim=0)) == len(every)
+
+
+# --- labels ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('target', 'confidence', 'expected'),
+    [
+        ([0, 1, 0, 0, 0], 1.0, [0, 1, 0, 0, 0]),
+        ([0, 1, 0, 0, 0], 0.6, [0.1, 0.6, 0.1, 0.1, 0.1]),
+        ([0, 1, 0, 0, 0], 0.2, [0.2, 0.2, 0.2, 0.2, 0.2]),
+        ([0, 1, 0, 0, 0], 0.0, [0.25, 0, 0.25, 0.25, 0.25]),
+        ([0.75, 0.25], 0.8, [0.65, 0.35]),
+        ([0.5, 0.5, 0], 0.7, [0.425, 0.425, 0.15]),
+    ],
+    ids=['certain', 'smooth', 'uniform', 'wrong', 'two-classes', 'mixed'],
+)
+def test_smooth_labels(
+    target: list[float], confidence: float, expected: list[float]
+) -> None:
+    given = torch.tensor([target], dtype=torch.float32)
+
+    smooth = smooth_labels(given, confidence)
+
+    assert smooth[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert given[0].tolist() == target
+
+
+@pytest.mark.parametrize('num_classes', [None, 4])
+def test_one_hot_keeps_probabilities(num_classes: Optional[int]) -> None:
+    target = torch.tensor([[0.2, 0.3, 0.5, 0.0]])
+
+    assert one_hot(target, num_classes) is target
+
+
+def test_one_hot_of_labels() -> None:
+    target = one_hot(torch.tensor([2, 0]), 4)
+
+    assert target.dtype == torch.float32
+    assert target.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0]]
+
+
+def test_one_hot_needs_the_number_of_classes() -> None:
+    with pytest.raises(ValueError, match='set num_classes'):
+        one_hot(torch.tensor([2, 0]), None)

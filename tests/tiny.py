@@ -1,0 +1,77 @@
+"""Small real parts that many tests build on."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+from m2at_mm.registry import MODELS
+
+# mmpretrain's CIFAR-10 statistics, on the 0-255 scale.
+MEAN = [125.307, 122.961, 113.8575]
+STD = [51.5865, 50.847, 51.255]
+
+
+def classifier_cfg(num_classes: int = 10, **backbone: Any) -> dict:
+    """ResNet-18 for CIFAR, sixteen times narrower than the standard one."""
+    backbone = dict(base_channels=4, stem_channels=4) | backbone
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, **backbone),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=num_classes,
+            in_channels=8 * backbone['base_channels'],
+        ),
+    )
+
+
+def adversarial_cfg(**settings: Any) -> dict:
+    """An adversarial classifier around :func:`classifier_cfg`."""
+    defaults: dict = dict(
+        type='m2at_mm.AdversarialClassifier',
+        classifier=classifier_cfg(),
+        threat_model=dict(norm='linf', eps='8/255'),
+        train_attack=dict(type='m2at_mm.PGD', steps=2),
+        method=dict(type='m2at_mm.M2AT'),
+        data_preprocessor=dict(mean=MEAN, std=STD, num_classes=10),
+    )
+    return defaults | settings
+
+
+def build_adversarial(seed: int = 0, **settings: Any) -> Any:
+    """Build :func:`adversarial_cfg` with weights from ``seed``."""
+    torch.manual_seed(seed)
+    model = MODELS.build(adversarial_cfg(**settings))
+    model.init_weights()
+    return model
+
+
+def build_stock(cfg: Optional[dict] = None, **settings: Any) -> Any:
+    """The same classifier as mmpretrain builds it, with its preprocessor."""
+    cfg = cfg or classifier_cfg()
+    cfg['data_preprocessor'] = dict(mean=MEAN, std=STD) | settings
+    return MMPRETRAIN_MODELS.build(cfg)
+
+
+def raw_batch(
+    num: int = 4, num_classes: int = 10, seed: int = 0
+) -> dict[str, Any]:
+    """What a dataloader gives: uint8 pixels and labelled samples."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(
+        256, (num, 3, 32, 32), generator=generator, dtype=torch.uint8
+    )
+    labels = torch.randint(num_classes, (num,), generator=generator)
+    samples = [DataSample().set_gt_label(int(label)) for label in labels]
+    return dict(inputs=pixels, data_samples=samples)
+
+
+def labels_of(samples: list[DataSample]) -> Tensor:
+    """The labels of a batch, shape (N, )."""
+    return torch.cat([sample.gt_label for sample in samples])
