@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _hold_out_validation(cfg: Config) -> None:
             'chosen on the test set, which overestimates its robustness. '
             'Give val_dataloader images of its own',
             logger='current',
-            level='WARNING',
+            level=logging.WARNING,
         )
 
 

@@ -48,9 +48,7 @@ TINY_SWIN: dict = dict(
     type='ImageClassifier',
     backbone=dict(
         type='SwinTransformer',
-        arch=dict(
-            embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]
-        ),
+        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]),
         img_size=64,
         window_size=2,
         patch_size=2,
@@ -174,9 +172,7 @@ def test_layer_decay_is_that_of_the_stock_classifier() -> None:
             dict(
                 constructor='LearningRateDecayOptimWrapperConstructor',
                 optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.1),
-                paramwise_cfg=dict(
-                    layer_decay_rate=0.5, bias_decay_mult=0.0
-                ),
+                paramwise_cfg=dict(layer_decay_rate=0.5, bias_decay_mult=0.0),
             ),
         )
         names = {id(p): name for name, p in model.named_parameters()}
@@ -335,9 +331,7 @@ def test_training_step_is_plain_pgd_at() -> None:
 
 
 def test_frozen_batch_norm_stays_frozen() -> None:
-    ours = build_adversarial(
-        classifier=classifier_cfg(norm_eval=True)
-    ).train()
+    ours = build_adversarial(classifier=classifier_cfg(norm_eval=True)).train()
     norms = [m for m in ours.modules() if isinstance(m, _BatchNorm)]
     assert norms and not any(norm.training for norm in norms)
     before = copy.deepcopy(ours.state_dict())

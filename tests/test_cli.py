@@ -1,0 +1,51 @@
+"""What the tools share."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from m2at_mm import cli
+
+
+def _parse(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    cli.add_common_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_config_inside_an_installed_package_is_found() -> None:
+    cfg = cli.load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    assert cfg.model.backbone.type == 'ResNet_CIFAR'
+    assert '_base_' not in cfg
+
+
+def test_missing_package_config_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match='mmpretrain::no'):
+        cli.load_config('mmpretrain::no/such.py')
+
+
+@pytest.mark.parametrize(
+    ('words', 'expected'),
+    [
+        ([], 'work_dirs/x_m2at'),
+        (['--work-dir', 'w'], 'w'),
+    ],
+)
+def test_work_dir(words: list[str], expected: str) -> None:
+    args = _parse('mmpretrain::resnet/x.py', *words)
+    cfg = cli.Config(dict())
+    cli.set_work_dir(cfg, args, '_m2at')
+    assert cfg.work_dir == expected
+
+
+def test_dataloader_defaults_follow_the_command_line() -> None:
+    loader = dict(batch_size=2, num_workers=2)
+    cfg = cli.Config(dict(train_dataloader=loader, val_dataloader=loader))
+    cli.merge_common_options(
+        cfg, _parse('x.py', '--cfg-options', 'train_dataloader.num_workers=0')
+    )
+    assert not cfg.train_dataloader.persistent_workers
+    assert cfg.val_dataloader.persistent_workers
+    assert cfg.val_dataloader.collate_fn.type == 'default_collate'

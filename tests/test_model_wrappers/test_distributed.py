@@ -1,0 +1,76 @@
+"""Two processes on the CPU against one."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.registry import init_default_scope
+from tiny import build_adversarial, raw_batch
+from torch import distributed, multiprocessing
+
+from m2at_mm.methods import M2AT
+from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
+from m2at_mm.registry import MODEL_WRAPPERS
+
+# Deterministic, and images don't influence each other, so that the two
+# halves of a batch can be computed one after the other, too.
+SETTINGS: dict = dict(
+    method=dict(type='m2at_mm.PGDAT'),
+    train_attack=dict(type='m2at_mm.PGD', steps=2, random_start=False),
+)
+
+
+def _model() -> Any:
+    init_default_scope('mmpretrain')
+    return build_adversarial(**SETTINGS)
+
+
+def _gradients(model: Any, rank: int) -> list[torch.Tensor]:
+    bare = getattr(model, 'module', model)
+    data = bare.data_preprocessor(raw_batch(num=4, seed=rank), training=True)
+    model.train()
+    model(**data, mode='loss')['loss'].backward()
+    return [p.grad.clone() for p in bare.parameters()]
+
+
+def _work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    model = MODEL_WRAPPERS.build(
+        dict(type='m2at_mm.AdversarialDistributedDataParallel'),
+        # MMEngine's runner passes the local rank, on CPUs as well.
+        default_args=dict(module=_model(), device_ids=[rank]),
+    )
+    masks = M2AT().draw(torch.zeros(4, 3, 32, 32)).mask
+    result = dict(gradients=_gradients(model, rank), masks=masks)
+    torch.save(result, Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
+    multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
+    found = [torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1)]
+    single = _model()
+    halves = [_gradients(copy.deepcopy(single), rank) for rank in (0, 1)]
+    for first, second, one, two in zip(
+        found[0]['gradients'], found[1]['gradients'], *halves
+    ):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, (one + two) / 2)
+    assert not torch.equal(found[0]['masks'], found[1]['masks'])
+
+
+def test_is_a_wrapper_that_mmengine_takes_for_ddp() -> None:
+    assert (
+        MODEL_WRAPPERS.get('AdversarialDistributedDataParallel')
+        is AdversarialDistributedDataParallel
+    )
+    assert issubclass(
+        AdversarialDistributedDataParallel,
+        torch.nn.parallel.DistributedDataParallel,
+    )

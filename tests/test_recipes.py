@@ -1,0 +1,169 @@
+"""Recipes against the same configs written by hand."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from m2at_mm.cli import load_config
+from m2at_mm.recipes import apply_recipe, config_root, recipe_names
+
+STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+# What a user would write, as the README shows it.
+BY_HAND = """
+_base_ = ['mmpretrain::resnet/resnet18_8xb16_cifar10.py']
+
+model = dict(
+    _delete_=True,
+    type='m2at_mm.AdversarialClassifier',
+    classifier=_base_.model,
+    threat_model=dict(norm='linf', eps='8/255'),
+    train_attack=dict(type='m2at_mm.PGD', steps=10, step_size='2/255'),
+    method=dict(type='m2at_mm.M2AT'),
+    eval_attacks=dict(
+        pgd10=dict(type='m2at_mm.PGD', steps=10, step_size='2/255')))
+
+train_dataloader = dict(dataset=dict(type='m2at_mm.CIFAR10'))
+val_dataloader = dict(dataset=dict(type='m2at_mm.CIFAR10', split='val'))
+test_dataloader = dict(dataset=dict(type='m2at_mm.CIFAR10'))
+val_evaluator = dict(_delete_=True, type='m2at_mm.RobustAccuracy')
+test_evaluator = val_evaluator
+default_hooks = dict(
+    checkpoint=dict(save_best='robust/pgd10', rule='greater'))
+"""
+
+
+def _by_hand(method: Any) -> Config:
+    cfg = Config.fromstring(BY_HAND, file_format='.py')
+    cfg.model.method = method
+    return cfg
+
+
+def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
+    cfg.work_dir = str(work_dir)
+    cfg.model.classifier.backbone.update(base_channels=4, stem_channels=4)
+    cfg.model.classifier.head.in_channels = 32
+    cfg.model.train_attack.steps = 2
+    for name in ('train', 'val'):
+        loader = cfg[f'{name}_dataloader']
+        loader.update(num_workers=0, batch_size=8, persistent_workers=False)
+        loader.dataset.update(data_root=str(root), indices=16)
+    cfg.train_cfg.max_epochs = 1
+    cfg.merge_from_dict(dict(randomness=dict(seed=3)))
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return copy.deepcopy(runner.model.state_dict())
+
+
+@pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
+def test_recipe_trains_as_the_config_by_hand(
+    name: str, cifar10_root: Path, tmp_path: Path
+) -> None:
+    recipe = apply_recipe(load_config(STOCK), name)
+    by_hand = _by_hand(recipe.model.method)
+    first = _train_two_steps(recipe, cifar10_root, tmp_path / 'recipe')
+    second = _train_two_steps(by_hand, cifar10_root, tmp_path / 'by_hand')
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def test_network_optimiser_and_schedule_stay_the_stock_ones() -> None:
+    stock = load_config(STOCK)
+    before = copy.deepcopy(stock)
+    cfg = apply_recipe(stock, 'm2at')
+    assert stock.to_dict() == before.to_dict()
+    assert cfg.model.classifier == stock.model
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg'):
+        assert cfg[key] == stock[key]
+    assert (
+        cfg.train_dataloader.dataset.pipeline
+        == stock.train_dataloader.dataset.pipeline
+    )
+
+
+def test_selection_never_uses_the_test_split() -> None:
+    cfg = apply_recipe(load_config(STOCK), 'm2at')
+    splits = {
+        name: (
+            cfg[f'{name}_dataloader'].dataset.type,
+            cfg[f'{name}_dataloader'].dataset.split,
+        )
+        for name in ('train', 'val', 'test')
+    }
+    assert splits == {
+        'train': ('m2at_mm.CIFAR10', 'train'),
+        'val': ('m2at_mm.CIFAR10', 'val'),
+        'test': ('m2at_mm.CIFAR10', 'test'),
+    }
+    assert cfg.default_hooks.checkpoint.save_best == 'robust/pgd10'
+    # The stock figure stays, next to ours.
+    assert [one.type for one in cfg.val_evaluator] == [
+        'Accuracy',
+        'm2at_mm.RobustAccuracy',
+    ]
+
+
+def test_overrides_go_into_the_model() -> None:
+    cfg = apply_recipe(
+        load_config(STOCK),
+        'm2at',
+        threat_model=dict(eps='4/255'),
+        method=dict(mask='patch'),
+    )
+    assert cfg.model.threat_model == dict(norm='linf', eps='4/255')
+    assert cfg.model.method.mask == 'patch'
+    assert cfg.model.method.type == 'm2at_mm.M2AT'
+
+
+def test_runtime_of_our_configs_is_what_a_recipe_sets() -> None:
+    recipe = apply_recipe(load_config(STOCK), 'm2at')
+    ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
+    assert recipe.model_wrapper_cfg == ours.model_wrapper_cfg
+    for hook in ('checkpoint', 'input_check'):
+        kept = dict(ours.default_hooks[hook])
+        kept.pop('max_keep_ckpts', None)
+        assert recipe.default_hooks[hook] == kept
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'name', 'message'),
+    [
+        (Config(dict(model=dict(type='X'))), 'm3at', "'m3at' is unknown"),
+        (Config(dict(a=1)), 'm2at', 'has no model'),
+        (
+            Config(dict(model=dict(type='m2at_mm.AdversarialClassifier'))),
+            'm2at',
+            'already',
+        ),
+    ],
+    ids=['unknown recipe', 'no model', 'applied twice'],
+)
+def test_what_cannot_work_is_refused(
+    cfg: Config, name: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply_recipe(cfg, name)
+
+
+def test_shared_test_images_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    loader = dict(dataset=dict(type='CustomDataset', data_root='here'))
+    stock = load_config(STOCK)
+    for name in ('train', 'val', 'test'):
+        stock[f'{name}_dataloader'] = copy.deepcopy(loader)
+    with caplog.at_level('WARNING'):
+        apply_recipe(stock, 'standard')
+    assert 'chosen on the test set' in caplog.text
+
+
+def test_every_recipe_has_a_config() -> None:
+    for name in recipe_names():
+        assert (config_root() / f'{name}_resnet18_cifar10.py').is_file()

@@ -1,0 +1,77 @@
+"""Starts the tools as a user does, on tiny settings."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = ROOT / 'configs' / 'm2at_resnet18_cifar10.py'
+DIGITS = ROOT / 'configs' / 'm2at_resnet18-w16_digits.py'
+
+_BACKBONE = 'model.classifier.backbone'
+# The network of configs/m2at_resnet18-w16_digits.py at half its width, with
+# an attack of two steps.
+TINY: dict[str, Any] = {
+    f'{_BACKBONE}.base_channels': 8,
+    f'{_BACKBONE}.stem_channels': 8,
+    'model.classifier.head.in_channels': 64,
+    'model.train_attack.steps': 2,
+    'model.train_attack.step_size': '16/255',
+    'train_dataloader.dataset.indices': 480,
+    'train_dataloader.batch_size': 32,
+    'val_dataloader.dataset.indices': 50,
+    'param_scheduler.milestones': '[100]',
+}
+# The same width for the CIFAR-10 configs.
+NARROW: dict[str, Any] = {
+    f'{_BACKBONE}.base_channels': 8,
+    f'{_BACKBONE}.stem_channels': 8,
+    'model.classifier.head.in_channels': 64,
+}
+
+
+def cli_options(*settings: dict[str, Any]) -> list[str]:
+    """``--cfg-options`` of settings, the later ones first in rank."""
+    merged = {key: value for part in settings for key, value in part.items()}
+    return ['--cfg-options', *(f'{k}={v}' for k, v in merged.items())]
+
+
+def clean_env() -> dict[str, str]:
+    """This environment on one thread and outside any process group."""
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
+        env.pop(name, None)
+    return env
+
+
+def run_tool(name: str, *words: Any, processes: int = 0) -> str:
+    """Run a tool, with torchrun if there are processes; what it printed."""
+    command = [sys.executable]
+    if processes:
+        command += ['-m', 'torch.distributed.run', '--standalone']
+        command += [f'--nproc_per_node={processes}']
+    command += [str(ROOT / 'tools' / f'{name}.py'), *map(str, words)]
+    done = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_env(),
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def best_checkpoint(work_dir: Path) -> Path:
+    """The best checkpoint, not its published copy."""
+    (found,) = (
+        path
+        for path in work_dir.glob('best_*.pth')
+        if not re.search(r'-[0-9a-f]{8}\.pth$', path.name)
+    )
+    return found
