@@ -22,10 +22,9 @@ TINY: dict[str, Any] = {
     'model.classifier.head.in_channels': 64,
     'model.train_attack.steps': 2,
     'model.train_attack.step_size': '16/255',
-    'train_dataloader.dataset.indices': 480,
-    'train_dataloader.batch_size': 32,
     'val_dataloader.dataset.indices': 50,
     'param_scheduler.milestones': '[100]',
+    'default_hooks.logger.interval': 1,
 }
 # The same width for the CIFAR-10 configs.
 NARROW: dict[str, Any] = {

@@ -51,9 +51,9 @@ assert not any(name.startswith('m2at_mm') for name in sys.modules)
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A work dir after four epochs on digits, and what was printed."""
+    """A work dir after three epochs on digits, and what was printed."""
     work_dir = tmp_path_factory.mktemp('digits')
-    options = cli_options(TINY, {'train_cfg.max_epochs': 4})
+    options = cli_options(TINY, {'train_cfg.max_epochs': 3})
     output = run_tool('train', DIGITS, '--work-dir', work_dir, *options)
     return work_dir, output
 
@@ -65,14 +65,14 @@ def _losses(output: str) -> list[float]:
 def test_loss_falls_and_robust_accuracy_is_logged(
     trained: tuple[Path, str],
 ) -> None:
-    work_dir, output = trained
+    _, output = trained
     losses = _losses(output)
-    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     assert 'kept_share:' in output and 'adversarial_accuracy:' in output
     reported = re.findall(
         r'robust/clean: ([\d.]+)  robust/pgd10: ([\d.]+)', output
     )
-    assert len(reported) == 4
+    assert len(reported) == 3
     assert float(reported[-1][0]) > 50  # chance is 10
 
 
@@ -117,13 +117,13 @@ def test_published_checkpoint_loads_in_stock_mmpretrain(
 
 def test_resume_goes_on(trained: tuple[Path, str]) -> None:
     work_dir, _ = trained
-    options = cli_options(TINY, {'train_cfg.max_epochs': 5})
+    options = cli_options(TINY, {'train_cfg.max_epochs': 4})
     output = run_tool(
         'train', DIGITS, '--work-dir', work_dir, '--resume', *options
     )
-    assert 'resumed epoch: 4' in output
-    assert 'Epoch(train) [5]' in output and 'Epoch(train) [4]' not in output
-    assert (work_dir / 'epoch_5.pth').is_file()
+    assert 'resumed epoch: 3' in output
+    assert 'Epoch(train) [4]' in output and 'Epoch(train) [3]' not in output
+    assert (work_dir / 'epoch_4.pth').is_file()
 
 
 def test_torchrun_trains_and_resumes_on_the_cpu(tmp_path: Path) -> None:
@@ -180,8 +180,10 @@ def test_image_folder_trains(cifar10_root: Path, tmp_path: Path) -> None:
     ('words', 'error', 'message'),
     [
         (
-            ['train_dataloader.dataset.data_root=nowhere']
-            + ['train_dataloader.dataset.download=False'],
+            [
+                'train_dataloader.dataset.data_root=nowhere',
+                'train_dataloader.dataset.download=False',
+            ],
             FileNotFoundError,
             'no CIFAR10 data',
         ),

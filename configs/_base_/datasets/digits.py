@@ -14,7 +14,7 @@ train_pipeline = [
 test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
-    batch_size=64,
+    batch_size=32,
     num_workers=0,  # the images are in memory
     dataset=dict(
         type='m2at_mm.Digits', split='train', pipeline=train_pipeline
