@@ -29,7 +29,7 @@ model = dict(
             loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
         ),
     ),
-    # Strokes are black on white: a digit bears larger changes than a photo.
+    # White strokes on black: a digit bears larger changes than a photo.
     threat_model=dict(eps='32/255'),
     train_attack=dict(steps=3, step_size='16/255'),
     eval_attacks=dict(pgd10=dict(step_size='8/255')),

@@ -61,13 +61,17 @@ def load_config(name: str) -> Config:
     if '::' not in name:
         return Config.fromfile(name)
     try:
-        return Config.fromstring(f'_base_ = [{name!r}]', file_format='.py')
+        cfg = Config.fromstring(f'_base_ = [{name!r}]', file_format='.py')
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'there is no config {name}: give PACKAGE::PATH with the path '
             'inside the configs of the installed package, e.g. '
             'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
         ) from error
+    # The runner names its copy of the config after the file.
+    return Config(
+        cfg.to_dict(), cfg_text=cfg.text, filename=name.split('::')[-1]
+    )
 
 
 def set_work_dir(

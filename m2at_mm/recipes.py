@@ -110,6 +110,11 @@ def _hold_out_validation(cfg: Config) -> None:
             if dataset is not None:
                 dataset.type = _HELD_OUT[stock]
         _dataset(cfg, 'val_dataloader').split = 'val'
+        print_log(
+            f'validation uses images held out of the training set: {stock} '
+            f'is read by {_HELD_OUT[stock]}',
+            logger='current',
+        )
     elif val == _dataset(cfg, 'test_dataloader'):
         print_log(
             'validation and test use the same images: the best checkpoint is '
@@ -130,7 +135,10 @@ def _select_under_attack(cfg: Config) -> None:
     The same settings as ``configs/_base_/default_runtime.py`` has.
     """
     runtime = Config.fromfile(config_root() / '_base_' / 'default_runtime.py')
-    for key in ('val_evaluator', 'test_evaluator'):
+    for part in ('val', 'test'):
+        key = f'{part}_evaluator'
+        if cfg.get(f'{part}_dataloader') is None:
+            continue
         stock = cfg.get(key) or []
         stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
         cfg[key] = [*stock, runtime[key]]
@@ -139,4 +147,8 @@ def _select_under_attack(cfg: Config) -> None:
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     cfg.merge_from_dict(dict(default_hooks=ours))
-    cfg.setdefault('model_wrapper_cfg', runtime.model_wrapper_cfg)
+    wrapper = dict(runtime.model_wrapper_cfg)
+    if cfg.get('find_unused_parameters'):
+        # MMEngine reads it only where there is no model_wrapper_cfg.
+        wrapper['find_unused_parameters'] = True
+    cfg.setdefault('model_wrapper_cfg', wrapper)

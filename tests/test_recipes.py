@@ -153,17 +153,35 @@ def test_what_cannot_work_is_refused(
 
 
 def test_shared_test_images_are_warned_of(
-    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        'm2at_mm.recipes.print_log', lambda text, **_: said.append(text)
+    )
     loader = dict(dataset=dict(type='CustomDataset', data_root='here'))
     stock = load_config(STOCK)
     for name in ('train', 'val', 'test'):
         stock[f'{name}_dataloader'] = copy.deepcopy(loader)
-    with caplog.at_level('WARNING'):
-        apply_recipe(stock, 'standard')
-    assert 'chosen on the test set' in caplog.text
+    apply_recipe(stock, 'standard')
+    assert len(said) == 1 and 'chosen on the test set' in said[0]
 
 
 def test_every_recipe_has_a_config() -> None:
     for name in recipe_names():
         assert (config_root() / f'{name}_resnet18_cifar10.py').is_file()
+
+
+def test_config_without_validation_stays_without() -> None:
+    stock = load_config(STOCK)
+    stock.val_dataloader = stock.val_evaluator = stock.val_cfg = None
+    cfg = apply_recipe(stock, 'm2at')
+    assert cfg.val_evaluator is None
+    assert cfg.test_evaluator[-1].type == 'm2at_mm.RobustAccuracy'
+
+
+def test_find_unused_parameters_reaches_the_wrapper() -> None:
+    stock = load_config(STOCK)
+    stock.find_unused_parameters = True
+    cfg = apply_recipe(stock, 'm2at')
+    assert cfg.model_wrapper_cfg.find_unused_parameters

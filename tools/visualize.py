@@ -67,6 +67,7 @@ def main() -> None:
     args = parse_args()
     with TemporaryDirectory() as log_dir:
         runner = cli.build_runner(load_config(args, log_dir), args)
+        runner.call_hook('before_run')  # where EMAHook makes its model
         runner.load_or_resume()
     model = runner.model.eval()
     batch = model.data_preprocessor(next(iter(runner.test_dataloader)))

@@ -6,7 +6,8 @@ from m2at_mm.attacks.losses import (
     kl_divergence,
     margin,
 )
-from m2at_mm.attacks.pgd import FGSM, PGD, pgd
+from m2at_mm.attacks.pgd import pgd
+from m2at_mm.attacks.settings import FGSM, PGD
 from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
 
 __all__ = [

@@ -80,6 +80,6 @@ def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
             module.training = mode
         for parameter in parameters:
             parameter.requires_grad_(True)
-        # Weights that autocast has cast while they were frozen carry no
-        # gradient: the training forward must cast its own.
+        # On PyTorch before 2.2 or so, autocast may hand weights that it cast
+        # without a gradient to the training forward.
         torch.clear_autocast_cache()

@@ -1,4 +1,4 @@
-"""Projected gradient descent, as a function and as registered settings."""
+"""Projected gradient descent, as a function of tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from m2at_mm.attacks.threat_model import (
     check_unit,
     parse_pixels,
 )
-from m2at_mm.registry import TASK_UTILS
 
 
 def pgd(
@@ -73,8 +72,10 @@ def pgd(
         ValueError: A setting is out of its range, or the images are not in
             [0, 1].
         TypeError: The images are not floats or the model gives no logits.
+        FloatingPointError: With ``stop_when_fooled``, an image's gradient is
+            not finite.
     """
-    size = _check_settings(
+    size = check_settings(
         threat_model, steps, step_size, loss, random_start, restarts, bn_mode
     )
     if stop_when_fooled and bn_mode != 'eval':
@@ -197,6 +198,12 @@ def _ascend_until_fooled(
     active = torch.arange(len(result), device=result.device)
     for _ in range(steps):
         fooled, gradient = batch.gradient(adversarial)
+        if not bool(gradient.isfinite().all()):
+            raise FloatingPointError(
+                'the gradient of the images is not finite: the attack would '
+                'fail and the accuracy under it mean nothing. Look for '
+                'overflowing logits, e.g. in half precision'
+            )
         if bool(fooled.any()):
             active, batch = active[~fooled], batch.select(~fooled)
             adversarial, gradient = adversarial[~fooled], gradient[~fooled]
@@ -237,7 +244,7 @@ def _input_gradient(loss: Tensor, images: Tensor) -> Tensor:
     return gradient
 
 
-def _check_settings(
+def check_settings(
     threat_model: ThreatModel,
     steps: int,
     step_size: Optional[Pixels],
@@ -280,107 +287,4 @@ def _check_images(images: Tensor) -> None:
             f'images must be in [0, 1], but are in [{images.min():g}, '
             f'{images.max():g}]: divide 0-255 values by 255, and let the '
             'model normalise, not the data'
-        )
-
-
-@TASK_UTILS.register_module()
-class PGD:
-    """Settings of :func:`pgd` for a config.
-
-    Args:
-        steps (int): Gradient steps. Defaults to 10.
-        step_size (str | float, optional): Length of a step, like
-            ``'2/255'``. Defaults to None, a quarter of the radius.
-        loss (str): ``'ce'``, ``'margin'`` or ``'kl'``. Defaults to ``'ce'``.
-        random_start (bool): Start at a random point. Defaults to True.
-        restarts (int): Runs, of which each image keeps the worst. Defaults
-            to 1.
-        bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
-            :func:`attack_mode`. Defaults to ``'eval'``.
-
-    Raises:
-        ValueError: A setting is out of its range.
-
-    Example:
-        >>> train_attack = dict(
-        ...     type='m2at_mm.PGD', steps=10, step_size='2/255')
-    """
-
-    def __init__(
-        self,
-        steps: int = 10,
-        step_size: Optional[Pixels] = None,
-        loss: str = 'ce',
-        random_start: bool = True,
-        restarts: int = 1,
-        bn_mode: str = 'eval',
-    ) -> None:
-        _check_settings(
-            ThreatModel(),
-            steps,
-            step_size,
-            loss,
-            random_start,
-            restarts,
-            bn_mode,
-        )
-        self.steps = steps
-        self.step_size = step_size
-        self.loss = loss
-        self.random_start = random_start
-        self.restarts = restarts
-        self.bn_mode = bn_mode
-
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        target: Tensor,
-        threat_model: ThreatModel,
-        stop_when_fooled: bool = False,
-    ) -> Tensor:
-        """Attack ``images``; arguments and result as in :func:`pgd`."""
-        return pgd(
-            model,
-            images,
-            target,
-            threat_model,
-            stop_when_fooled=stop_when_fooled and self.bn_mode == 'eval',
-            **vars(self),
-        )
-
-
-@TASK_UTILS.register_module()
-class FGSM(PGD):
-    """One step as long as the radius, from the clean image.
-
-    The fast gradient sign method of arXiv 1412.6572 under linf.
-
-    Args:
-        loss (str): ``'ce'`` or ``'margin'``. Defaults to ``'ce'``.
-        bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
-    """
-
-    def __init__(self, loss: str = 'ce', bn_mode: str = 'eval') -> None:
-        if loss == 'kl':
-            raise ValueError(
-                "loss='kl' has no gradient at the clean image, where FGSM "
-                "starts: choose 'ce' or 'margin'"
-            )
-        super().__init__(
-            steps=1, loss=loss, random_start=False, bn_mode=bn_mode
-        )
-
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        target: Tensor,
-        threat_model: ThreatModel,
-        stop_when_fooled: bool = False,
-    ) -> Tensor:
-        """Attack ``images``; arguments and result as in :func:`pgd`."""
-        self.step_size = threat_model.eps
-        return super().__call__(
-            model, images, target, threat_model, stop_when_fooled
         )

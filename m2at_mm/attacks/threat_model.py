@@ -280,7 +280,10 @@ class L2Ball(Ball):
                 return projected
             projected = self._scale_into_ball(projected, slack).clamp_(0, 1)
             slack *= 4
-        raise AssertionError('l2 projection did not reach the ball')
+        raise FloatingPointError(
+            'the images under attack are not finite: look for overflowing '
+            'logits, e.g. in half precision'
+        )
 
     def distance(self, adversarial: Tensor) -> Tensor:
         change = adversarial.double() - self.images.double()

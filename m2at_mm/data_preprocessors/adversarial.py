@@ -73,9 +73,11 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         self._check_labels(data.get('data_samples') or [])
         batch = super().forward(data, training)
         # Not in place: float pixels can still be the caller's own tensor.
+        # Mixing two white pixels can round to just above white.
         batch['inputs'] = (
             batch['inputs']
             .div(255)
+            .clamp_(0, 1)
             .contiguous(memory_format=self.memory_format)
         )
         return batch

@@ -11,6 +11,10 @@ from torch import nn
 
 from m2at_mm.registry import HOOKS
 
+# The last layer in mmpretrain's classifiers, and in those of timm and others.
+_HEADS = ('head.', 'fc.', 'classifier.')
+# Tables that transformers fit to the image size while they load.
+_RESIZED = ('pos_embed', 'relative_position', 'relative_coords')
 _SHOWN = 3  # how many names an error lists
 
 
@@ -53,13 +57,16 @@ class InputCheckHook(Hook):
             key
             for key, value in own.items()
             if not key.endswith('num_batches_tracked')
+            and not _is_resized(key)
             and not (fine_tuning and _is_head(key))
             and (key not in loaded or loaded[key].shape != value.shape)
         ]
         problems += [
             key
             for key in loaded
-            if key not in own and not (fine_tuning and _is_head(key))
+            if key not in own
+            and not _is_resized(key)
+            and not (fine_tuning and _is_head(key))
         ]
         if problems:
             raise ValueError(
@@ -87,7 +94,11 @@ def _bare(model: Any) -> nn.Module:
 
 
 def _is_head(key: str) -> bool:
-    return key.startswith('head.')
+    return key.startswith(_HEADS)
+
+
+def _is_resized(key: str) -> bool:
+    return any(part in key for part in _RESIZED)
 
 
 def _list(names: list[str]) -> str:

@@ -54,8 +54,8 @@ class M2AT(Method):
         scale (float): Factor of at least 1 on the kept perturbation. At 1
             half of the perturbation is kept on average. Defaults to 1.0.
         pairing (str): ``'self'``: both images are the same one (patent);
-            ``'batch'``: the second is another of the batch (ours). Defaults
-            to ``'self'``.
+            ``'batch'``: the second comes from a random permutation of the
+            batch, as in mixup (ours). Defaults to ``'self'``.
 
     Raises:
         ValueError: An option is unknown or out of its range.

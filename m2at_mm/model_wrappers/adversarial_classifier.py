@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Optional, Union
 
 import torch
@@ -15,10 +12,13 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel
 from m2at_mm.methods import Method
+from m2at_mm.model_wrappers.preprocessing import (
+    has_narrow_shortcut,
+    take_over_preprocessing,
+)
+from m2at_mm.model_wrappers.recorded_logits import recorded_logits
 from m2at_mm.model_wrappers.transparent_keys import make_transparent
 from m2at_mm.registry import MODELS, TASK_UTILS
-
-_PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
 
 
 @MODELS.register_module()
@@ -79,7 +79,7 @@ class AdversarialClassifier(BaseModel):
         init_cfg: Optional[dict] = None,
     ) -> None:
         threat = ThreatModel(**threat_model)
-        classifier, settings = _take_over_preprocessing(
+        classifier, settings = take_over_preprocessing(
             classifier, data_preprocessor
         )
         super().__init__(data_preprocessor=settings, init_cfg=init_cfg)
@@ -92,6 +92,12 @@ class AdversarialClassifier(BaseModel):
             raise ValueError(
                 f'train_attack is None, but method={method["type"]!r} trains '
                 "on an attack: set train_attack=dict(type='m2at_mm.PGD')"
+            )
+        taken = {'clean', 'worst'} & set(eval_attacks or ())
+        if taken:
+            raise ValueError(
+                f'eval_attacks has the name {min(taken)!r}, which is a figure '
+                'of its own in the results: give the attack another name'
             )
         self.eval_attacks: dict[str, PGD] = {
             name: TASK_UTILS.build(attack)
@@ -107,7 +113,7 @@ class AdversarialClassifier(BaseModel):
         if num_classes is not None:
             # The logits decide where a base config's data settings differ.
             self.data_preprocessor.num_classes = num_classes
-        if _has_narrow_shortcut(self.classifier):
+        if has_narrow_shortcut(self.classifier):
             self.data_preprocessor.memory_format = torch.contiguous_format
 
     @property
@@ -195,7 +201,7 @@ class AdversarialClassifier(BaseModel):
             else DataSample().set_gt_label(one.view(1))
             for one in target
         ]
-        with _recorded_logits(self.classifier) as seen:
+        with recorded_logits(self.classifier) as seen:
             losses = self.classifier.loss(
                 self.data_preprocessor.normalize(images), samples
             )
@@ -282,53 +288,6 @@ class AdversarialClassifier(BaseModel):
             return self(adversarial).argmax(1).tolist()
 
 
-def _has_narrow_shortcut(classifier: nn.Module) -> bool:
-    """Whether a CPU would get channels-last training wrong.
-
-    For strided 1x1 convolutions whose input channels don't fill a vector (16
-    floats at most), oneDNN writes the weights' gradient out of bounds: wrong
-    gradients or a crash.
-    """
-    return any(
-        isinstance(module, nn.Conv2d)
-        and module.kernel_size == (1, 1)
-        and module.stride != (1, 1)
-        and module.in_channels // module.groups < 16
-        for module in classifier.modules()
-    )
-
-
-def _take_over_preprocessing(
-    classifier: dict, outer: Optional[Union[dict, nn.Module]]
-) -> tuple[dict, Union[dict, nn.Module]]:
-    """Move the preprocessing settings from the classifier to the wrapper.
-
-    As in a stock config, those inside the model's config go before the
-    top-level ones, and ``train_cfg`` holds batch augmentations.
-    """
-    classifier = copy.deepcopy(classifier)
-    inner = classifier.pop('data_preprocessor', None)
-    augments = classifier.pop('train_cfg', None)
-    if isinstance(outer, nn.Module):
-        return classifier, outer
-    settings = dict(copy.deepcopy(outer or {}))
-    if inner and settings.get('type') != _PREPROCESSOR:
-        settings = dict(inner)
-    stock_type = settings.get('type', 'ClsDataPreprocessor').split('.')[-1]
-    if stock_type == 'ClsDataPreprocessor':
-        settings['type'] = _PREPROCESSOR
-    elif settings['type'] != _PREPROCESSOR:
-        raise ValueError(
-            f'data_preprocessor type={settings["type"]!r} cannot be taken '
-            'over: only ClsDataPreprocessor of single-label image '
-            f'classification can. Give type={_PREPROCESSOR!r} and its '
-            'settings'
-        )
-    if augments:
-        settings.setdefault('batch_augments', augments)
-    return classifier, settings
-
-
 def _stack_targets(
     samples: Optional[list[DataSample]], soft: bool
 ) -> Optional[Tensor]:
@@ -348,24 +307,3 @@ def _stack_targets(
             join = torch.cat if field == 'gt_label' else torch.stack
             return join(values)
     return None
-
-
-@contextmanager
-def _recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the first argument of the classifier's loss modules."""
-    seen: list[Tensor] = []
-
-    def record(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor) and args[0].ndim == 2:
-            seen.append(args[0])
-
-    handles = [
-        module.register_forward_pre_hook(record)
-        for name, module in classifier.named_modules()
-        if name.rsplit('.', 1)[-1] == 'loss_module'
-    ]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -7,6 +7,7 @@ from typing import Any, Optional
 import torch
 from mmengine.dist import get_rank
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from m2at_mm.registry import MODEL_WRAPPERS
@@ -21,8 +22,9 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
 
     MMEngine gives all processes the same seed, so they would draw the same
     starts and masks for different images. This class offsets PyTorch's seed
-    by the rank; the weights and the order of the data stay common, as MMEngine
-    broadcasts the one and seeds the other by itself.
+    by the rank at the first training step; the weights and the order of the
+    data stay common, as MMEngine broadcasts the one and seeds the other by
+    itself.
 
     The attack runs inside the wrapped module's forward pass and causes no
     communication.
@@ -47,8 +49,6 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
         broadcast_buffers: bool = False,
         **kwargs: Any,
     ) -> None:
-        if get_rank() > 0:
-            torch.manual_seed(torch.initial_seed() + get_rank())
         on_cpu = all(p.device.type == 'cpu' for p in module.parameters())
         super().__init__(
             module=module,
@@ -56,3 +56,20 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
             broadcast_buffers=broadcast_buffers,
             **kwargs,
         )
+        self._draws_apart = get_rank() == 0
+
+    def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> Any:
+        """Train on a batch, see MMEngine's wrapper.
+
+        Args:
+            data (dict): A batch of the dataloader.
+            optim_wrapper (OptimWrapper): Updates the parameters.
+
+        Returns:
+            dict[str, Tensor]: What is logged.
+        """
+        if not self._draws_apart:
+            # Now, as resuming sets the common seed once more.
+            torch.manual_seed(torch.initial_seed() + get_rank())
+            self._draws_apart = True
+        return super().train_step(data, optim_wrapper)

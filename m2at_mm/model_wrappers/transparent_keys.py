@@ -32,7 +32,18 @@ def _leave_out(
     prefix: str,
     local_metadata: dict[str, Any],
 ) -> None:
-    _rename(state_dict, f'{prefix}{child}.', prefix)
+    module = getattr(wrapper, child)
+    if module._state_dict_hooks:
+        # A hook that returns a new dict, as that of timm's and Hugging
+        # Face's classifiers, is heard only on a root module.
+        for key in [
+            k for k in state_dict if k.startswith(f'{prefix}{child}.')
+        ]:
+            del state_dict[key]
+        for key, value in module.state_dict().items():
+            state_dict[prefix + key] = value
+    else:
+        _rename(state_dict, f'{prefix}{child}.', prefix)
     metadata = getattr(state_dict, '_metadata', None)
     if metadata is not None:
         # The child's own entry takes the wrapper's place.

@@ -701,7 +701,7 @@ def test_built_from_a_config_passes_every_setting(
         return 'adversarial'
 
     # The package's attribute of this name is the function.
-    module = importlib.import_module('m2at_mm.attacks.pgd')
+    module = importlib.import_module('m2at_mm.attacks.settings')
     monkeypatch.setattr(module, 'pgd', spy)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         attack = ROOT_TASK_UTILS.build(dict(type='m2at_mm.PGD', **settings))
@@ -843,3 +843,17 @@ def test_undefended_model_is_defenceless(
 
     assert fooled(undefended_model, images, labels).sum() <= 6
     assert fooled(undefended_model, result, labels).all()
+
+
+def test_overflowing_logits_end_an_evaluation() -> None:
+    class Overflowing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            total = images.flatten(1).sum(1, keepdim=True)
+            return torch.cat([total * torch.inf, -total], 1)
+
+    images = torch.full((2, 3, 4, 4), 0.5)
+    labels = torch.zeros(2, dtype=torch.long)
+    with pytest.raises(FloatingPointError, match='not finite'):
+        pgd(
+            Overflowing(), images, labels, ThreatModel(), stop_when_fooled=True
+        )

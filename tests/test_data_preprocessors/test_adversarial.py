@@ -243,3 +243,19 @@ def test_built_from_the_settings_of_a_stock_config(registry: Registry) -> None:
 
     assert type(built) is AdversarialDataPreprocessor
     assert built.num_classes == 1000 and built.to_rgb
+
+
+def test_mixed_white_pixels_stay_in_the_box() -> None:
+    """0.7 * 255 + 0.3 * 255 can round to above 255."""
+    preprocessor = AdversarialDataPreprocessor(
+        num_classes=10,
+        batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)),
+    )
+    np.random.seed(0)
+    for _ in range(60):
+        samples = [DataSample().set_gt_label(n) for n in range(2)]
+        pixels = torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
+        batch = preprocessor(
+            dict(inputs=pixels, data_samples=samples), training=True
+        )
+        assert batch['inputs'].max() <= 1

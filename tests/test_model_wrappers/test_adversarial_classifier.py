@@ -234,6 +234,10 @@ def test_foreign_preprocessor_is_refused() -> None:
     [
         (dict(train_attack=None), 'train_attack is None'),
         (dict(threat_model=dict(eps=8)), "'8/255'"),
+        (
+            dict(eval_attacks=dict(worst=dict(type='m2at_mm.PGD'))),
+            "the name 'worst'",
+        ),
         (dict(method=dict(type='m2at_mm.M2AT', scale=0.5)), 'scale=0.5'),
         (
             dict(train_attack=dict(type='m2at_mm.PGD', steps=0)),

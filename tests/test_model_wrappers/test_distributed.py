@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from tiny import build_adversarial, raw_batch
 from torch import distributed, multiprocessing
@@ -46,8 +47,12 @@ def _work(rank: int, folder: str) -> None:
         # MMEngine's runner passes the local rank, on CPUs as well.
         default_args=dict(module=_model(), device_ids=[rank]),
     )
+    gradients = _gradients(model, rank)
+    torch.manual_seed(5)  # the common seed, as resuming sets it
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    model.train_step(raw_batch(num=4, seed=rank), OptimWrapper(optimizer))
     masks = M2AT().draw(torch.zeros(4, 3, 32, 32)).mask
-    result = dict(gradients=_gradients(model, rank), masks=masks)
+    result = dict(gradients=gradients, masks=masks)
     torch.save(result, Path(folder, f'rank{rank}.pth'))
     distributed.destroy_process_group()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
+from mmengine.runner.checkpoint import load_state_dict
+from mmpretrain.models import TimmClassifier
 from torch import nn
 
 from m2at_mm.model_wrappers.transparent_keys import make_transparent
@@ -52,3 +54,35 @@ def test_wrong_keys_are_still_reported() -> None:
     )
     assert result.unexpected_keys == ['inner.x']
     assert 'inner.0.bias' in result.missing_keys
+
+
+class _TimmLike(nn.Module):
+    """Leaves out its own child's name with mmpretrain's hooks for timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(2, 3)
+        self._register_state_dict_hook(
+            TimmClassifier._remove_state_dict_prefix
+        )
+        self._register_load_state_dict_pre_hook(
+            TimmClassifier._add_state_dict_prefix
+        )
+
+
+class _AroundTimm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = _TimmLike()
+        make_transparent(self, 'classifier')
+
+
+def test_a_child_that_renames_its_keys_itself_is_transparent_too() -> None:
+    wrapper, plain = _AroundTimm(), _TimmLike()
+    assert list(wrapper.state_dict()) == list(plain.state_dict())
+    assert list(plain.state_dict()) == ['weight', 'bias']
+    wrapper.load_state_dict(plain.state_dict(), strict=True)
+    again = _AroundTimm()
+    again.load_state_dict(wrapper.state_dict(), strict=True)
+    load_state_dict(again, wrapper.state_dict(), strict=True)  # MMEngine's
+    assert torch.equal(again.classifier.model.weight, plain.model.weight)

@@ -1,0 +1,57 @@
+"""Moves a classifier's preprocessing settings to its wrapper."""
+
+from __future__ import annotations
+
+import copy
+from typing import Optional, Union
+
+from torch import nn
+
+_PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
+
+
+def take_over_preprocessing(
+    classifier: dict, outer: Optional[Union[dict, nn.Module]]
+) -> tuple[dict, Union[dict, nn.Module]]:
+    """Move the preprocessing settings from the classifier to the wrapper.
+
+    As in a stock config, those inside the model's config go before the
+    top-level ones, and ``train_cfg`` holds batch augmentations.
+    """
+    classifier = copy.deepcopy(classifier)
+    inner = classifier.pop('data_preprocessor', None)
+    augments = classifier.pop('train_cfg', None)
+    if isinstance(outer, nn.Module):
+        return classifier, outer
+    settings = dict(copy.deepcopy(outer or {}))
+    if inner and settings.get('type') != _PREPROCESSOR:
+        settings = dict(inner)
+    stock_type = settings.get('type', 'ClsDataPreprocessor').split('.')[-1]
+    if stock_type == 'ClsDataPreprocessor':
+        settings['type'] = _PREPROCESSOR
+    elif settings['type'] != _PREPROCESSOR:
+        raise ValueError(
+            f'data_preprocessor type={settings["type"]!r} cannot be taken '
+            'over: only ClsDataPreprocessor of single-label image '
+            f'classification can. Give type={_PREPROCESSOR!r} and its '
+            'settings'
+        )
+    if augments:
+        settings.setdefault('batch_augments', augments)
+    return classifier, settings
+
+
+def has_narrow_shortcut(classifier: nn.Module) -> bool:
+    """Whether a CPU would get channels-last training wrong.
+
+    For strided 1x1 convolutions whose input channels don't fill a vector (16
+    floats at most), oneDNN writes the weights' gradient out of bounds: wrong
+    gradients or a crash.
+    """
+    return any(
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and module.stride != (1, 1)
+        and module.in_channels // module.groups < 16
+        for module in classifier.modules()
+    )
