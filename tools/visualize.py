@@ -47,6 +47,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     if not is_adversarial(cfg):
         cfg = apply_recipe(cfg, 'm2at')
     cfg.work_dir = args.work_dir or log_dir
+    cfg.log_level = 'WARNING'  # a picture needs no log of hooks
     cfg.load_from = args.checkpoint
     cfg.merge_from_dict(
         dict(

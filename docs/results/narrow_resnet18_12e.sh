@@ -55,5 +55,5 @@ for seed in 0 1; do
   both "run standard $seed standard_resnet18_cifar10" \
     "run pgd-at $seed pgd-at_resnet18_cifar10 ${pgd5[*]}"
   both "m2at 2.0 0.8 $seed" "m2at 1.5 0.7 $seed"
-  m2at 1.0 0.5 "$seed"
 done
+both 'm2at 1.0 0.5 0' 'm2at 1.0 0.5 1'
