@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,34 +15,14 @@ from m2at_mm.cli import load_config
 from m2at_mm.recipes import apply_recipe, config_root, recipe_names
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
-# What a user would write, as the README shows it.
-BY_HAND = """
-_base_ = ['mmpretrain::resnet/resnet18_8xb16_cifar10.py']
-
-model = dict(
-    _delete_=True,
-    type='m2at_mm.AdversarialClassifier',
-    classifier=_base_.model,
-    threat_model=dict(norm='linf', eps='8/255'),
-    train_attack=dict(type='m2at_mm.PGD', steps=10, step_size='2/255'),
-    method=dict(type='m2at_mm.M2AT'),
-    eval_attacks=dict(
-        pgd10=dict(type='m2at_mm.PGD', steps=10, step_size='2/255')))
-
-train_dataloader = dict(dataset=dict(type='m2at_mm.CIFAR10'))
-val_dataloader = dict(dataset=dict(type='m2at_mm.CIFAR10', split='val'))
-test_dataloader = dict(dataset=dict(type='m2at_mm.CIFAR10'))
-val_evaluator = dict(_delete_=True, type='m2at_mm.RobustAccuracy')
-test_evaluator = val_evaluator
-default_hooks = dict(
-    checkpoint=dict(save_best='robust/pgd10', rule='greater'))
-"""
+README = Path(__file__).resolve().parents[1] / 'README.md'
 
 
-def _by_hand(method: Any) -> Config:
-    cfg = Config.fromstring(BY_HAND, file_format='.py')
-    cfg.model.method = method
-    return cfg
+def _readme_config() -> str:
+    """The config that the README tells users to write."""
+    block = re.search(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+    assert block is not None
+    return block.group(1)
 
 
 def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
@@ -66,7 +46,10 @@ def test_recipe_trains_as_the_config_by_hand(
     name: str, cifar10_root: Path, tmp_path: Path
 ) -> None:
     recipe = apply_recipe(load_config(STOCK), name)
-    by_hand = _by_hand(recipe.model.method)
+    by_hand = Config.fromstring(_readme_config(), file_format='.py')
+    if name != 'm2at':  # the README shows M2AT
+        by_hand.model.method = recipe.model.method
+    assert by_hand.model.method == recipe.model.method
     first = _train_two_steps(recipe, cifar10_root, tmp_path / 'recipe')
     second = _train_two_steps(by_hand, cifar10_root, tmp_path / 'by_hand')
     assert first.keys() == second.keys()
