@@ -17,9 +17,7 @@ model = dict(
             num_stages=4,
             out_indices=(3,),
             style='pytorch',
-            # With zero-initialised residual branches, the default, the first
-            # hundred iterations learn next to nothing.
-            zero_init_residual=False,
+            zero_init_residual=False,  # as in m2at_resnet18_cifar10.py
         ),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(

@@ -6,7 +6,7 @@ _base_ = [
 ]
 
 model = dict(
-    # mmpretrain's resnet18_cifar.py
+    # mmpretrain's resnet18_cifar.py but for the start of the residual branches
     classifier=dict(
         type='ImageClassifier',
         backbone=dict(
@@ -15,6 +15,10 @@ model = dict(
             num_stages=4,
             out_indices=(3,),
             style='pytorch',
+            # Zero, mmpretrain's default, delays the first hundreds of
+            # iterations under attack; the published code of adversarial
+            # training starts from the usual random weights, too.
+            zero_init_residual=False,
         ),
         neck=dict(type='GlobalAveragePooling'),
         head=dict(

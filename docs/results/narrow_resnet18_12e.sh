@@ -11,6 +11,7 @@ mkdir -p "$results"
 export OMP_NUM_THREADS=1
 
 narrow=(
+  model.classifier.backbone.zero_init_residual=True
   model.classifier.backbone.base_channels=16
   model.classifier.backbone.stem_channels=16
   model.classifier.head.in_channels=128
