@@ -64,7 +64,7 @@ def _put_in(
     if metadata is not None:
         versions = OrderedDict(metadata)
         for key, value in versions.items():
-            if key == prefix[:-1] or not key:
+            if key == prefix[:-1]:
                 metadata[f'{prefix}{child}'] = value
             elif key.startswith(prefix):
                 metadata[f'{prefix}{child}.{key[len(prefix) :]}'] = value
