@@ -67,8 +67,7 @@ def test_loss_falls_and_robust_accuracy_is_logged(
 ) -> None:
     _, output = trained
     losses = _losses(output)
-    # The soft labels' entropy is a floor that the loss cannot go below.
-    assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     assert 'kept_share:' in output and 'adversarial_accuracy:' in output
     reported = re.findall(
         r'robust/clean: ([\d.]+)  robust/pgd10: ([\d.]+)', output
