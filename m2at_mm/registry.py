@@ -33,6 +33,12 @@ METRICS = _root.Registry(
     parent=_root.METRICS,
     locations=['m2at_mm.evaluation'],
 )
+# The robustness evaluation in place of MMEngine's test loop.
+LOOPS = _root.Registry(
+    'loop',
+    parent=_root.LOOPS,
+    locations=['m2at_mm.evaluation'],
+)
 # CIFAR with a held-out validation split, and the embedded digits.
 DATASETS = _root.Registry(
     'dataset',

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
-from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 
 from m2at_mm import cli
-from m2at_mm.evaluation.presets import ATTACK_NAMES, preset_attacks
-from m2at_mm.evaluation.results import (
-    make_results,
-    print_results,
-    write_results,
-)
+from m2at_mm.evaluation.presets import ATTACK_NAMES, DEFAULT_ATTACKS
 from m2at_mm.recipes import apply_recipe, is_adversarial
 
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the evaluation."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='Stopped at any time, the same command goes on where it was.',
+    )
     cli.add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
         '--attacks',
         nargs='+',
         choices=ATTACK_NAMES,
-        default=list(ATTACK_NAMES),
-        help='what to evaluate under; all by default',
+        metavar='NAME',
+        default=list(DEFAULT_ATTACKS),
+        help=f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
+        f'{" ".join(DEFAULT_ATTACKS)} by default',
+    )
+    parser.add_argument(
+        '--eps',
+        nargs='+',
+        metavar='E',
+        help="radii, like 4/255 8/255; the config's by default",
+    )
+    parser.add_argument(
+        '--norm',
+        choices=['linf', 'l2'],
+        help="norm of the radii; the config's by default",
     )
     parser.add_argument(
         '--num-samples',
@@ -37,51 +46,82 @@ def parse_args() -> argparse.Namespace:
         metavar='N',
         help="use the first N of the dataset's test images; all by default",
     )
-    parser.add_argument('--out', type=Path, help='JSON file for the results')
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        default=250,
+        metavar='N',
+        help='images attacked at a time, 250 by default as in AutoAttack; '
+        'halved where it does not fit into GPU memory',
+    )
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of all random draws'
+    )
+    parser.add_argument(
+        '--transfer',
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help="another network, whose adversarial images the attack 'transfer' "
+        'tries',
+    )
+    parser.add_argument(
+        '--save-adversarial',
+        metavar='DIR',
+        help='keep the adversarial images, as float32 in .npz files',
+    )
+    parser.add_argument(
+        '--out',
+        help='JSON file for the results; results.json in the work dir by '
+        'default',
+    )
     return parser.parse_args()
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """The config set up for the evaluation that was asked for.
-
-    A config whose model is not adversarial, like a stock one of mmpretrain,
-    is attacked under the threat model of the ``standard`` recipe.
-    """
-    cfg = cli.load_config(args.config)
-    if not is_adversarial(cfg):
-        cfg = apply_recipe(cfg, 'standard')
+    """The config set up for the evaluation that was asked for."""
+    cfg = _adversarial(args.config)
     cli.set_work_dir(cfg, args)
     cfg.load_from = args.checkpoint
-    cfg.model.eval_attacks = preset_attacks(args.attacks)
-    cfg.test_evaluator = dict(type='m2at_mm.RobustAccuracy')
-    cfg.default_hooks.logger.interval = 1  # a batch is many gradient steps
-    if cfg.get('randomness', {}).get('seed') is None:
-        cfg.merge_from_dict(dict(randomness=dict(seed=0)))
-    if args.num_samples is not None:
-        if args.num_samples < 1:
-            raise ValueError(
-                f'--num-samples {args.num_samples} must be at least 1'
-            )
-        cfg.test_dataloader.dataset.indices = args.num_samples
+    cfg.test_cfg = dict(
+        type='m2at_mm.RobustnessTestLoop',
+        attacks=args.attacks,
+        eps=args.eps,
+        norm=args.norm,
+        num_samples=args.num_samples,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        transfer=_surrogate(args),
+        out=args.out,
+        adversarial_dir=args.save_adversarial,
+    )
     cli.merge_common_options(cfg, args)
     return cfg
+
+
+def _adversarial(name: str) -> Config:
+    """A config whose model is not adversarial gets recipe ``standard``.
+
+    So a stock one of mmpretrain is attacked under that recipe's threat model.
+    """
+    cfg = cli.load_config(name)
+    return cfg if is_adversarial(cfg) else apply_recipe(cfg, 'standard')
+
+
+def _surrogate(args: argparse.Namespace) -> Any:
+    if args.transfer is None:
+        return None
+    config, checkpoint = args.transfer
+    cfg = _adversarial(config)
+    outer = cfg.get('data_preprocessor')
+    if outer is not None:
+        cfg.model.setdefault('data_preprocessor', outer)
+    return dict(surrogate=cfg.model, checkpoint=checkpoint)
 
 
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
-    runner = cli.build_runner(load_config(args), args)
-    metrics = runner.test()
-    model = runner.model
-    if is_model_wrapper(model):
-        model = model.module
-    results = make_results(
-        metrics, len(runner.test_dataloader.dataset), model.threat_model
-    )
-    if is_main_process():
-        print_results(results)
-        if args.out is not None:
-            write_results(results, args.out)
+    cli.build_runner(load_config(args), args).test()
 
 
 if __name__ == '__main__':

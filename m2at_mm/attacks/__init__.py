@@ -1,5 +1,6 @@
 """Attacks: pure functions on images in [0, 1], and their settings."""
 
+from m2at_mm.attacks.autoattack import AutoAttack
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.losses import (
     cross_entropy,
@@ -9,11 +10,14 @@ from m2at_mm.attacks.losses import (
 from m2at_mm.attacks.pgd import pgd
 from m2at_mm.attacks.settings import FGSM, PGD
 from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
+from m2at_mm.attacks.transfer import Transfer
 
 __all__ = [
     'FGSM',
     'PGD',
+    'AutoAttack',
     'ThreatModel',
+    'Transfer',
     'attack_mode',
     'cross_entropy',
     'kl_divergence',

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Optional
+
+import numpy as np
+
+from m2at_mm.evaluation.outcomes import Outcomes, percent
+from m2at_mm.evaluation.presets import BLACK_BOX
 
 # Points by which the margin loss may be below the cross-entropy: undefended
 # and PGD-trained networks stay within 5, networks that only fool the
 # cross-entropy are off by 10 to 30.
 _MARGIN_GAP = 8.0
+# Points that more steps, a black box, or one step may win over what should be
+# the stronger attack.
+_MORE_STEPS_GAP = 5.0
+_BLACK_BOX_GAP = 1.0
+_ONE_STEP_GAP = 1.0
+# Largest change of logits that rounding explains, relative to their length:
+# as in AutoAttack's check for random models.
+_SAME_OUTPUT = 1e-4
+# Shares of images.
+_VANISHING = 0.1
+_SATURATED = 0.2
+# Ratio of the slope along the gradient to the gradient.
+_AGREEMENT = (0.5, 2.0)
+# Points above chance that may withstand the large radius.
+_NEAR_CHANCE = 10.0
+# Points that accuracy should fall by when the radius doubles, from a radius
+# on that matters to an image of any size.
+_FLAT = 1.0
+_NOTICEABLE = {'linf': 2 / 255, 'l2': 0.25}
 
 
 @dataclass(frozen=True)
@@ -18,31 +46,245 @@ class Alarm:
     message: str
 
 
-def find_alarms(accuracies: dict[str, float], num_samples: int) -> list[Alarm]:
-    """What in a set of accuracies should not be, were the attacks good.
+def find_alarms(
+    outcomes: Sequence[Outcomes], probes: dict[str, Any]
+) -> list[Alarm]:
+    """What should not be, were the attacks good.
+
+    The signs are those of arXiv 1802.00420 (section 3.1) and arXiv 1902.06705
+    (section 4). A comparison of two attacks counts the images that only one
+    of them fools, and asks for a difference of two standard deviations
+    (McNemar's test).
 
     Args:
-        accuracies (dict[str, float]): Accuracy in per cent by attack, with
-            ``clean``. ``pgdN`` and ``cwN`` are compared for equal N.
-        num_samples (int): Number of images behind them.
+        outcomes (Sequence[Outcomes]): One per radius.
+        probes (dict): Of :func:`m2at_mm.evaluation.probes.probe`; empty if
+            nothing was probed.
 
     Returns:
         list[Alarm]: Empty if nothing is suspicious.
     """
-    alarms = []
-    for name, under_ce in accuracies.items():
-        under_margin = accuracies.get(name.replace('pgd', 'cw', 1))
-        if not name.startswith('pgd') or under_margin is None:
+    alarms = _judge_probes(probes) if probes else []
+    for outcome in outcomes:
+        at = f' at {outcome.threat_model}' if len(outcomes) > 1 else ''
+        for name, message in (
+            *_compare_losses(outcome),
+            *_compare_steps(outcome),
+            *_compare_black_box(outcome),
+            *_find_outside(outcome),
+        ):
+            alarms.append(Alarm(name, message + at))
+    return alarms + _compare_radii(outcomes)
+
+
+Sign = tuple[str, str]
+
+
+def _judge_probes(probes: dict[str, Any]) -> list[Alarm]:
+    n, k = probes['num_images'], probes['num_classes']
+    vanishing = probes['vanishing_gradients']
+    saturated = probes['saturated_loss']
+    agreement = probes.get('gradient_agreement', 1.0)
+    withstood = 100 * probes['large_eps_correct'] / n
+    signs: list[tuple[bool, str, str]] = [
+        (
+            probes['pass_difference'] > _SAME_OUTPUT,
+            'randomised_outputs',
+            'two forward passes on the same images differ by '
+            f'{probes["pass_difference"]:.2g} of the logits: attack a '
+            'randomised model by its average gradient (autoattack-rand)',
+        ),
+        (
+            probes['batch_difference']
+            > _SAME_OUTPUT
+            >= probes['pass_difference'],
+            'outputs_depend_on_the_batch',
+            'the logits of an image change by '
+            f'{probes["batch_difference"]:.2g} with the other images of its '
+            'batch: is a normalisation layer in training mode?',
+        ),
+        (
+            probes['probabilities'],
+            'probabilities_for_logits',
+            'the outputs are probabilities, and losses on logits saturate on '
+            'them: let the model return logits',
+        ),
+        (
+            vanishing >= _VANISHING,
+            'vanishing_gradients',
+            f'on {100 * vanishing:.0f} % of {n} images the gradient is zero '
+            'or too small by a factor of 1000 to reach a decision boundary: '
+            'attacks that follow it fail, and accuracy under them means '
+            'nothing',
+        ),
+        (
+            not _AGREEMENT[0] <= agreement <= _AGREEMENT[1]
+            and probes['pass_difference'] <= _SAME_OUTPUT,
+            'wrong_gradients',
+            'along the gradient the margin really changes by '
+            f'{agreement:.2g} times what the gradient says (median of {n} '
+            'images): it is not the gradient of this model',
+        ),
+        (
+            saturated >= _SATURATED,
+            'saturated_loss',
+            f'on {100 * saturated:.0f} % of {n} images the logits are so '
+            f'large (median margin {probes["median_margin"]:.3g}) that the '
+            'cross-entropy is exactly 0 in float32 and has no gradient: only '
+            'attacks on the margin (cw20, apgd-t) count',
+        ),
+        (
+            withstood > 100 / k + _NEAR_CHANCE,
+            'large_eps_withstood',
+            f'{withstood:.1f} % of {n} images withstand PGD-20 at a radius '
+            f'of {255 * probes["large_eps"]:.4g}/255, where nothing can '
+            f'(chance is {100 / k:.1f} %): the attack fails',
+        ),
+    ]
+    return [Alarm(name, message) for raised, name, message in signs if raised]
+
+
+def _gained(weaker: np.ndarray, stronger: np.ndarray) -> Optional[float]:
+    """Points by which ``stronger`` has fewer correct, None if by chance."""
+    only_stronger = int((weaker & ~stronger).sum())
+    only_weaker = int((stronger & ~weaker).sum())
+    difference = only_stronger - only_weaker
+    if difference <= 2 * math.sqrt(only_stronger + only_weaker):
+        return None
+    return 100 * difference / len(weaker)
+
+
+def _compare_losses(outcome: Outcomes) -> list[Sign]:
+    signs = []
+    for name in outcome.attacks:
+        other = name.replace('pgd', 'cw', 1)
+        if not name.startswith('pgd') or other not in outcome.predictions:
             continue
-        gap = under_ce - under_margin
-        if gap >= _MARGIN_GAP:
-            alarms.append(
-                Alarm(
+        ce, margin = outcome.correct(name), outcome.correct(other)
+        gained = _gained(ce, margin)
+        if gained is not None and gained >= _MARGIN_GAP:
+            signs.append(
+                (
                     'margin_below_cross_entropy',
-                    f'accuracy is {under_margin:.1f} % under the margin loss '
-                    f'but {under_ce:.1f} % under the cross-entropy, '
-                    f'{gap:.1f} points apart on {num_samples} images: the '
-                    'cross-entropy attack fails, its figure means nothing',
+                    f'accuracy is {percent(margin):.1f} % under {other} on '
+                    f'the margin but {percent(ce):.1f} % under {name} on the '
+                    f'cross-entropy, {gained:.1f} points apart on {len(ce)} '
+                    'images: the cross-entropy attack fails, its figure means '
+                    'nothing',
                 )
             )
+    return signs
+
+
+def _compare_steps(outcome: Outcomes) -> list[Sign]:
+    signs = []
+    for few, many in (('pgd20', 'pgd100'), ('cw20', 'cw100')):
+        if {few, many} <= set(outcome.predictions):
+            gained = _gained(outcome.correct(few), outcome.correct(many))
+            if gained is not None and gained >= _MORE_STEPS_GAP:
+                signs.append(
+                    (
+                        'more_steps_help',
+                        f'{many} is {gained:.1f} points below {few} '
+                        f'({percent(outcome.correct(many)):.1f} % against '
+                        f'{percent(outcome.correct(few)):.1f} %): the attacks '
+                        'have not converged, more steps and restarts would '
+                        'find more',
+                    )
+                )
+    for many in ('pgd20', 'pgd100', 'cw20', 'cw100'):
+        if {'fgsm', many} <= set(outcome.predictions):
+            gained = _gained(outcome.correct(many), outcome.correct('fgsm'))
+            if gained is not None and gained >= _ONE_STEP_GAP:
+                signs.append(
+                    (
+                        'one_step_beats_many',
+                        f'fgsm is {gained:.1f} points below {many}: '
+                        'following the gradient in small steps leads astray',
+                    )
+                )
+    return signs
+
+
+def _compare_black_box(outcome: Outcomes) -> list[Sign]:
+    """Images that only an attack without gradients fools."""
+    signs = []
+    white = [
+        name
+        for name in outcome.attacks
+        if name not in (*BLACK_BOX, 'fgsm', 'autoattack')
+    ]
+    gradient = [outcome.correct(name) for name in white]
+    parts = dict(outcome.parts.get('autoattack', {}))
+    square_last = parts.pop('square', None)
+    if parts:
+        gradient.append([*parts.values()][-1] == outcome.labels)
+    if not gradient:
+        return []
+    withstood = np.logical_and.reduce(gradient)
+    black = {
+        name: outcome.correct(name)
+        for name in BLACK_BOX
+        if name in outcome.predictions
+    }
+    if square_last is not None:
+        black.setdefault('square', square_last == outcome.labels)
+    for name, correct in black.items():
+        gained = _gained(withstood, withstood & correct)
+        if gained is not None and gained >= _BLACK_BOX_GAP:
+            signs.append(
+                (
+                    'black_box_beats_white_box',
+                    f'{name}, which uses no gradient of the model, fools '
+                    f'{gained:.1f} % of the images that every gradient '
+                    f'attack ({", ".join(white) or "of autoattack"}) left '
+                    'standing: the gradients mislead',
+                )
+            )
+    return signs
+
+
+def _find_outside(outcome: Outcomes) -> list[Sign]:
+    return [
+        (
+            'outside_threat_model',
+            f'{count} adversarial images of {name} are outside ball or box: '
+            'the attack does more than the threat model allows',
+        )
+        for name, count in outcome.outside.items()
+        if count
+    ]
+
+
+def _compare_radii(outcomes: Sequence[Outcomes]) -> list[Alarm]:
+    alarms = []
+    ordered = sorted(outcomes, key=lambda outcome: outcome.threat_model.eps)
+    for small, large in combinations(ordered, 2):
+        for name in small.attacks:
+            at_small, at_large = small.correct(name), large.correct(name)
+            figures = (
+                f'{percent(at_small):.1f} % at {small.threat_model} and '
+                f'{percent(at_large):.1f} % at {large.threat_model}'
+            )
+            if _gained(at_large, at_small) is not None:
+                message = f'accuracy under {name} rises with the radius: '
+            elif _should_fall(small, large, name):
+                message = f'accuracy under {name} does not fall: '
+            else:
+                continue
+            alarms.append(Alarm('larger_eps_does_not_help', message + figures))
     return alarms
+
+
+def _should_fall(small: Outcomes, large: Outcomes, name: str) -> bool:
+    """Whether accuracy stays where a real attack would lower it."""
+    at_small = percent(small.correct(name))
+    at_large = percent(large.correct(name))
+    chance = 100 / (int(large.labels.max()) + 1)
+    threat = small.threat_model
+    return (
+        large.threat_model.eps >= 2 * threat.eps
+        and threat.eps >= _NOTICEABLE[threat.norm]
+        and at_large > chance + _NEAR_CHANCE
+        and at_small - at_large < _FLAT
+    )

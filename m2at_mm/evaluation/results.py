@@ -1,82 +1,184 @@
-"""The results of an evaluation, as a file and as a table."""
+"""The results of an evaluation: JSON, per-sample file and table."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from m2at_mm.attacks import ThreatModel
 from m2at_mm.evaluation.alarms import find_alarms
+from m2at_mm.evaluation.outcomes import Outcomes, percent, wilson_interval
+from m2at_mm.evaluation.store import Arrays, save_npz, write_whole
 
 
 def make_results(
-    metrics: dict[str, float], num_samples: int, threat_model: ThreatModel
+    outcomes: Sequence[Outcomes],
+    probes: dict[str, Any],
+    settings: Optional[dict[str, Any]] = None,
 ) -> dict[str, Any]:
-    """Collect the figures of :class:`RobustAccuracy`.
+    """Sum up an evaluation.
 
     Args:
-        metrics (dict[str, float]): What the metric reported, in per cent.
-        num_samples (int): Number of images behind them.
-        threat_model (ThreatModel): What the attacks were allowed.
+        outcomes (Sequence[Outcomes]): One per radius, the main one first.
+        probes (dict): Of :func:`m2at_mm.evaluation.probes.probe`.
+        settings (dict, optional): What was evaluated and how, for the reader
+            of the file. Defaults to None.
 
     Returns:
-        dict: ``clean``, ``attacks`` by name and ``worst_case`` in per cent,
-        ``num_samples``, ``threat_model`` and ``alarms``.
+        dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
+        ``worst_case`` (correct clean and under every attack),
+        ``num_samples``, ``threat_model``, ``alarms``;
+        ``intervals``, 95 % of the above for the number of images;
+        ``pgd_minus_autoattack``, the gap between the best PGD on the
+        cross-entropy and AutoAttack, None unless both were run;
+        ``autoattack_parts``, the accuracy after each attack of AutoAttack;
+        ``notes``; ``probes``; ``settings``; and with several radii ``sweep``,
+        the figures at each.
     """
-    figures = {
-        name.partition('/')[2]: value
-        for name, value in metrics.items()
-        if name.startswith('robust/')
-    }
-    worst = figures.pop('worst')
-    alarms = find_alarms(figures, num_samples)
+    main = outcomes[0]
+    results = dict(
+        clean=percent(main.correct('clean')),
+        **_figures(main),
+        alarms=[vars(alarm) for alarm in find_alarms(outcomes, probes)],
+        notes=_notes(outcomes),
+        probes=probes,
+        settings=settings or {},
+    )
+    if len(outcomes) > 1:
+        ordered = sorted(outcomes, key=lambda one: one.threat_model.eps)
+        results['sweep'] = [_figures(outcome) for outcome in ordered]
+    return results
+
+
+def _figures(outcome: Outcomes) -> dict[str, Any]:
+    counted = {name: outcome.correct(name) for name in outcome.predictions}
+    counted['worst_case'] = outcome.worst()
+    attacks = {name: percent(counted[name]) for name in outcome.attacks}
+    total = len(outcome.labels)
     return dict(
-        clean=figures.pop('clean'),
-        attacks=figures,
-        worst_case=worst,
-        num_samples=num_samples,
-        threat_model=threat_model.to_dict(),
-        alarms=[vars(alarm) for alarm in alarms],
+        attacks=attacks,
+        worst_case=percent(outcome.worst()),
+        num_samples=total,
+        threat_model=outcome.threat_model.to_dict(),
+        intervals={
+            name: wilson_interval(int(correct.sum()), total)
+            for name, correct in counted.items()
+        },
+        pgd_minus_autoattack=_gap(attacks),
+        autoattack_parts={
+            name: {
+                part: percent(predicted == outcome.labels)
+                for part, predicted in parts.items()
+            }
+            for name, parts in outcome.parts.items()
+        },
     )
 
 
-def write_results(results: dict[str, Any], path: Path) -> None:
-    """Write results as JSON; a file that is there is kept as ``*.old``.
+def _gap(attacks: dict[str, float]) -> Optional[float]:
+    pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
+    if not pgd or 'autoattack' not in attacks:
+        return None
+    return min(pgd) - attacks['autoattack']
+
+
+def _notes(outcomes: Sequence[Outcomes]) -> list[str]:
+    notes = list(dict.fromkeys(n for one in outcomes for n in one.notes))
+    counts = np.unique(outcomes[0].labels, return_counts=True)[1]
+    if len(outcomes[0].labels) >= 100 and counts.max() > 3 * counts.mean():
+        notes.append(
+            f'one class has {counts.max()} of {counts.sum()} images: the '
+            'first images of this dataset are not a fair sample of it'
+        )
+    return notes
+
+
+def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
+    """The predictions behind the figures, image by image.
+
+    Returns:
+        dict[str, np.ndarray]: ``label`` and ``clean``, and per attack
+        ``NAME``, or ``NAME@EPS/255`` with several radii: predicted labels,
+        of shape (N, ) in the order of the dataset.
+    """
+    arrays = dict(label=outcomes[0].labels)
+    for outcome in outcomes:
+        at = f'@{outcome.threat_model.eps * 255:.6g}/255'
+        for name, predicted in outcome.predictions.items():
+            several = len(outcomes) > 1 and name != 'clean'
+            arrays[name + at if several else name] = predicted
+    return {name: values.astype(np.int32) for name, values in arrays.items()}
+
+
+def write_results(
+    results: dict[str, Any], samples: Arrays, path: Path
+) -> None:
+    """Write the figures as JSON, and the predictions beside it.
+
+    Results that are there and differ are kept as ``*.old``.
 
     Args:
         results (dict): Of :func:`make_results`.
-        path (Path): The file. Its folder is made.
+        samples (dict): Of :func:`per_sample`; they go to the file with the
+            suffix ``.samples.npz``.
+        path (Path): The JSON file. Its folder is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        kept = path.with_name(path.name + '.old')
-        path.replace(kept)
-        print(f'the previous {path} is now {kept}')
-    path.write_text(json.dumps(results, indent=2) + '\n', encoding='utf-8')
-    print(f'results: {path}')
+    text = json.dumps(results, indent=2) + '\n'
+    beside = path.with_suffix('.samples.npz')
+    if path.exists() and path.read_text(encoding='utf-8') != text:
+        for file in (path, beside):
+            if file.exists():
+                kept = file.with_name(file.name + '.old')
+                file.replace(kept)
+                print(f'the previous {file} is now {kept}')
+    save_npz(beside, samples)
+    write_whole(path, lambda file: file.write_text(text, encoding='utf-8'))
+    print(f'results: {path}, per image: {beside}')
 
 
-def print_results(results: dict[str, Any]) -> None:
-    """Print results as a table, with the alarms under it."""
-    threat = results['threat_model']
+def print_results(
+    results: dict[str, Any], outcomes: Sequence[Outcomes]
+) -> None:
+    """Print a table per radius, then notes and alarms."""
+    console = Console()
+    for outcome in outcomes:
+        console.print(_table(outcome))
+    gap = results['pgd_minus_autoattack']
+    if gap is not None:
+        console.print(f'PGD minus AutoAttack: {gap:.2f} points')
+    for note in results['notes']:
+        console.print(f'note: {note}', soft_wrap=True)
+    for alarm in results['alarms']:
+        console.print(
+            f'ALARM {alarm["name"]}: {alarm["message"]}', soft_wrap=True
+        )
+    if not results['alarms']:
+        console.print('no sign of masked gradients was found')
+
+
+def _table(outcome: Outcomes) -> Table:
+    threat = outcome.threat_model
     table = Table(
-        title=f'{results["num_samples"]} images, {threat["norm"]}, '
-        f'eps {threat["eps"] * 255:g}/255'
+        title=f'{len(outcome.labels)} images, {threat.norm}, '
+        f'eps {threat.eps * 255:g}/255'
     )
     table.add_column('attack')
-    table.add_column('accuracy (%)', justify='right')
-    rows = {
-        'clean': results['clean'],
-        **results['attacks'],
-        'worst case': results['worst_case'],
-    }
-    for name, accuracy in rows.items():
-        table.add_row(name, f'{accuracy:.2f}')
-    console = Console()
-    console.print(table)
-    for alarm in results['alarms']:
-        console.print(f'ALARM {alarm["name"]}: {alarm["message"]}')
+    for heading in ('accuracy (%)', '95 % interval', 'seconds'):
+        table.add_column(heading, justify='right')
+    rows = {name: outcome.correct(name) for name in outcome.predictions}
+    rows['worst case'] = outcome.worst()
+    for name, correct in rows.items():
+        low, high = wilson_interval(int(correct.sum()), len(correct))
+        seconds = outcome.seconds.get(name)
+        table.add_row(
+            name,
+            f'{percent(correct):.2f}',
+            f'{low:.1f} to {high:.1f}',
+            '' if seconds is None else f'{seconds:.0f}',
+        )
+    return table

@@ -3,52 +3,102 @@ from __future__ import annotations
 import pytest
 from mmengine.registry import TASK_UTILS, DefaultScope
 
-from m2at_mm.attacks import FGSM, PGD
-from m2at_mm.evaluation.presets import ATTACK_NAMES, preset_attacks
+from m2at_mm.attacks import FGSM, PGD, AutoAttack
+from m2at_mm.evaluation.presets import (
+    ATTACK_NAMES,
+    BLACK_BOX,
+    DEFAULT_ATTACKS,
+    check_attack_names,
+    plan_attack,
+)
 
-# Steps, loss and random start, as the names say.
+# Steps, loss, random start and restarts, as the names say.
 SETTINGS = {
-    'fgsm': (FGSM, 1, 'ce', False),
-    'pgd20': (PGD, 20, 'ce', True),
-    'cw20': (PGD, 20, 'margin', True),
+    'fgsm': (FGSM, 1, 'ce', False, 1),
+    'pgd20': (PGD, 20, 'ce', True, 1),
+    'pgd100': (PGD, 100, 'ce', True, 5),
+    'cw20': (PGD, 20, 'margin', True, 1),
+    'cw100': (PGD, 100, 'margin', True, 1),
 }
+PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
 
 
 def test_names() -> None:
-    assert ATTACK_NAMES == ('clean', *SETTINGS)
+    assert set(ATTACK_NAMES) == {
+        'clean',
+        *SETTINGS,
+        *PARTS,
+        'autoattack',
+        'autoattack-rand',
+        'transfer',
+    }
+    assert {*DEFAULT_ATTACKS, *BLACK_BOX} <= set(ATTACK_NAMES)
 
 
 @pytest.mark.parametrize('name', SETTINGS)
 def test_attack_is_what_its_name_says(name: str) -> None:
-    [(given, config)] = preset_attacks([name]).items()
+    plan = plan_attack(name, 10)
+    [(part, config)] = plan.parts
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         attack = TASK_UTILS.build(config)
 
-    assert given == name
-    found = (type(attack), attack.steps, attack.loss, attack.random_start)
-    assert found == SETTINGS[name]
+    assert part == plan.name == name
+    assert plan.note is None
+    assert SETTINGS[name] == (
+        type(attack),
+        attack.steps,
+        attack.loss,
+        attack.random_start,
+        attack.restarts,
+    )
     # A quarter of the radius, or all of it, whatever the radius is.
     assert attack.step_size is None
-    assert attack.restarts == 1 and attack.bn_mode == 'eval'
+    assert attack.bn_mode == 'eval'
 
 
-@pytest.mark.parametrize(
-    'names', [[], ['clean'], ['clean', 'cw20'], ['pgd20', 'fgsm']], ids=str
-)
-def test_clean_is_no_attack(names: list[str]) -> None:
-    attacks = preset_attacks(names)
+@pytest.mark.parametrize('name', PARTS)
+def test_part_of_autoattack(name: str) -> None:
+    [(part, config)] = plan_attack(name, 10, seed=7).parts
+    attack = TASK_UTILS.build(config)
+    assert isinstance(attack, AutoAttack)
+    assert part == name and attack.attacks == (name,)
+    assert attack.seed == 7
 
-    assert list(attacks) == [name for name in names if name != 'clean']
+
+def test_autoattack_by_number_of_classes() -> None:
+    ten = plan_attack('autoattack', 10)
+    assert [part for part, _ in ten.parts] == [
+        'apgd-ce',
+        'apgd-t',
+        'fab-t',
+        'square',
+    ]
+    assert ten.note is None
+    three = plan_attack('autoattack', 3)
+    assert 'apgd-t' not in dict(three.parts)
+    assert 'with 3 classes' in str(three.note)
+    rand = plan_attack('autoattack-rand', 10)
+    assert [cfg['version'] for _, cfg in rand.parts] == ['rand', 'rand']
 
 
 def test_presets_are_copies() -> None:
-    preset_attacks(['pgd20'])['pgd20']['steps'] = 1
+    plan_attack('pgd20', 10).parts[0][1]['steps'] = 1
 
-    assert preset_attacks(['pgd20'])['pgd20']['steps'] == 20
+    assert plan_attack('pgd20', 10).parts[0][1]['steps'] == 20
 
 
-def test_unknown_name() -> None:
-    with pytest.raises(
-        ValueError, match=r"\['pgd7', 'apgd'\] are unknown.*'clean', 'fgsm'"
-    ):
-        preset_attacks(['pgd20', 'pgd7', 'apgd'])
+@pytest.mark.parametrize(
+    ('names', 'message'),
+    [
+        (
+            ['pgd20', 'pgd7', 'apgd'],
+            r"\['pgd7', 'apgd'\] are unknown.*'clean', 'fgsm'",
+        ),
+        (['transfer'], 'give --transfer CONFIG CHECKPOINT'),
+    ],
+    ids=['unknown', 'no-surrogate'],
+)
+def test_wrong_names(names: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_attack_names(names, has_surrogate=False)
+    check_attack_names(['clean', 'transfer', 'square'], has_surrogate=True)

@@ -4,115 +4,142 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from m2at_mm.attacks import ThreatModel
+from m2at_mm.evaluation import Outcomes
 from m2at_mm.evaluation.results import (
     make_results,
+    per_sample,
     print_results,
     write_results,
 )
 
-METRICS = {
-    'robust/clean': 87.5,
-    'robust/pgd20': 55.125,
-    'robust/cw20': 52.0,
-    'robust/worst': 51.0,
-}
-MASKED = {**METRICS, 'robust/cw20': 40.0, 'robust/worst': 39.5}
+N = 1000
 
 
-def results(metrics: dict[str, float] = METRICS) -> dict[str, Any]:
-    return make_results(metrics, 1000, ThreatModel('linf', '8/255'))
+def outcome(eps: str = '8/255', **percents: float) -> Outcomes:
+    labels = np.arange(N) % 10
+    return Outcomes(
+        ThreatModel('linf', eps),
+        labels,
+        {
+            name: np.where(np.arange(N) < 10 * share, labels, 10)
+            for name, share in percents.items()
+        },
+    )
+
+
+GOOD = outcome(clean=87.5, pgd20=55.1, cw20=52.0)
+MASKED = outcome(clean=87.5, pgd20=55.1, cw20=40.0)
 
 
 def test_schema() -> None:
-    assert results() == {
+    made = make_results([GOOD], {}, dict(seed=0))
+    intervals = made.pop('intervals')
+    assert made == {
         'clean': 87.5,
-        'attacks': {'pgd20': 55.125, 'cw20': 52.0},
-        'worst_case': 51.0,
+        'attacks': {'pgd20': 55.1, 'cw20': 52.0},
+        'worst_case': 52.0,
         'num_samples': 1000,
         'threat_model': {'norm': 'linf', 'eps': 8 / 255},
         'alarms': [],
+        'pgd_minus_autoattack': None,
+        'autoattack_parts': {},
+        'notes': [],
+        'probes': {},
+        'settings': {'seed': 0},
     }
+    assert intervals.keys() == {'clean', 'pgd20', 'cw20', 'worst_case'}
+    low, high = intervals['worst_case']
+    assert 48.8 < low < 49 and 55 < high < 55.2
 
 
-def test_clean_alone() -> None:
-    made = make_results(
-        {'robust/clean': 90.0, 'robust/worst': 90.0},
-        10,
-        ThreatModel('l2', 0.5),
+def test_gap_to_autoattack() -> None:
+    made = outcome(clean=80, pgd20=55, pgd100=54, autoattack=50)
+    made.parts['autoattack'] = {'apgd-ce': outcome(x=53).predictions['x']}
+    results = make_results([made], {})
+    assert results['pgd_minus_autoattack'] == pytest.approx(4)
+    assert results['autoattack_parts'] == {'autoattack': {'apgd-ce': 53.0}}
+
+
+def test_sweep_is_in_order_of_the_radius() -> None:
+    results = make_results(
+        [outcome(clean=80, pgd20=50), outcome('2/255', clean=80, pgd20=70)],
+        {},
     )
-
-    assert made['attacks'] == {}
-    assert made['clean'] == made['worst_case'] == 90.0
-    assert made['threat_model'] == {'norm': 'l2', 'eps': 0.5}
+    assert results['threat_model']['eps'] == 8 / 255
+    assert [one['attacks']['pgd20'] for one in results['sweep']] == [70, 50]
 
 
-def test_alarm_is_plain_data() -> None:
-    [alarm] = results(MASKED)['alarms']
-
-    assert alarm.keys() == {'name', 'message'}
-    assert alarm['name'] == 'margin_below_cross_entropy'
-    assert '1000 images' in alarm['message']
-
-
-def test_other_metrics_and_the_given_ones_stay_out() -> None:
-    given = {**METRICS, 'accuracy/top1': 87.5}
-    before = dict(given)
-
-    assert results(given) == results()
-    assert given == before
+def test_unbalanced_first_images_are_noted() -> None:
+    labels = np.zeros(N, dtype=int)
+    labels[:90] = np.arange(90)
+    made = Outcomes(ThreatModel(), labels, dict(clean=labels))
+    [note] = make_results([made], {})['notes']
+    assert 'one class has 911 of 1000 images' in note
+    assert make_results([GOOD], {})['notes'] == []
 
 
-@pytest.mark.parametrize('metrics', [METRICS, MASKED], ids=['good', 'masked'])
-def test_file_holds_the_results(
-    tmp_path: Path, metrics: dict[str, float]
-) -> None:
-    path = tmp_path / 'new' / 'folder' / 'results.json'
-
-    write_results(results(metrics), path)
-
-    assert json.loads(path.read_text('utf-8')) == results(metrics)
-    assert [file.name for file in path.parent.iterdir()] == ['results.json']
+def test_per_sample_predictions() -> None:
+    one = per_sample([GOOD])
+    assert list(one) == ['label', 'clean', 'pgd20', 'cw20']
+    assert 100 * (one['pgd20'] == one['label']).mean() == pytest.approx(55.1)
+    two = per_sample([GOOD, outcome('4/255', clean=87.5, pgd20=60)])
+    assert 'pgd20@8/255' in two and 'pgd20@4/255' in two
 
 
-def test_old_file_is_kept(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, kept = tmp_path / 'results.json', tmp_path / 'results.json.old'
-    path.write_text('precious')
+def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / 'new' / 'results.json'
+    beside = tmp_path / 'new' / 'results.samples.npz'
+    results, samples = make_results([GOOD], {}), per_sample([GOOD])
+    write_results(results, samples, path)
+    assert json.loads(path.read_text('utf-8')) == json.loads(
+        json.dumps(results)
+    )
+    with np.load(beside) as file:
+        assert file['cw20'].tolist() == samples['cw20'].tolist()
 
-    write_results(results(), path)
+    # The same again is left as it is, other results are kept.
+    write_results(results, samples, path)
+    assert {file.name for file in path.parent.iterdir()} == {
+        'results.json',
+        'results.samples.npz',
+    }
+    write_results(make_results([MASKED], {}), per_sample([MASKED]), path)
+    kept = json.loads((path.parent / 'results.json.old').read_text())
+    assert kept['attacks']['cw20'] == 52.0
+    assert (path.parent / 'results.samples.npz.old').is_file()
+    assert 'results.json.old' in capsys.readouterr().out
 
-    assert kept.read_text() == 'precious'
-    assert json.loads(path.read_text('utf-8')) == results()
-    assert str(kept) in capsys.readouterr().out
+
+def _printed(
+    outcome: Outcomes, capsys: pytest.CaptureFixture[str], **results: Any
+) -> str:
+    print_results({**make_results([outcome], {}), **results}, [outcome])
+    return capsys.readouterr().out
 
 
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
-    print_results(results())
-
-    printed = capsys.readouterr().out
-    lines = printed.splitlines()
+    printed = _printed(GOOD, capsys)
     assert '1000 images, linf, eps 8/255' in printed
     for name, figure in {
         'clean': '87.50',
-        'pgd20': '55.12',
+        'pgd20': '55.10',
         'cw20': '52.00',
-        'worst case': '51.00',
+        'worst case': '48.9 to 55.1',
     }.items():
-        [row] = [line for line in lines if f' {name} ' in line]
+        [row] = [line for line in printed.splitlines() if f' {name} ' in line]
         assert figure in row
-    assert 'ALARM' not in printed
+    assert 'ALARM' not in printed and 'no sign of masked' in printed
 
 
-def test_table_has_the_alarms_under_it(
+def test_alarms_and_gap_are_under_the_table(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    print_results(results(MASKED))
-
-    table, alarm, message = capsys.readouterr().out.partition('ALARM')
-    assert alarm and '39.50' in table
+    printed = _printed(MASKED, capsys, pgd_minus_autoattack=3.25)
+    table, alarm, message = printed.partition('ALARM')
+    assert alarm and '40.00' in table and '3.25 points' in table
     assert 'margin_below_cross_entropy' in message
     assert '15.1 points apart' in ' '.join(message.split())

@@ -1,0 +1,80 @@
+"""What an evaluation found out about each image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from m2at_mm.attacks import ThreatModel
+
+
+@dataclass
+class Outcomes:
+    """Predictions on every image, clean and under each attack of one radius.
+
+    Attributes:
+        threat_model (ThreatModel): What the attacks were allowed.
+        labels (np.ndarray): The truth, int64 of shape (N, ).
+        predictions (dict[str, np.ndarray]): Predicted labels by attack, each
+            of shape (N, ), with ``'clean'``. An image that is misclassified
+            clean is not attacked and keeps its prediction.
+        parts (dict[str, dict[str, np.ndarray]]): For an attack of several
+            parts, the predictions after each.
+        seconds (dict[str, float]): Time spent per attack, summed over the
+            processes.
+        outside (dict[str, int]): Adversarial images outside ball or box.
+        notes (list[str]): What a reader must know.
+    """
+
+    threat_model: ThreatModel
+    labels: np.ndarray
+    predictions: dict[str, np.ndarray]
+    parts: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    outside: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def correct(self, name: str) -> np.ndarray:
+        """Which images are classified correctly, bool of shape (N, )."""
+        return self.predictions[name] == self.labels
+
+    def worst(self) -> np.ndarray:
+        """Which images are correct clean and under every attack."""
+        return np.logical_and.reduce([*map(self.correct, self.predictions)])
+
+    @property
+    def attacks(self) -> list[str]:
+        """The attacks' names, without ``'clean'``."""
+        return [name for name in self.predictions if name != 'clean']
+
+
+def percent(correct: np.ndarray) -> float:
+    """The share of True, in per cent."""
+    return 100 * int(correct.sum()) / len(correct)
+
+
+def wilson_interval(
+    successes: int, total: int, z: float = 1.959964
+) -> tuple[float, float]:
+    """Score interval of a share (Wilson 1927, JASA 22:209), in per cent.
+
+    Args:
+        successes (int): Number of successes.
+        total (int): Number of trials, at least 1.
+        z (float): Quantile of the normal distribution. Defaults to that of
+            95 % confidence.
+
+    Returns:
+        tuple[float, float]: Lower and upper end, in per cent.
+    """
+    share = successes / total
+    centre = share + z * z / (2 * total)
+    spread = z * math.sqrt(
+        share * (1 - share) / total + z * z / (4 * total * total)
+    )
+    scale = 1 + z * z / total
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == total else (centre + spread) / scale
+    return 100 * low, 100 * high

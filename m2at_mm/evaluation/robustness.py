@@ -1,0 +1,287 @@
+"""Runs attacks on every image, resumably and on several processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import numpy as np
+import torch
+from mmengine import dist
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from m2at_mm.attacks import ThreatModel
+from m2at_mm.evaluation.batches import Progress, run_in_memory
+from m2at_mm.evaluation.outcomes import Outcomes, percent
+from m2at_mm.evaluation.presets import AttackPlan, plan_attack
+from m2at_mm.evaluation.probes import NUM_PROBED, differentiable, probe
+from m2at_mm.evaluation.samples import Samples
+from m2at_mm.evaluation.store import (
+    Arrays,
+    ResultStore,
+    digest,
+    digest_module,
+    save_npz,
+)
+from m2at_mm.registry import TASK_UTILS
+
+
+class RobustnessEvaluation:
+    """Attacks a classifier's correctly classified images.
+
+    The work is cut into batches of a fixed order and size. A batch has random
+    draws of its own, made from ``seed`` and its number, so neither the number
+    of processes nor an interruption changes a result. What is finished is in
+    the store and is not done again.
+
+    Args:
+        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+            logits of shape (N, K). It is set to eval mode.
+        samples (Samples): The images.
+        store (ResultStore): Where finished batches are kept.
+        batch_size (int): Images per batch. AutoAttack's outcome depends on
+            it, in the hundredth image or so; its own default is 250. A batch
+            that does not fit into a GPU's memory is halved. Defaults to 250.
+        seed (int): Of all random draws. Defaults to 0.
+        transfer (dict, optional): Config of the ``'transfer'`` attack.
+            Defaults to None.
+        adversarial_dir (Path, optional): Folder for the adversarial images.
+            Defaults to None: they are not kept.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        store: ResultStore,
+        *,
+        batch_size: int = 250,
+        seed: int = 0,
+        transfer: Optional[dict[str, Any]] = None,
+        adversarial_dir: Optional[Path] = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f'batch_size={batch_size} must be at least 1')
+        self.model = model.eval()
+        self.samples = samples
+        self.store = store
+        self.batch_size = batch_size
+        self.seed = seed
+        self.transfer = transfer
+        self.adversarial_dir = adversarial_dir
+
+    def run(
+        self, attacks: Sequence[str], threat_models: Sequence[ThreatModel]
+    ) -> tuple[list[Outcomes], dict[str, Any]]:
+        """Evaluate clean, and under every attack at every radius.
+
+        Args:
+            attacks (Sequence[str]): Of
+                :data:`m2at_mm.evaluation.presets.ATTACK_NAMES`.
+            threat_models (Sequence[ThreatModel]): At least one.
+
+        Returns:
+            tuple: The outcomes per threat model, and the figures of
+            :func:`m2at_mm.evaluation.probes.probe`.
+
+        Raises:
+            ValueError: A label is not one of the model's classes.
+        """
+        everything = np.arange(len(self.samples))
+        clean = self._stage('clean', None, threat_models[0], everything)
+        labels, predicted = clean['label'], clean['predicted']
+        right = everything[labels == predicted]
+        print_log(
+            f'clean accuracy: {percent(labels == predicted):.2f} % of '
+            f'{len(labels)} images',
+            logger='current',
+        )
+        num_classes = self._num_classes(labels)
+        probes = self._probe(right, threat_models[0])
+        self.model = differentiable(self.model, probes)
+        outcomes = []
+        for threat in threat_models:
+            outcome = Outcomes(threat, labels, dict(clean=predicted))
+            outcome.seconds['clean'] = float(clean['seconds'].sum())
+            for name in attacks:
+                if name != 'clean':
+                    plan = plan_attack(
+                        name, num_classes, self.seed, self.transfer
+                    )
+                    self._attack(plan, outcome)
+            outcomes.append(outcome)
+        return outcomes, probes
+
+    def _attack(self, plan: AttackPlan, outcome: Outcomes) -> None:
+        """Run an attack's parts, each on what the last one left over."""
+        predictions = outcome.predictions['clean'].copy()
+        outcome.seconds[plan.name] = 0.0
+        outcome.outside[plan.name] = 0
+        after_part = {}
+        for part, cfg in plan.parts:
+            left = np.flatnonzero(predictions == outcome.labels)
+            found = self._stage(part, cfg, outcome.threat_model, left)
+            predictions[left] = found['predicted']
+            outcome.seconds[plan.name] += float(found['seconds'].sum())
+            outcome.outside[plan.name] += int(found['outside'].sum())
+            after_part[part] = predictions.copy()
+        outcome.predictions[plan.name] = predictions
+        if len(plan.parts) > 1:
+            outcome.parts[plan.name] = after_part
+        if plan.note is not None:
+            outcome.notes.append(plan.note)
+        print_log(
+            f'accuracy under {plan.name} at {outcome.threat_model}: '
+            f'{percent(predictions == outcome.labels):.2f} %',
+            logger='current',
+        )
+
+    def _stage(
+        self,
+        name: str,
+        cfg: Optional[dict[str, Any]],
+        threat: ThreatModel,
+        pool: np.ndarray,
+    ) -> Arrays:
+        """Attack the images of a pool; on all ranks, what all found.
+
+        Args:
+            name (str): Of the attack, for messages and files.
+            cfg (dict, optional): The attack; None for the clean images.
+            threat (ThreatModel): Norm and radius.
+            pool (np.ndarray): Positions of the images, ascending.
+
+        Returns:
+            dict: ``label``, ``predicted`` and ``outside`` of shape
+            (len(pool), ), ``seconds`` per batch.
+        """
+        attack = None if cfg is None else TASK_UTILS.build(cfg)
+        scope = 'clean' if cfg is None else _folder_name(threat)
+        surrogate = getattr(attack, 'surrogate', None)
+        weights = digest_module(surrogate) if surrogate else None
+        identity = (cfg, weights, cfg and threat.to_dict(), pool)
+        key = f'{scope}/{name}-{digest(*identity)}'
+        splits = range(self.batch_size, len(pool), self.batch_size)
+        batches = np.split(pool, splits) if len(pool) else []
+        rank, ranks = dist.get_rank(), dist.get_world_size()
+        mine = range(rank, len(batches), ranks)
+        done = {n: self._finished(key, n, cfg is not None) for n in mine}
+        todo = [n for n in mine if done[n] is None]
+        progress = Progress(f'{name} ({scope})', len(todo))
+        loaded = self.samples.batches([batches[n].tolist() for n in todo])
+        for number, (images, labels) in zip(todo, loaded):
+            arrays, adversarial = self._batch(
+                attack, threat, images, labels, number
+            )
+            arrays['index'] = batches[number]
+            if attack is not None and self.adversarial_dir is not None:
+                kept = dict(arrays, adversarial=adversarial.cpu().numpy())
+                save_npz(self._images_file(key, number), kept)
+            self.store.save_arrays(f'{key}/batch_{number:05d}', arrays)
+            done[number] = arrays
+            progress.step(arrays['label'] == arrays['predicted'])
+        joined: dict[int, Arrays] = {}
+        for part in dist.all_gather_object(done):
+            joined.update(part)
+        return _concatenate([joined[n] for n in range(len(batches))])
+
+    def _finished(self, key: str, number: int, attack: bool) -> Any:
+        """A batch's arrays if it is done with all its files, else None."""
+        if attack and self.adversarial_dir is not None:
+            if not self._images_file(key, number).is_file():
+                return None
+        return self.store.load_arrays(f'{key}/batch_{number:05d}')
+
+    def _images_file(self, key: str, number: int) -> Path:
+        assert self.adversarial_dir is not None
+        return self.adversarial_dir / key / f'batch_{number:05d}.npz'
+
+    def _batch(
+        self,
+        attack: Optional[Callable],
+        threat: ThreatModel,
+        images: Tensor,
+        labels: Tensor,
+        number: int,
+    ) -> tuple[Arrays, Tensor]:
+        start = time.perf_counter()
+        cuda = [images.device] if images.is_cuda else []
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(self.seed + number)
+            adversarial, predicted = run_in_memory(
+                lambda part, truth: self._attack_and_predict(
+                    attack, threat, part, truth
+                ),
+                images,
+                labels,
+            )
+        inside = threat.ball(images).contains(adversarial)
+        arrays = dict(
+            label=labels.cpu().numpy(),
+            predicted=predicted.cpu().numpy(),
+            outside=(~inside).cpu().numpy(),
+            seconds=np.array([time.perf_counter() - start]),
+        )
+        return arrays, adversarial
+
+    def _attack_and_predict(
+        self,
+        attack: Optional[Callable],
+        threat: ThreatModel,
+        images: Tensor,
+        labels: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        adversarial = images
+        if attack is not None:
+            adversarial = attack(
+                self.model, images, labels, threat, stop_when_fooled=True
+            )
+        with torch.no_grad():
+            return adversarial, self.model(adversarial).argmax(1)
+
+    def _num_classes(self, labels: np.ndarray) -> int:
+        (images, _) = next(iter(self.samples.batches([[0]])))
+        with torch.no_grad():
+            num_classes = self.model(images).shape[1]
+        if labels.max() >= num_classes or labels.min() < 0:
+            raise ValueError(
+                f'the test images have labels {labels.min()} to '
+                f'{labels.max()}, but the model has classes 0 to '
+                f'{num_classes - 1}: give the config whose dataset belongs '
+                'to the checkpoint'
+            )
+        return num_classes
+
+    def _probe(self, right: np.ndarray, threat: ThreatModel) -> dict:
+        """Probe on one process, for the same figures on all."""
+        pool = right[:NUM_PROBED]
+        key = f'probes-{digest(threat.to_dict(), pool)}'
+        figures = self.store.load_dict(key)
+        if figures is None and dist.is_main_process() and len(pool):
+            print_log('looking for masked gradients', logger='current')
+            (images, labels) = next(
+                iter(self.samples.batches([pool.tolist()]))
+            )
+            figures = probe(self.model, images, labels, threat, self.seed)
+            self.store.save_dict(key, figures)
+        shared = [figures]
+        dist.broadcast_object_list(shared)
+        return shared[0] or {}
+
+
+def _folder_name(threat: ThreatModel) -> str:
+    return f'{threat.norm}_{threat.eps * 255:.6g}-255'
+
+
+def _concatenate(batches: Iterable[Arrays]) -> Arrays:
+    batches = list(batches)
+    empty = np.zeros(0, dtype=np.int64)
+    return {
+        name: np.concatenate([empty, *(batch[name] for batch in batches)])
+        if name == 'seconds' or not batches
+        else np.concatenate([batch[name] for batch in batches])
+        for name in ('label', 'predicted', 'outside', 'seconds')
+    }

@@ -1,0 +1,179 @@
+"""AutoAttack against the package called directly."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Callable
+
+import pyautoattack
+import pytest
+import torch
+from torch import Tensor, nn
+
+from m2at_mm.attacks import AutoAttack, ThreatModel
+from m2at_mm.attacks.autoattack import (
+    autoattack_components,
+    describe_reduction,
+)
+from m2at_mm.registry import TASK_UTILS
+
+
+def _package_outcome(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attacks: list[str],
+    norm: str,
+    eps: float,
+    **settings: Any,
+) -> Tensor:
+    """What ``run_standard_evaluation`` gives, which images stay correct."""
+    package = pyautoattack.AutoAttack(
+        model, norm=norm, eps=eps, seed=0, version='standard'
+    )
+    package.attacks_to_run = attacks
+    for name, value in settings.items():
+        part, _, setting = name.partition('_')
+        setattr(getattr(package, part), setting, value)
+    _, predicted = package.run_standard_evaluation(images, labels)
+    return predicted == labels
+
+
+def _our_outcome(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, **k
+) -> Tensor:
+    adversarial = AutoAttack(**k)(model, images, labels, threat)
+    assert bool(threat.ball(images).contains(adversarial).all())
+    with torch.no_grad():
+        return model(adversarial).argmax(1) == labels
+
+
+@pytest.mark.parametrize(
+    'attacks', [['apgd-ce', 'apgd-t'], ['apgd-dlr']], ids='+'.join
+)
+def test_outcome_is_that_of_the_package(
+    robust_model: nn.Module, cifar10_images: Callable, attacks: list[str]
+) -> None:
+    images, labels = cifar10_images(16)
+    theirs = _package_outcome(
+        robust_model, images, labels, attacks, 'Linf', 8 / 255
+    )
+    ours = _our_outcome(
+        robust_model,
+        images,
+        labels,
+        ThreatModel('linf', '8/255'),
+        attacks=attacks,
+    )
+    assert 0 < ours.sum() < len(ours)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('norm', 'eps'), [('Linf', '4/255'), ('L2', '128/255')]
+)
+def test_all_four_attacks_agree_with_the_package(
+    robust_model: nn.Module,
+    cifar10_images: Callable,
+    norm: str,
+    eps: str,
+) -> None:
+    images, labels = cifar10_images(24)
+    threat = ThreatModel(norm.lower(), eps)
+    attacks = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
+    theirs = _package_outcome(
+        robust_model, images, labels, attacks, norm, threat.eps
+    )
+    assert torch.equal(
+        _our_outcome(robust_model, images, labels, threat), theirs
+    )
+
+
+@pytest.mark.parametrize('num_classes', [2, 3, 4, 10, 100])
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_any_number_of_classes(num_classes: int, norm: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))
+    images = torch.rand(3, 3, 4, 4).to(memory_format=torch.channels_last)
+    labels = model(images).argmax(1)
+    # Square needs its 5000 queries only where all else fails.
+    attacks = [
+        name
+        for name in autoattack_components('standard', num_classes)
+        if name != 'square'
+    ]
+    threat = ThreatModel(norm, '255/255' if norm == 'linf' else '1020/255')
+    attack = AutoAttack(attacks=attacks)
+    adversarial = attack(model, images, labels, threat)
+    assert bool(threat.ball(images).contains(adversarial).all())
+    assert bool((model(adversarial).argmax(1) != labels).all())
+
+
+def test_components_by_classes() -> None:
+    assert autoattack_components('standard', 10) == (
+        'apgd-ce',
+        'apgd-t',
+        'fab-t',
+        'square',
+    )
+    assert 'apgd-dlr' in autoattack_components('standard', 3)
+    assert autoattack_components('standard', 2) == (
+        'apgd-ce',
+        'fab-t',
+        'square',
+    )
+    assert autoattack_components('rand', 2) == ('apgd-ce',)
+    assert describe_reduction('standard', 10) is None
+    assert '9 of the 99 wrong' in str(describe_reduction('standard', 100))
+    assert 'aiming at 3 classes' in str(describe_reduction('standard', 4))
+    assert 'apgd-ce + fab-t + square' in str(describe_reduction('standard', 2))
+
+
+def test_targeted_attack_on_three_classes_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    images = torch.rand(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="'apgd-t' compares 4 logits"):
+        AutoAttack(attacks=['apgd-t'])(
+            model, images, model(images).argmax(1), ThreatModel()
+        )
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(attacks=['apgd']), r"\['apgd'\], which AutoAttack does not"),
+        (dict(version='plus'), "version='plus' is unknown"),
+    ],
+)
+def test_wrong_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TASK_UTILS.build(dict(type='m2at_mm.AutoAttack', **settings))
+
+
+def test_missing_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, 'pyautoattack', None)
+    with pytest.raises(ImportError, match=r'm2at_mm\[eval\]'):
+        AutoAttack()
+
+
+def test_global_random_stream_and_model_are_left_alone() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 4)
+    ).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    images = torch.rand(2, 3, 4, 4)
+    labels = torch.tensor([0, 1])
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    AutoAttack(attacks=['apgd-ce', 'fab-t'])(
+        model, images, labels, ThreatModel()
+    )
+    assert torch.equal(torch.rand(1), expected)
+    assert model.training and model[1].training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())

@@ -1,0 +1,206 @@
+"""The evaluation on real models and images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import numpy as np
+import pytest
+import torch
+from evaluation_support import MASKS, Masked, samples_of
+from torch import Tensor, nn
+
+from m2at_mm.attacks import PGD, ThreatModel
+from m2at_mm.evaluation import (
+    ResultStore,
+    RobustnessEvaluation,
+    find_alarms,
+)
+from m2at_mm.evaluation.robustness import TASK_UTILS
+
+
+def _names(evaluated: tuple) -> set[str]:
+    return {alarm.name for alarm in find_alarms(*evaluated)}
+
+
+@pytest.mark.parametrize('how', MASKS)
+def test_masked_gradients_raise_their_alarm(
+    robust_model: nn.Module, evaluate: Callable, how: str
+) -> None:
+    model = Masked(robust_model, how)
+    assert MASKS[how] in _names(evaluate(model, ['fgsm', 'pgd20', 'cw20']))
+
+
+def test_sound_models_raise_none(
+    robust_model: nn.Module, undefended_model: nn.Module, evaluate: Callable
+) -> None:
+    attacks = ['fgsm', 'pgd20', 'cw20']
+    robust = evaluate(robust_model, attacks, 60, eps=['4/255', '8/255'])
+    assert _names(robust) == set()
+    weak = evaluate(
+        undefended_model, attacks, 16, eps=['0.5/255'], folder='weak'
+    )
+    assert _names(weak) == set()
+    [outcome] = weak[0]
+    assert 0 < outcome.worst().sum() < outcome.correct('clean').sum()
+
+
+def test_transfer_unmasks_what_the_gradient_hides(
+    robust_model: nn.Module,
+    evaluate: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class FromTheSoundModel:
+        surrogate = robust_model
+
+        def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Tensor:
+            return PGD(steps=10)(self.surrogate, *args)
+
+    monkeypatch.setitem(
+        TASK_UTILS._module_dict, 'TransferForTest', FromTheSoundModel
+    )
+    evaluated = evaluate(
+        Masked(robust_model, 'quantised input'),
+        ['pgd20', 'transfer'],
+        60,
+        transfer=dict(type='m2at_mm.TransferForTest'),
+    )
+    assert 'black_box_beats_white_box' in _names(evaluated)
+
+
+def test_more_never_helps_the_model(
+    robust_model: nn.Module, evaluate: Callable
+) -> None:
+    """Steps, restarts and attacks only take images away, one by one."""
+    attacks = ['pgd20', 'pgd100', 'cw20', 'cw100']
+    [outcome] = evaluate(robust_model, attacks, 24)[0]
+    left = outcome.worst()
+    for few, many in (('pgd20', 'pgd100'), ('cw20', 'cw100')):
+        assert not (outcome.correct(many) & ~outcome.correct(few)).any()
+    for name in outcome.predictions:
+        assert not (left & ~outcome.correct(name)).any()
+        wrong = outcome.labels != outcome.predictions['clean']
+        assert not outcome.correct(name)[wrong].any()
+
+
+def test_chain_gives_each_part_what_is_left(
+    robust_model: nn.Module,
+    evaluate: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        'm2at_mm.attacks.autoattack._VERSIONS',
+        {'standard': ('apgd-ce', 'apgd-dlr'), 'rand': ('apgd-ce',)},
+    )
+    [outcome] = evaluate(robust_model, ['apgd-ce', 'autoattack'], 20)[0]
+    parts = outcome.parts['autoattack']
+    np.testing.assert_array_equal(
+        parts['apgd-ce'], outcome.predictions['apgd-ce']
+    )
+    np.testing.assert_array_equal(
+        parts['apgd-dlr'], outcome.predictions['autoattack']
+    )
+    assert not (
+        outcome.correct('autoattack') & ~outcome.correct('apgd-ce')
+    ).any()
+
+
+class _Counting(nn.Module):
+    """Counts how many images were given with a gradient asked for."""
+
+    def __init__(self, model: nn.Module, die_after: float = np.inf) -> None:
+        super().__init__()
+        self.model = model
+        self.attacked = 0
+        self.die_after = die_after
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.requires_grad:
+            self.attacked += len(images)
+        if self.attacked > self.die_after:
+            raise KeyboardInterrupt
+        return self.model(images)
+
+
+def test_interrupted_evaluation_goes_on(
+    robust_model: nn.Module, evaluate: Callable
+) -> None:
+    attacks = ['pgd20', 'cw20']
+    whole = _Counting(robust_model)
+    [expected] = evaluate(whole, attacks, batch_size=8, folder='a')[0]
+    first = _Counting(robust_model, die_after=whole.attacked // 2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(first, attacks, batch_size=8, folder='b')
+    second = _Counting(robust_model)
+    [outcome] = evaluate(second, attacks, batch_size=8, folder='b')[0]
+    for name, predicted in expected.predictions.items():
+        np.testing.assert_array_equal(outcome.predictions[name], predicted)
+    # Only the batch at work was attacked twice: 8 images, 20 steps at most.
+    repeated = first.attacked + second.attacked - whole.attacked
+    assert 0 <= repeated <= 8 * 21
+    third = _Counting(robust_model)
+    evaluate(third, attacks, batch_size=8, folder='b')
+    assert third.attacked == 0
+
+
+def test_a_new_attack_uses_what_is_there(
+    robust_model: nn.Module, evaluate: Callable
+) -> None:
+    evaluate(robust_model, ['pgd20'])
+    counting = _Counting(robust_model)
+    evaluate(counting, ['fgsm', 'pgd20'])
+    # FGSM alone: one gradient of each image that is correct when clean.
+    assert 0 < counting.attacked <= 2 * 40
+
+
+def test_adversarial_images_are_kept(
+    robust_model: nn.Module,
+    evaluate: Callable,
+    cifar10_images: Callable,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / 'adversarial'
+    settings: dict[str, Any] = dict(num=20, batch_size=8)
+    evaluate(robust_model, ['fgsm'], **settings)
+    # Asked for later, they are made then.
+    [outcome] = evaluate(
+        robust_model, ['fgsm'], adversarial_dir=folder, **settings
+    )[0]
+    files = sorted(folder.rglob('*.npz'))
+    parts = [np.load(file) for file in files]
+    adversarial, index = (
+        np.concatenate([part[name] for part in parts])
+        for name in ('adversarial', 'index')
+    )
+    images, _ = cifar10_images(20)
+    clean = np.flatnonzero(outcome.correct('clean'))
+    np.testing.assert_array_equal(index, clean)
+    ball = ThreatModel().ball(images[clean])
+    assert bool(ball.contains(torch.from_numpy(adversarial)).all())
+    with torch.no_grad():
+        predicted = robust_model(torch.from_numpy(adversarial)).argmax(1)
+    assert predicted.tolist() == outcome.predictions['fgsm'][clean].tolist()
+
+
+def test_labels_outside_the_classes(
+    robust_model: nn.Module, cifar10_images: Callable, tmp_path: Path
+) -> None:
+    images, labels = cifar10_images(4)
+    evaluation = RobustnessEvaluation(
+        robust_model,
+        samples_of(images, labels + 90),
+        ResultStore(tmp_path, {}),
+    )
+    with pytest.raises(ValueError, match=r'labels 90 to 93.* classes 0 to 9'):
+        evaluation.run(['fgsm'], [ThreatModel()])
+
+
+def test_wrong_batch_size(robust_model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='batch_size=0'):
+        RobustnessEvaluation(
+            robust_model,
+            samples_of(torch.rand(1, 3, 2, 2), torch.zeros(1)),
+            ResultStore(tmp_path, {}),
+            batch_size=0,
+        )

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from m2at_mm.evaluation.store import (
+    ResultStore,
+    digest,
+    digest_module,
+    write_whole,
+)
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path / 'new', dict(seed=3))
+    arrays = dict(index=np.arange(3), seconds=np.array([0.5]))
+    assert store.load_arrays('a/b') is None
+    assert store.load_dict('c') is None
+    store.save_arrays('a/b', arrays)
+    store.save_dict('c', dict(x=1.5))
+    loaded = ResultStore(tmp_path / 'new', {}).load_arrays('a/b')
+    assert loaded is not None and loaded.keys() == arrays.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(loaded[name], arrays[name])
+    assert store.load_dict('c') == dict(x=1.5)
+    assert store.load_dict('settings') == dict(seed=3)
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / 'file.txt'
+    path.write_text('old')
+
+    def fail(beside: Path) -> None:
+        beside.write_text('half')
+        raise OSError('no space left on device')
+
+    with pytest.raises(OSError, match='no space'):
+        write_whole(path, fail)
+    assert path.read_text() == 'old'
+    assert [file.name for file in tmp_path.iterdir()] == ['file.txt']
+
+
+def test_digest_tells_settings_apart() -> None:
+    one = digest(dict(a=1, b=[2]), np.arange(3))
+    assert one == digest(dict(b=[2], a=1), np.arange(3))
+    assert len(one) == 12
+    assert one != digest(dict(a=1, b=[2]), np.arange(4))
+    assert one != digest(dict(a=1, b=[3]), np.arange(3))
+    assert digest('ab', 'c') != digest('a', 'bc')
+
+
+def test_digest_of_a_module_follows_weights_and_hidden_buffers() -> None:
+    torch.manual_seed(0)
+    module = nn.Linear(2, 2)
+    module.register_buffer('mean', torch.zeros(2), persistent=False)
+    first = digest_module(module)
+    assert digest_module(module) == first
+    module.mean += 1
+    second = digest_module(module)
+    with torch.no_grad():
+        module.weight[0, 0] += 1e-6
+    assert len({first, second, digest_module(module)}) == 3
