@@ -65,6 +65,7 @@ class BuildPyWithMim(build_py):
 
 
 EVAL = ['pyautoattack>=0.2']
+EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['scikit-learn', 'matplotlib']
 TEST = [
     'pytest',
@@ -72,6 +73,7 @@ TEST = [
     'mypy',
     'foolbox>=3.3.4',  # independent PGD that ours is tested against
     *EVAL,
+    *EXPORT,
     *DEMO,
 ]
 
@@ -108,6 +110,7 @@ setup(
     ],
     extras_require={
         'eval': EVAL,
+        'export': EXPORT,
         'demo': DEMO,
         'test': TEST,
         'dev': [*TEST, 'pre-commit', 'pre-commit-hooks'],

@@ -1,0 +1,20 @@
+"""Robust checkpoints of other projects, and ours for others."""
+
+from m2at_mm.exchange.claim import make_claim
+from m2at_mm.exchange.export import (
+    PlainClassifier,
+    export_onnx,
+    export_program,
+    export_state_dict,
+)
+from m2at_mm.exchange.layouts import Imported, import_checkpoint
+
+__all__ = [
+    'Imported',
+    'PlainClassifier',
+    'export_onnx',
+    'export_program',
+    'export_state_dict',
+    'import_checkpoint',
+    'make_claim',
+]

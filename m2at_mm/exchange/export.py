@@ -1,0 +1,183 @@
+"""A classifier as a plain module and in formats that need no mmpretrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from mmengine.utils import digit_version
+from torch import Tensor, nn
+
+from m2at_mm.evaluation.store import write_whole
+
+# What a converted model's logits may differ by, of the largest logit.
+_TOLERANCE = 1e-4
+
+
+class PlainClassifier(nn.Module):
+    """Logits of images in [0, 1], with the normalisation inside.
+
+    Args:
+        classifier (nn.Module): An mmpretrain classifier; it is shared, not
+            copied.
+        mean (Tensor, optional): Per channel, on the 0-255 scale. Defaults to
+            None: no normalisation.
+        std (Tensor, optional): Likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        mean: Optional[Tensor] = None,
+        std: Optional[Tensor] = None,
+    ) -> None:
+        super().__init__()
+        zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+        self.register_buffer('mean', zero if mean is None else mean / 255)
+        self.register_buffer('std', one if std is None else std / 255)
+        self.model = classifier
+        self.eval()
+
+    @classmethod
+    def of(cls, wrapper: Any) -> PlainClassifier:
+        """The classifier inside an ``AdversarialClassifier``."""
+        preprocessor = wrapper.data_preprocessor
+        return cls(
+            wrapper.classifier,
+            getattr(preprocessor, 'mean', None),
+            getattr(preprocessor, 'std', None),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+
+        Returns:
+            Tensor: Shape (N, K).
+        """
+        return self.model((images - self.mean) / self.std, mode='tensor')
+
+
+def export_state_dict(
+    model: PlainClassifier, images: Tensor, path: Path
+) -> None:
+    """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
+
+    The keys are ``mean``, ``std`` and ``model.`` before mmpretrain's.
+
+    Args:
+        model (PlainClassifier): The model.
+        images (Tensor): Not needed; for the interface of the exports.
+        path (Path): The file.
+    """
+    write_whole(path, lambda file: torch.save(model.state_dict(), file))
+
+
+def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
+    """Save with ``torch.export``; ``torch.export.load(path).module()`` runs.
+
+    Args:
+        model (PlainClassifier): The model.
+        images (Tensor): Examples in [0, 1], at least 2, shape (N, C, H, W).
+            N stays free.
+        path (Path): The file, with the suffix ``.pt2``.
+
+    Raises:
+        ValueError: The suffix is another one.
+        RuntimeError: The saved model's logits differ, or torch is older than
+            2.2.
+    """
+    _check_suffix(path, '.pt2')
+    _check_torch('2.2')
+    batch = torch.export.Dim('batch')
+    program = torch.export.export(
+        model, (images,), dynamic_shapes=({0: batch},)
+    )
+
+    def write(file: Path) -> None:
+        # It insists on the suffix.
+        with file.open('wb') as stream:
+            torch.export.save(program, stream)
+
+    write_whole(path, write)
+    with path.open('rb') as stream:
+        loaded = torch.export.load(stream).module()
+    with torch.no_grad():
+        _compare(model(images), loaded(images), path)
+
+
+def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
+    """Save as ONNX, and compare the logits by onnxruntime.
+
+    Args:
+        model (PlainClassifier): The model.
+        images (Tensor): Examples in [0, 1], at least 2, shape (N, C, H, W).
+            N stays free.
+        path (Path): The file, with the suffix ``.onnx``. The input is named
+            ``images``, the output ``logits``.
+
+    Raises:
+        ImportError: The packages of the extra ``export`` are missing.
+        ValueError: The suffix is another one.
+        RuntimeError: The logits by onnxruntime differ, or torch is older than
+            2.6.
+    """
+    _check_suffix(path, '.onnx')
+    _check_torch('2.6')
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401, torch's exporter is built on it
+    except ImportError as error:
+        raise ImportError(
+            'ONNX needs the packages onnx, onnxscript and onnxruntime: '
+            "pip install 'm2at_mm[export]'"
+        ) from error
+    batch = torch.export.Dim('batch')
+    program = torch.onnx.export(
+        model,
+        (images,),
+        input_names=['images'],
+        output_names=['logits'],
+        dynamic_shapes=({0: batch},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    write_whole(path, lambda file: program.save(str(file)))
+    session = onnxruntime.InferenceSession(
+        str(path), providers=['CPUExecutionProvider']
+    )
+    (logits,) = session.run(None, {'images': images.numpy()})
+    with torch.no_grad():
+        _compare(model(images), torch.from_numpy(logits), path)
+
+
+def _check_torch(needed: str) -> None:
+    if digit_version(torch.__version__) < digit_version(needed):
+        raise RuntimeError(
+            f'this format needs torch >= {needed}, but {torch.__version__} is '
+            'installed: upgrade it, or export with --format state-dict'
+        )
+
+
+def _check_suffix(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise ValueError(
+            f'{path} must end in {suffix}, the suffix of this format'
+        )
+
+
+def _compare(expected: Tensor, got: Tensor, path: Path) -> None:
+    difference = float((expected - got).abs().max() / expected.abs().max())
+    if not difference <= _TOLERANCE:
+        raise RuntimeError(
+            f'{path}: the logits differ by {difference:.2g} of the largest, '
+            f'more than {_TOLERANCE:g}: do not use this file'
+        )
+    print(f'{path}: logits agree to {difference:.2g} of the largest')

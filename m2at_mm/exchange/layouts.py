@@ -1,0 +1,188 @@
+"""Key layouts of published checkpoints, in mmpretrain's names."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+StateDict = dict[str, Tensor]
+
+# Where training scripts put the weights in what they save, and what wrappers
+# put before each key.
+_CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net')
+_PREFIXES = ('module.', 'model.', 'net.', 'backbone.model.')
+_MEAN, _STD = ('mean', 'mu'), ('std', 'sigma')
+# Blocks per stage and whether they are bottlenecks, by depth.
+_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
+    ((2, 2, 2, 2), False): 18,
+    ((3, 4, 6, 3), False): 34,
+    ((3, 4, 6, 3), True): 50,
+    ((3, 4, 23, 3), True): 101,
+    ((3, 8, 36, 3), True): 152,
+}
+
+
+@dataclass
+class Imported:
+    """A checkpoint in mmpretrain's names.
+
+    Attributes:
+        classifier (dict): Config of the mmpretrain classifier it belongs to.
+        state_dict (dict[str, Tensor]): The classifier's weights.
+        mean (list[float], optional): Of the normalisation that was inside,
+            per RGB channel on the 0-255 scale; None if there was none.
+        std (list[float], optional): Likewise.
+    """
+
+    classifier: dict[str, Any]
+    state_dict: StateDict
+    mean: Optional[list[float]]
+    std: Optional[list[float]]
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the head."""
+        return self.classifier['head']['num_classes']
+
+
+def import_checkpoint(path: Path) -> Imported:
+    """Read a checkpoint in a known layout.
+
+    Known are the ResNets for CIFAR of the public robustness repositories
+    (``conv1, bn1, layer1.0.conv1, ..., linear``) and those of torchvision,
+    with or without a wrapper's prefix, in or outside of a dict of other
+    things, and with or without a normalisation layer. An mmpretrain
+    checkpoint has its names already and needs no conversion.
+
+    Args:
+        path (Path): The file. It is read with ``weights_only=True``.
+
+    Returns:
+        Imported: The weights and the config they belong to.
+
+    Raises:
+        ValueError: The layout is unknown, or the normalisation is not on the
+            scale of images in [0, 1].
+    """
+    content = torch.load(path, map_location='cpu', weights_only=True)
+    state_dict = _strip_prefixes(_find_state_dict(content, path))
+    mean, std, state_dict = _split_normalisation(state_dict)
+    state_dict = _strip_prefixes(state_dict)
+    if 'conv1.weight' not in state_dict or not any(
+        key.startswith('layer1.0.conv1') for key in state_dict
+    ):
+        raise ValueError(
+            f'{path}: the layout of the keys {sorted(state_dict)[:4]}, ... is '
+            'not known. Known are ResNets with conv1, layer1.0.conv1, ... and '
+            'linear or fc; a checkpoint of mmpretrain needs no conversion'
+        )
+    renamed = {_resnet_key(key): state_dict[key] for key in state_dict}
+    return Imported(_resnet_config(renamed, path), renamed, mean, std)
+
+
+def _find_state_dict(content: Any, path: Path) -> StateDict:
+    for name in _CONTAINERS:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    if not isinstance(content, dict):
+        raise ValueError(
+            f'{path} holds a {type(content).__name__}: save the state dict of '
+            'the model, not the model'
+        )
+    found = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    if not found:
+        raise ValueError(
+            f'{path} has no tensors, only {sorted(content)[:6]}: give the '
+            "file with the model's state dict"
+        )
+    return found
+
+
+def _strip_prefixes(state_dict: StateDict) -> StateDict:
+    """Without the prefixes that wrappers put before every key."""
+    for prefix in _PREFIXES * 2:
+        if all(key.startswith(prefix) for key in state_dict):
+            state_dict = {k[len(prefix) :]: v for k, v in state_dict.items()}
+    return state_dict
+
+
+def _split_normalisation(
+    state_dict: StateDict,
+) -> tuple[Optional[list[float]], Optional[list[float]], StateDict]:
+    """Mean, std, and the weights of the network behind the normalisation."""
+    found: dict[str, Tensor] = {}
+    rest = dict(state_dict)
+    for key, value in state_dict.items():
+        last = key.rsplit('.', 1)[-1]
+        for kind, names in (('mean', _MEAN), ('std', _STD)):
+            if last in names and value.numel() in (1, 3):
+                found[kind] = rest.pop(key)
+    # nn.Sequential(normalisation, network)
+    if rest and all(key.startswith('1.') for key in rest):
+        rest = {key[2:]: value for key, value in rest.items()}
+    if not found:
+        return None, None, rest
+    if len(found) == 1:
+        raise ValueError(
+            f'the checkpoint has the {next(iter(found))} of a normalisation '
+            'layer alone: mean and std are both needed'
+        )
+    channels = {
+        kind: value.flatten().double().expand(3)
+        for kind, value in found.items()
+    }
+    if channels['mean'].max() > 1 or channels['std'].max() > 1:
+        raise ValueError(
+            f'the normalisation has mean {channels["mean"].tolist()} and std '
+            f'{channels["std"].tolist()}, which is not on the scale of images '
+            'in [0, 1]'
+        )
+    mean, std = ((255 * channels[kind]).tolist() for kind in ('mean', 'std'))
+    return mean, std, rest
+
+
+def _resnet_key(key: str) -> str:
+    """`linear` is the head's `fc`, `shortcut` is `downsample`."""
+    key = re.sub(r'^(linear|fc)\.', 'head.fc.', key)
+    if key.startswith('head.'):
+        return key
+    return 'backbone.' + re.sub(r'\.shortcut\.', '.downsample.', key)
+
+
+def _resnet_config(state_dict: StateDict, path: Path) -> dict[str, Any]:
+    blocks = tuple(
+        len({key.split('.')[2] for key in state_dict if stage in key})
+        for stage in ('.layer1.', '.layer2.', '.layer3.', '.layer4.')
+    )
+    bottleneck = 'backbone.layer1.0.conv3.weight' in state_dict
+    depth = _DEPTHS.get((blocks, bottleneck))
+    if depth is None or 'head.fc.weight' not in state_dict:
+        raise ValueError(
+            f'{path}: a ResNet with {blocks} blocks is not one of depth '
+            f'{sorted(_DEPTHS.values())}, or it has no layer linear or fc'
+        )
+    stem = state_dict['backbone.conv1.weight']
+    first = state_dict['backbone.layer1.0.conv1.weight']
+    backbone = dict(
+        type='ResNet_CIFAR' if stem.shape[-1] == 3 else 'ResNet',
+        depth=depth,
+        stem_channels=stem.shape[0],
+        base_channels=first.shape[0],
+    )
+    num_classes, in_channels = state_dict['head.fc.weight'].shape
+    return dict(
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=num_classes,
+            in_channels=in_channels,
+            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        ),
+    )

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tiny import build_adversarial
+
+from m2at_mm.exchange import (
+    PlainClassifier,
+    export_onnx,
+    export_program,
+    export_state_dict,
+)
+
+
+@pytest.fixture(scope='module')
+def wrapper() -> torch.nn.Module:
+    return build_adversarial().eval()
+
+
+def _expected(wrapper: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return wrapper(images)
+
+
+def test_plain_module_gives_the_wrappers_logits(
+    wrapper: torch.nn.Module, cifar10_images: Callable
+) -> None:
+    images, _ = cifar10_images(4)
+    with torch.no_grad():
+        logits = PlainClassifier.of(wrapper)(images)
+    torch.testing.assert_close(logits, _expected(wrapper, images))
+
+
+def test_without_normalisation() -> None:
+    wrapper = build_adversarial(data_preprocessor=dict(num_classes=10)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        logits = PlainClassifier.of(wrapper)(images)
+    torch.testing.assert_close(logits, _expected(wrapper, images))
+
+
+def test_state_dict_holds_weights_and_normalisation(
+    wrapper: torch.nn.Module, tmp_path: Path
+) -> None:
+    model = PlainClassifier.of(wrapper)
+    export_state_dict(model, torch.rand(2, 3, 32, 32), tmp_path / 'x.pt')
+    loaded = torch.load(tmp_path / 'x.pt', weights_only=True)
+    assert loaded.keys() == model.state_dict().keys()
+    assert loaded['mean'].flatten() * 255 == pytest.approx(
+        [125.307, 122.961, 113.8575]
+    )
+
+
+@pytest.mark.parametrize('num', [1, 5])
+def test_program_and_onnx_take_any_batch(
+    wrapper: torch.nn.Module,
+    cifar10_images: Callable,
+    tmp_path: Path,
+    num: int,
+) -> None:
+    images, _ = cifar10_images(num)
+    model = PlainClassifier.of(wrapper)
+    export_program(model, torch.rand(4, 3, 32, 32), tmp_path / 'x.pt2')
+    export_onnx(model, torch.rand(4, 3, 32, 32), tmp_path / 'x.onnx')
+    program = torch.export.load(str(tmp_path / 'x.pt2')).module()
+    session = onnxruntime.InferenceSession(str(tmp_path / 'x.onnx'))
+    (by_onnx,) = session.run(['logits'], {'images': images.numpy()})
+    expected = _expected(wrapper, images)
+    torch.testing.assert_close(program(images), expected, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(by_onnx, expected.numpy(), atol=1e-4)
+
+
+def test_wrong_suffix(wrapper: torch.nn.Module, tmp_path: Path) -> None:
+    model, images = PlainClassifier.of(wrapper), torch.rand(2, 3, 32, 32)
+    with pytest.raises(ValueError, match=r'must end in \.pt2'):
+        export_program(model, images, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'must end in \.onnx'):
+        export_onnx(model, images, tmp_path / 'x.pt')
+
+
+def test_missing_packages_name_the_extra(
+    wrapper: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    with pytest.raises(ImportError, match=r'm2at_mm\[export\]'):
+        export_onnx(
+            PlainClassifier.of(wrapper),
+            torch.rand(2, 3, 32, 32),
+            tmp_path / 'x.onnx',
+        )

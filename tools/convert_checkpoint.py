@@ -1,0 +1,165 @@
+"""Import robust checkpoints of other projects, and export ours for others."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+
+from m2at_mm import cli
+from m2at_mm.evaluation.store import write_whole
+from m2at_mm.exchange import (
+    PlainClassifier,
+    export_onnx,
+    export_program,
+    export_state_dict,
+    import_checkpoint,
+    make_claim,
+)
+from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.registry import MODELS
+
+_EXPORTS = {
+    'state-dict': export_state_dict,
+    'program': export_program,
+    'onnx': export_onnx,
+}
+_HEADER = """# The model of {source}, as tools/convert_checkpoint.py found it.
+_base_ = [
+    'mmpretrain::_base_/datasets/cifar10_bs16.py',
+    'mmpretrain::_base_/schedules/cifar10_bs128.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the three commands."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True)
+    bring = commands.add_parser(
+        'import',
+        help='a checkpoint of another project into mmpretrain names, with '
+        'the config that belongs to it',
+    )
+    bring.add_argument('source', type=Path, help='checkpoint file')
+    bring.add_argument(
+        'out',
+        type=Path,
+        help='file for the checkpoint, ending in .pth; the config goes beside '
+        'it, ending in .py',
+    )
+    give = commands.add_parser(
+        'export', help='a checkpoint as a model of images in [0, 1]'
+    )
+    cli.add_common_arguments(give)
+    give.add_argument('checkpoint', help='checkpoint file')
+    give.add_argument('out', type=Path, help='file to write')
+    give.add_argument(
+        '--format',
+        choices=_EXPORTS,
+        required=True,
+        help='state-dict: weights, mean and std; program: torch.export, '
+        '.pt2; onnx: .onnx, compared by onnxruntime',
+    )
+    give.add_argument(
+        '--size', type=int, default=32, help='height and width of the images'
+    )
+    claim = commands.add_parser(
+        'claim', help="results with AutoAttack in RobustBench's form"
+    )
+    claim.add_argument('results', type=Path, help='results.json')
+    claim.add_argument('out', type=Path, help='JSON file to write')
+    claim.add_argument('--dataset', default='cifar10')
+    for name in ('link', 'name', 'authors', 'venue', 'architecture'):
+        claim.add_argument(f'--{name}', default='')
+    args = parser.parse_args()
+    if args.out.exists():
+        parser.error(f'{args.out} exists: give another name or remove it')
+    return args
+
+
+def bring_in(args: argparse.Namespace) -> None:
+    """The command ``import``."""
+    config = args.out.with_suffix('.py')
+    if config.exists():
+        raise FileExistsError(
+            f'{config} exists: give another name for the checkpoint'
+        )
+    imported = import_checkpoint(args.source)
+    model = MODELS.build(
+        dict(
+            type='m2at_mm.AdversarialClassifier',
+            classifier=imported.classifier,
+            threat_model=dict(),
+            method=dict(type='m2at_mm.Standard'),
+        )
+    )
+    model.load_state_dict(imported.state_dict)  # every key, every shape
+    preprocessor: dict[str, Any] = dict(
+        num_classes=imported.num_classes, to_rgb=False
+    )
+    if imported.mean is not None:
+        preprocessor.update(mean=imported.mean, std=imported.std)
+    else:  # the network sees images in [0, 1], as mmpretrain makes them so
+        preprocessor.update(mean=[0.0] * 3, std=[255.0] * 3)
+    cfg = Config(
+        dict(model=imported.classifier, data_preprocessor=preprocessor)
+    )
+    text = _HEADER.format(source=args.source.name) + cfg.pretty_text
+    content = dict(state_dict=imported.state_dict, meta={})
+    write_whole(args.out, lambda file: torch.save(content, file))
+    write_whole(config, lambda file: file.write_text(text, encoding='utf-8'))
+    print(f'checkpoint: {args.out}, config: {config}')
+
+
+def give_out(args: argparse.Namespace) -> None:
+    """The command ``export``."""
+    cfg = cli.load_config(args.config)
+    if not is_adversarial(cfg):
+        cfg = apply_recipe(cfg, 'standard')
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    wrapper = MODELS.build(cfg.model)
+    load_checkpoint(wrapper, args.checkpoint, map_location='cpu', strict=True)
+    images = torch.rand(
+        4,
+        3,
+        args.size,
+        args.size,
+        generator=torch.Generator().manual_seed(0),
+    )
+    _EXPORTS[args.format](PlainClassifier.of(wrapper), images, args.out)
+    print(f'{args.format}: {args.out}')
+
+
+def write_claim(args: argparse.Namespace) -> None:
+    """The command ``claim``."""
+    about = {
+        name: getattr(args, name)
+        for name in ('link', 'name', 'authors', 'venue', 'architecture')
+    }
+    results = json.loads(args.results.read_text(encoding='utf-8'))
+    claim = make_claim(results, args.dataset, **about)
+    text = json.dumps(claim, indent=2) + '\n'
+    write_whole(args.out, lambda file: file.write_text(text))
+    print(f'claim: {args.out}')
+
+
+def main() -> None:
+    """Run the command."""
+    args = parse_args()
+    commands = {'import': bring_in, 'export': give_out, 'claim': write_claim}
+    commands[args.command](args)
+
+
+if __name__ == '__main__':
+    main()
