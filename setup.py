@@ -72,6 +72,8 @@ TEST = [
     'ruff',
     'mypy',
     'foolbox>=3.3.4',  # independent PGD that ours is tested against
+    'timm',  # their classifiers are evaluated and trained, too
+    'transformers',
     *EVAL,
     *EXPORT,
     *DEMO,

@@ -1,0 +1,143 @@
+"""The evaluation as the Runner's test loop, on any kind of classifier."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from tiny import classifier_cfg
+from tools_support import ROOT
+from torch import nn
+
+from m2at_mm.recipes import apply_recipe
+
+LOSS = dict(type='CrossEntropyLoss', loss_weight=1.0)
+
+
+def _timm(folder: Path) -> dict[str, Any]:
+    return dict(
+        type='TimmClassifier',
+        model_name='resnet10t',
+        pretrained=False,
+        num_classes=10,
+        loss=LOSS,
+    )
+
+
+def _hugging_face(folder: Path) -> dict[str, Any]:
+    from transformers import ResNetConfig
+
+    ResNetConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 16],
+        depths=[1, 1],
+        num_labels=10,
+        layer_type='basic',
+    ).save_pretrained(folder / 'hugging_face')
+    return dict(
+        type='HuggingFaceClassifier',
+        model_name=str(folder / 'hugging_face'),
+        pretrained=False,
+        loss=LOSS,
+    )
+
+
+CLASSIFIERS = {
+    'mmpretrain': lambda folder: classifier_cfg(),
+    'timm': _timm,
+    'hugging face': _hugging_face,
+}
+
+
+def _config(model: dict, folder: Path, **settings: Any) -> Config:
+    digits = Config.fromfile(ROOT / 'configs/_base_/datasets/digits.py')
+    stock = Config.fromfile(ROOT / 'configs/_base_/default_runtime.py')
+    cfg = Config(dict(**stock.to_dict(), **digits.to_dict()))
+    cfg.model = model
+    cfg.default_scope = 'mmpretrain'
+    cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.train_dataloader = None
+    cfg = apply_recipe(cfg, 'standard')
+    cfg.work_dir = str(folder / 'work')
+    cfg.test_cfg = dict(
+        type='m2at_mm.RobustnessTestLoop',
+        attacks=['fgsm', 'apgd-ce'],
+        num_samples=30,
+        **settings,
+    )
+    return cfg
+
+
+@pytest.mark.parametrize('kind', CLASSIFIERS)
+def test_any_classifier(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CLASSIFIERS[kind](tmp_path)
+    cfg = _config(model, tmp_path)
+    # A checkpoint as mmpretrain itself would have written it.
+    plain = MMPRETRAIN_MODELS.build(dict(model, _scope_='mmpretrain'))
+    path = tmp_path / 'stock.pth'
+    torch.save(dict(state_dict=plain.state_dict(), meta={}), path)
+    cfg.load_from = str(path)
+    metrics = Runner.from_cfg(cfg).test()
+    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    assert metrics['robust/clean'] == results['clean']
+    assert metrics['robust/worst'] == results['worst_case']
+    assert results['num_samples'] == 30
+    with np.load(tmp_path / 'work' / 'results.samples.npz') as samples:
+        predicted = samples['clean']
+    expected = _predictions(plain, cfg)
+    assert predicted.tolist() == expected.tolist()
+
+
+def _predictions(plain: nn.Module, cfg: Config) -> torch.Tensor:
+    """What the plain classifier says of the normalised test images."""
+    from m2at_mm.datasets import Digits
+
+    dataset = Digits(split='test', pipeline=[dict(type='PackInputs')])
+    pixels = torch.stack([dataset[n]['inputs'] for n in range(30)]).float()
+    mean, std = (
+        torch.tensor(cfg.data_preprocessor[name]).view(3, 1, 1)
+        for name in ('mean', 'std')
+    )
+    plain.eval()
+    with torch.no_grad():
+        return plain((pixels - mean) / std, mode='tensor').argmax(1)
+
+
+def test_radii_and_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    cfg = _config(
+        classifier_cfg(),
+        tmp_path,
+        eps=['4/255', '8/255', '4/255'],
+        out=str(tmp_path / 'elsewhere.json'),
+        adversarial_dir=str(tmp_path / 'images'),
+    )
+    Runner.from_cfg(cfg).test()
+    results = json.loads((tmp_path / 'elsewhere.json').read_text())
+    assert results['threat_model']['eps'] == 8 / 255  # the config's own
+    assert len(results['sweep']) == 2
+    assert list((tmp_path / 'images').rglob('batch_00000.npz'))
+    assert results['settings']['dataset']['type'] == 'm2at_mm.Digits'
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(eps=['8']), "eps='8' is above 1"),
+        (dict(norm='l2'), 'give eps, too'),
+        (dict(norm='l1', eps=['8/255']), "norm='l1' is unknown"),
+    ],
+    ids=['unit', 'norm-alone', 'norm'],
+)
+def test_wrong_settings(settings: dict, message: str, tmp_path: Path) -> None:
+    cfg = _config(classifier_cfg(), tmp_path, **settings)
+    with pytest.raises(ValueError, match=message):
+        Runner.from_cfg(cfg).test()
