@@ -8,11 +8,15 @@ registry of their own for them.
 
 from mmengine import registry as _root
 
-# Classifier wrappers and data preprocessors.
+# Backbones, classifier wrappers and data preprocessors.
 MODELS = _root.Registry(
     'model',
     parent=_root.MODELS,
-    locations=['m2at_mm.data_preprocessors', 'm2at_mm.model_wrappers'],
+    locations=[
+        'm2at_mm.backbones',
+        'm2at_mm.data_preprocessors',
+        'm2at_mm.model_wrappers',
+    ],
 )
 # Classes like DistributedDataParallel, and nothing else: MMEngine neither
 # moves nor wraps a model whose type is registered here.
@@ -33,11 +37,18 @@ METRICS = _root.Registry(
     parent=_root.METRICS,
     locations=['m2at_mm.evaluation'],
 )
-# The robustness evaluation in place of MMEngine's test loop.
+# The robustness evaluation in place of MMEngine's test loop, and the training
+# loop of FreeAT.
 LOOPS = _root.Registry(
     'loop',
     parent=_root.LOOPS,
-    locations=['m2at_mm.evaluation'],
+    locations=['m2at_mm.evaluation', 'm2at_mm.runner'],
+)
+# Adversarial weight perturbation.
+OPTIM_WRAPPERS = _root.Registry(
+    'optim_wrapper',
+    parent=_root.OPTIM_WRAPPERS,
+    locations=['m2at_mm.optim'],
 )
 # CIFAR with a held-out validation split, and the embedded digits.
 DATASETS = _root.Registry(

@@ -3,37 +3,93 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from tiny import raw_batch
 
 from m2at_mm.cli import load_config
-from m2at_mm.recipes import config_root
+from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import DATASETS, MODELS
 
 CONFIGS = sorted(config_root().glob('*.py'))
+# The method of each name that does not spell it.
+METHODS = {'fast-at': 'PGDAT', 'n-fgsm': 'PGDAT', 'm2at-awp-ema': 'M2AT'}
+# Configs whose only difference from M2AT's is the model's method and attack.
+SAME_BUDGET = ['pgd-at', 'standard', 'trades', 'mart', 'avmixup', 'iat']
+# The backbones at a fraction of their size, with what the head then gets.
+NARROW: dict[str, tuple[dict[str, int], int]] = {
+    'ResNet_CIFAR': (dict(base_channels=8, stem_channels=8), 64),
+    'm2at_mm.PreActResNet_CIFAR': (dict(base_channels=8), 64),
+    'm2at_mm.WideResNet_CIFAR': (dict(depth=10, widen_factor=1), 64),
+}
+
+
+def _load(name: str) -> Config:
+    return Config.fromfile(config_root() / f'{name}.py')
+
+
+def _build(cfg: Config) -> Any:
+    init_default_scope('mmpretrain')
+    settings = dict(cfg.data_preprocessor)
+    return MODELS.build(dict(cfg.model, data_preprocessor=settings))
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path: Path) -> None:
-    init_default_scope('mmpretrain')
     cfg = Config.fromfile(path)
-    settings = dict(cfg.data_preprocessor)
-    model = MODELS.build(dict(cfg.model, data_preprocessor=settings))
-    method = path.stem.split('_')[0].replace('-', '')
-    assert type(model.method).__name__.lower() == method
-    assert model.num_classes == model.head.num_classes == 10
+    with torch.device('meta'):
+        model = _build(cfg)
+    name = path.stem.split('_')[0]
+    method = METHODS.get(name, name.replace('-', ''))
+    assert type(model.method).__name__.lower() == method.lower()
+    classes = 100 if path.stem.endswith('cifar100') else 10
+    assert model.num_classes == model.head.num_classes == classes
     assert cfg.default_hooks.checkpoint.save_best.partition('/')[2] in (
         model.eval_attacks
     )
-    for name in ('train', 'val', 'test'):
-        dataset = dict(cfg[f'{name}_dataloader'].dataset, lazy_init=True)
-        assert DATASETS.build(dataset).split == name
+    for part in ('train', 'val', 'test'):
+        dataset = dict(cfg[f'{part}_dataloader'].dataset, lazy_init=True)
+        assert DATASETS.build(dataset).split == part
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_trains_a_step(path: Path) -> None:
+    cfg = Config.fromfile(path)
+    backbone = cfg.model.classifier.backbone
+    narrow, channels = NARROW[backbone.type]
+    backbone.update(narrow)
+    cfg.model.classifier.head.in_channels = channels
+    if (
+        cfg.model.train_attack is not None
+        and 'steps' in cfg.model.train_attack
+    ):
+        cfg.model.train_attack.steps = 2
+    torch.manual_seed(0)
+    model = _build(cfg).train()
+    wrapper = Runner.build_optim_wrapper(
+        _RunnerStandIn(model), cfg.optim_wrapper
+    )
+    before = [p.detach().clone() for p in model.parameters()]
+    log = model.train_step(raw_batch(), wrapper)
+    assert torch.isfinite(log['loss'])
+    moved = [not torch.equal(*p) for p in zip(model.parameters(), before)]
+    assert any(moved)
+
+
+class _RunnerStandIn:
+    """What ``Runner.build_optim_wrapper`` asks of a runner."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
 
 
 def test_network_and_pixels_are_those_of_mmpretrain() -> None:
-    ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
+    ours = _load('m2at_resnet18_cifar10')
     stock = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
     classifier = stock.model.to_dict()
     classifier.pop('_scope_', None)
@@ -45,8 +101,15 @@ def test_network_and_pixels_are_those_of_mmpretrain() -> None:
     assert ours.data_preprocessor.to_dict() == pixels
 
 
+def test_cifar100_pixels_are_those_of_mmpretrain() -> None:
+    ours = _load('m2at_resnet18_cifar100')
+    stock = load_config('mmpretrain::resnet/resnet50_8xb16_cifar100.py')
+    for name in ('mean', 'std', 'num_classes', 'to_rgb'):
+        assert ours.data_preprocessor[name] == stock.data_preprocessor[name]
+
+
 def test_training_is_that_of_the_robust_overfitting_literature() -> None:
-    cfg = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
+    cfg = _load('m2at_resnet18_cifar10')
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr) == ('SGD', 0.1)
     assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 5e-4)
@@ -55,9 +118,21 @@ def test_training_is_that_of_the_robust_overfitting_literature() -> None:
     assert cfg.train_cfg.max_epochs == 200
 
 
-@pytest.mark.parametrize('method', ['pgd-at', 'standard'])
+@pytest.mark.parametrize('method', SAME_BUDGET)
 def test_methods_differ_in_nothing_else(method: str) -> None:
-    ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
-    other = Config.fromfile(config_root() / f'{method}_resnet18_cifar10.py')
+    ours, other = (
+        _load(f'{name}_resnet18_cifar10') for name in ('m2at', method)
+    )
     other.model.method = ours.model.method
+    other.model.train_attack = ours.model.train_attack
     assert other.to_dict() == ours.to_dict()
+
+
+@pytest.mark.parametrize('recipe', recipe_names())
+def test_recipe_has_the_settings_of_the_config(recipe: str) -> None:
+    recipe_cfg = Config.fromfile(
+        config_root() / '_base_' / 'recipes' / f'{recipe}.py'
+    )
+    config = _load(f'{recipe}_resnet18_cifar10').model.to_dict()
+    config.pop('classifier')
+    assert recipe_cfg.model.to_dict() == config

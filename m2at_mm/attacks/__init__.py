@@ -8,12 +8,13 @@ from m2at_mm.attacks.losses import (
     margin,
 )
 from m2at_mm.attacks.pgd import pgd
-from m2at_mm.attacks.settings import FGSM, PGD
+from m2at_mm.attacks.settings import FGSM, NFGSM, PGD
 from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
 from m2at_mm.attacks.transfer import Transfer
 
 __all__ = [
     'FGSM',
+    'NFGSM',
     'PGD',
     'AutoAttack',
     'ThreatModel',

@@ -29,6 +29,7 @@ def pgd(
     step_size: Optional[Pixels] = None,
     loss: str = 'ce',
     random_start: bool = True,
+    noise_std: Optional[float] = None,
     restarts: int = 1,
     stop_when_fooled: bool = False,
     bn_mode: str = 'eval',
@@ -53,6 +54,9 @@ def pgd(
             ``'ce'``.
         random_start (bool): Start at a random point of the ball instead of
             the clean image. Defaults to True.
+        noise_std (float, optional): Start at Gaussian noise of this standard
+            deviation around the clean image, as TRADES does with 0.001.
+            Defaults to None, a start drawn uniformly from the ball.
         restarts (int): Runs, each from a start of its own. Per image the
             worst result is kept: one that is misclassified, and among equals
             the one with the higher loss. Defaults to 1.
@@ -76,7 +80,14 @@ def pgd(
             not finite.
     """
     size = check_settings(
-        threat_model, steps, step_size, loss, random_start, restarts, bn_mode
+        threat_model,
+        steps,
+        step_size,
+        loss,
+        random_start,
+        noise_std,
+        restarts,
+        bn_mode,
     )
     if stop_when_fooled and bn_mode != 'eval':
         raise ValueError(
@@ -97,7 +108,7 @@ def pgd(
             part = batch.select(todo)
             start = part.images
             if random_start:
-                start = part.ball.random_start(generator)
+                start = part.random_start(noise_std, generator)
             found = ascend(part, start, steps, size)
             if restart > 0:
                 found = part.worse(result[todo], found)
@@ -154,6 +165,15 @@ class _Batch:
             labels=self.labels[index],
             reference=self.reference[index],
         )
+
+    def random_start(
+        self, noise_std: Optional[float], generator: Optional[torch.Generator]
+    ) -> Tensor:
+        """A start in the ball, uniform or near the clean images."""
+        if noise_std is None:
+            return self.ball.random_start(generator)
+        noise = torch.empty_like(self.images).normal_(generator=generator)
+        return self.ball.project(self.images + noise_std * noise)
 
     def gradient(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
         """Which images are misclassified, and the loss's input gradient."""
@@ -250,6 +270,7 @@ def check_settings(
     step_size: Optional[Pixels],
     loss: str,
     random_start: bool,
+    noise_std: Optional[float],
     restarts: int,
     bn_mode: str,
 ) -> float:
@@ -268,6 +289,17 @@ def check_settings(
             "loss='kl' has no gradient at the clean image: set "
             "random_start=True, or choose 'ce' or 'margin'"
         )
+    if noise_std is not None:
+        if not random_start:
+            raise ValueError(
+                f'noise_std={noise_std!r} is a random start: set '
+                'random_start=True, or leave it out'
+            )
+        if not 0 < noise_std <= 1:
+            raise ValueError(
+                f'noise_std={noise_std!r} must be above 0 and at most 1, on '
+                'the scale of images in [0, 1]'
+            )
     check_bn_mode(bn_mode)
     if step_size is None:
         return threat_model.eps / 4

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Optional
 
+import torch
 from torch import Tensor, nn
 
+from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.losses import cross_entropy
 from m2at_mm.attacks.pgd import check_settings, pgd
 from m2at_mm.attacks.threat_model import Pixels, ThreatModel
 from m2at_mm.registry import TASK_UTILS
@@ -21,6 +25,8 @@ class PGD:
             ``'2/255'``. Defaults to None, a quarter of the radius.
         loss (str): ``'ce'``, ``'margin'`` or ``'kl'``. Defaults to ``'ce'``.
         random_start (bool): Start at a random point. Defaults to True.
+        noise_std (float, optional): Start at Gaussian noise of this standard
+            deviation. Defaults to None, a start drawn from the ball.
         restarts (int): Runs, of which each image keeps the worst. Defaults
             to 1.
         bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
@@ -40,6 +46,7 @@ class PGD:
         step_size: Optional[Pixels] = None,
         loss: str = 'ce',
         random_start: bool = True,
+        noise_std: Optional[float] = None,
         restarts: int = 1,
         bn_mode: str = 'eval',
     ) -> None:
@@ -49,6 +56,7 @@ class PGD:
             step_size,
             loss,
             random_start,
+            noise_std,
             restarts,
             bn_mode,
         )
@@ -56,6 +64,7 @@ class PGD:
         self.step_size = step_size
         self.loss = loss
         self.random_start = random_start
+        self.noise_std = noise_std
         self.restarts = restarts
         self.bn_mode = bn_mode
 
@@ -84,6 +93,7 @@ class PGD:
             step_size=self.step_size,
             loss=self.loss,
             random_start=self.random_start,
+            noise_std=self.noise_std,
             restarts=self.restarts,
             bn_mode=self.bn_mode,
         )
@@ -91,25 +101,119 @@ class PGD:
 
 @TASK_UTILS.register_module()
 class FGSM(PGD):
-    """One step as long as the radius, from the clean image.
+    """One step, of a length in radii.
 
-    The fast gradient sign method of arXiv 1412.6572 under linf.
+    The fast gradient sign method of arXiv 1412.6572 under linf. With
+    ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of Fast-AT
+    (arXiv 2001.03994).
 
     Args:
         loss (str): ``'ce'`` or ``'margin'``. Defaults to ``'ce'``.
+        random_start (bool): Start at a point drawn from the ball instead of
+            the clean image. Defaults to False.
+        step (float): Length of the step in radii, above 0. Defaults to 1.0.
         bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
-    def __init__(self, loss: str = 'ce', bn_mode: str = 'eval') -> None:
+    def __init__(
+        self,
+        loss: str = 'ce',
+        random_start: bool = False,
+        step: float = 1.0,
+        bn_mode: str = 'eval',
+    ) -> None:
         if loss == 'kl':
             raise ValueError(
                 "loss='kl' has no gradient at the clean image, where FGSM "
                 "starts: choose 'ce' or 'margin'"
             )
+        _check_positive('step', step)
         super().__init__(
-            steps=1, loss=loss, random_start=False, bn_mode=bn_mode
+            steps=1, loss=loss, random_start=random_start, bn_mode=bn_mode
         )
+        self.step = step
 
     def _settings(self, threat_model: ThreatModel) -> dict[str, Any]:
         settings = super()._settings(threat_model)
-        return dict(settings, step_size=threat_model.eps)
+        size = f'{self.step * threat_model.eps * 255!r}/255'
+        return dict(settings, step_size=size)
+
+
+@TASK_UTILS.register_module()
+class NFGSM:
+    """The train attack of N-FGSM: a step from strong noise, not projected.
+
+    De Jorge et al., "Make Some Noise", arXiv 2202.01181, with
+    n ~ U(-k*eps, k*eps)::
+
+        x' = clip(x + n + alpha*sign(grad CE(f(x + n), y)))
+
+    Its images leave the ball by definition, up to k + alpha radii, but not
+    [0, 1]: it is for training, not for measuring. Only for linf.
+
+    Args:
+        noise (float): k, in radii, not negative. Defaults to 2.0.
+        step (float): alpha, in radii, above 0. Defaults to 1.0.
+        bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(
+        self, noise: float = 2.0, step: float = 1.0, bn_mode: str = 'eval'
+    ) -> None:
+        if not 0 <= noise < math.inf:
+            raise ValueError(f'noise={noise!r} must be finite and at least 0')
+        _check_positive('step', step)
+        check_bn_mode(bn_mode)
+        self.noise = noise
+        self.step = step
+        self.bn_mode = bn_mode
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target: Tensor,
+        threat_model: ThreatModel,
+        stop_when_fooled: bool = False,
+    ) -> Tensor:
+        """Attack a batch.
+
+        Args:
+            model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+                logits of shape (N, K).
+            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels or probabilities, as in :func:`pgd`.
+            threat_model (ThreatModel): The radius; its norm must be linf.
+            stop_when_fooled (bool): Not used. Defaults to False.
+
+        Returns:
+            Tensor: In [0, 1], shape (N, C, H, W), detached.
+
+        Raises:
+            ValueError: The threat model is not linf.
+        """
+        if threat_model.norm != 'linf':
+            raise ValueError(
+                'N-FGSM is defined for linf, but the threat model is '
+                f'{threat_model}: use PGD'
+            )
+        eps = threat_model.eps
+        noise = torch.empty_like(images).uniform_(-eps, eps)
+        with attack_mode(model, self.bn_mode):
+            start = images.detach() + self.noise * noise
+            start.requires_grad_(True)
+            loss = cross_entropy(model(start).float(), target).sum()
+            (gradient,) = torch.autograd.grad(loss, start)
+        step = self.step * eps * gradient.sign()
+        return (start.detach() + step).clamp(0, 1)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0 < value < math.inf:
+        raise ValueError(f'{name}={value!r} must be finite and above 0')

@@ -1,7 +1,11 @@
 """Training methods: each turns an attack into a loss."""
 
+from m2at_mm.methods.avmixup import AVmixup
 from m2at_mm.methods.base import Attack, Method, TrainingModel
+from m2at_mm.methods.free_at import FreeAT
+from m2at_mm.methods.iat import IAT
 from m2at_mm.methods.m2at import M2AT
+from m2at_mm.methods.mart import MART
 from m2at_mm.methods.masking import (
     MixedBatch,
     MixRatios,
@@ -14,11 +18,17 @@ from m2at_mm.methods.masking import (
 )
 from m2at_mm.methods.pgd_at import PGDAT
 from m2at_mm.methods.standard import Standard
+from m2at_mm.methods.trades import TRADES
 
 __all__ = [
+    'IAT',
     'M2AT',
+    'MART',
     'PGDAT',
+    'TRADES',
+    'AVmixup',
     'Attack',
+    'FreeAT',
     'Method',
     'MixRatios',
     'MixedBatch',

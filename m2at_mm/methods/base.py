@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Optional, Protocol
 
 from torch import Tensor
 
 from m2at_mm.attacks.losses import hard_labels
+from m2at_mm.attacks.threat_model import ThreatModel
 
 
 class TrainingModel(Protocol):
@@ -17,6 +19,7 @@ class TrainingModel(Protocol):
     """
 
     num_classes: Optional[int]
+    threat_model: ThreatModel
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits, shape (N, K), of images in [0, 1]."""
@@ -45,6 +48,12 @@ class Method(ABC):
 
     #: Whether :meth:`loss` calls the attack.
     needs_attack: bool = True
+    #: Whether :meth:`loss` may be called twice in an iteration, as
+    #: adversarial weight perturbation does.
+    repeatable: bool = True
+    #: Whether :meth:`loss` is defined for labels only, not for probabilities
+    #: as Mixup and CutMix make them.
+    needs_hard_labels: bool = False
 
     @abstractmethod
     def loss(
@@ -94,6 +103,39 @@ def supervised_step(
     losses, logits = model.supervised_loss(images, target)
     losses = dict(losses, kept_share=kept_share)
     if logits is not None:
-        right = logits.detach().argmax(1) == hard_labels(truth)
-        losses['adversarial_accuracy'] = 100 * right.float().mean()
+        losses['adversarial_accuracy'] = accuracy(logits, truth)
     return losses
+
+
+def supervised_logits(
+    model: TrainingModel, images: Tensor, target: Tensor
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The classifier's own losses with the logits behind them.
+
+    A classifier whose loss does not tell its logits is asked a second time.
+    """
+    losses, logits = model.supervised_loss(images, target)
+    return losses, model(images) if logits is None else logits
+
+
+def accuracy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Accuracy in per cent, a scalar without gradient.
+
+    Args:
+        logits (Tensor): Shape (N, K).
+        truth (Tensor): Labels of shape (N, ) or probabilities of (N, K).
+    """
+    right = logits.detach().argmax(1) == hard_labels(truth)
+    return 100 * right.float().mean()
+
+
+def check_number(
+    name: str, value: float, low: float = 0.0, high: float = math.inf
+) -> float:
+    """Return a finite number between bounds, or raise ValueError."""
+    if not (low <= value <= high and math.isfinite(value)):
+        wanted = f'from {low:g} to {high:g}'
+        if high == math.inf:
+            wanted = f'finite and at least {low:g}'
+        raise ValueError(f'{name}={value!r} must be {wanted}')
+    return value

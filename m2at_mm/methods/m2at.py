@@ -7,10 +7,14 @@ import math
 import torch
 from torch import Tensor
 
+from m2at_mm.attacks.losses import kl_divergence
 from m2at_mm.methods.base import (
     Attack,
     Method,
     TrainingModel,
+    accuracy,
+    check_number,
+    supervised_logits,
     supervised_step,
 )
 from m2at_mm.methods.masking import (
@@ -56,6 +60,10 @@ class M2AT(Method):
         pairing (str): ``'self'``: both images are the same one (patent);
             ``'batch'``: the second comes from a random permutation of the
             batch, as in mixup (ours). Defaults to ``'self'``.
+        consistency (float): Weight of KL(f(x) || f(x~)), the consistency loss
+            of TRADES (arXiv 1901.08573) with the training image in place of
+            the adversarial one (ours). Not with ``pairing='batch'``, where x~
+            shows another image, too. Defaults to 0.0.
 
     Raises:
         ValueError: An option is unknown or out of its range.
@@ -74,6 +82,7 @@ class M2AT(Method):
         label_order: str = 'perturbed',
         scale: float = 1.0,
         pairing: str = 'self',
+        consistency: float = 0.0,
     ) -> None:
         for name, choice, choices in (
             ('mask', mask, MASKS),
@@ -122,6 +131,12 @@ class M2AT(Method):
         self.label_order = label_order
         self.scale = scale
         self.pairing = pairing
+        self.consistency = check_number('consistency', consistency)
+        if consistency and pairing == 'batch':
+            raise ValueError(
+                f'consistency={consistency!r} compares an image with itself, '
+                "but pairing='batch' mixes two: set one of them back"
+            )
 
     @property
     def changes_labels(self) -> bool:
@@ -178,10 +193,15 @@ class M2AT(Method):
         mixed = self.mix(
             images, adversarial, one_hot(target, model.num_classes)
         )
-        return supervised_step(
-            model,
-            mixed.images,
-            mixed.target if self.changes_labels else target,
-            target,
-            mixed.kept_share.mean(),
+        labels = mixed.target if self.changes_labels else target
+        share = mixed.kept_share.mean()
+        if not self.consistency:
+            return supervised_step(model, mixed.images, labels, target, share)
+        losses, logits = supervised_logits(model, mixed.images, labels)
+        divergence = kl_divergence(logits, model(images)).mean()
+        return dict(
+            losses,
+            loss_consistency=self.consistency * divergence,
+            kept_share=share,
+            adversarial_accuracy=accuracy(logits, target),
         )

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel
 from m2at_mm.methods import Method
+from m2at_mm.methods.masking import one_hot
+from m2at_mm.model_wrappers.loss_replay import LossReplay
 from m2at_mm.model_wrappers.preprocessing import (
     has_narrow_shortcut,
     take_over_preprocessing,
@@ -41,6 +43,10 @@ class AdversarialClassifier(BaseModel):
         eval_attacks (dict[str, dict], optional): Attacks by name that
             ``predict`` also runs, for :class:`m2at_mm.RobustAccuracy`.
             Defaults to None.
+        label_smoothing (float): Share of each training target that is spread
+            evenly over all classes, in [0, 1). It changes what is learnt, not
+            what the attack is given. Up to 0.2 is usual (arXiv 2010.00467).
+            Defaults to 0.0.
         data_preprocessor (dict, optional): Preprocessing settings. Defaults
             to None, those of the classifier's config; the Runner passes the
             config's top-level ones where the classifier has none.
@@ -67,6 +73,8 @@ class AdversarialClassifier(BaseModel):
     # For the type checker, which takes a module's children for tensors.
     classifier: Any
     data_preprocessor: Any
+    #: Set while an optimiser wrapper needs the loss a second time.
+    loss_replay: Optional[LossReplay] = None
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class AdversarialClassifier(BaseModel):
         method: dict,
         train_attack: Optional[dict] = None,
         eval_attacks: Optional[dict[str, dict]] = None,
+        label_smoothing: float = 0.0,
         data_preprocessor: Optional[Union[dict, nn.Module]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
@@ -103,6 +112,20 @@ class AdversarialClassifier(BaseModel):
             name: TASK_UTILS.build(attack)
             for name, attack in (eval_attacks or {}).items()
         }
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f'label_smoothing={label_smoothing!r} must be at least 0 and '
+                'below 1'
+            )
+        self.label_smoothing = label_smoothing
+        mixes = getattr(self.data_preprocessor, 'batch_augments', None)
+        if self.method.needs_hard_labels and mixes is not None:
+            raise ValueError(
+                f'method={method["type"]!r} needs hard labels, but '
+                'batch_augments mix them: remove batch_augments from '
+                'data_preprocessor (train_cfg.augments in the stock config), '
+                'or choose another method'
+            )
         self.classifier = MMPRETRAIN_MODELS.build(classifier)
         make_transparent(self, 'classifier')
         head = getattr(self.classifier, 'head', None)
@@ -177,9 +200,10 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        return self.method.loss(
-            self, self._attack_in_training, inputs, target.to(inputs.device)
-        )
+        target = target.to(inputs.device)
+        if self.loss_replay is not None:
+            return self.loss_replay.record(inputs, target)
+        return self.method.loss(self, self.attack_in_training, inputs, target)
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
@@ -195,6 +219,10 @@ class AdversarialClassifier(BaseModel):
             tuple: The losses by name, and the logits that the classifier's
             loss module was given, of shape (N, K), or None if it has none.
         """
+        if self.label_smoothing:
+            scores = one_hot(target, self.num_classes)
+            even = self.label_smoothing / scores.shape[1]
+            target = (1 - self.label_smoothing) * scores + even
         samples = [
             DataSample().set_gt_score(one)
             if target.ndim == 2
@@ -272,9 +300,16 @@ class AdversarialClassifier(BaseModel):
                 raise
             return getattr(self.classifier, name)
 
-    def _attack_in_training(
+    def attack_in_training(
         self, model: Any, images: Tensor, target: Tensor
     ) -> Tensor:
+        """The train attack under the threat model, as a method calls it.
+
+        Args:
+            model: What is attacked.
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels or probabilities.
+        """
         assert self.train_attack is not None
         return self.train_attack(model, images, target, self.threat_model)
 

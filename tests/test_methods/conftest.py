@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from tiny import MEAN, STD, build_adversarial, build_stock
 from torch import Tensor
 
 Attack = Callable[..., Tensor]
+Net = Callable[[Tensor], Tensor]
 
 
 def _samples(target: Tensor) -> list[DataSample]:
@@ -35,7 +36,7 @@ class MethodCheck:
     def step(
         self, method: str, attack: Attack, trained_on: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """Check loss, accuracy and gradients of a step; return its log.
+        """Check a method that is the cross-entropy on some images.
 
         Args:
             method (str): The method's class.
@@ -43,23 +44,54 @@ class MethodCheck:
             trained_on (Tensor): The images that the method should train on.
             target (Tensor): Labels or probabilities.
         """
-        ours = build_adversarial(method=dict(type=f'm2at_mm.{method}')).train()
+        cfg = dict(type=f'm2at_mm.{method}')
+        seen: list[Tensor] = []
+
+        def reference(net: Net) -> Tensor:
+            logits = net(trained_on)
+            seen.append(logits)
+            return F.cross_entropy(logits, target)
+
+        losses = self.compare(cfg, attack, target, reference)
+        right = seen[0].argmax(1) == self.labels
+        accuracy = losses['adversarial_accuracy'].item()
+        assert accuracy == pytest.approx(100 * right.float().mean().item())
+        assert losses.keys() == {'loss', 'kept_share', 'adversarial_accuracy'}
+        return losses
+
+    def compare(
+        self,
+        method: dict[str, Any],
+        attack: Attack,
+        target: Tensor,
+        reference: Callable[[Net], Tensor],
+        **settings: Any,
+    ) -> dict[str, Tensor]:
+        """Check loss and gradients of a step; return its log.
+
+        Args:
+            method (dict): Config.
+            attack (Callable): Stands in for the train attack.
+            target (Tensor): Labels or probabilities.
+            reference (Callable): From a network, which maps images in [0, 1]
+                to logits, to the published loss, in plain PyTorch.
+            **settings: More of the adversarial classifier's config.
+        """
+        ours = build_adversarial(method=method, **settings).train()
         stock = build_stock().train()
         stock.load_state_dict(ours.state_dict())
         ours.train_attack = attack
         losses = ours(self.images, _samples(target), mode='loss')
-        losses['loss'].backward()
+        total = sum(v for k, v in losses.items() if 'loss' in k)
+        total.backward()
 
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
-        logits = stock((trained_on * 255 - mean) / std, mode='tensor')
-        loss = F.cross_entropy(logits, target)
+        loss = reference(
+            lambda images: stock((images * 255 - mean) / std, mode='tensor')
+        )
         loss.backward()
 
-        assert abs(losses['loss'] - loss) < 1e-5
-        right = logits.argmax(1) == self.labels
-        accuracy = losses['adversarial_accuracy'].item()
-        assert accuracy == pytest.approx(100 * right.float().mean().item())
-        assert losses.keys() == {'loss', 'kept_share', 'adversarial_accuracy'}
+        assert abs(total - loss) < 1e-5
         gradients: list[tuple[Optional[Tensor], Optional[Tensor]]] = [
             (parameter.grad, other.grad)
             for parameter, other in zip(ours.parameters(), stock.parameters())

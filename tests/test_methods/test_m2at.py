@@ -23,6 +23,7 @@ DEFAULTS = dict(
     label_order='perturbed',
     scale=1.0,
     pairing='self',
+    consistency=0.0,
 )
 
 
@@ -88,6 +89,7 @@ def test_defaults() -> None:
         ('perturbed_label', 2, r'in \[0, 1\]'),
         ('perturbed_label', float('nan'), r'in \[0, 1\]'),
         ('scale', 0.5, 'at least 1'),
+        ('consistency', -1.0, 'at least 0'),
         ('scale', float('nan'), 'at least 1'),
         ('scale', float('inf'), 'finite'),
     ],
@@ -283,3 +285,36 @@ def test_draws_are_on_the_images_gpu() -> None:
     draws = M2AT(pairing='batch').draw(torch.zeros(4, 3, 8, 8).cuda())
 
     assert [tensor.is_cuda for tensor in draws] == [True] * 3
+
+
+# --- consistency -----------------------------------------------------------
+
+
+def test_consistency_adds_the_divergence_from_the_clean_image(
+    check: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = M2AT().draw(check.images)
+    monkeypatch.setattr(M2AT, 'draw', lambda self, images: drawn)
+    keep = drawn.mask * drawn.ratio.view(-1, 1, 1, 1)
+    keep = keep + (1 - drawn.mask) * (1 - drawn.ratio.view(-1, 1, 1, 1))
+
+    def reference(net: Any) -> Tensor:
+        perturbation = check.adversarial - check.images
+        mixed = net(check.images + keep * perturbation).softmax(1)
+        clean = net(check.images).softmax(1)
+        own = mixed[torch.arange(6), check.labels]
+        divergence = (clean * (clean.log() - mixed.log())).sum(1)
+        return -own.log().mean() + 4 * divergence.mean()
+
+    losses = check.compare(
+        dict(type='m2at_mm.M2AT', consistency=4.0),
+        lambda *args: check.adversarial,
+        check.labels,
+        reference,
+    )
+    assert losses['kept_share'].item() == pytest.approx(keep.mean().item())
+
+
+def test_consistency_of_two_images_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'consistency=2\.0 compares'):
+        M2AT(consistency=2.0, pairing='batch')

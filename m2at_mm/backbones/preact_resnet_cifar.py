@@ -1,0 +1,175 @@
+"""Pre-activation ResNet for CIFAR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Optional, Union
+
+from torch import Tensor, nn
+
+from m2at_mm.backbones.stages import PreActivationNet, activation, conv, norm
+from m2at_mm.registry import MODELS
+
+_INIT: Sequence[dict[str, Any]] = [
+    dict(type='Kaiming', layer=['Conv2d']),
+    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+]
+
+
+class _BasicBlock(nn.Module):
+    expansion = 1
+
+    def __init__(
+        self, width: int, stride: int, in_channels: int, cfg: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.bn1 = norm(cfg['norm_cfg'], in_channels)
+        self.conv1 = conv(in_channels, width, 3, stride)
+        self.bn2 = norm(cfg['norm_cfg'], width)
+        self.conv2 = conv(width, width, 3, 1)
+        self.activate = activation(cfg['act_cfg'])
+        self.shortcut: Optional[nn.Module] = None
+        if stride != 1 or in_channels != width:
+            self.shortcut = nn.Sequential(conv(in_channels, width, 1, stride))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.activate(self.bn1(x))
+        identity = x if self.shortcut is None else self.shortcut(out)
+        out = self.conv1(out)
+        out = self.conv2(self.activate(self.bn2(out)))
+        return out + identity
+
+
+class _Bottleneck(nn.Module):
+    expansion = 4
+
+    def __init__(
+        self, width: int, stride: int, in_channels: int, cfg: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        out_channels = self.expansion * width
+        self.bn1 = norm(cfg['norm_cfg'], in_channels)
+        self.conv1 = conv(in_channels, width, 1, 1)
+        self.bn2 = norm(cfg['norm_cfg'], width)
+        self.conv2 = conv(width, width, 3, stride)
+        self.bn3 = norm(cfg['norm_cfg'], width)
+        self.conv3 = conv(width, out_channels, 1, 1)
+        self.activate = activation(cfg['act_cfg'])
+        self.shortcut: Optional[nn.Module] = None
+        if stride != 1 or in_channels != out_channels:
+            self.shortcut = nn.Sequential(
+                conv(in_channels, out_channels, 1, stride)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.activate(self.bn1(x))
+        identity = x if self.shortcut is None else self.shortcut(out)
+        out = self.conv1(out)
+        out = self.conv2(self.activate(self.bn2(out)))
+        out = self.conv3(self.activate(self.bn3(out)))
+        return out + identity
+
+
+_DEPTHS: dict[int, tuple[Any, tuple[int, ...]]] = {
+    18: (_BasicBlock, (2, 2, 2, 2)),
+    34: (_BasicBlock, (3, 4, 6, 3)),
+    50: (_Bottleneck, (3, 4, 6, 3)),
+}
+
+
+@MODELS.register_module()
+class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
+    """Pre-activation ResNet (arXiv 1603.05027) for images of 32x32.
+
+    The network of the robust-overfitting work (arXiv 2002.11569): a 3x3 stem
+    without pooling, shortcuts from the activated input, and a last
+    normalisation before the pooling.
+
+    Args:
+        depth (int): 18, 34 or 50. Defaults to 18.
+        base_channels (int): Width of the first stage. Defaults to 64.
+        frozen_stages (int): Stages that are not trained, with the stem; 0 is
+            the stem alone. Defaults to -1, none.
+        norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
+        norm_cfg (dict, optional): Normalisation layers. Defaults to None,
+            ``dict(type='BN')``.
+        act_cfg (dict, optional): Activation, e.g. ``dict(type='SiLU')``.
+            Defaults to None, ``dict(type='ReLU')``.
+        init_cfg (dict | list[dict], optional): Initial weights. Defaults to
+            None, Kaiming's.
+
+    Raises:
+        ValueError: ``depth`` or ``frozen_stages`` is out of its range.
+    """
+
+    stages: Sequence[str] = ('layer1', 'layer2', 'layer3', 'layer4')
+
+    def __init__(
+        self,
+        depth: int = 18,
+        base_channels: int = 64,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = None,
+        init_cfg: Union[dict, Sequence[dict], None] = None,
+    ) -> None:
+        if depth not in _DEPTHS:
+            raise ValueError(
+                f'depth={depth!r} is unknown: choose one of {list(_DEPTHS)}'
+            )
+        super().__init__(
+            norm_cfg or dict(type='BN'),
+            act_cfg or dict(type='ReLU'),
+            frozen_stages,
+            norm_eval,
+            init_cfg or _INIT,
+        )
+        block, blocks = _DEPTHS[depth]
+        self.conv1 = conv(3, base_channels, 3, 1)
+        channels = base_channels
+        layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        for stage, (name, number) in enumerate(zip(self.stages, blocks)):
+            width = base_channels * 2**stage
+            out_channels = block.expansion * width
+            make = partial(
+                _block, block, width, channels, out_channels, layers
+            )
+            self.add_module(
+                name, self.make_stage(make, number, 1 if stage == 0 else 2)
+            )
+            channels = out_channels
+        self.bn = norm(self.norm_cfg, channels)
+        self.activate = activation(self.act_cfg)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps.
+
+        Args:
+            x (Tensor): Normalised images, shape (N, 3, H, W).
+
+        Returns:
+            tuple[Tensor]: One map, of shape (N, C, H/8, W/8), where C is 8
+            times ``base_channels``, 32 times for depth 50.
+        """
+        x = self.conv1(x)
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return (self.activate(self.bn(x)),)
+
+
+def _block(
+    block: Any,
+    width: int,
+    in_channels: int,
+    out_channels: int,
+    layers: dict[str, Any],
+    stride: int,
+    number: int,
+) -> nn.Module:
+    """A stage's block; only the first has other input channels."""
+    return block(
+        width, stride, in_channels if number == 0 else out_channels, layers
+    )

@@ -1,0 +1,146 @@
+"""Wide ResNet for CIFAR."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Optional, Union
+
+from torch import Tensor, nn
+
+from m2at_mm.backbones.stages import PreActivationNet, activation, conv, norm
+from m2at_mm.registry import MODELS
+
+_INIT: Sequence[dict[str, Any]] = [
+    dict(type='Kaiming', layer=['Conv2d'], mode='fan_out'),
+    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+]
+
+
+class _Block(nn.Module):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        drop_rate: float,
+        cfg: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.bn1 = norm(cfg['norm_cfg'], in_channels)
+        self.conv1 = conv(in_channels, out_channels, 3, stride)
+        self.bn2 = norm(cfg['norm_cfg'], out_channels)
+        self.conv2 = conv(out_channels, out_channels, 3, 1)
+        self.activate = activation(cfg['act_cfg'])
+        self.drop = nn.Dropout(drop_rate)
+        self.convShortcut: Optional[nn.Module] = None
+        if in_channels != out_channels:
+            self.convShortcut = conv(in_channels, out_channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.activate(self.bn1(x))
+        # The shortcut starts after the activation only where it changes width.
+        identity = x if self.convShortcut is None else self.convShortcut(out)
+        out = self.activate(self.bn2(self.conv1(out)))
+        return identity + self.conv2(self.drop(out))
+
+
+@MODELS.register_module()
+class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
+    """Wide ResNet (arXiv 1605.07146) for images of 32x32.
+
+    Args:
+        depth (int): 6 * n + 4, with n blocks in each of the three stages:
+            28 or 34 in the literature on robustness. Defaults to 34.
+        widen_factor (int): Width of the first stage in units of 16 channels.
+            Defaults to 10.
+        drop_rate (float): Dropout between the convolutions of a block, in
+            [0, 1). Defaults to 0.0.
+        frozen_stages (int): Stages that are not trained, with the stem; 0 is
+            the stem alone. Defaults to -1, none.
+        norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
+        norm_cfg (dict, optional): Normalisation layers. Defaults to None,
+            ``dict(type='BN')``.
+        act_cfg (dict, optional): Activation, e.g. ``dict(type='SiLU')``.
+            Defaults to None, ``dict(type='ReLU')``.
+        init_cfg (dict | list[dict], optional): Initial weights. Defaults to
+            None, Kaiming's by fan-out.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    stages: Sequence[str] = ('block1', 'block2', 'block3')
+
+    def __init__(
+        self,
+        depth: int = 34,
+        widen_factor: int = 10,
+        drop_rate: float = 0.0,
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: Optional[dict] = None,
+        act_cfg: Optional[dict] = None,
+        init_cfg: Union[dict, Sequence[dict], None] = None,
+    ) -> None:
+        if depth < 10 or (depth - 4) % 6:
+            raise ValueError(
+                f'depth={depth!r} must be 6 * n + 4, like 28 or 34'
+            )
+        if widen_factor < 1:
+            raise ValueError(f'widen_factor={widen_factor!r} must be >= 1')
+        if not 0 <= drop_rate < 1:
+            raise ValueError(
+                f'drop_rate={drop_rate!r} must be at least 0 and below 1'
+            )
+        super().__init__(
+            norm_cfg or dict(type='BN'),
+            act_cfg or dict(type='ReLU'),
+            frozen_stages,
+            norm_eval,
+            init_cfg or _INIT,
+        )
+        self.conv1 = conv(3, 16, 3, 1)
+        channels = 16
+        layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        for stage, name in enumerate(self.stages):
+            width = 16 * widen_factor * 2**stage
+            make = partial(_block, channels, width, drop_rate, layers)
+            blocks = self.make_stage(
+                make, (depth - 4) // 6, 1 if stage == 0 else 2
+            )
+            # As the published networks name it.
+            self.add_module(name, nn.Sequential())
+            getattr(self, name).add_module('layer', blocks)
+            channels = width
+        self.bn1 = norm(self.norm_cfg, channels)
+        self.activate = activation(self.act_cfg)
+        self.freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps.
+
+        Args:
+            x (Tensor): Normalised images, shape (N, 3, H, W).
+
+        Returns:
+            tuple[Tensor]: One map, of shape
+            (N, 64 * widen_factor, H/4, W/4).
+        """
+        x = self.conv1(x)
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return (self.activate(self.bn1(x)),)
+
+
+def _block(
+    in_channels: int,
+    out_channels: int,
+    drop_rate: float,
+    layers: dict[str, Any],
+    stride: int,
+    number: int,
+) -> nn.Module:
+    """A stage's block; only the first has other input channels."""
+    first = in_channels if number == 0 else out_channels
+    return _Block(first, out_channels, stride, drop_rate, layers)

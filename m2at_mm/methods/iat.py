@@ -1,0 +1,82 @@
+"""Interpolated adversarial training."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from m2at_mm.methods.base import (
+    Attack,
+    Method,
+    TrainingModel,
+    accuracy,
+    supervised_logits,
+)
+from m2at_mm.methods.masking import one_hot
+from m2at_mm.registry import TASK_UTILS
+
+
+class Mixup(NamedTuple):
+    """Draws of mixup for a batch: a ratio, and each image's partner."""
+
+    ratio: Tensor
+    partner: Tensor
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Mix the rows of a tensor."""
+        return self.ratio * values + (1 - self.ratio) * values[self.partner]
+
+
+@TASK_UTILS.register_module()
+class IAT(Method):
+    """Mean of the mixup losses on clean and on adversarial images.
+
+    Lamb et al., "Interpolated Adversarial Training", arXiv 1906.06784:
+    x' is PGD's against the unmixed image; the clean and the
+    adversarial batch are mixed with a ratio lam ~ Beta(1, 1) and partners of
+    their own, as in mixup (arXiv 1710.09412), and each gives half of the loss.
+    The logged ``adversarial_accuracy`` is that on the mixed adversarial
+    images, with the label of the larger part as truth.
+    """
+
+    def draw(self, images: Tensor) -> tuple[Mixup, Mixup]:
+        """Draw for the clean batch, and for the adversarial one."""
+        clean, adversarial = (
+            Mixup(
+                torch.rand((), device=images.device),
+                torch.randperm(len(images), device=images.device),
+            )
+            for _ in range(2)
+        )
+        return clean, adversarial
+
+    def loss(
+        self,
+        model: TrainingModel,
+        attack: Attack,
+        images: Tensor,
+        target: Tensor,
+    ) -> dict[str, Tensor]:
+        """See :meth:`Method.loss`."""
+        adversarial = attack(model, images, target)
+        labels = one_hot(target, model.num_classes)
+        first, second = self.draw(images)
+        clean, _ = model.supervised_loss(
+            first.apply(images), first.apply(labels)
+        )
+        truth = second.apply(labels)
+        mixed, logits = supervised_logits(
+            model, second.apply(adversarial), truth
+        )
+        losses = {
+            name: (clean[name] + mixed[name]) / 2
+            for name in clean
+            if 'loss' in name
+        }
+        return dict(
+            losses,
+            kept_share=images.new_ones(()),
+            adversarial_accuracy=accuracy(logits, truth),
+        )

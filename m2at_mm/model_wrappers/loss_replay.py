@@ -1,0 +1,99 @@
+"""A second look at the loss of an iteration, with the same random draws."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+
+class LossReplay:
+    """Records one call of an adversarial classifier's loss, and repeats it.
+
+    The repetition trains on the adversarial images that were found, with the
+    same masks, partners and dropout, but with the weights as they are then.
+    Buffers, like batch norm's running statistics, go back to where they were
+    before the first pass, so that an iteration updates them once.
+
+    Args:
+        model (AdversarialClassifier): The bare model.
+
+    Example:
+        >>> with LossReplay(model) as replay:
+        ...     losses = model(images, samples, mode='loss')
+        ...     losses_again = replay.repeat()
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._found: list[tuple[Tensor, dict[str, Any]]] = []
+        self._call: Optional[tuple[Tensor, Tensor]] = None
+
+    def __enter__(self) -> LossReplay:
+        self.model.loss_replay = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.model.loss_replay = None
+
+    def record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The method's losses, the first time; the model calls this.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels or probabilities.
+        """
+        self._call = (images, target)
+        self._buffers = {
+            name: buffer.clone() for name, buffer in self._own_buffers()
+        }
+        self._start = _random_state(images.device)
+        self._found.clear()
+        return self.model.method.loss(self.model, self._attack, images, target)
+
+    def repeat(self) -> dict[str, Tensor]:
+        """The same losses with the present weights.
+
+        Raises:
+            RuntimeError: Nothing was recorded.
+        """
+        if self._call is None:
+            raise RuntimeError(
+                'no loss was recorded: call the model with '
+                "mode='loss' inside the LossReplay"
+            )
+        images, target = self._call
+        with torch.no_grad():
+            for name, buffer in self._own_buffers():
+                buffer.copy_(self._buffers[name])
+        _set_random_state(self._start, images.device)
+        found = iter(self._found)
+
+        def attack(model: Any, images: Tensor, target: Tensor) -> Tensor:
+            adversarial, state = next(found)
+            _set_random_state(state, images.device)
+            return adversarial
+
+        return self.model.method.loss(self.model, attack, images, target)
+
+    def _attack(self, model: Any, images: Tensor, target: Tensor) -> Tensor:
+        adversarial = self.model.attack_in_training(model, images, target)
+        self._found.append((adversarial, _random_state(images.device)))
+        return adversarial
+
+    def _own_buffers(self) -> list[tuple[str, Tensor]]:
+        return list(self.model.classifier.named_buffers())
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    state = dict(cpu=torch.get_rng_state())
+    if device.type == 'cuda':
+        state['cuda'] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(state['cpu'])
+    if 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], device)

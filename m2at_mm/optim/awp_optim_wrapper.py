@@ -1,0 +1,190 @@
+"""Adversarial weight perturbation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Optional
+
+import torch
+from mmengine import dist
+from mmengine.model import is_model_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import Tensor, nn
+
+from m2at_mm.methods.base import check_number
+from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.model_wrappers.loss_replay import LossReplay
+from m2at_mm.registry import OPTIM_WRAPPERS
+
+
+class _WeightPerturbation(OptimWrapper):
+    """What both wrappers share; see :class:`AWPOptimWrapper`."""
+
+    def __init__(
+        self,
+        *args: Any,
+        gamma: float = 0.01,
+        warmup_iters: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.gamma = check_number('gamma', gamma)
+        if not isinstance(warmup_iters, int) or warmup_iters < 0:
+            raise ValueError(
+                f'warmup_iters={warmup_iters!r} must be a whole number of at '
+                'least 0'
+            )
+        self.warmup_iters = warmup_iters
+        self._replay: Optional[LossReplay] = None
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Record the loss that is computed inside.
+
+        Args:
+            model (nn.Module): An ``AdversarialClassifier``, maybe inside DDP.
+
+        Raises:
+            TypeError: It is another model, or its method can't be repeated.
+        """
+        bare = model.module if is_model_wrapper(model) else model
+        if not isinstance(bare, AdversarialClassifier):
+            raise TypeError(
+                f'{type(self).__name__} needs an m2at_mm.AdversarialClassifier'
+                f', but the model is a {type(bare).__name__}: wrap it, or use '
+                'the OptimWrapper of MMEngine'
+            )
+        if not bare.method.repeatable:
+            raise TypeError(
+                f'{type(bare.method).__name__} moves its perturbation with '
+                'every backward pass, and adversarial weight perturbation '
+                'needs a second one: choose another method, or OptimWrapper'
+            )
+        with ExitStack() as stack:
+            stack.enter_context(super().optim_context(model))
+            if self._inner_count >= self.warmup_iters:
+                self._replay = LossReplay(bare)
+                stack.enter_context(self._replay)
+            yield
+
+    def update_params(
+        self,
+        loss: Tensor,
+        step_kwargs: Optional[dict] = None,
+        zero_kwargs: Optional[dict] = None,
+    ) -> None:
+        """Take the gradient at the perturbed weights, and step from the old.
+
+        Args:
+            loss (Tensor): At the present weights, a scalar.
+            step_kwargs (dict, optional): Of the optimiser's step. Defaults
+                to None.
+            zero_kwargs (dict, optional): Of ``zero_grad``. Defaults to None.
+        """
+        replay, self._replay = self._replay, None
+        if replay is None:
+            super().update_params(loss, step_kwargs, zero_kwargs)
+            return
+        model = replay.model
+        with self._perturbed(model, loss):
+            with super().optim_context(model):
+                again, _ = model.parse_losses(replay.repeat())
+            self.backward(self.scale_loss(again))
+        if self.should_update():
+            self.step(**(step_kwargs or {}))
+            self.zero_grad(**(zero_kwargs or {}))
+
+    @contextmanager
+    def _perturbed(self, model: nn.Module, loss: Tensor) -> Iterator[None]:
+        """The weights w + v inside, and exactly w again after."""
+        weights = [
+            parameter
+            for parameter in model.parameters()
+            if parameter.requires_grad and parameter.ndim > 1
+        ]
+        gradients = self._gradients(loss, weights)
+        kept = [weight.detach().clone() for weight in weights]
+        try:
+            with torch.no_grad():
+                for weight, gradient in zip(weights, gradients):
+                    weight.add_(_perturbation(weight, gradient, self.gamma))
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, old in zip(weights, kept):
+                    weight.copy_(old)
+
+    def _gradients(self, loss: Tensor, weights: list) -> list[Tensor]:
+        """Of the loss, averaged over the processes."""
+        # The perturbation does not depend on the scale, but half precision
+        # underflows without it.
+        scaler = getattr(self, 'loss_scaler', None)
+        scaled = loss if scaler is None else scaler.scale(loss)
+        found = torch.autograd.grad(scaled, weights, allow_unused=True)
+        gradients = [
+            torch.zeros_like(weight) if one is None else one
+            for weight, one in zip(weights, found)
+        ]
+        if dist.get_world_size() > 1:
+            flat = torch.cat([one.flatten() for one in gradients])
+            dist.all_reduce(flat, 'mean')
+            sizes = [one.numel() for one in gradients]
+            gradients = [
+                part.view_as(one)
+                for part, one in zip(flat.split(sizes), gradients)
+            ]
+        return gradients
+
+
+def _perturbation(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
+    """Gamma * ||w|| / ||g|| * g; zero where g is zero or not finite."""
+    length = gradient.norm()
+    factor = gamma * weight.norm() / length
+    usable = length.isfinite() & (length > 0)
+    return torch.where(usable, factor * gradient, torch.zeros_like(gradient))
+
+
+@OPTIM_WRAPPERS.register_module()
+class AWPOptimWrapper(_WeightPerturbation):
+    """MMEngine's OptimWrapper with adversarial weight perturbation.
+
+    Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization",
+    arXiv 2004.05884. With g the gradient of the training loss at the weights
+    w, each weight tensor of more than one dimension is moved by
+    v = gamma * ||w|| / ||g|| * g; the optimiser steps from w along the
+    gradient at w + v. The images are attacked once per iteration, and all
+    random draws are the same in both passes. With several processes v is made
+    from their mean gradient.
+
+    It costs a forward and a backward pass more per iteration. With gradient
+    accumulation each part of the batch has a perturbation of its own.
+
+    Args:
+        *args: See :class:`mmengine.optim.OptimWrapper`.
+        gamma (float): Size of the perturbation relative to the weights, not
+            negative. Defaults to 0.01, the authors' for PGD-AT; they take
+            0.005 for TRADES.
+        warmup_iters (int): Iterations before the weights are perturbed.
+            Defaults to 0.
+        **kwargs: See :class:`mmengine.optim.OptimWrapper`.
+
+    Raises:
+        ValueError: ``gamma`` or ``warmup_iters`` is out of its range.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     type='m2at_mm.AWPOptimWrapper',
+        ...     optimizer=dict(type='SGD', lr=0.1))
+    """
+
+
+@OPTIM_WRAPPERS.register_module()
+class AWPAmpOptimWrapper(_WeightPerturbation, AmpOptimWrapper):
+    """:class:`AWPOptimWrapper` with automatic mixed precision.
+
+    Args:
+        *args: See :class:`mmengine.optim.AmpOptimWrapper`.
+        **kwargs: See :class:`mmengine.optim.AmpOptimWrapper` and
+            :class:`AWPOptimWrapper`.
+    """
