@@ -114,7 +114,8 @@ def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
 def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     """The config's runner, with its processes connected."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    init_cpu_process_group(args.launcher)
+    distribution = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    init_cpu_process_group(args.launcher, distribution.get('timeout'))
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Optional
@@ -136,7 +137,9 @@ def _dtype_classes() -> list[Any]:
     return sorted({type(np.dtype(name)) for name in names}, key=str)
 
 
-def init_cpu_process_group(launcher: str) -> None:
+def init_cpu_process_group(
+    launcher: str, timeout: Optional[float] = None
+) -> None:
     """Start gloo for ``torchrun`` on a machine without a GPU.
 
     MMEngine 0.10 calls ``torch.cuda.set_device`` when it starts the process
@@ -145,6 +148,9 @@ def init_cpu_process_group(launcher: str) -> None:
 
     Args:
         launcher (str): The ``--launcher`` of the tools.
+        timeout (float, optional): Seconds that a process waits for another,
+            ``env_cfg.dist_cfg.timeout`` of the config. Defaults to None,
+            PyTorch's own.
     """
     import torch
     from torch import distributed
@@ -160,4 +166,5 @@ def init_cpu_process_group(launcher: str) -> None:
                 'sets: start with `torchrun --nproc_per_node N tools/...`, '
                 "or use launcher='none'"
             )
-        distributed.init_process_group(backend='gloo')
+        waits = None if timeout is None else timedelta(seconds=timeout)
+        distributed.init_process_group(backend='gloo', timeout=waits)

@@ -39,6 +39,28 @@ class _ReversedGradient(torch.autograd.Function):
         return -gradient
 
 
+class _PartialGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        kept = torch.rand(gradient.shape, generator=generator) < 0.3
+        return gradient * kept
+
+
+class _BrokenGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return images.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient * torch.nan
+
+
 class _NoGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, images: Tensor) -> Tensor:
@@ -69,6 +91,13 @@ class Masked(nn.Module):
             images = images + 0.05 * torch.randn_like(images)
         elif self.how == 'step without gradient':
             images = _NoGradient.apply(images)
+        elif self.how == 'noise with gradients':
+            if torch.is_grad_enabled() and images.requires_grad:
+                images = images + 0.1 * torch.randn_like(images)
+        elif self.how == 'part of the gradient':
+            images = _PartialGradient.apply(images)
+        elif self.how == 'broken gradient':
+            images = _BrokenGradient.apply(images)
         elif self.how == 'reversed gradient':
             images = _ReversedGradient.apply(images)
         elif self.how == 'integer input':
@@ -89,5 +118,8 @@ MASKS = {
     'saturating output': 'vanishing_gradients',
     'step without gradient': 'vanishing_gradients',
     'reversed gradient': 'wrong_gradients',
+    'part of the gradient': 'wrong_gradients',
+    'broken gradient': 'non_finite_gradients',
+    'noise with gradients': 'randomised_outputs',
     'integer input': 'vanishing_gradients',
 }

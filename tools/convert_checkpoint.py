@@ -29,9 +29,11 @@ _EXPORTS = {
     'program': export_program,
     'onnx': export_onnx,
 }
+# mmpretrain's dataset config by number of classes.
+_DATASETS = {10: 'cifar10_bs16', 100: 'cifar100_bs16', 1000: 'imagenet_bs32'}
 _HEADER = """# The model of {source}, as tools/convert_checkpoint.py found it.
 _base_ = [
-    'mmpretrain::_base_/datasets/cifar10_bs16.py',
+    'mmpretrain::_base_/datasets/{dataset}.py',
     'mmpretrain::_base_/schedules/cifar10_bs128.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
@@ -93,6 +95,13 @@ def bring_in(args: argparse.Namespace) -> None:
             f'{config} exists: give another name for the checkpoint'
         )
     imported = import_checkpoint(args.source)
+    dataset = _DATASETS.get(imported.num_classes)
+    if dataset is None:
+        raise ValueError(
+            f'{args.source} has {imported.num_classes} classes, for which no '
+            f'dataset config is known, only for {list(_DATASETS)}: use '
+            'm2at_mm.exchange.import_checkpoint and write a config'
+        )
     model = MODELS.build(
         dict(
             type='m2at_mm.AdversarialClassifier',
@@ -112,7 +121,10 @@ def bring_in(args: argparse.Namespace) -> None:
     cfg = Config(
         dict(model=imported.classifier, data_preprocessor=preprocessor)
     )
-    text = _HEADER.format(source=args.source.name) + cfg.pretty_text
+    text = (
+        _HEADER.format(source=args.source.name, dataset=dataset)
+        + cfg.pretty_text
+    )
     content = dict(state_dict=imported.state_dict, meta={})
     write_whole(args.out, lambda file: torch.save(content, file))
     write_whole(config, lambda file: file.write_text(text, encoding='utf-8'))

@@ -11,6 +11,8 @@ from m2at_mm import cli
 from m2at_mm.evaluation.presets import ATTACK_NAMES, DEFAULT_ATTACKS
 from m2at_mm.recipes import apply_recipe, is_adversarial
 
+_SECONDS_TO_WAIT = 7 * 24 * 3600
+
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the evaluation."""
@@ -94,6 +96,8 @@ def load_config(args: argparse.Namespace) -> Config:
         out=args.out,
         adversarial_dir=args.save_adversarial,
     )
+    # A process may wait for hours for another's last batch.
+    cfg.merge_from_dict({'env_cfg.dist_cfg.timeout': _SECONDS_TO_WAIT})
     cli.merge_common_options(cfg, args)
     return cfg
 

@@ -163,7 +163,7 @@ class AutoAttack:
             package = self._package(logits, images.device, threat_model)
             num_classes = clean.shape[1]
             _set_targets(package, num_classes)
-            for name in self._components(num_classes):
+            for name in self.components(num_classes):
                 left = robust.nonzero().flatten()
                 if not len(left):
                     break
@@ -178,7 +178,12 @@ class AutoAttack:
                 robust[left[fooled]] = False
         return result
 
-    def _components(self, num_classes: int) -> tuple[str, ...]:
+    def components(self, num_classes: int) -> tuple[str, ...]:
+        """The attacks that are run on a model with ``num_classes`` classes.
+
+        Raises:
+            ValueError: One of ``attacks`` compares more logits.
+        """
         if self.attacks is None:
             return autoattack_components(self.version, num_classes)
         for name in self.attacks:

@@ -27,11 +27,28 @@ _ONE_STEP_GAP = 1.0
 _SAME_OUTPUT = 1e-4
 # Shares of images.
 _VANISHING = 0.1
-_SATURATED = 0.2
-# Ratio of the slope along the gradient to the gradient.
+_SATURATED = 0.6
+_NON_FINITE = 0.02
+# Ratio of the slope along the gradient to the gradient, and correlation of
+# the two in random directions.
 _AGREEMENT = (0.5, 2.0)
+_CORRELATION = 0.7
+# Points that a black box may win where no attack used the margin.
+_BLACK_BOX_OVER_CE = 5.0
+# Attacks on the cross-entropy, and on differences of logits.
+_ON_CROSS_ENTROPY = ('pgd20', 'pgd100', 'apgd-ce')
+_ON_MARGIN = (
+    'cw20',
+    'cw100',
+    'apgd-dlr',
+    'apgd-t',
+    'fab-t',
+    'autoattack',
+)
 # Points above chance that may withstand the large radius.
 _NEAR_CHANCE = 10.0
+# Images from which on chance can be told from a bad model.
+_FEW = 50
 # Points that accuracy should fall by when the radius doubles, from a radius
 # on that matters to an image of any size.
 _FLAT = 1.0
@@ -65,6 +82,8 @@ def find_alarms(
         list[Alarm]: Empty if nothing is suspicious.
     """
     alarms = _judge_probes(probes) if probes else []
+    if outcomes:
+        alarms += _judge_clean(outcomes[0])
     for outcome in outcomes:
         at = f' at {outcome.threat_model}' if len(outcomes) > 1 else ''
         for name, message in (
@@ -85,6 +104,12 @@ def _judge_probes(probes: dict[str, Any]) -> list[Alarm]:
     vanishing = probes['vanishing_gradients']
     saturated = probes['saturated_loss']
     agreement = probes.get('gradient_agreement', 1.0)
+    correlation = probes.get('gradient_correlation', 1.0)
+    broken = probes['non_finite_gradients']
+    wrong = (
+        not _AGREEMENT[0] <= agreement <= _AGREEMENT[1]
+        or correlation < _CORRELATION
+    )
     withstood = 100 * probes['large_eps_correct'] / n
     signs: list[tuple[bool, str, str]] = [
         (
@@ -118,20 +143,29 @@ def _judge_probes(probes: dict[str, Any]) -> list[Alarm]:
             'nothing',
         ),
         (
-            not _AGREEMENT[0] <= agreement <= _AGREEMENT[1]
-            and probes['pass_difference'] <= _SAME_OUTPUT,
+            broken >= _NON_FINITE,
+            'non_finite_gradients',
+            f'on {100 * broken:.0f} % of {n} images the gradient is infinite '
+            'or not a number; it was taken as zero, and attacks that follow '
+            'it fail',
+        ),
+        (
+            wrong and probes['pass_difference'] <= _SAME_OUTPUT,
             'wrong_gradients',
             'along the gradient the margin really changes by '
             f'{agreement:.2g} times what the gradient says (median of {n} '
-            'images): it is not the gradient of this model',
+            'images), and in random directions the two correlate by '
+            f'{correlation:.2g}: it is not, or not the whole, gradient of '
+            'this model',
         ),
         (
             saturated >= _SATURATED,
             'saturated_loss',
             f'on {100 * saturated:.0f} % of {n} images the logits are so '
             f'large (median margin {probes["median_margin"]:.3g}) that the '
-            'cross-entropy is exactly 0 in float32 and has no gradient: only '
-            'attacks on the margin (cw20, apgd-t) count',
+            'cross-entropy is exactly 0 in float32: it loses part of its '
+            'gradient, then all; only attacks on the margin (cw20, apgd-t) '
+            'count',
         ),
         (
             withstood > 100 / k + _NEAR_CHANCE,
@@ -142,6 +176,22 @@ def _judge_probes(probes: dict[str, Any]) -> list[Alarm]:
         ),
     ]
     return [Alarm(name, message) for raised, name, message in signs if raised]
+
+
+def _judge_clean(outcome: Outcomes) -> list[Alarm]:
+    correct = outcome.correct('clean')
+    chance = 100 / (int(outcome.labels.max()) + 1)
+    if len(correct) < _FEW or percent(correct) > chance:
+        return []
+    return [
+        Alarm(
+            'clean_accuracy_at_chance',
+            f'clean accuracy is {percent(correct):.1f} % on {len(correct)} '
+            f'images, no better than chance ({chance:.1f} %): the checkpoint, '
+            'its preprocessing or the order of its classes does not belong '
+            'to this config',
+        )
+    ]
 
 
 def _gained(weaker: np.ndarray, stronger: np.ndarray) -> Optional[float]:
@@ -155,25 +205,37 @@ def _gained(weaker: np.ndarray, stronger: np.ndarray) -> Optional[float]:
 
 
 def _compare_losses(outcome: Outcomes) -> list[Sign]:
-    signs = []
-    for name in outcome.attacks:
-        other = name.replace('pgd', 'cw', 1)
-        if not name.startswith('pgd') or other not in outcome.predictions:
-            continue
-        ce, margin = outcome.correct(name), outcome.correct(other)
-        gained = _gained(ce, margin)
-        if gained is not None and gained >= _MARGIN_GAP:
-            signs.append(
-                (
-                    'margin_below_cross_entropy',
-                    f'accuracy is {percent(margin):.1f} % under {other} on '
-                    f'the margin but {percent(ce):.1f} % under {name} on the '
-                    f'cross-entropy, {gained:.1f} points apart on {len(ce)} '
-                    'images: the cross-entropy attack fails, its figure means '
-                    'nothing',
-                )
-            )
-    return signs
+    """The best attack on the cross-entropy against the best on the margin."""
+    on_ce = {
+        name: outcome.correct(name)
+        for name in _ON_CROSS_ENTROPY
+        if name in outcome.predictions
+    }
+    parts = outcome.parts.get('autoattack', {})
+    if 'apgd-ce' in parts:
+        on_ce['apgd-ce'] = parts['apgd-ce'] == outcome.labels
+    on_margin = {
+        name: outcome.correct(name)
+        for name in _ON_MARGIN
+        if name in outcome.predictions
+    }
+    if not on_ce or not on_margin:
+        return []
+    ce = min(on_ce, key=lambda name: percent(on_ce[name]))
+    margin = min(on_margin, key=lambda name: percent(on_margin[name]))
+    gained = _gained(on_ce[ce], on_margin[margin])
+    if gained is None or gained < _MARGIN_GAP:
+        return []
+    return [
+        (
+            'margin_below_cross_entropy',
+            f'accuracy is {percent(on_margin[margin]):.1f} % under {margin} '
+            f'but {percent(on_ce[ce]):.1f} % under {ce}, the best attack on '
+            f'the cross-entropy, {gained:.1f} points apart on '
+            f'{len(outcome.labels)} images: the cross-entropy attack fails, '
+            'its figure means nothing',
+        )
+    ]
 
 
 def _compare_steps(outcome: Outcomes) -> list[Sign]:
@@ -229,16 +291,18 @@ def _compare_black_box(outcome: Outcomes) -> list[Sign]:
     }
     if square_last is not None:
         black.setdefault('square', square_last == outcome.labels)
+    on_margin = parts or set(white) & set(_ON_MARGIN)
+    threshold = _BLACK_BOX_GAP if on_margin else _BLACK_BOX_OVER_CE
     for name, correct in black.items():
         gained = _gained(withstood, withstood & correct)
-        if gained is not None and gained >= _BLACK_BOX_GAP:
+        if gained is not None and gained >= threshold:
             signs.append(
                 (
                     'black_box_beats_white_box',
                     f'{name}, which uses no gradient of the model, fools '
-                    f'{gained:.1f} % of the images that every gradient '
-                    f'attack ({", ".join(white) or "of autoattack"}) left '
-                    'standing: the gradients mislead',
+                    f'{gained:.1f} % of all images where every gradient '
+                    f'attack ({", ".join(white) or "of autoattack"}) fails: '
+                    'the gradients mislead',
                 )
             )
     return signs
@@ -261,12 +325,17 @@ def _compare_radii(outcomes: Sequence[Outcomes]) -> list[Alarm]:
     ordered = sorted(outcomes, key=lambda outcome: outcome.threat_model.eps)
     for small, large in combinations(ordered, 2):
         for name in small.attacks:
+            if name == 'fgsm':  # one long step may overshoot
+                continue
             at_small, at_large = small.correct(name), large.correct(name)
+            chance = 100 / (int(large.labels.max()) + 1)
+            above = percent(at_large) > chance + _NEAR_CHANCE
             figures = (
                 f'{percent(at_small):.1f} % at {small.threat_model} and '
                 f'{percent(at_large):.1f} % at {large.threat_model}'
             )
-            if _gained(at_large, at_small) is not None:
+            rise = _gained(at_large, at_small)
+            if rise is not None and rise >= _FLAT and above:
                 message = f'accuracy under {name} rises with the radius: '
             elif _should_fall(small, large, name):
                 message = f'accuracy under {name} does not fall: '

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import time
-from typing import Callable
+from types import TracebackType
+from typing import Any, Callable, Optional
 
-import numpy as np
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
+from torch import Tensor, nn
 
-_SECONDS_BETWEEN_MESSAGES = 5.0
+_SECONDS_BETWEEN_MESSAGES = 20.0
+# Forward passes of the model per batch, at most, where that is known.
+_PASSES = {
+    'fgsm': 3,
+    'pgd20': 22,
+    'cw20': 22,
+    'cw100': 102,
+    'pgd100': 520,
+    'apgd-ce': 104,
+    'apgd-dlr': 104,
+    'apgd-t': 930,
+    'fab-t': 1830,
+    'square': 5003,
+    'transfer': 1,
+}
 
 
 def run_in_memory(
@@ -57,36 +71,65 @@ def run_in_memory(
 
 
 class Progress:
-    """Tells every few seconds how far a stage is.
+    """Tells every 20 seconds how far a stage is, also inside a batch.
+
+    It counts forward passes, of which an attack makes a known number at most:
+    the time left is an upper bound where images are fooled early.
 
     Args:
-        name (str): Of the stage.
-        num_batches (int): How many batches it has.
+        model (nn.Module): Whose forward passes are counted.
+        title (str): Of the stage, for the messages.
+        attack (str): Its name.
+        sizes (list[int]): Images of the batches to come.
     """
 
-    def __init__(self, name: str, num_batches: int) -> None:
-        self.name = name
-        self.total = num_batches
-        self.done = self.images = self.right = 0
-        self.start = self.last = time.monotonic()
+    def __init__(
+        self, model: nn.Module, title: str, attack: str, sizes: list[int]
+    ) -> None:
+        self._model = model
+        self._title = title
+        self._passes = _PASSES.get(attack, 1)
+        self._sizes = sizes
+        self._done = self._calls = 0
 
-    def step(self, correct: np.ndarray) -> None:
-        """Count a batch; ``correct`` tells which images withstood."""
-        self.done += 1
-        self.images += len(correct)
-        self.right += int(correct.sum())
+    def __enter__(self) -> Progress:
+        self._start = self._last = time.monotonic()
+        self._hook = self._model.register_forward_pre_hook(self._count)
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        self._hook.remove()
+
+    def finish_batch(self) -> None:
+        """A batch is done."""
+        self._done += 1
+        self._calls = 0
+        self._report()
+
+    def _count(self, module: nn.Module, inputs: Any) -> None:
+        self._calls += 1
+        self._report()
+
+    def _report(self) -> None:
         now = time.monotonic()
-        if self.done < self.total:
-            if now - self.last < _SECONDS_BETWEEN_MESSAGES:
-                return
-        elif now - self.start < _SECONDS_BETWEEN_MESSAGES:
+        if now - self._last < _SECONDS_BETWEEN_MESSAGES:
             return
-        self.last = now
-        left = (now - self.start) / self.done * (self.total - self.done)
+        self._last = now
+        total = sum(self._sizes)
+        done = float(sum(self._sizes[: self._done]))
+        if self._done < len(self._sizes):
+            part = min(1.0, self._calls / self._passes)
+            done += part * self._sizes[self._done]
+        left = (now - self._start) * (total - done) / max(done, 1e-9)
         minutes, seconds = divmod(round(left), 60)
         print_log(
-            f'{self.name}: batch {self.done}/{self.total}, '
-            f'{self.right} of {self.images} images withstood, '
-            f'{minutes}:{seconds:02d} left',
+            f'{self._title}: {100 * done / total:.0f} %, batch '
+            f'{min(self._done + 1, len(self._sizes))} of {len(self._sizes)}, '
+            f'at most {minutes}:{seconds:02d} left',
             logger='current',
         )

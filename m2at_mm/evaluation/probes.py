@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks import ThreatModel, attack_mode, cross_entropy, pgd
-from m2at_mm.attacks.losses import AttackLoss, margin
+from m2at_mm.attacks.losses import margin
+from m2at_mm.evaluation.attackable import Attackable
+from m2at_mm.evaluation.batches import run_in_memory
 
 #: Images that are probed, at most.
 NUM_PROBED = 128
-# The radius at which every model must fall (arXiv 1902.06705, section 4.2),
-# and how many times the evaluated one it is at least.
+# The radius at which every model must fall (arXiv 1902.06705), and how many
+# times the evaluated one it is at least.
 _LARGE_EPS = 64 / 255
 _LARGE_FACTOR = 4
+# Random directions per image in which the gradient is checked.
+_DIRECTIONS = 4
 
 
 def probe(
@@ -24,6 +28,7 @@ def probe(
     labels: Tensor,
     threat_model: ThreatModel,
     seed: int = 0,
+    batch_size: int = NUM_PROBED,
 ) -> dict[str, Any]:
     """Figures that :func:`m2at_mm.evaluation.find_alarms` judges.
 
@@ -33,144 +38,205 @@ def probe(
         images (Tensor): Correctly classified images, shape (N, C, H, W).
         labels (Tensor): Their labels, shape (N, ).
         threat_model (ThreatModel): What is evaluated.
-        seed (int): Of the random starts. Defaults to 0.
+        seed (int): Of the random draws. Defaults to 0.
+        batch_size (int): Images at a time, halved where a GPU's memory does
+            not suffice. Defaults to all.
 
     Returns:
         dict: ``num_images``, ``num_classes``;
         ``pass_difference`` and ``batch_difference``, the largest change of an
         image's logits, relative to their length, from one forward pass to the
-        next and from a full to a halved batch;
+        next (without and with gradients) and from a full to a halved batch;
         ``probabilities``, whether the outputs are probabilities;
-        ``differentiable``, whether there is a gradient at all;
-        ``vanishing_gradients``, the share of images where the gradient of the
-        margin predicts that not even 1000 times the radius reaches the
-        decision boundary; ``gradient_agreement``, the median ratio of finite
-        differences to the other images' gradients, 1 if these are right;
-        ``saturated_loss``, the share where the
-        cross-entropy is exactly 0 in float32; ``median_margin`` of the logits;
-        ``large_eps`` and ``large_eps_correct``, the number of images that
-        withstand PGD-20 on both losses at that radius.
+        ``non_finite_gradients``, the share of images with a gradient that is
+        not finite; ``vanishing_gradients``, the share where the gradient of
+        the margin predicts that not even 1000 times the radius reaches the
+        decision boundary; of the others, ``gradient_agreement``, the median
+        ratio of finite differences along the gradient to its length, and
+        ``gradient_correlation``, of finite differences in random directions
+        with what the gradient says of them: both 1 if it is right;
+        ``saturated_loss``, the share where the cross-entropy is exactly 0 in
+        float32; ``median_margin`` of the logits; ``large_eps`` and
+        ``large_eps_correct``, the number of images that withstand PGD-20 on
+        both losses at that radius.
     """
     cuda = [images.device] if images.is_cuda else []
+    found: list[tuple[Tensor, ...]] = []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(seed)
-        figures = _probe_outputs(model, images, labels)
-        model = differentiable(model, figures)
-        figures.update(_probe_gradients(model, images, labels, threat_model))
-        figures.update(_probe_large_eps(model, images, labels, threat_model))
+        for part in range(0, len(images), batch_size):
+            chosen = slice(part, part + batch_size)
+            found.append(
+                run_in_memory(
+                    lambda x, y: _probe_batch(model, x, y, threat_model),
+                    images[chosen],
+                    labels[chosen],
+                )
+            )
+        num_classes = model(images[:1]).shape[1]
+    columns = [torch.cat(column).double().cpu() for column in zip(*found)]
+    return _summarise(
+        columns, num_classes, _large_radius(images, threat_model)
+    )
+
+
+def _summarise(
+    columns: list[Tensor], num_classes: int, large_eps: float
+) -> dict[str, Any]:
+    (
+        again,
+        halved,
+        probability,
+        broken,
+        vanishing,
+        ratio,
+        expected,
+        measured,
+        loss,
+        distance,
+        withstood,
+    ) = columns
+    right = (vanishing == 0) & (broken == 0)
+    figures: dict[str, Any] = dict(
+        num_images=len(loss),
+        num_classes=num_classes,
+        pass_difference=float(again.max()),
+        batch_difference=float(halved.max()),
+        probabilities=bool(probability.all()),
+        non_finite_gradients=float(broken.mean()),
+        vanishing_gradients=float(vanishing.mean()),
+        saturated_loss=float((loss == 0).double().mean()),
+        median_margin=float(distance.median()),
+        large_eps=large_eps,
+        large_eps_correct=int(withstood.sum()),
+    )
+    if bool(right.any()):
+        figures['gradient_agreement'] = float(ratio[right].median())
+        one, other = expected[right].flatten(), measured[right].flatten()
+        length = (one.square().sum() * other.square().sum()).sqrt()
+        figures['gradient_correlation'] = float(
+            (one * other).sum() / length.clamp(min=1e-300)
+        )
     return figures
 
 
-def differentiable(model: nn.Module, figures: dict[str, Any]) -> nn.Module:
-    """The model, made to have a zero gradient where it has none.
-
-    An attack on a model that detaches its input, like one that rounds to
-    integers, would end in an error of autograd. With a zero gradient it runs,
-    fails, and the alarm tells why.
-    """
-    return model if figures.get('differentiable', True) else _ZeroGrad(model)
-
-
-class _ZeroGrad(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images) + 0 * images.sum()
+def _probe_batch(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
+) -> tuple[Tensor, ...]:
+    """One entry per image and figure; see :func:`_summarise`."""
+    outputs = _probe_outputs(model, images, labels)
+    attackable = Attackable(model)
+    gradients = _probe_gradients(model, images, labels, threat)
+    return (
+        *outputs[:3],
+        *gradients,
+        *outputs[3:],
+        _withstands(attackable, images, labels, threat),
+    )
 
 
 @torch.no_grad()
 def _probe_outputs(
     model: nn.Module, images: Tensor, labels: Tensor
-) -> dict[str, Any]:
+) -> tuple[Tensor, ...]:
     first, second = model(images).float(), model(images).float()
+    with attack_mode(model):
+        third = model(images.clone().requires_grad_(True)).detach().float()
     half = max(1, len(images) // 2)
     halves = torch.cat(
         [model(part) for part in (images[:half], images[half:]) if len(part)]
     )
-    with attack_mode(model):
-        graph = model(images[:1].clone().requires_grad_(True)).requires_grad
-    return dict(
-        num_images=len(images),
-        num_classes=first.shape[1],
-        pass_difference=_largest_difference(first, second),
-        batch_difference=_largest_difference(first, halves.float()),
-        probabilities=bool(
-            (first >= 0).all() and ((first.sum(1) - 1).abs() < 1e-4).all()
-        ),
-        differentiable=graph,
-        saturated_loss=_share(cross_entropy(first, labels) == 0),
-        median_margin=float(-margin(first, labels).median()),
+    again = torch.maximum(
+        _difference(first, second), _difference(first, third)
+    )
+    return (
+        again,
+        _difference(first, halves.float()),
+        (first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
+        cross_entropy(first, labels),
+        -margin(first, labels),
     )
 
 
-def _largest_difference(first: Tensor, second: Tensor) -> float:
+def _difference(first: Tensor, second: Tensor) -> Tensor:
+    """Change of each image's logits relative to their length, (N, )."""
     length = first.norm(dim=1).clamp(min=1e-30)
-    return float(((first - second).norm(dim=1) / length).max())
-
-
-def _share(flags: Tensor) -> float:
-    return float(flags.float().mean())
+    return (first - second).norm(dim=1) / length
 
 
 def _probe_gradients(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> dict[str, Any]:
+) -> tuple[Tensor, ...]:
     with attack_mode(model):
-        distance, gradient = _margin_gradient(model, margin, images, labels)
-    flat = gradient.flatten(1)
+        leaf = images.clone().requires_grad_(True)
+        losses = margin(model(leaf).float(), labels)
+        gradient = torch.zeros_like(images)
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    flat = gradient.double().flatten(1)
+    broken = ~flat.isfinite().all(1)
+    flat = flat.nan_to_num(0.0, 0.0, 0.0)
+    distance = -losses.detach().double()
     # The most that a change of length eps can do to first order: eps times
     # the dual norm of the gradient.
-    slope = flat.abs().sum(1) if threat.norm == 'linf' else flat.norm(dim=1)
+    length = flat.norm(dim=1)
+    slope = flat.abs().sum(1) if threat.norm == 'linf' else length
     eps = max(threat.eps, 8 / 255)
     vanishing = (slope * eps * 1000 < distance) | (slope == 0)
-    figures: dict[str, Any] = dict(vanishing_gradients=_share(vanishing))
-    kept = ~vanishing
-    if bool(kept.any()):
-        figures['gradient_agreement'] = _compare_with_differences(
-            model, images[kept], labels[kept], gradient[kept]
+    # Steps of a thousandth of the pixel range, but shorter where the decision
+    # boundary is near, for there the margin bends.
+    longest = 1e-3 * flat.shape[1] ** 0.5
+    scale = length.clamp(min=1e-30)
+    reach = (0.1 * distance / scale).clamp(0.01 * longest, longest)
+    unit = flat / scale.unsqueeze(1)
+    ratio = _slope(model, images, labels, unit, reach) / scale
+    expected, measured = [], []
+    for _ in range(_DIRECTIONS):
+        direction = torch.randn_like(images).double().flatten(1)
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        # In units of the gradient, so that each image counts the same.
+        expected.append((unit * direction).sum(1))
+        measured.append(
+            _slope(model, images, labels, direction, reach) / scale
         )
-    return figures
+    return (
+        broken,
+        vanishing,
+        ratio,
+        torch.stack(expected, 1),
+        torch.stack(measured, 1),
+    )
 
 
 @torch.no_grad()
-def _compare_with_differences(
-    model: nn.Module, images: Tensor, labels: Tensor, gradient: Tensor
-) -> float:
-    """Median ratio of the margin's slope along its gradient to the gradient.
-
-    The slope is a central difference over a thousandth of the pixel range.
-    """
-    length = gradient.flatten(1).norm(dim=1)
-    reach = 1e-3 * images[0].numel() ** 0.5
-    step = (reach * gradient / length.view(-1, 1, 1, 1)).to(images)
-    ahead = margin(model(images + step).double(), labels)
-    behind = margin(model(images - step).double(), labels)
-    return float(((ahead - behind) / (2 * reach * length)).median())
-
-
-def _margin_gradient(
-    model: Callable[[Tensor], Tensor],
-    loss: AttackLoss,
+def _slope(
+    model: nn.Module,
     images: Tensor,
     labels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    images = images.clone().requires_grad_(True)
-    losses = loss(model(images).float(), labels)
-    (gradient,) = torch.autograd.grad(losses.sum(), images)
-    return -losses.detach().double(), gradient.double()
+    direction: Tensor,
+    reach: Tensor,
+) -> Tensor:
+    """The margin's slope in a direction, by a central difference, (N, )."""
+    step = (reach.unsqueeze(1) * direction).view(images.shape).to(images.dtype)
+    ahead = margin(model(images + step).double(), labels)
+    behind = margin(model(images - step).double(), labels)
+    return (ahead - behind) / (2 * reach)
 
 
-def _probe_large_eps(
+def _large_radius(images: Tensor, threat: ThreatModel) -> float:
+    large = max(_LARGE_EPS, _LARGE_FACTOR * threat.eps)
+    if threat.norm == 'linf':
+        return min(1.0, large)
+    # As long as the corner of the linf ball, to reach as far.
+    reach = _LARGE_EPS * images[0].numel() ** 0.5
+    return max(reach, _LARGE_FACTOR * threat.eps)
+
+
+def _withstands(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> dict[str, Any]:
-    eps = min(1.0, max(_LARGE_EPS, _LARGE_FACTOR * threat.eps))
-    if threat.norm == 'l2':
-        # As long as the corner of the linf ball, to reach as far.
-        eps = max(
-            _LARGE_EPS * images[0].numel() ** 0.5, _LARGE_FACTOR * threat.eps
-        )
+) -> Tensor:
+    """Which images withstand the large radius, bool of shape (N, )."""
+    eps = _large_radius(images, threat)
     large = ThreatModel(threat.norm, f'{eps * 255!r}/255')
     correct = torch.ones_like(labels, dtype=torch.bool)
     for loss in ('ce', 'margin'):
@@ -185,4 +251,4 @@ def _probe_large_eps(
         )
         with torch.no_grad():
             correct &= model(adversarial).argmax(1) == labels
-    return dict(large_eps=large.eps, large_eps_correct=int(correct.sum()))
+    return correct

@@ -133,12 +133,23 @@ def write_results(
     if path.exists() and path.read_text(encoding='utf-8') != text:
         for file in (path, beside):
             if file.exists():
-                kept = file.with_name(file.name + '.old')
+                kept = _free_name(file)
                 file.replace(kept)
                 print(f'the previous {file} is now {kept}')
     save_npz(beside, samples)
     write_whole(path, lambda file: file.write_text(text, encoding='utf-8'))
     print(f'results: {path}, per image: {beside}')
+
+
+def _free_name(file: Path) -> Path:
+    """``FILE.old``, or ``FILE.old2`` and so on where that is taken."""
+    number = 1
+    while True:
+        suffix = '.old' if number == 1 else f'.old{number}'
+        kept = file.with_name(file.name + suffix)
+        if not kept.exists():
+            return kept
+        number += 1
 
 
 def print_results(
@@ -157,7 +168,9 @@ def print_results(
         console.print(
             f'ALARM {alarm["name"]}: {alarm["message"]}', soft_wrap=True
         )
-    if not results['alarms']:
+    if not results['probes']:
+        console.print('no image is correct, so no gradient was looked at')
+    elif not results['alarms']:
         console.print('no sign of masked gradients was found')
 
 

@@ -13,11 +13,12 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel
+from m2at_mm.attacks import AutoAttack, ThreatModel
+from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import Progress, run_in_memory
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 from m2at_mm.evaluation.presets import AttackPlan, plan_attack
-from m2at_mm.evaluation.probes import NUM_PROBED, differentiable, probe
+from m2at_mm.evaluation.probes import NUM_PROBED, probe
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.evaluation.store import (
     Arrays,
@@ -65,13 +66,15 @@ class RobustnessEvaluation:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size} must be at least 1')
-        self.model = model.eval()
+        self._bare = model.eval()
+        self.model = Attackable(model)
         self.samples = samples
         self.store = store
         self.batch_size = batch_size
         self.seed = seed
         self.transfer = transfer
         self.adversarial_dir = adversarial_dir
+        self._stage_number = self._stages = 0
 
     def run(
         self, attacks: Sequence[str], threat_models: Sequence[ThreatModel]
@@ -88,32 +91,62 @@ class RobustnessEvaluation:
             :func:`m2at_mm.evaluation.probes.probe`.
 
         Raises:
-            ValueError: A label is not one of the model's classes.
+            ValueError: An attack can't be built for this model, or a label is
+                not one of the model's classes.
         """
+        num_classes = self._num_classes()
+        plans = [
+            plan_attack(name, num_classes, self.seed, self.transfer)
+            for name in attacks
+            if name != 'clean'
+        ]
+        # What can't be built is found out now, not after hours of attacks.
+        for plan in plans:
+            for _, cfg in plan.parts:
+                self._check(TASK_UTILS.build(cfg), num_classes)
+        self._stages = 1 + len(threat_models) * sum(
+            len(plan.parts) for plan in plans
+        )
         everything = np.arange(len(self.samples))
         clean = self._stage('clean', None, threat_models[0], everything)
         labels, predicted = clean['label'], clean['predicted']
+        _check_labels(labels, num_classes)
         right = everything[labels == predicted]
         print_log(
             f'clean accuracy: {percent(labels == predicted):.2f} % of '
             f'{len(labels)} images',
             logger='current',
         )
-        num_classes = self._num_classes(labels)
         probes = self._probe(right, threat_models[0])
-        self.model = differentiable(self.model, probes)
         outcomes = []
         for threat in threat_models:
             outcome = Outcomes(threat, labels, dict(clean=predicted))
             outcome.seconds['clean'] = float(clean['seconds'].sum())
-            for name in attacks:
-                if name != 'clean':
-                    plan = plan_attack(
-                        name, num_classes, self.seed, self.transfer
-                    )
-                    self._attack(plan, outcome)
+            for plan in plans:
+                self._attack(plan, outcome)
             outcomes.append(outcome)
         return outcomes, probes
+
+    def _check(self, attack: Any, num_classes: int) -> None:
+        """Refuse an attack that the number of classes does not allow.
+
+        Raises:
+            ValueError: It compares more logits, or its surrogate has other
+                classes.
+        """
+        if isinstance(attack, AutoAttack):
+            attack.components(num_classes)
+        surrogate = getattr(attack, 'surrogate', None)
+        if surrogate is not None:
+            images, _ = next(iter(self.samples.batches([[0]])))
+            with torch.no_grad():
+                others = surrogate.to(images.device)(images).shape[1]
+            if others != num_classes:
+                raise ValueError(
+                    f'the surrogate of --transfer has {others} classes, but '
+                    f'the model has {num_classes}: give a network for the '
+                    'same dataset'
+                )
 
     def _attack(self, plan: AttackPlan, outcome: Outcomes) -> None:
         """Run an attack's parts, each on what the last one left over."""
@@ -170,19 +203,25 @@ class RobustnessEvaluation:
         mine = range(rank, len(batches), ranks)
         done = {n: self._finished(key, n, cfg is not None) for n in mine}
         todo = [n for n in mine if done[n] is None]
-        progress = Progress(f'{name} ({scope})', len(todo))
+        self._stage_number += 1
+        title = f'[{self._stage_number}/{self._stages}] {name} ({scope})'
+        if todo:
+            images_left = sum(len(batches[n]) for n in todo)
+            print_log(f'{title}: {images_left} images', logger='current')
         loaded = self.samples.batches([batches[n].tolist() for n in todo])
-        for number, (images, labels) in zip(todo, loaded):
-            arrays, adversarial = self._batch(
-                attack, threat, images, labels, number
-            )
-            arrays['index'] = batches[number]
-            if attack is not None and self.adversarial_dir is not None:
-                kept = dict(arrays, adversarial=adversarial.cpu().numpy())
-                save_npz(self._images_file(key, number), kept)
-            self.store.save_arrays(f'{key}/batch_{number:05d}', arrays)
-            done[number] = arrays
-            progress.step(arrays['label'] == arrays['predicted'])
+        sizes = [len(batches[n]) for n in todo]
+        with Progress(self.model, title, name, sizes) as progress:
+            for number, (images, labels) in zip(todo, loaded):
+                arrays, adversarial = self._batch(
+                    attack, threat, images, labels, number
+                )
+                arrays['index'] = batches[number]
+                if attack is not None and self.adversarial_dir is not None:
+                    kept = dict(arrays, adversarial=adversarial.cpu().numpy())
+                    save_npz(self._images_file(key, number), kept)
+                self.store.save_arrays(f'{key}/batch_{number:05d}', arrays)
+                done[number] = arrays
+                progress.finish_batch()
         joined: dict[int, Arrays] = {}
         for part in dist.all_gather_object(done):
             joined.update(part)
@@ -197,7 +236,9 @@ class RobustnessEvaluation:
 
     def _images_file(self, key: str, number: int) -> Path:
         assert self.adversarial_dir is not None
-        return self.adversarial_dir / key / f'batch_{number:05d}.npz'
+        name = f'batch_{number:05d}.npz'
+        # The store's folder stands for weights, data, seed and batch size.
+        return self.adversarial_dir / self.store.folder.name / key / name
 
     def _batch(
         self,
@@ -240,18 +281,18 @@ class RobustnessEvaluation:
                 self.model, images, labels, threat, stop_when_fooled=True
             )
         with torch.no_grad():
-            return adversarial, self.model(adversarial).argmax(1)
+            return adversarial, self._bare(adversarial).argmax(1)
 
-    def _num_classes(self, labels: np.ndarray) -> int:
+    def _num_classes(self) -> int:
         (images, _) = next(iter(self.samples.batches([[0]])))
         with torch.no_grad():
             num_classes = self.model(images).shape[1]
-        if labels.max() >= num_classes or labels.min() < 0:
+        known = self.samples.num_classes
+        if known is not None and known != num_classes:
             raise ValueError(
-                f'the test images have labels {labels.min()} to '
-                f'{labels.max()}, but the model has classes 0 to '
-                f'{num_classes - 1}: give the config whose dataset belongs '
-                'to the checkpoint'
+                f'the dataset has {known} classes, but the model has '
+                f'{num_classes}: give the config whose dataset belongs to the '
+                'checkpoint'
             )
         return num_classes
 
@@ -265,11 +306,27 @@ class RobustnessEvaluation:
             (images, labels) = next(
                 iter(self.samples.batches([pool.tolist()]))
             )
-            figures = probe(self.model, images, labels, threat, self.seed)
+            figures = probe(
+                self._bare,
+                images,
+                labels,
+                threat,
+                self.seed,
+                self.batch_size,
+            )
             self.store.save_dict(key, figures)
         shared = [figures]
         dist.broadcast_object_list(shared)
         return shared[0] or {}
+
+
+def _check_labels(labels: np.ndarray, num_classes: int) -> None:
+    if labels.max() >= num_classes or labels.min() < 0:
+        raise ValueError(
+            f'the test images have labels {labels.min()} to {labels.max()}, '
+            f'but the model has classes 0 to {num_classes - 1}: give the '
+            'config whose dataset belongs to the checkpoint'
+        )
 
 
 def _folder_name(threat: ThreatModel) -> str:

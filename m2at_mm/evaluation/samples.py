@@ -48,6 +48,12 @@ class Samples:
         self._num_samples = num_samples
         self._num_workers = num_workers
 
+    @property
+    def num_classes(self) -> Optional[int]:
+        """How many classes the dataset names, None if it names none."""
+        classes = getattr(self._dataset, 'metainfo', {}).get('classes')
+        return None if classes is None else len(classes)
+
     def __len__(self) -> int:
         return self._num_samples
 

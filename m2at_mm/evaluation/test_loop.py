@@ -101,6 +101,11 @@ class RobustnessTestLoop(BaseLoop):
         self.batch_size = batch_size
         self.seed = seed
         self.out = Path(out or Path(runner.work_dir, 'results.json'))
+        if self.out.is_dir():
+            raise ValueError(
+                f'out={str(self.out)!r} is a folder: give the name of a file '
+                'in it, like results.json'
+            )
         self.adversarial_dir = (
             Path(adversarial_dir) if adversarial_dir else None
         )
@@ -174,6 +179,12 @@ def _threat_models(
                 "its radius means nothing here: give eps, too, like '128/255'"
             )
         return [own]
+    for one in eps:
+        if isinstance(one, str) and '/' not in one and float(one) == 1:
+            raise ValueError(
+                "eps='1' is the whole range of a pixel: write '1/255' or "
+                "'255/255'"
+            )
     wanted = [ThreatModel(norm or own.norm, one) for one in eps]
     unique = {threat.eps: threat for threat in wanted}
     if own.eps in unique and (norm or own.norm) == own.norm:

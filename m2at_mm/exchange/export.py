@@ -69,14 +69,17 @@ def export_state_dict(
 ) -> None:
     """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
 
-    The keys are ``mean``, ``std`` and ``model.`` before mmpretrain's.
+    The keys are ``mean``, ``std``, and ``model.`` before those that the
+    classifier's own ``state_dict()`` has.
 
     Args:
         model (PlainClassifier): The model.
         images (Tensor): Not needed; for the interface of the exports.
         path (Path): The file.
     """
-    write_whole(path, lambda file: torch.save(model.state_dict(), file))
+    weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}
+    content = dict(mean=model.mean, std=model.std, **weights)
+    write_whole(path, lambda file: torch.save(content, file))
 
 
 def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:

@@ -17,6 +17,8 @@ StateDict = dict[str, Tensor]
 _CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net')
 _PREFIXES = ('module.', 'model.', 'net.', 'backbone.model.')
 _MEAN, _STD = ('mean', 'mu'), ('std', 'sigma')
+# TRADES' wide ResNet has a stage that its forward pass never uses.
+_UNUSED = ('sub_block1.',)
 # Blocks per stage and whether they are bottlenecks, by depth.
 _DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
     ((2, 2, 2, 2), False): 18,
@@ -53,8 +55,9 @@ class Imported:
 def import_checkpoint(path: Path) -> Imported:
     """Read a checkpoint in a known layout.
 
-    Known are the ResNets for CIFAR of the public robustness repositories
-    (``conv1, bn1, layer1.0.conv1, ..., linear``) and those of torchvision,
+    Known are the ResNets, pre-activation ResNets and wide ResNets for CIFAR of
+    the public robustness repositories (``conv1, bn1, layer1.0.conv1, ...,
+    linear`` and ``block1.layer.0.conv1, ..., fc``) and torchvision's ResNets,
     with or without a wrapper's prefix, in or outside of a dict of other
     things, and with or without a normalisation layer. An mmpretrain
     checkpoint has its names already and needs no conversion.
@@ -73,16 +76,37 @@ def import_checkpoint(path: Path) -> Imported:
     state_dict = _strip_prefixes(_find_state_dict(content, path))
     mean, std, state_dict = _split_normalisation(state_dict)
     state_dict = _strip_prefixes(state_dict)
-    if 'conv1.weight' not in state_dict or not any(
-        key.startswith('layer1.0.conv1') for key in state_dict
-    ):
+    if 'block1.layer.0.conv1.weight' in state_dict:
+        configure = _wide_resnet_config
+    elif {'conv1.weight', 'layer1.0.conv1.weight'} <= set(state_dict):
+        configure = _resnet_config
+    else:
         raise ValueError(
             f'{path}: the layout of the keys {sorted(state_dict)[:4]}, ... is '
-            'not known. Known are ResNets with conv1, layer1.0.conv1, ... and '
-            'linear or fc; a checkpoint of mmpretrain needs no conversion'
+            'not known. Known are ResNets and pre-activation ResNets with '
+            'conv1, layer1.0.conv1, ... and linear or fc, and wide ResNets '
+            'with block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs '
+            'no conversion'
         )
-    renamed = {_resnet_key(key): state_dict[key] for key in state_dict}
-    return Imported(_resnet_config(renamed, path), renamed, mean, std)
+    renamed = {
+        _mmpretrain_key(key): value
+        for key, value in state_dict.items()
+        if not key.startswith(_UNUSED)
+    }
+    backbone = configure(renamed, path)
+    num_classes, in_channels = renamed['head.fc.weight'].shape
+    classifier = dict(
+        type='ImageClassifier',
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=num_classes,
+            in_channels=in_channels,
+            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        ),
+    )
+    return Imported(classifier, renamed, mean, std)
 
 
 def _find_state_dict(content: Any, path: Path) -> StateDict:
@@ -146,12 +170,10 @@ def _split_normalisation(
     return mean, std, rest
 
 
-def _resnet_key(key: str) -> str:
-    """`linear` is the head's `fc`, `shortcut` is `downsample`."""
-    key = re.sub(r'^(linear|fc)\.', 'head.fc.', key)
-    if key.startswith('head.'):
-        return key
-    return 'backbone.' + re.sub(r'\.shortcut\.', '.downsample.', key)
+def _mmpretrain_key(key: str) -> str:
+    """`linear` and `fc` are the head's `fc`, all else is the backbone's."""
+    head = re.sub(r'^(linear|fc)\.', 'head.fc.', key)
+    return head if head != key else 'backbone.' + key
 
 
 def _resnet_config(state_dict: StateDict, path: Path) -> dict[str, Any]:
@@ -167,22 +189,36 @@ def _resnet_config(state_dict: StateDict, path: Path) -> dict[str, Any]:
             f'{sorted(_DEPTHS.values())}, or it has no layer linear or fc'
         )
     stem = state_dict['backbone.conv1.weight']
-    first = state_dict['backbone.layer1.0.conv1.weight']
-    backbone = dict(
+    base_channels = state_dict['backbone.layer1.0.conv1.weight'].shape[0]
+    if 'backbone.bn1.weight' not in state_dict:
+        if 'backbone.bn.weight' not in state_dict:
+            raise ValueError(
+                f'{path}: a ResNet with neither bn1 after the stem nor bn '
+                'before the pooling is not known here'
+            )
+        return dict(
+            type='m2at_mm.PreActResNet_CIFAR',
+            depth=depth,
+            base_channels=base_channels,
+        )
+    for key in [key for key in state_dict if '.shortcut.' in key]:
+        new = key.replace('.shortcut.', '.downsample.')
+        state_dict[new] = state_dict.pop(key)
+    return dict(
         type='ResNet_CIFAR' if stem.shape[-1] == 3 else 'ResNet',
         depth=depth,
         stem_channels=stem.shape[0],
-        base_channels=first.shape[0],
+        base_channels=base_channels,
     )
-    num_classes, in_channels = state_dict['head.fc.weight'].shape
+
+
+def _wide_resnet_config(state_dict: StateDict, path: Path) -> dict[str, Any]:
+    if 'head.fc.weight' not in state_dict:
+        raise ValueError(f'{path} has no layer fc or linear')
+    first = 'backbone.block1.layer.'
+    blocks = {k.split('.')[3] for k in state_dict if k.startswith(first)}
     return dict(
-        type='ImageClassifier',
-        backbone=backbone,
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=num_classes,
-            in_channels=in_channels,
-            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        ),
+        type='m2at_mm.WideResNet_CIFAR',
+        depth=6 * len(blocks) + 4,
+        widen_factor=state_dict[first + '0.conv1.weight'].shape[0] // 16,
     )

@@ -34,15 +34,19 @@ def names(*outcomes: Outcomes, **probes: Any) -> list[str]:
         (dict(pgd20=50, cw20=42), 'margin_below_cross_entropy'),
         (dict(pgd20=50, cw20=42.5), None),
         (dict(pgd20=30, cw20=50), None),
-        (dict(pgd20=50, cw100=10), None),
+        (dict(pgd20=50, cw100=10), 'margin_below_cross_entropy'),
+        (dict(pgd20=60, autoattack=36), 'margin_below_cross_entropy'),
+        (dict(pgd20=60, pgd100=40, cw20=36), 'more_steps_help'),
         (dict(pgd20=50, pgd100=44), 'more_steps_help'),
         (dict(cw20=50, cw100=44), 'more_steps_help'),
         (dict(pgd20=50, pgd100=46), None),
         (dict(fgsm=40, pgd20=43), 'one_step_beats_many'),
         (dict(fgsm=50, pgd20=43), None),
-        (dict(pgd20=50, square=47), 'black_box_beats_white_box'),
-        (dict(pgd20=50, transfer=47), 'black_box_beats_white_box'),
-        (dict(pgd20=50, square=49.5), None),
+        (dict(pgd20=50, square=44), 'black_box_beats_white_box'),
+        (dict(pgd20=50, square=47), None),
+        (dict(cw20=50, square=47), 'black_box_beats_white_box'),
+        (dict(cw20=50, transfer=47), 'black_box_beats_white_box'),
+        (dict(cw20=50, square=49.5), None),
         (dict(pgd20=50, square=55), None),
         (dict(fgsm=50, square=40), None),
         (dict(pgd20=50, cw20=46, square=47), None),
@@ -60,7 +64,7 @@ def test_comparison_of_attacks(
 def test_black_box_inside_autoattack() -> None:
     made = outcome(clean=80, autoattack=40)
     made.parts['autoattack'] = {
-        'apgd-ce': outcome(x=50).predictions['x'],
+        'apgd-ce': outcome(x=47).predictions['x'],
         'fab-t': outcome(x=45).predictions['x'],
         'square': outcome(x=40).predictions['x'],
     }
@@ -92,6 +96,16 @@ def test_radii(small: float, large: float, raised: bool) -> None:
     assert found == ['larger_eps_does_not_help'] * raised
 
 
+def test_fgsm_may_overshoot() -> None:
+    small = outcome('8/255', clean=80, fgsm=0)
+    assert names(small, outcome('16/255', clean=80, fgsm=30)) == []
+
+
+def test_clean_accuracy_at_chance() -> None:
+    assert names(outcome(clean=0.0)) == ['clean_accuracy_at_chance']
+    assert names(outcome(clean=20.0)) == []
+
+
 def test_outside() -> None:
     made = outcome(clean=80, pgd20=50)
     made.outside['pgd20'] = 3
@@ -114,6 +128,7 @@ SOUND: dict[str, Any] = dict(
     pass_difference=0.0,
     batch_difference=1e-6,
     probabilities=False,
+    non_finite_gradients=0.0,
     vanishing_gradients=0.0,
     saturated_loss=0.0,
     median_margin=3.0,
@@ -141,7 +156,10 @@ SOUND: dict[str, Any] = dict(
             dict(gradient_agreement=9.0, pass_difference=0.01),
             ['randomised_outputs'],
         ),
-        (dict(saturated_loss=0.5), ['saturated_loss']),
+        (dict(gradient_correlation=0.5), ['wrong_gradients']),
+        (dict(non_finite_gradients=0.1), ['non_finite_gradients']),
+        (dict(saturated_loss=0.5), []),
+        (dict(saturated_loss=0.7), ['saturated_loss']),
         (dict(large_eps_correct=40), ['large_eps_withstood']),
         (dict(large_eps_correct=13), []),
     ],

@@ -9,7 +9,8 @@ from torch import nn
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.evaluation import find_alarms
-from m2at_mm.evaluation.probes import differentiable, probe
+from m2at_mm.evaluation.attackable import Attackable
+from m2at_mm.evaluation.probes import probe
 
 
 def _right(
@@ -47,6 +48,7 @@ def test_sound_models_raise_none(
         assert figures['large_eps_correct'] == 0
         assert figures['num_images'] == len(images)
         assert figures['gradient_agreement'] == pytest.approx(1, abs=0.2)
+        assert figures['gradient_correlation'] > 0.9
 
 
 def test_figures_of_a_linear_model() -> None:
@@ -84,13 +86,40 @@ def test_output_that_depends_on_the_batch(
     assert 'outputs_depend_on_the_batch' in names
 
 
-def test_model_without_a_graph_gets_a_zero_gradient(
-    robust_model: nn.Module,
+def test_small_batches_give_the_same_figures(
+    robust_model: nn.Module, cifar10_images: Callable
 ) -> None:
-    masked = Masked(robust_model, 'integer input')
-    assert differentiable(masked, dict(differentiable=True)) is masked
+    images, labels = _right(robust_model, cifar10_images, 24)
+    whole = probe(robust_model, images, labels, ThreatModel())
+    parts = probe(robust_model, images, labels, ThreatModel(), batch_size=4)
+    for name in ('num_images', 'vanishing_gradients', 'large_eps_correct'):
+        assert parts[name] == whole[name]
+    for name in ('gradient_correlation', 'gradient_agreement'):
+        assert parts[name] == pytest.approx(whole[name], abs=0.05)
+
+
+def test_batch_that_does_not_fit_is_halved(
+    robust_model: nn.Module, cifar10_images: Callable
+) -> None:
+    class Small(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 4:
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+            return robust_model(x)
+
+    images, labels = _right(robust_model, cifar10_images, 24)
+    assert probe(Small(), images, labels, ThreatModel())['num_images'] == len(
+        images
+    )
+
+
+@pytest.mark.parametrize('how', ['integer input', 'broken gradient'])
+def test_attackable_gives_a_zero_gradient(
+    robust_model: nn.Module, how: str
+) -> None:
+    masked = Masked(robust_model, how)
     images = torch.rand(2, 3, 32, 32, requires_grad=True)
-    logits = differentiable(masked, dict(differentiable=False))(images)
+    logits = Attackable(masked)(images)
     (gradient,) = torch.autograd.grad(logits.sum(), images)
     assert gradient.abs().max() == 0
     assert torch.equal(logits, masked(images))

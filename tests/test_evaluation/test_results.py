@@ -111,13 +111,16 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = json.loads((path.parent / 'results.json.old').read_text())
     assert kept['attacks']['cw20'] == 52.0
     assert (path.parent / 'results.samples.npz.old').is_file()
+    write_results(results, samples, path)
+    assert (path.parent / 'results.json.old2').is_file()
     assert 'results.json.old' in capsys.readouterr().out
 
 
 def _printed(
     outcome: Outcomes, capsys: pytest.CaptureFixture[str], **results: Any
 ) -> str:
-    print_results({**make_results([outcome], {}), **results}, [outcome])
+    probed = dict(results, probes=dict(num_images=1))
+    print_results({**make_results([outcome], {}), **probed}, [outcome])
     return capsys.readouterr().out
 
 

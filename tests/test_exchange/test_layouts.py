@@ -12,6 +12,7 @@ from mmpretrain.registry import MODELS
 from pyautoattack.examples.resnet import ResNet18, ResNet50
 from torch import Tensor, nn
 
+from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
 from m2at_mm.exchange import Imported, import_checkpoint
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
@@ -108,6 +109,47 @@ def test_bottleneck_depth_is_found(tmp_path: Path) -> None:
         expected = net(images)
     torch.testing.assert_close(
         _logits(imported, images), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ('net', 'settings'),
+    [
+        (
+            lambda: PreActResNet_CIFAR(18, base_channels=8),
+            dict(depth=18, base_channels=8),
+        ),
+        (lambda: PreActResNet_CIFAR(50, base_channels=4), dict(depth=50)),
+        (
+            lambda: WideResNet_CIFAR(16, 2),
+            dict(depth=16, widen_factor=2),
+        ),
+    ],
+    ids=['preact18', 'preact50', 'wide'],
+)
+def test_pre_activation_and_wide_nets(
+    net: Callable, settings: dict[str, int], tmp_path: Path
+) -> None:
+    """Their names are the published ones; see the backbones' tests."""
+    torch.manual_seed(0)
+    backbone = net().eval()
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        (features,) = backbone(images)
+    layer = nn.Linear(features.shape[1], 10)
+    weights = {f'module.{k}': v for k, v in backbone.state_dict().items()}
+    name = 'linear' if 'preact' in type(backbone).__name__.lower() else 'fc'
+    for part, value in layer.state_dict().items():
+        weights[f'module.{name}.{part}'] = value
+    weights['module.sub_block1.layer.0.bn1.weight'] = torch.ones(3)
+    torch.save(dict(state_dict=weights), tmp_path / 'source.pt')
+    imported = import_checkpoint(tmp_path / 'source.pt')
+    for key, value in settings.items():
+        assert imported.classifier['backbone'][key] == value
+    with torch.no_grad():
+        expected = layer(features.mean((2, 3)))
+    torch.testing.assert_close(
+        _logits(imported, images), expected, atol=1e-4, rtol=0
     )
 
 

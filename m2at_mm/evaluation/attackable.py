@@ -1,0 +1,35 @@
+"""A model as the attacks of an evaluation see it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Attackable(nn.Module):
+    """A model whose input always has a finite gradient.
+
+    An attack on a model that detaches its input, like one that rounds to
+    integers, would end in an error of autograd, and one not-a-number would
+    spoil its image. Here such a gradient is zero: the attack runs and fails,
+    and an alarm tells why. Logits are not changed.
+
+    Args:
+        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+            logits of shape (N, K).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, shape (N, K)."""
+        if not images.requires_grad:
+            return self.model(images)
+        seen = images.view_as(images)
+        seen.register_hook(
+            lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+        )
+        logits = self.model(seen)
+        return logits if logits.requires_grad else logits + 0 * images.sum()
