@@ -48,11 +48,11 @@ demo: $(VENV)/.installed-demo
 
 test: lint
 	@echo '== Tests (all but those marked slow)'
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto -m 'not slow' $(PYTEST_ARGS)
 
 test-all: lint
 	@echo '== Tests (all)'
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	@echo '== Lint'

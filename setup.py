@@ -69,6 +69,7 @@ EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['scikit-learn', 'matplotlib']
 TEST = [
     'pytest',
+    'pytest-xdist',
     'ruff',
     'mypy',
     'foolbox>=3.3.4',  # independent PGD that ours is tested against

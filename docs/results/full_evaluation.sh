@@ -42,7 +42,7 @@ print(pathlib.Path(pyautoattack.__file__).parent / "examples/model_test.pt")')
       "$work/undefended.pth" >"$work/import.txt" 2>&1
   fi
   evaluate undefended "$work/undefended.py" "$work/undefended.pth" \
-    --eps 0.5/255 --cfg-options test_dataloader.dataset.data_root=data/cifar10
+    --cfg-options test_dataloader.dataset.data_root=data/cifar10
 }
 
 evaluate pgd-at configs/pgd-at_resnet18_cifar10.py \
