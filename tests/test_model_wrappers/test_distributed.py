@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
@@ -14,7 +15,7 @@ from torch import distributed, multiprocessing
 
 from m2at_mm.methods import M2AT
 from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
-from m2at_mm.registry import MODEL_WRAPPERS
+from m2at_mm.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
 
 # Deterministic, and images don't influence each other, so that the two
 # halves of a batch can be computed one after the other, too.
@@ -79,3 +80,103 @@ def test_is_a_wrapper_that_mmengine_takes_for_ddp() -> None:
         AdversarialDistributedDataParallel,
         torch.nn.parallel.DistributedDataParallel,
     )
+
+
+# Every method with the attack of its recipe, and the add-ons.
+METHODS: dict[str, dict] = {
+    'Standard': {},
+    'PGDAT': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
+    'M2AT': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
+    'TRADES': dict(
+        train_attack=dict(
+            type='m2at_mm.PGD', steps=2, loss='kl', noise_std=0.001
+        )
+    ),
+    'MART': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
+    'AVmixup': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
+    'IAT': dict(train_attack=dict(type='m2at_mm.NFGSM')),
+    'FreeAT': dict(train_attack=None),
+}
+
+
+def _train_all(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    init_default_scope('mmpretrain')
+    found = {}
+    for name, settings in METHODS.items():
+        for wrapper_type in ('OptimWrapper', 'm2at_mm.AWPOptimWrapper'):
+            if name == 'FreeAT' and 'AWP' in wrapper_type:
+                continue
+            model = MODEL_WRAPPERS.build(
+                dict(type='m2at_mm.AdversarialDistributedDataParallel'),
+                default_args=dict(
+                    module=build_adversarial(
+                        method=dict(type=f'm2at_mm.{name}'),
+                        label_smoothing=0.1,
+                        **settings,
+                    ).train()
+                ),
+            )
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            wrapper = OPTIM_WRAPPERS.build(
+                dict(
+                    type=wrapper_type,
+                    optimizer=optimizer,
+                    accumulative_counts=2,
+                )
+            )
+            before = model.module.head.fc.weight.detach().clone()
+            for seed in range(4):
+                batch = raw_batch(num=4, seed=10 * seed + rank)
+                log = model.train_step(batch, wrapper)
+                assert torch.isfinite(log['loss']), name
+            weight = model.module.head.fc.weight.detach()
+            assert not torch.equal(weight, before), name
+            found[f'{name} {wrapper_type}'] = [
+                p.detach() for p in model.parameters()
+            ]
+    torch.save(found, Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def test_every_method_on_two_processes_with_accumulation(
+    tmp_path: Path,
+) -> None:
+    multiprocessing.start_processes(
+        _train_all, args=(str(tmp_path),), nprocs=2, start_method='spawn'
+    )
+    first, second = (
+        torch.load(tmp_path / f'rank{rank}.pth', weights_only=True)
+        for rank in (0, 1)
+    )
+    assert len(first) == 2 * len(METHODS) - 1
+    for name, weights in first.items():
+        for one, other in zip(weights, second[name]):
+            assert torch.equal(one, other), name  # one model, not two
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('name', METHODS)
+def test_every_method_with_mixed_precision(name: str, dtype: str) -> None:
+    init_default_scope('mmpretrain')
+    model = build_adversarial(
+        method=dict(type=f'm2at_mm.{name}'), **METHODS[name]
+    )
+    model = model.cuda().train()
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(
+            type='AmpOptimWrapper',
+            dtype=dtype,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+            accumulative_counts=2,
+        )
+    )
+    for seed in range(4):
+        log = model.train_step(raw_batch(seed=seed), wrapper)
+        assert torch.isfinite(log['loss'])
+    assert all(p.isfinite().all() for p in model.parameters())

@@ -1,0 +1,108 @@
+"""What a comparison trains and evaluates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from mmengine.config import Config
+
+from m2at_mm.evaluation.presets import check_attack_names
+
+_KEYS = {'runs', 'seeds', 'common', 'evaluation', 'checkpoint'}
+_RUN_KEYS = {'config', 'recipe', 'options'}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed.
+
+    Attributes:
+        name (str): Of the method, as in the plan.
+        seed (int): Of the training.
+        config (str): File, or ``mmpretrain::...``.
+        recipe (str, optional): Applied to the config.
+        options (dict): Settings for ``--cfg-options``.
+    """
+
+    name: str
+    seed: int
+    config: str
+    recipe: Optional[str]
+    options: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Name of the run's folder."""
+        return f'{self.name}_seed{self.seed}'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison.
+
+    Attributes:
+        runs (dict[str, dict]): By method: ``config``, and maybe ``recipe`` and
+            ``options``.
+        seeds (Sequence[int]): Each method is trained with each.
+        common (dict): Settings of all runs, the budget above all.
+        evaluation (dict): ``attacks``, and maybe ``num_samples``.
+        checkpoint (str): ``'best'``, chosen on the validation split, or
+            ``'last'``.
+    """
+
+    runs: dict[str, dict[str, Any]]
+    seeds: Sequence[int] = (0, 1)
+    common: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(
+        default_factory=lambda: dict(attacks=['pgd20', 'cw20'])
+    )
+    checkpoint: str = 'best'
+
+    def __iter__(self) -> Iterator[Run]:
+        """Each method with the first seed, then with the second, ..."""
+        for seed in self.seeds:
+            for name, run in self.runs.items():
+                yield Run(
+                    name,
+                    seed,
+                    run['config'],
+                    run.get('recipe'),
+                    {**self.common, **run.get('options', {})},
+                )
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a plan, a text config of MMEngine.
+
+    Args:
+        path (Path): The file.
+
+    Returns:
+        Plan: What it says.
+
+    Raises:
+        ValueError: A key is unknown or missing, or an attack is unknown.
+    """
+    content = Config.fromfile(path).to_dict()
+    unknown = set(content) - _KEYS
+    if unknown or 'runs' not in content:
+        raise ValueError(
+            f'{path} has {sorted(content)}: a plan needs runs, and may have '
+            f'{sorted(_KEYS - {"runs"})}'
+        )
+    for name, run in content['runs'].items():
+        if 'config' not in run or set(run) - _RUN_KEYS:
+            raise ValueError(
+                f'run {name!r} of {path} has {sorted(run)}: it needs config, '
+                f'and may have {sorted(_RUN_KEYS - {"config"})}'
+            )
+    plan = Plan(**content)
+    if plan.checkpoint not in ('best', 'last'):
+        raise ValueError(
+            f"checkpoint={plan.checkpoint!r} must be 'best' or 'last'"
+        )
+    check_attack_names(plan.evaluation['attacks'], has_surrogate=False)
+    return plan
