@@ -86,7 +86,11 @@ def load_plan(path: Path) -> Plan:
     Raises:
         ValueError: A key is unknown or missing, or an attack is unknown.
     """
-    content = Config.fromfile(path).to_dict()
+    content = {
+        key: value
+        for key, value in Config.fromfile(path).to_dict().items()
+        if not key.startswith('_')  # the plan's own abbreviations
+    }
     unknown = set(content) - _KEYS
     if unknown or 'runs' not in content:
         raise ValueError(

@@ -17,8 +17,8 @@ def test_runs_by_seed(tmp_path: Path) -> None:
     plan = load_plan(
         _plan(
             tmp_path,
-            "seeds = [3, 4]\ncommon = {'a.b': 1, 'c': 2}\n"
-            "runs = {'pgd-at': dict(config='x.py'), 'm2at': dict("
+            "_x = 'x.py'\nseeds = [3, 4]\ncommon = {'a.b': 1, 'c': 2}\n"
+            "runs = {'pgd-at': dict(config=_x), 'm2at': dict("
             "config='y.py', recipe='m2at', options={'c': 5})}\n",
         )
     )
@@ -33,6 +33,14 @@ def test_runs_by_seed(tmp_path: Path) -> None:
     assert runs[1].options == {'a.b': 1, 'c': 5}
     assert runs[1].recipe == 'm2at' and runs[0].recipe is None
     assert plan.checkpoint == 'best'
+
+
+def test_shipped_plan() -> None:
+    folder = Path(__file__).resolve().parents[2] / 'docs' / 'results'
+    runs = list(load_plan(folder / 'compare_narrow.py'))
+    assert len(runs) == 18
+    for run in runs:
+        assert (folder.parents[1] / run.config).is_file()
 
 
 @pytest.mark.parametrize(
