@@ -24,6 +24,7 @@ from m2at_mm.evaluation.results import (
 from m2at_mm.evaluation.robustness import RobustnessEvaluation
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.evaluation.store import ResultStore, digest, digest_module
+from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.registry import LOOPS
 from m2at_mm.version import __version__
 
@@ -60,6 +61,7 @@ class RobustnessTestLoop(BaseLoop):
             Defaults to None: they are not kept.
 
     Raises:
+        TypeError: The model is another one.
         ValueError: An attack is unknown or has no surrogate, a radius has no
             unit, a number is out of its range.
 
@@ -88,6 +90,12 @@ class RobustnessTestLoop(BaseLoop):
         super().__init__(runner, dataloader)
         model = runner.model
         self.model = model.module if is_model_wrapper(model) else model
+        if not isinstance(self.model, AdversarialClassifier):
+            raise TypeError(
+                'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, '
+                f'but the model is a {type(self.model).__name__}: wrap it, '
+                "for example by m2at_mm.recipes.apply_recipe(cfg, 'standard')"
+            )
         self.attacks = list(dict.fromkeys(attacks))
         self.threat_models = _threat_models(self.model.threat_model, norm, eps)
         self.transfer = transfer and dict(transfer, type='m2at_mm.Transfer')

@@ -141,3 +141,10 @@ def test_wrong_settings(settings: dict, message: str, tmp_path: Path) -> None:
     cfg = _config(classifier_cfg(), tmp_path, **settings)
     with pytest.raises(ValueError, match=message):
         Runner.from_cfg(cfg).test()
+
+
+def test_plain_model_is_refused(tmp_path: Path) -> None:
+    cfg = _config(classifier_cfg(), tmp_path)
+    cfg.model = cfg.model.classifier
+    with pytest.raises(TypeError, match=r'needs an m2at_mm\.Adversarial'):
+        Runner.from_cfg(cfg).test()
