@@ -655,7 +655,8 @@ SETTINGS: dict[str, Any] = dict(
     steps=3,
     step_size='1/255',
     loss='margin',
-    random_start=False,
+    random_start=True,
+    noise_std=0.01,
     restarts=2,
     bn_mode='batch',
 )
@@ -672,6 +673,7 @@ SETTINGS: dict[str, Any] = dict(
                 step_size=None,
                 loss='ce',
                 random_start=True,
+                noise_std=None,
                 restarts=1,
                 bn_mode='eval',
                 stop_when_fooled=False,
