@@ -1,0 +1,90 @@
+"""Figures in the documents are those of the files behind them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
+NARROW = {
+    'standard': 'standard',
+    'PGD-AT': 'pgd-at',
+    'M2AT, scale 1, perturbed_label 0.5': 'm2at_scale1.0_label0.5',
+    'M2AT, scale 1.5, perturbed_label 0.7': 'm2at_scale1.5_label0.7',
+    'M2AT, scale 2, perturbed_label 0.8': 'm2at_scale2.0_label0.8',
+}
+FULL = {
+    'undefended': 'undefended',
+    'plain robust': 'plain_robust',
+    **{key: NARROW[key] for key in NARROW if key != 'standard'},
+}
+FULL_ATTACKS = ['fgsm', 'pgd20', 'pgd100', 'cw20', 'cw100', 'autoattack']
+
+
+def _rows(document: str) -> list[list[str]]:
+    """Cells of the table's rows, without head and rule."""
+    lines = (RESULTS / document).read_text('utf-8').splitlines()
+    rows = [line for line in lines if line.startswith('|')]
+    return [[cell.strip() for cell in row[1:-1].split('|')] for row in rows][
+        2:
+    ]
+
+
+def _load(path: str) -> dict[str, Any]:
+    return json.loads((RESULTS / path).read_text('utf-8'))
+
+
+def _shown(values: list[float]) -> list[str]:
+    return [f'{value:.1f}' for value in values]
+
+
+@pytest.mark.parametrize(
+    'row', _rows('narrow_resnet18_12e.md'), ids=lambda row: '-'.join(row[:2])
+)
+def test_narrow_runs(row: list[str]) -> None:
+    name, seed, *figures = row
+    run = _load(f'narrow_resnet18_12e/{NARROW[name]}_seed{seed}.json')
+    attacks = run['attacks']
+    assert figures == _shown(
+        [run['clean'], attacks['pgd20'], attacks['cw20'], run['worst_case']]
+    )
+
+
+def test_every_narrow_run_is_in_the_table() -> None:
+    files = list((RESULTS / 'narrow_resnet18_12e').glob('*.json'))
+    assert len(files) == len(_rows('narrow_resnet18_12e.md')) == 10
+
+
+@pytest.mark.parametrize(
+    'row', _rows('full_evaluation.md'), ids=lambda row: row[0]
+)
+def test_full_evaluation(row: list[str]) -> None:
+    name, *figures = row
+    run = _load(f'full_evaluation/{FULL[name]}.json')
+    attacks = [run['attacks'][attack] for attack in FULL_ATTACKS]
+    assert figures == _shown(
+        [
+            run['clean'],
+            *attacks,
+            run['worst_case'],
+            run['pgd_minus_autoattack'],
+        ]
+    )
+    assert run['alarms'] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    root = RESULTS.parents[1]
+    documents = [root / 'README.md', *(root / 'docs').rglob('*.md')]
+    for document in documents:
+        for target in re.findall(
+            r'\]\((?!https?:)([^)#]+)', document.read_text('utf-8')
+        ):
+            assert (document.parent / target.strip()).exists(), (
+                document,
+                target,
+            )
