@@ -386,3 +386,75 @@ def test_wrapper_is_an_attackable_function_of_images() -> None:
     adversarial = pgd(ours, images, labels, threat, steps=5)
     assert bool(threat.ball(images).contains(adversarial).all())
     assert (ours(adversarial).argmax(1) != labels).any()
+
+
+@pytest.mark.parametrize(
+    'method', ['Standard', 'PGDAT', 'M2AT', 'TRADES', 'AVmixup', 'IAT']
+)
+@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
+def test_mixed_images_are_attacked_towards_their_mixed_label(
+    method: str, augment: str
+) -> None:
+    model = build_adversarial(
+        method=dict(type=f'm2at_mm.{method}'),
+        data_preprocessor=dict(
+            mean=MEAN,
+            std=STD,
+            num_classes=10,
+            batch_augments=dict(augments=dict(type=augment, alpha=1.0)),
+        ),
+    ).train()
+    given: list[torch.Tensor] = []
+    attack = model.train_attack
+
+    def recorded(net: Any, images: Any, target: Any, *rest: Any) -> Any:
+        given.append(target)
+        return attack(net, images, target, *rest)
+
+    model.train_attack = recorded
+    torch.manual_seed(0)
+    data = model.data_preprocessor(raw_batch(), training=True)
+    losses = model(**data, mode='loss')
+    total = sum(value for name, value in losses.items() if 'loss' in name)
+    total.backward()
+    assert torch.isfinite(total)
+    assert model.head.fc.weight.grad.abs().max() > 0
+    if method != 'Standard':
+        [target] = given
+        mixed = torch.stack([s.gt_score for s in data['data_samples']])
+        assert torch.equal(target, mixed)
+        assert 0 < (mixed > 0).sum(1).max() <= 2
+
+
+@pytest.mark.parametrize('soft', [False, True])
+def test_label_smoothing_changes_what_is_learnt_alone(soft: bool) -> None:
+    model = build_adversarial(
+        method=dict(type='m2at_mm.PGDAT'), label_smoothing=0.2
+    ).train()
+    seen: list[torch.Tensor] = []
+
+    def attack(net: Any, images: Any, target: Any, *rest: Any) -> Any:
+        seen.append(target)
+        return images
+
+    model.train_attack = attack
+    data = model.data_preprocessor(raw_batch(), training=True)
+    labels = labels_of(data['data_samples'])
+    one_hot = torch.nn.functional.one_hot(labels, 10).float()
+    if soft:
+        for sample, score in zip(data['data_samples'], one_hot):
+            sample.set_gt_score(score)
+    loss = model(**data, mode='loss')['loss']
+    [target] = seen
+    assert torch.equal(target, one_hot if soft else labels)
+    logits = model(data['inputs'])
+    expected = torch.nn.functional.cross_entropy(
+        logits, labels, label_smoothing=0.2
+    )
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize('value', [-0.1, 1.0])
+def test_wrong_label_smoothing(value: float) -> None:
+    with pytest.raises(ValueError, match=f'label_smoothing={value}'):
+        build_adversarial(label_smoothing=value)
