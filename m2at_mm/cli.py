@@ -12,6 +12,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from m2at_mm.compat import init_cpu_process_group
+from m2at_mm.recipes import apply_recipe, is_adversarial
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -72,6 +73,23 @@ def load_config(name: str) -> Config:
     return Config(
         cfg.to_dict(), cfg_text=cfg.text, filename=name.split('::')[-1]
     )
+
+
+def load_adversarial_config(name: str, recipe: str = 'standard') -> Config:
+    """Like :func:`load_config`, with a recipe where it is not adversarial.
+
+    So a stock config of mmpretrain is attacked under the recipe's threat
+    model.
+    """
+    cfg = load_config(name)
+    return cfg if is_adversarial(cfg) else apply_recipe(cfg, recipe)
+
+
+def model_config(cfg: Config) -> ConfigDict:
+    """The model's config, with the top-level preprocessor in it."""
+    if cfg.get('data_preprocessor') is not None:
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return cfg.model
 
 
 def set_work_dir(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -102,7 +103,11 @@ def _checkpoint(folder: Path, which: str) -> Path:
     if which == 'last':
         return Path((folder / 'last_checkpoint').read_text().strip())
     found = sorted(
-        (path for path in folder.glob('best_*.pth') if '-' not in path.stem),
+        (
+            path
+            for path in folder.glob('best_*.pth')
+            if not re.search(r'-[0-9a-f]{8}$', path.stem)
+        ),
         key=lambda path: path.stat().st_mtime,
     )
     if not found:

@@ -21,7 +21,6 @@ from m2at_mm.exchange import (
     import_checkpoint,
     make_claim,
 )
-from m2at_mm.recipes import apply_recipe, is_adversarial
 from m2at_mm.registry import MODELS
 
 _EXPORTS = {
@@ -133,14 +132,10 @@ def bring_in(args: argparse.Namespace) -> None:
 
 def give_out(args: argparse.Namespace) -> None:
     """The command ``export``."""
-    cfg = cli.load_config(args.config)
-    if not is_adversarial(cfg):
-        cfg = apply_recipe(cfg, 'standard')
+    cfg = cli.load_adversarial_config(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    if cfg.get('data_preprocessor') is not None:
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    wrapper = MODELS.build(cfg.model)
+    wrapper = MODELS.build(cli.model_config(cfg))
     load_checkpoint(wrapper, args.checkpoint, map_location='cpu', strict=True)
     images = torch.rand(
         4,

@@ -9,7 +9,6 @@ from mmengine.config import Config
 
 from m2at_mm import cli
 from m2at_mm.evaluation.presets import ATTACK_NAMES, DEFAULT_ATTACKS
-from m2at_mm.recipes import apply_recipe, is_adversarial
 
 _SECONDS_TO_WAIT = 7 * 24 * 3600
 
@@ -81,7 +80,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace) -> Config:
     """The config set up for the evaluation that was asked for."""
-    cfg = _adversarial(args.config)
+    cfg = cli.load_adversarial_config(args.config)
     cli.set_work_dir(cfg, args)
     cfg.load_from = args.checkpoint
     cfg.test_cfg = dict(
@@ -102,24 +101,12 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def _adversarial(name: str) -> Config:
-    """A config whose model is not adversarial gets recipe ``standard``.
-
-    So a stock one of mmpretrain is attacked under that recipe's threat model.
-    """
-    cfg = cli.load_config(name)
-    return cfg if is_adversarial(cfg) else apply_recipe(cfg, 'standard')
-
-
 def _surrogate(args: argparse.Namespace) -> Any:
     if args.transfer is None:
         return None
     config, checkpoint = args.transfer
-    cfg = _adversarial(config)
-    outer = cfg.get('data_preprocessor')
-    if outer is not None:
-        cfg.model.setdefault('data_preprocessor', outer)
-    return dict(surrogate=cfg.model, checkpoint=checkpoint)
+    model = cli.model_config(cli.load_adversarial_config(config))
+    return dict(surrogate=model, checkpoint=checkpoint)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ import torch
 from mmengine.config import Config
 
 from m2at_mm import cli
-from m2at_mm.recipes import apply_recipe, is_adversarial
 from m2at_mm.visualization import TrainingImages, draw_training_images
 
 
@@ -43,9 +42,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     """The config set up for one batch of test images."""
     if args.num_images < 1:
         raise ValueError(f'--num-images {args.num_images} must be at least 1')
-    cfg = cli.load_config(args.config)
-    if not is_adversarial(cfg):
-        cfg = apply_recipe(cfg, 'm2at')
+    cfg = cli.load_adversarial_config(args.config, 'm2at')
     cfg.work_dir = args.work_dir or log_dir
     cfg.log_level = 'WARNING'  # a picture needs no log of hooks
     cfg.load_from = args.checkpoint

@@ -1,4 +1,4 @@
-# The comparison behind docs/results/compare_narrow.md:
+# A plan for tools/compare.py, all methods on one small budget:
 #   python tools/compare.py docs/results/compare_narrow.py \
 #       --work-dir work_dirs/compare_narrow --out docs/results/compare_narrow \
 #       --jobs 2

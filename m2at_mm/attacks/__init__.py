@@ -1,7 +1,7 @@
 """Attacks: pure functions on images in [0, 1], and their settings."""
 
 from m2at_mm.attacks.autoattack import AutoAttack
-from m2at_mm.attacks.context import attack_mode
+from m2at_mm.attacks.context import attack_mode, own_random_stream
 from m2at_mm.attacks.losses import (
     cross_entropy,
     kl_divergence,
@@ -23,6 +23,7 @@ __all__ = [
     'cross_entropy',
     'kl_divergence',
     'margin',
+    'own_random_stream',
     'parse_pixels',
     'pgd',
 ]

@@ -9,7 +9,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks.context import attack_mode
+from m2at_mm.attacks.context import attack_mode, own_random_stream
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.attacks.threat_model import ThreatModel
 from m2at_mm.registry import TASK_UTILS
@@ -23,7 +23,7 @@ _VERSIONS = {
 # The logits that a loss compares: the difference of logits ratio divides by
 # the gap to the third largest, its targeted form to the fourth.
 _FEWEST_CLASSES = {'apgd-dlr': 3, 'apgd-t': 4}
-_ATTACKS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
+AUTOATTACK_PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
 # Target classes per image in apgd-t and fab-t, by the standard version.
 _TARGETS = 9
 
@@ -113,11 +113,11 @@ class AutoAttack:
         version: str = 'standard',
         seed: int = 0,
     ) -> None:
-        unknown = set(attacks or ()) - set(_ATTACKS)
+        unknown = set(attacks or ()) - set(AUTOATTACK_PARTS)
         if unknown:
             raise ValueError(
                 f'attacks={list(attacks or ())} has {sorted(unknown)}, which '
-                f'AutoAttack does not: choose from {list(_ATTACKS)}'
+                f'AutoAttack does not: choose from {list(AUTOATTACK_PARTS)}'
             )
         autoattack_components(version, 10)  # refuses an unknown version
         _import_package()
@@ -156,8 +156,7 @@ class AutoAttack:
         labels = hard_labels(target)
         result = images.clone()
         logits = _Logits(model)
-        cuda = [images.device] if images.is_cuda else []
-        with attack_mode(model), torch.random.fork_rng(devices=cuda):
+        with attack_mode(model), own_random_stream(images.device):
             clean = logits(images)
             robust = clean.argmax(1) == labels
             package = self._package(logits, images.device, threat_model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Optional
 
 import torch
 from torch import nn
@@ -83,3 +84,21 @@ def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
         # On PyTorch before 2.2 or so, autocast may hand weights that it cast
         # without a gradient to the training forward.
         torch.clear_autocast_cache()
+
+
+@contextmanager
+def own_random_stream(
+    device: torch.device, seed: Optional[int] = None
+) -> Iterator[None]:
+    """PyTorch's draws inside leave the streams outside as they were.
+
+    Args:
+        device (torch.device): Whose stream is kept besides the CPU's.
+        seed (int, optional): Of the draws inside. Defaults to None, they
+            continue the stream.
+    """
+    devices = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

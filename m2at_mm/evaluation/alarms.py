@@ -180,7 +180,7 @@ def _judge_probes(probes: dict[str, Any]) -> list[Alarm]:
 
 def _judge_clean(outcome: Outcomes) -> list[Alarm]:
     correct = outcome.correct('clean')
-    chance = 100 / (int(outcome.labels.max()) + 1)
+    chance = _chance(outcome)
     if len(correct) < _FEW or percent(correct) > chance:
         return []
     return [
@@ -328,16 +328,19 @@ def _compare_radii(outcomes: Sequence[Outcomes]) -> list[Alarm]:
             if name == 'fgsm':  # one long step may overshoot
                 continue
             at_small, at_large = small.correct(name), large.correct(name)
-            chance = 100 / (int(large.labels.max()) + 1)
-            above = percent(at_large) > chance + _NEAR_CHANCE
+            if percent(at_large) <= _chance(large) + _NEAR_CHANCE:
+                continue
             figures = (
                 f'{percent(at_small):.1f} % at {small.threat_model} and '
                 f'{percent(at_large):.1f} % at {large.threat_model}'
             )
             rise = _gained(at_large, at_small)
-            if rise is not None and rise >= _FLAT and above:
+            if rise is not None and rise >= _FLAT:
                 message = f'accuracy under {name} rises with the radius: '
-            elif _should_fall(small, large, name):
+            elif (
+                _is_twice(small, large)
+                and percent(at_small) - percent(at_large) < _FLAT
+            ):
                 message = f'accuracy under {name} does not fall: '
             else:
                 continue
@@ -345,15 +348,15 @@ def _compare_radii(outcomes: Sequence[Outcomes]) -> list[Alarm]:
     return alarms
 
 
-def _should_fall(small: Outcomes, large: Outcomes, name: str) -> bool:
-    """Whether accuracy stays where a real attack would lower it."""
-    at_small = percent(small.correct(name))
-    at_large = percent(large.correct(name))
-    chance = 100 / (int(large.labels.max()) + 1)
+def _is_twice(small: Outcomes, large: Outcomes) -> bool:
+    """Whether the radius doubles, from one on that matters."""
     threat = small.threat_model
     return (
         large.threat_model.eps >= 2 * threat.eps
         and threat.eps >= _NOTICEABLE[threat.norm]
-        and at_large > chance + _NEAR_CHANCE
-        and at_small - at_large < _FLAT
     )
+
+
+def _chance(outcome: Outcomes) -> float:
+    """Accuracy of guessing, in per cent."""
+    return 100 / (int(outcome.labels.max()) + 1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from m2at_mm.attacks.autoattack import (
+    AUTOATTACK_PARTS,
     autoattack_components,
     describe_reduction,
 )
@@ -20,13 +21,12 @@ _SINGLE: dict[str, dict[str, Any]] = {
     'cw20': dict(type='m2at_mm.PGD', steps=20, loss='margin'),
     'cw100': dict(type='m2at_mm.PGD', steps=100, loss='margin'),
 }
-_AUTOATTACK_PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
 _AUTOATTACK_VERSIONS = {'autoattack': 'standard', 'autoattack-rand': 'rand'}
 #: The clean images are always evaluated.
 ATTACK_NAMES = (
     'clean',
     *_SINGLE,
-    *_AUTOATTACK_PARTS,
+    *AUTOATTACK_PARTS,
     *_AUTOATTACK_VERSIONS,
     'transfer',
 )
@@ -91,7 +91,7 @@ def plan_attack(
     if name == 'transfer':
         assert transfer is not None
         return AttackPlan(name, ((name, transfer),))
-    if name in _AUTOATTACK_PARTS:
+    if name in AUTOATTACK_PARTS:
         return AttackPlan(name, (_autoattack_part(name, 'standard', seed),))
     version = _AUTOATTACK_VERSIONS[name]
     parts = autoattack_components(version, num_classes)

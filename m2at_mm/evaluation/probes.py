@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel, attack_mode, cross_entropy, pgd
+from m2at_mm.attacks import (
+    ThreatModel,
+    attack_mode,
+    cross_entropy,
+    own_random_stream,
+    pgd,
+)
 from m2at_mm.attacks.losses import margin
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import run_in_memory
@@ -60,10 +66,8 @@ def probe(
         ``large_eps_correct``, the number of images that withstand PGD-20 on
         both losses at that radius.
     """
-    cuda = [images.device] if images.is_cuda else []
     found: list[tuple[Tensor, ...]] = []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
+    with own_random_stream(images.device, seed):
         for part in range(0, len(images), batch_size):
             chosen = slice(part, part + batch_size)
             found.append(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -13,7 +14,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from m2at_mm.attacks import AutoAttack, ThreatModel
+from m2at_mm.attacks import AutoAttack, ThreatModel, own_random_stream
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import Progress, run_in_memory
 from m2at_mm.evaluation.outcomes import Outcomes, percent
@@ -94,21 +95,24 @@ class RobustnessEvaluation:
             ValueError: An attack can't be built for this model, or a label is
                 not one of the model's classes.
         """
-        num_classes = self._num_classes()
+        first, _ = next(iter(self.samples.batches([[0]])))
+        num_classes = self._num_classes(first)
         plans = [
             plan_attack(name, num_classes, self.seed, self.transfer)
             for name in attacks
             if name != 'clean'
         ]
         # What can't be built is found out now, not after hours of attacks.
-        for plan in plans:
-            for _, cfg in plan.parts:
-                self._check(TASK_UTILS.build(cfg), num_classes)
+        built = [
+            [TASK_UTILS.build(cfg) for _, cfg in plan.parts] for plan in plans
+        ]
+        for attack in chain.from_iterable(built):
+            _check_attack(attack, first, num_classes)
         self._stages = 1 + len(threat_models) * sum(
             len(plan.parts) for plan in plans
         )
         everything = np.arange(len(self.samples))
-        clean = self._stage('clean', None, threat_models[0], everything)
+        clean = self._stage('clean', None, None, threat_models[0], everything)
         labels, predicted = clean['label'], clean['predicted']
         _check_labels(labels, num_classes)
         right = everything[labels == predicted]
@@ -122,41 +126,22 @@ class RobustnessEvaluation:
         for threat in threat_models:
             outcome = Outcomes(threat, labels, dict(clean=predicted))
             outcome.seconds['clean'] = float(clean['seconds'].sum())
-            for plan in plans:
-                self._attack(plan, outcome)
+            for plan, parts in zip(plans, built):
+                self._attack(plan, parts, outcome)
             outcomes.append(outcome)
         return outcomes, probes
 
-    def _check(self, attack: Any, num_classes: int) -> None:
-        """Refuse an attack that the number of classes does not allow.
-
-        Raises:
-            ValueError: It compares more logits, or its surrogate has other
-                classes.
-        """
-        if isinstance(attack, AutoAttack):
-            attack.components(num_classes)
-        surrogate = getattr(attack, 'surrogate', None)
-        if surrogate is not None:
-            images, _ = next(iter(self.samples.batches([[0]])))
-            with torch.no_grad():
-                others = surrogate.to(images.device)(images).shape[1]
-            if others != num_classes:
-                raise ValueError(
-                    f'the surrogate of --transfer has {others} classes, but '
-                    f'the model has {num_classes}: give a network for the '
-                    'same dataset'
-                )
-
-    def _attack(self, plan: AttackPlan, outcome: Outcomes) -> None:
+    def _attack(
+        self, plan: AttackPlan, attacks: Sequence[Any], outcome: Outcomes
+    ) -> None:
         """Run an attack's parts, each on what the last one left over."""
         predictions = outcome.predictions['clean'].copy()
         outcome.seconds[plan.name] = 0.0
         outcome.outside[plan.name] = 0
         after_part = {}
-        for part, cfg in plan.parts:
+        for (part, cfg), attack in zip(plan.parts, attacks):
             left = np.flatnonzero(predictions == outcome.labels)
-            found = self._stage(part, cfg, outcome.threat_model, left)
+            found = self._stage(part, cfg, attack, outcome.threat_model, left)
             predictions[left] = found['predicted']
             outcome.seconds[plan.name] += float(found['seconds'].sum())
             outcome.outside[plan.name] += int(found['outside'].sum())
@@ -176,6 +161,7 @@ class RobustnessEvaluation:
         self,
         name: str,
         cfg: Optional[dict[str, Any]],
+        attack: Optional[Callable],
         threat: ThreatModel,
         pool: np.ndarray,
     ) -> Arrays:
@@ -183,7 +169,8 @@ class RobustnessEvaluation:
 
         Args:
             name (str): Of the attack, for messages and files.
-            cfg (dict, optional): The attack; None for the clean images.
+            cfg (dict, optional): Of the attack; None for the clean images.
+            attack (Callable, optional): What was built from it.
             threat (ThreatModel): Norm and radius.
             pool (np.ndarray): Positions of the images, ascending.
 
@@ -191,7 +178,6 @@ class RobustnessEvaluation:
             dict: ``label``, ``predicted`` and ``outside`` of shape
             (len(pool), ), ``seconds`` per batch.
         """
-        attack = None if cfg is None else TASK_UTILS.build(cfg)
         scope = 'clean' if cfg is None else _folder_name(threat)
         surrogate = getattr(attack, 'surrogate', None)
         weights = digest_module(surrogate) if surrogate else None
@@ -249,9 +235,7 @@ class RobustnessEvaluation:
         number: int,
     ) -> tuple[Arrays, Tensor]:
         start = time.perf_counter()
-        cuda = [images.device] if images.is_cuda else []
-        with torch.random.fork_rng(devices=cuda):
-            torch.manual_seed(self.seed + number)
+        with own_random_stream(images.device, self.seed + number):
             adversarial, predicted = run_in_memory(
                 lambda part, truth: self._attack_and_predict(
                     attack, threat, part, truth
@@ -283,8 +267,7 @@ class RobustnessEvaluation:
         with torch.no_grad():
             return adversarial, self._bare(adversarial).argmax(1)
 
-    def _num_classes(self) -> int:
-        (images, _) = next(iter(self.samples.batches([[0]])))
+    def _num_classes(self, images: Tensor) -> int:
         with torch.no_grad():
             num_classes = self.model(images).shape[1]
         known = self.samples.num_classes
@@ -320,6 +303,26 @@ class RobustnessEvaluation:
         return shared[0] or {}
 
 
+def _check_attack(attack: Any, images: Tensor, num_classes: int) -> None:
+    """Refuse an attack that the number of classes does not allow.
+
+    Raises:
+        ValueError: It compares more logits, or its surrogate has other
+            classes.
+    """
+    if isinstance(attack, AutoAttack):
+        attack.components(num_classes)
+    surrogate = getattr(attack, 'surrogate', None)
+    if surrogate is not None:
+        with torch.no_grad():
+            others = surrogate.to(images.device)(images).shape[1]
+        if others != num_classes:
+            raise ValueError(
+                f'the surrogate of --transfer has {others} classes, but the '
+                f'model has {num_classes}: give a network for the same dataset'
+            )
+
+
 def _check_labels(labels: np.ndarray, num_classes: int) -> None:
     if labels.max() >= num_classes or labels.min() < 0:
         raise ValueError(
@@ -333,12 +336,11 @@ def _folder_name(threat: ThreatModel) -> str:
     return f'{threat.norm}_{threat.eps * 255:.6g}-255'
 
 
-def _concatenate(batches: Iterable[Arrays]) -> Arrays:
-    batches = list(batches)
-    empty = np.zeros(0, dtype=np.int64)
+def _concatenate(batches: list[Arrays]) -> Arrays:
+    names = ('label', 'predicted', 'outside', 'seconds')
+    if not batches:
+        return {name: np.zeros(0, dtype=np.int64) for name in names}
     return {
-        name: np.concatenate([empty, *(batch[name] for batch in batches)])
-        if name == 'seconds' or not batches
-        else np.concatenate([batch[name] for batch in batches])
-        for name in ('label', 'predicted', 'outside', 'seconds')
+        name: np.concatenate([batch[name] for batch in batches])
+        for name in names
     }

@@ -187,13 +187,13 @@ def _threat_models(
                 "its radius means nothing here: give eps, too, like '128/255'"
             )
         return [own]
+    wanted = [ThreatModel(norm or own.norm, one) for one in eps]
     for one in eps:
         if isinstance(one, str) and '/' not in one and float(one) == 1:
             raise ValueError(
                 "eps='1' is the whole range of a pixel: write '1/255' or "
                 "'255/255'"
             )
-    wanted = [ThreatModel(norm or own.norm, one) for one in eps]
     unique = {threat.eps: threat for threat in wanted}
     if own.eps in unique and (norm or own.norm) == own.norm:
         return [unique.pop(own.eps), *unique.values()]
