@@ -264,12 +264,12 @@ class L2Ball(Ball):
         )
         dimensions = self.images[0].numel()
         radius = self.eps * share.pow_(1 / dimensions).view(-1, 1, 1, 1)
-        return self.project(self.images + radius * _unit(direction))
+        return self.project(self.images + radius * unit_direction(direction))
 
     def step(
         self, adversarial: Tensor, gradient: Tensor, size: float
     ) -> Tensor:
-        return self.project(adversarial + size * _unit(gradient))
+        return self.project(adversarial + size * unit_direction(gradient))
 
     def project(self, adversarial: Tensor) -> Tensor:
         projected = self._scale_into_ball(adversarial, 0.0).clamp_(0, 1)
@@ -328,7 +328,7 @@ def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:
     return torch.where(farther, torch.nextafter(rounded, goal), rounded)
 
 
-def _unit(direction: Tensor) -> Tensor:
+def unit_direction(direction: Tensor) -> Tensor:
     """Each image's direction at length 1; a zero one stays zero."""
     # Squares of small numbers underflow: a confident model's gradient would
     # seem shorter than it is. So its largest value is made 1 first.

@@ -21,7 +21,7 @@ class _BasicBlock(nn.Module):
     expansion = 1
 
     def __init__(
-        self, width: int, stride: int, in_channels: int, cfg: dict[str, Any]
+        self, cfg: dict[str, Any], width: int, in_channels: int, stride: int
     ) -> None:
         super().__init__()
         self.bn1 = norm(cfg['norm_cfg'], in_channels)
@@ -45,7 +45,7 @@ class _Bottleneck(nn.Module):
     expansion = 4
 
     def __init__(
-        self, width: int, stride: int, in_channels: int, cfg: dict[str, Any]
+        self, cfg: dict[str, Any], width: int, in_channels: int, stride: int
     ) -> None:
         super().__init__()
         out_channels = self.expansion * width
@@ -84,7 +84,8 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
 
     The network of the robust-overfitting work (arXiv 2002.11569): a 3x3 stem
     without pooling, shortcuts from the activated input, and a last
-    normalisation before the pooling.
+    normalisation before the pooling. It gives one feature map, an eighth of
+    the image's size, with 8 times ``base_channels``, 32 times for depth 50.
 
     Args:
         depth (int): 18, 34 or 50. Defaults to 18.
@@ -104,6 +105,7 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     """
 
     stages: Sequence[str] = ('layer1', 'layer2', 'layer3', 'layer4')
+    last_norm = 'bn'
 
     def __init__(
         self,
@@ -126,50 +128,21 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             norm_eval,
             init_cfg or _INIT,
         )
-        block, blocks = _DEPTHS[depth]
+        block, numbers = _DEPTHS[depth]
         self.conv1 = conv(3, base_channels, 3, 1)
         channels = base_channels
         layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
-        for stage, (name, number) in enumerate(zip(self.stages, blocks)):
+        for stage, (name, number) in enumerate(zip(self.stages, numbers)):
             width = base_channels * 2**stage
             out_channels = block.expansion * width
-            make = partial(
-                _block, block, width, channels, out_channels, layers
+            blocks = self.make_stage(
+                stage,
+                partial(block, layers, width),
+                number,
+                (channels, out_channels),
             )
-            self.add_module(
-                name, self.make_stage(make, number, 1 if stage == 0 else 2)
-            )
+            self.add_module(name, blocks)
             channels = out_channels
         self.bn = norm(self.norm_cfg, channels)
         self.activate = activation(self.act_cfg)
         self.freeze_stages()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps.
-
-        Args:
-            x (Tensor): Normalised images, shape (N, 3, H, W).
-
-        Returns:
-            tuple[Tensor]: One map, of shape (N, C, H/8, W/8), where C is 8
-            times ``base_channels``, 32 times for depth 50.
-        """
-        x = self.conv1(x)
-        for name in self.stages:
-            x = getattr(self, name)(x)
-        return (self.activate(self.bn(x)),)
-
-
-def _block(
-    block: Any,
-    width: int,
-    in_channels: int,
-    out_channels: int,
-    layers: dict[str, Any],
-    stride: int,
-    number: int,
-) -> nn.Module:
-    """A stage's block; only the first has other input channels."""
-    return block(
-        width, stride, in_channels if number == 0 else out_channels, layers
-    )

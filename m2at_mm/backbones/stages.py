@@ -42,6 +42,8 @@ class PreActivationNet(BaseBackbone):
 
     #: Names of the stages.
     stages: Sequence[str]
+    #: Name of the normalisation after the last stage.
+    last_norm: str
 
     def __init__(
         self,
@@ -63,11 +65,26 @@ class PreActivationNet(BaseBackbone):
         self.norm_eval = norm_eval
 
     def make_stage(
-        self, block: Callable[..., nn.Module], num_blocks: int, stride: int
+        self,
+        number: int,
+        block: Callable[[int, int], nn.Module],
+        num_blocks: int,
+        channels: tuple[int, int],
     ) -> nn.Sequential:
-        """Blocks in a row, of which the first has the stride."""
+        """A stage's blocks in a row; from the second stage on it halves sizes.
+
+        Args:
+            number (int): Of the stage, from 0.
+            block (Callable): From input channels and stride to a block.
+            num_blocks (int): How many blocks.
+            channels (tuple[int, int]): Into and out of the stage; only its
+                first block has the former.
+        """
+        first, others = channels
+        stride = 1 if number == 0 else 2
         return nn.Sequential(
-            *(block(stride if n == 0 else 1, n) for n in range(num_blocks))
+            block(first, stride),
+            *(block(others, 1) for _ in range(num_blocks - 1)),
         )
 
     def freeze_stages(self) -> None:
@@ -95,4 +112,7 @@ class PreActivationNet(BaseBackbone):
         Returns:
             tuple[Tensor]: One map, of shape (N, C, H', W').
         """
-        raise NotImplementedError
+        x = self.conv1(x)
+        for name in self.stages:
+            x = getattr(self, name)(x)
+        return (self.activate(getattr(self, self.last_norm)(x)),)

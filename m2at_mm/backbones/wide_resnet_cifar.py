@@ -20,11 +20,11 @@ _INIT: Sequence[dict[str, Any]] = [
 class _Block(nn.Module):
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        drop_rate: float,
         cfg: dict[str, Any],
+        drop_rate: float,
+        out_channels: int,
+        in_channels: int,
+        stride: int,
     ) -> None:
         super().__init__()
         self.bn1 = norm(cfg['norm_cfg'], in_channels)
@@ -49,6 +49,9 @@ class _Block(nn.Module):
 class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     """Wide ResNet (arXiv 1605.07146) for images of 32x32.
 
+    It gives one feature map, a quarter of the image's size, with 64 times
+    ``widen_factor`` channels.
+
     Args:
         depth (int): 6 * n + 4, with n blocks in each of the three stages:
             28 or 34 in the literature on robustness. Defaults to 34.
@@ -71,6 +74,7 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     """
 
     stages: Sequence[str] = ('block1', 'block2', 'block3')
+    last_norm = 'bn1'
 
     def __init__(
         self,
@@ -105,9 +109,11 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         for stage, name in enumerate(self.stages):
             width = 16 * widen_factor * 2**stage
-            make = partial(_block, channels, width, drop_rate, layers)
             blocks = self.make_stage(
-                make, (depth - 4) // 6, 1 if stage == 0 else 2
+                stage,
+                partial(_Block, layers, drop_rate, width),
+                (depth - 4) // 6,
+                (channels, width),
             )
             # As the published networks name it.
             self.add_module(name, nn.Sequential())
@@ -116,31 +122,3 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         self.bn1 = norm(self.norm_cfg, channels)
         self.activate = activation(self.act_cfg)
         self.freeze_stages()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps.
-
-        Args:
-            x (Tensor): Normalised images, shape (N, 3, H, W).
-
-        Returns:
-            tuple[Tensor]: One map, of shape
-            (N, 64 * widen_factor, H/4, W/4).
-        """
-        x = self.conv1(x)
-        for name in self.stages:
-            x = getattr(self, name)(x)
-        return (self.activate(self.bn1(x)),)
-
-
-def _block(
-    in_channels: int,
-    out_channels: int,
-    drop_rate: float,
-    layers: dict[str, Any],
-    stride: int,
-    number: int,
-) -> nn.Module:
-    """A stage's block; only the first has other input channels."""
-    first = in_channels if number == 0 else out_channels
-    return _Block(first, out_channels, stride, drop_rate, layers)

@@ -7,6 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from m2at_mm.attacks.threat_model import unit_direction
 from m2at_mm.methods.base import (
     Attack,
     Method,
@@ -86,8 +87,7 @@ def _steepest(gradient: Tensor, norm: str) -> Tensor:
     gradient = gradient.nan_to_num()
     if norm == 'linf':
         return gradient.sign()
-    length = gradient.flatten(1).norm(dim=1).clamp(min=1e-30)
-    return gradient / length.view(-1, 1, 1, 1)
+    return unit_direction(gradient)
 
 
 def _shorten(perturbation: Tensor, eps: float, norm: str) -> Tensor:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from backbone_support import batch_norm, draw_statistics
 from mmpretrain.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2at_mm.backbones import WideResNet_CIFAR
 
@@ -35,13 +37,7 @@ def test_feature_map(size: int) -> None:
 
 def _published(state: dict[str, Tensor], x: Tensor, act: Any) -> Tensor:
     """The network of arXiv 1605.07146 as its formulas, from its weights."""
-
-    def bn(x: Tensor, name: str) -> Tensor:
-        mean, var, weight, bias = (
-            state[f'{name}.{part}']
-            for part in ('running_mean', 'running_var', 'weight', 'bias')
-        )
-        return F.batch_norm(x, mean, var, weight, bias)
+    bn = partial(batch_norm, state)
 
     x = F.conv2d(x, state['conv1.weight'], padding=1)
     for stage in range(1, 4):
@@ -75,10 +71,7 @@ def test_forward_is_that_of_the_published_network(
     torch.manual_seed(0)
     net = WideResNet_CIFAR(16, 1, act_cfg=act_cfg)
     net.init_weights()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.uniform_(-0.5, 0.5)
-            module.running_var.uniform_(0.5, 1.5)
+    draw_statistics(net)
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         (features,) = net.eval()(x)
