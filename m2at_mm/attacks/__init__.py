@@ -1,13 +1,14 @@
 """Attacks: pure functions on images in [0, 1], and their settings."""
 
 from m2at_mm.attacks.autoattack import AutoAttack
-from m2at_mm.attacks.context import attack_mode, own_random_stream
+from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.losses import (
     cross_entropy,
     kl_divergence,
     margin,
 )
 from m2at_mm.attacks.pgd import pgd
+from m2at_mm.attacks.random_stream import own_random_stream
 from m2at_mm.attacks.settings import FGSM, NFGSM, PGD
 from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
 from m2at_mm.attacks.transfer import Transfer

@@ -9,8 +9,9 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks.context import attack_mode, own_random_stream
+from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.losses import hard_labels
+from m2at_mm.attacks.random_stream import own_random_stream
 from m2at_mm.attacks.threat_model import ThreatModel
 from m2at_mm.registry import TASK_UTILS
 

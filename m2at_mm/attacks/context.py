@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Optional
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from m2at_mm.attacks.folding import folded_norms
 
 BN_MODES = ('eval', 'batch', 'train')
 
@@ -22,7 +24,9 @@ def check_bn_mode(bn_mode: str) -> None:
 
 
 @contextmanager
-def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
+def attack_mode(
+    model: nn.Module, bn_mode: str = 'eval', images: Optional[Tensor] = None
+) -> Iterator[None]:
     """Prepare a model for gradients on its images alone, then restore it.
 
     Inside, gradients are enabled (also under ``torch.no_grad`` and
@@ -45,6 +49,10 @@ def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
               batch norm updates its running statistics at every step.
 
             Defaults to ``'eval'``.
+        images (Tensor, optional): A batch that the model takes, shape
+            (N, C, H, W). With it the convolutions do the work of the batch
+            norms behind them in mode ``'eval'``, see :func:`folded_norms`.
+            Defaults to None.
 
     Raises:
         ValueError: ``bn_mode`` is unknown.
@@ -72,7 +80,11 @@ def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
                 # running statistics.
                 norm.track_running_stats = False
         with torch.inference_mode(False), torch.enable_grad():
-            yield
+            if bn_mode == 'eval' and images is not None:
+                with folded_norms(model, images):
+                    yield
+            else:
+                yield
     finally:
         if bn_mode == 'batch':
             for norm in live_norms:
@@ -84,21 +96,3 @@ def attack_mode(model: nn.Module, bn_mode: str = 'eval') -> Iterator[None]:
         # On PyTorch before 2.2 or so, autocast may hand weights that it cast
         # without a gradient to the training forward.
         torch.clear_autocast_cache()
-
-
-@contextmanager
-def own_random_stream(
-    device: torch.device, seed: Optional[int] = None
-) -> Iterator[None]:
-    """PyTorch's draws inside leave the streams outside as they were.
-
-    Args:
-        device (torch.device): Whose stream is kept besides the CPU's.
-        seed (int, optional): Of the draws inside. Defaults to None, they
-            continue the stream.
-    """
-    devices = [device] if device.type == 'cuda' else []
-    with torch.random.fork_rng(devices=devices):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield

@@ -96,7 +96,7 @@ def pgd(
         )
     _check_images(images)
     ascend = _ascend_until_fooled if stop_when_fooled else _ascend
-    with attack_mode(model, bn_mode):
+    with attack_mode(model, bn_mode, images):
         batch = _Batch.of(model, images, target, threat_model, loss)
         result = batch.images.clone()
         todo = torch.arange(len(result), device=result.device)

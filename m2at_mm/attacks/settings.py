@@ -205,7 +205,7 @@ class NFGSM:
             )
         eps = threat_model.eps
         noise = torch.empty_like(images).uniform_(-eps, eps)
-        with attack_mode(model, self.bn_mode):
+        with attack_mode(model, self.bn_mode, images):
             start = images.detach() + self.noise * noise
             start.requires_grad_(True)
             loss = cross_entropy(model(start).float(), target).sum()

@@ -1,0 +1,27 @@
+"""Random draws that leave other draws as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Optional
+
+import torch
+
+
+@contextmanager
+def own_random_stream(
+    device: torch.device, seed: Optional[int] = None
+) -> Iterator[None]:
+    """PyTorch's draws inside leave the streams outside as they were.
+
+    Args:
+        device (torch.device): Whose stream is kept besides the CPU's.
+        seed (int, optional): Of the draws inside. Defaults to None, they
+            continue the stream.
+    """
+    devices = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import pytest
+import torch
+from mmcv.cnn.bricks import ConvAWS2d
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from tiny import build_adversarial, classifier_cfg
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from m2at_mm.attacks import NFGSM, ThreatModel, attack_mode, pgd
+
+IMAGES = torch.rand(
+    5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
+).double()
+LABELS = torch.tensor([0, 1, 2, 3, 4])
+
+
+def trained(network: nn.Module) -> nn.Module:
+    """In double precision, with batch norms as training leaves them."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            if module.track_running_stats:
+                nn.init.normal_(module.running_mean, std=0.3)
+                nn.init.uniform_(module.running_var, 0.5, 2)
+            if module.affine:
+                nn.init.uniform_(module.weight, 0.5, 2)
+                nn.init.normal_(module.bias)
+    return network.double().eval()
+
+
+def small(
+    conv: Callable[..., nn.Module] = nn.Conv2d,
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
+    **settings: Any,
+) -> nn.Module:
+    return trained(
+        nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.ReLU(),
+            conv(6, 6, 3, **settings),
+            norm(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+    )
+
+
+class Reused(nn.Module):
+    """Uses a convolution's output in front of its batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norm = nn.BatchNorm2d(6)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        return (self.norm(features).relu() + features).mean((2, 3))
+
+
+class Shared(nn.Module):
+    """One convolution for two batch norms."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        first, second = (norm(self.conv(images)) for norm in self.norms)
+        return (first * second.relu()).mean((2, 3))
+
+
+class Noisy(nn.Module):
+    """A randomised defence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = small()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.body(images + 0.1 * torch.randn_like(images))
+
+
+@contextmanager
+def counted_norms(network: nn.Module) -> Iterator[list[nn.Module]]:
+    """The batch norms that do their work inside, by their own forward."""
+    seen: list[nn.Module] = []
+    plain = nn.functional.batch_norm
+
+    def counting(*args: Any, **kwargs: Any) -> Tensor:
+        seen.append(network)
+        return plain(*args, **kwargs)
+
+    nn.functional.batch_norm = counting
+    try:
+        yield seen
+    finally:
+        nn.functional.batch_norm = plain
+
+
+def logits_while_attacked(network: nn.Module) -> tuple[Tensor, int]:
+    """The logits, and how many batch norms worked for them."""
+    with attack_mode(network, 'eval', IMAGES):
+        with counted_norms(network) as seen, torch.no_grad():
+            return network(IMAGES), len(seen)
+
+
+def mmpretrain_network(**backbone: Any) -> nn.Module:
+    cfg = classifier_cfg()
+    if backbone:
+        cfg['backbone'] = backbone
+        cfg['head'] = dict(
+            type='LinearClsHead', num_classes=10, in_channels=576
+        )
+    return trained(MMPRETRAIN_MODELS.build(cfg))
+
+
+@pytest.mark.parametrize(
+    ('build', 'left'),
+    [
+        (mmpretrain_network, 0),
+        (lambda: mmpretrain_network(type='MobileNetV3', out_indices=(12,)), 0),
+        (small, 0),
+        (lambda: small(groups=6), 0),
+        (lambda: small(bias=False), 0),
+        (lambda: small(norm=nn.SyncBatchNorm), 0),
+        (lambda: small(norm=lambda n: nn.BatchNorm2d(n, affine=False)), 0),
+        (lambda: small(ConvAWS2d), 1),
+        (lambda: trained(Reused()), 1),
+        (lambda: trained(Shared()), 2),
+        (
+            lambda: small(
+                norm=lambda n: nn.BatchNorm2d(n, track_running_stats=False)
+            ),
+            1,
+        ),
+    ],
+)
+def test_same_logits_without_the_work_of_batch_norms(
+    build: Callable[[], nn.Module], left: int
+) -> None:
+    network = build()
+    with torch.no_grad():
+        expected = network(IMAGES)
+    for _ in range(2):
+        found, norms = logits_while_attacked(network)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        assert norms == left
+
+
+def test_the_model_is_what_it_was_also_after_an_error() -> None:
+    network = small()
+    state = copy.deepcopy(network.state_dict())
+    parameters = [id(parameter) for parameter in network.parameters()]
+    attributes = [set(vars(module)) for module in network.modules()]
+    with pytest.raises(ZeroDivisionError):
+        with attack_mode(network, 'eval', IMAGES):
+            raise ZeroDivisionError
+    assert [id(p) for p in network.parameters()] == parameters
+    assert [set(vars(module)) for module in network.modules()] == attributes
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_weights_and_statistics_are_folded_anew_each_time() -> None:
+    network = small()
+    logits_while_attacked(network)
+    with torch.no_grad():
+        network[2].weight.mul_(1.5)
+        network[3].running_mean.add_(0.2)
+        network[3].bias.sub_(0.3)
+        expected = network(IMAGES)
+    found, norms = logits_while_attacked(network)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert norms == 0
+
+
+def test_nothing_is_hidden_from_a_hook() -> None:
+    network = small()
+    seen: list[Tensor] = []
+    network[2].register_forward_hook(
+        lambda module, args, output: seen.append(output)
+    )
+    with torch.no_grad():
+        network(IMAGES)
+    _, norms = logits_while_attacked(network)
+    assert norms == 1
+    torch.testing.assert_close(seen[-1], seen[0])
+
+
+def test_a_randomised_model_keeps_its_draws() -> None:
+    network = Noisy().double().eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        expected = network(IMAGES)
+    torch.manual_seed(1)
+    found, _ = logits_while_attacked(network)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('mode', ['batch', 'train'])
+def test_batch_statistics_are_not_folded(mode: str) -> None:
+    network = small().train()
+    with attack_mode(network, mode, IMAGES):
+        with counted_norms(network) as seen:
+            network(IMAGES)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize('attack', ['pgd', 'n-fgsm'])
+def test_attacks_find_the_same_images(
+    attack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def attacked(folded: bool) -> Tensor:
+        network = trained(build_adversarial())
+        if not folded:
+            monkeypatch.setattr(
+                'm2at_mm.attacks.folding._find_pairs', lambda *args: []
+            )
+        torch.manual_seed(0)
+        threat = ThreatModel(eps='8/255')
+        with counted_norms(network) as seen:
+            if attack == 'pgd':
+                found = pgd(network, IMAGES, LABELS, threat, steps=5)
+            else:
+                found = NFGSM()(network, IMAGES, LABELS, threat)
+        # Only the pass that looks for pairs needs them.
+        assert len(seen) == (20 if folded else 20 * (5, 1)[attack != 'pgd'])
+        return found
+
+    torch.testing.assert_close(
+        attacked(folded=True), attacked(folded=False), rtol=0, atol=1e-9
+    )
