@@ -20,12 +20,13 @@ export GIT_PYTHON_REFRESH := quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo test test-all check-configs lint clean
 
 help:
 	@echo 'make demo      train, attack and picture M2AT on the embedded digits'
 	@echo 'make test      lint, check types and run all tests but the slow ones'
 	@echo 'make test-all  the same with the slow tests'
+	@echo 'make check-configs  try M2AT on a config of each family of mmpretrain'
 	@echo 'make lint      lint and check types only'
 	@echo 'make clean     remove build leftovers and caches'
 	@echo 'Set PYTHON to choose the interpreter that $(VENV) is made with.'
@@ -53,6 +54,10 @@ test: lint
 test-all: lint
 	@echo '== Tests (all)'
 	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+check-configs: $(VENV)/.installed-test
+	@echo '== One config of each family'
+	$(BIN)/python tools/check_configs.py --per-family 1
 
 lint: $(VENV)/.installed-test
 	@echo '== Lint'

@@ -121,6 +121,9 @@ def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
         collate_fn=dict(type='default_collate'),
     )
     filled.update(loader)
+    # A base inside mmpretrain marks it, and MMEngine passes the mark on to
+    # the function.
+    filled.collate_fn.pop('_scope_', None)
     if args.no_pin_memory:
         filled.pin_memory = False
     stop_workers = getattr(args, 'no_persistent_workers', False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.hooks import CheckpointHook, Hook
@@ -29,7 +30,12 @@ class InputCheckHook(Hook):
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
     - a label of the dataset is outside the model's classes;
-    - ``save_best`` names an attack that ``eval_attacks`` doesn't have.
+    - ``save_best`` names an attack that ``eval_attacks`` doesn't have;
+    - pretrained weights that an ``init_cfg`` names are not there.
+
+    Args:
+        needs_checkpoint (bool): Refuse to train from random weights, for
+            fine-tuning. Defaults to False.
 
     Example:
         >>> default_hooks = dict(
@@ -37,6 +43,34 @@ class InputCheckHook(Hook):
     """
 
     priority = 'VERY_HIGH'
+
+    def __init__(self, needs_checkpoint: bool = False) -> None:
+        self.needs_checkpoint = needs_checkpoint
+
+    def before_run(self, runner: Runner) -> None:
+        """Look for the weights that training begins with.
+
+        Raises:
+            FileNotFoundError: A file that an ``init_cfg`` names is missing.
+            ValueError: There is no checkpoint where one is needed.
+        """
+        if not _is_training(runner):
+            return
+        pretrained = _pretrained(_bare(runner.model))
+        for key, path in pretrained.items():
+            if '://' not in path and not Path(path).is_file():
+                raise FileNotFoundError(
+                    f'model.{key}.init_cfg.checkpoint={path!r} is not a file: '
+                    'give that of the pretrained weights, e.g. with '
+                    '--cfg-options, or remove the init_cfg'
+                )
+        given = runner._load_from or runner._resume or pretrained
+        if self.needs_checkpoint and not given:
+            raise ValueError(
+                'fine-tuning needs trained weights, but load_from is empty: '
+                'give --cfg-options load_from=CHECKPOINT, or train from the '
+                'start with the recipe without -finetune'
+            )
 
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -50,8 +84,7 @@ class InputCheckHook(Hook):
         # A model saved from inside DataParallel; MMEngine strips it, too.
         loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
         own = _bare(runner.model).state_dict()
-        # The Runner builds its train loop only to train.
-        training = isinstance(runner._train_loop, BaseLoop)
+        training = _is_training(runner)
         fine_tuning = training and not runner._resume
         problems = [
             key
@@ -89,8 +122,24 @@ class InputCheckHook(Hook):
         _check_labels(runner, runner.test_dataloader.dataset)
 
 
+def _is_training(runner: Runner) -> bool:
+    # The Runner builds its train loop only to train.
+    return isinstance(runner._train_loop, BaseLoop)
+
+
 def _bare(model: Any) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+def _pretrained(model: nn.Module) -> dict[str, str]:
+    """The pretrained weights that modules are initialised with, by module."""
+    found = {}
+    for name, module in model.named_modules():
+        given = getattr(module, 'init_cfg', None) or ()
+        for init in [given] if isinstance(given, dict) else given:
+            if init and init.get('type') == 'Pretrained':
+                found[name] = str(init.get('checkpoint', ''))
+    return found
 
 
 def _is_head(key: str) -> bool:

@@ -11,8 +11,15 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel
+from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.methods import Method
 from m2at_mm.methods.masking import one_hot
+from m2at_mm.model_wrappers.heads import (
+    classifier_logits,
+    classifier_losses,
+    join_logits,
+    why_unsupported,
+)
 from m2at_mm.model_wrappers.loss_replay import LossReplay
 from m2at_mm.model_wrappers.preprocessing import (
     has_narrow_shortcut,
@@ -129,6 +136,12 @@ class AdversarialClassifier(BaseModel):
         self.classifier = MMPRETRAIN_MODELS.build(classifier)
         make_transparent(self, 'classifier')
         head = getattr(self.classifier, 'head', None)
+        reason = why_unsupported(type(head))
+        if reason is not None:
+            raise ValueError(
+                f'head={type(head).__name__!r} {reason}: choose a classifier '
+                'of single-label images'
+            )
         if head is not None and getattr(head, 'cal_acc', False):
             # It refuses soft labels, and the method logs the accuracy.
             head.cal_acc = False
@@ -167,8 +180,8 @@ class AdversarialClassifier(BaseModel):
             ValueError: ``mode`` is none of the three.
         """
         if mode == 'tensor':
-            return self.classifier(
-                self.data_preprocessor.normalize(inputs), mode='tensor'
+            return classifier_logits(
+                self.classifier, self.data_preprocessor.normalize(inputs)
             )
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -223,17 +236,22 @@ class AdversarialClassifier(BaseModel):
             scores = one_hot(target, self.num_classes)
             even = self.label_smoothing / scores.shape[1]
             target = (1 - self.label_smoothing) * scores + even
+        # Soft targets come with a label for heads that need one, as the
+        # margin of ArcFace does.
         samples = [
-            DataSample().set_gt_score(one)
-            if target.ndim == 2
-            else DataSample().set_gt_label(one.view(1))
-            for one in target
+            DataSample().set_gt_label(label.view(1))
+            for label in hard_labels(target)
         ]
+        if target.ndim == 2:
+            for sample, score in zip(samples, target):
+                sample.set_gt_score(score)
         with recorded_logits(self.classifier) as seen:
-            losses = self.classifier.loss(
-                self.data_preprocessor.normalize(images), samples
+            losses = classifier_losses(
+                self.classifier,
+                self.data_preprocessor.normalize(images),
+                samples,
             )
-        return losses, seen[0] if seen else None
+        return losses, join_logits(seen) if seen else None
 
     def predict(
         self,

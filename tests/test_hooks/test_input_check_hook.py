@@ -286,3 +286,67 @@ def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
 
     best = list(tmp_path.glob(f'best_robust_{name}_epoch_1.pth'))
     assert len(best) == 1
+
+
+# --- the weights that training begins with ---------------------------------
+
+
+def test_pretrained_weights_that_are_not_there(
+    tmp_path: Path, steps: list[str]
+) -> None:
+    missing = tmp_path / 'missing.pth'
+    init = dict(type='Pretrained', checkpoint=str(missing))
+    runner = build_runner(
+        tmp_path, model=dict(classifier=dict(backbone=dict(init_cfg=init)))
+    )
+
+    with pytest.raises(
+        FileNotFoundError,
+        match=r'model\.classifier\.backbone\.init_cfg\.checkpoint=.*missing',
+    ):
+        runner.train()
+
+    assert steps == []
+
+
+def needing_checkpoint(work_dir: Path, **settings: Any) -> Runner:
+    check = dict(input_check=dict(needs_checkpoint=True))
+    return build_runner(work_dir, default_hooks=check, **settings)
+
+
+def test_fine_tuning_from_nothing(tmp_path: Path, steps: list[str]) -> None:
+    with pytest.raises(ValueError, match='load_from is empty'):
+        needing_checkpoint(tmp_path).train()
+    assert steps == []
+
+
+@pytest.mark.parametrize('how', ['load_from', 'resume'])
+def test_fine_tuning_from_a_checkpoint(
+    how: str, trained: str, tmp_path: Path, steps: list[str]
+) -> None:
+    settings = START[how](trained)
+    settings['train_cfg'] = dict(max_epochs=2)
+    needing_checkpoint(tmp_path, **settings).train()
+    assert 'train_step' in steps
+
+
+def test_fine_tuning_from_pretrained_weights(
+    trained: str, tmp_path: Path, steps: list[str]
+) -> None:
+    init = dict(type='Pretrained', checkpoint=trained, prefix='backbone.')
+    needing_checkpoint(
+        tmp_path, model=dict(classifier=dict(backbone=dict(init_cfg=init)))
+    ).train()
+    assert 'train_step' in steps
+
+
+def test_testing_needs_no_pretrained_weights(
+    trained: str, tmp_path: Path, steps: list[str]
+) -> None:
+    init = dict(type='Pretrained', checkpoint='')
+    build_runner(
+        tmp_path,
+        load_from=trained,
+        model=dict(classifier=dict(backbone=dict(init_cfg=init))),
+    ).test()
+    assert 'test_step' in steps

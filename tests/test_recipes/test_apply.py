@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 
 from m2at_mm.cli import load_config
 from m2at_mm.recipes import apply_recipe, config_root, recipe_names
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
-README = Path(__file__).resolve().parents[1] / 'README.md'
+README = Path(__file__).resolve().parents[2] / 'README.md'
 
 
 def _readme_config() -> str:
@@ -140,7 +141,7 @@ def test_shared_test_images_are_warned_of(
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(
-        'm2at_mm.recipes.print_log', lambda text, **_: said.append(text)
+        'm2at_mm.recipes.apply.print_log', lambda text, **_: said.append(text)
     )
     loader = dict(dataset=dict(type='CustomDataset', data_root='here'))
     stock = load_config(STOCK)
@@ -152,6 +153,8 @@ def test_shared_test_images_are_warned_of(
 
 def test_every_recipe_has_a_config() -> None:
     for name in recipe_names():
+        if name.endswith('-finetune'):  # for the stock config of a checkpoint
+            continue
         assert (config_root() / f'{name}_resnet18_cifar10.py').is_file()
 
 
@@ -160,6 +163,7 @@ def test_config_without_validation_stays_without() -> None:
     stock.val_dataloader = stock.val_evaluator = stock.val_cfg = None
     cfg = apply_recipe(stock, 'm2at')
     assert cfg.val_evaluator is None
+    assert 'save_best' not in cfg.default_hooks.checkpoint
     assert cfg.test_evaluator[-1].type == 'm2at_mm.RobustAccuracy'
 
 
@@ -168,3 +172,35 @@ def test_find_unused_parameters_reaches_the_wrapper() -> None:
     stock.find_unused_parameters = True
     cfg = apply_recipe(stock, 'm2at')
     assert cfg.model_wrapper_cfg.find_unused_parameters
+
+
+@pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
+def test_fine_tuning_is_the_recipe_with_a_short_schedule(name: str) -> None:
+    full = apply_recipe(load_config(STOCK), name)
+    cfg = apply_recipe(load_config(STOCK), f'{name}-finetune')
+    assert cfg.model == full.model
+    assert cfg.optim_wrapper == full.optim_wrapper
+    assert cfg.train_cfg.max_epochs == cfg.param_scheduler.end == 10
+    assert cfg.default_hooks.input_check.needs_checkpoint
+    rates = _learning_rates(cfg, iterations=3)
+    base = cfg.optim_wrapper.optimizer.lr
+    expected = [0.1 * base * (1 - step / 29) for step in range(30)]
+    assert rates == pytest.approx(expected)
+
+
+def _learning_rates(cfg: Config, iterations: int) -> list[float]:
+    """The rate of each iteration, with as many of them in an epoch."""
+    optimizer = torch.optim.SGD(
+        [torch.nn.Parameter(torch.zeros(1))],
+        lr=cfg.optim_wrapper.optimizer.lr,
+    )
+    scheduler = PARAM_SCHEDULERS.build(
+        dict(cfg.param_scheduler),
+        default_args=dict(optimizer=optimizer, epoch_length=iterations),
+    )
+    rates = []
+    for _ in range(iterations * cfg.train_cfg.max_epochs):
+        rates.append(optimizer.param_groups[0]['lr'])
+        optimizer.step()
+        scheduler.step()
+    return rates

@@ -10,6 +10,9 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from m2at_mm.recipes.fit import fit_mask, fit_radius
+from m2at_mm.recipes.support import why_refused
+
 _WRAPPER = 'm2at_mm.AdversarialClassifier'
 # mmpretrain datasets that have only train and test files, and ours, which
 # hold a validation split out of the training files.
@@ -22,7 +25,7 @@ def config_root() -> Path:
     Raises:
         FileNotFoundError: The installation is incomplete.
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim' / 'configs', package.parent / 'configs'):
         if (root / '_base_' / 'recipes').is_dir():
             return root
@@ -50,7 +53,12 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     threat model, attacks and method. Validation also reports robust accuracy
     and the best checkpoint is chosen by it, on images held out of the
     training set where mmpretrain's dataset has no validation split. Network,
-    optimiser, schedule, augmentation and batch size stay the config's own.
+    optimiser, schedule, augmentation and batch size stay the config's own;
+    only a recipe for fine-tuning brings a short schedule.
+
+    The recipes' radius of 8/255 is that of CIFAR: on larger images it becomes
+    4/255, with steps in proportion. M2AT's masks are made of a vision
+    transformer's patches.
 
     Args:
         cfg (Config): Any single-label classification config of mmpretrain.
@@ -63,8 +71,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         Config: The adversarial config.
 
     Raises:
-        ValueError: There is no such recipe, or the config is adversarial
-            already or has no model.
+        ValueError: There is no such recipe, the config is adversarial
+            already, or it is none of single-label classification.
 
     Example:
         >>> cfg = Config.fromfile('my_config.py')
@@ -74,24 +82,28 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         raise ValueError(
             f'recipe {name!r} is unknown: choose one of {recipe_names()}'
         )
-    if 'model' not in cfg:
-        raise ValueError(
-            'the config has no model: give a classification config of '
-            'mmpretrain'
-        )
     if is_adversarial(cfg):
         raise ValueError(
             f'recipe {name!r} cannot be applied: the model is a {_WRAPPER} '
             'already. Use the config without a recipe, or change its '
             'model.method'
         )
+    reason = why_refused(cfg)
+    if reason is not None:
+        raise ValueError(f'recipe {name!r} cannot be applied: {reason}')
     recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
+    fit_radius(recipe, cfg)
+    fit_mask(recipe, cfg.model)
     recipe.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(cfg)
     recipe.model.classifier = cfg.model
     cfg.model = recipe.model
     _hold_out_validation(cfg)
     _select_under_attack(cfg)
+    for key in ('train_cfg', 'param_scheduler'):
+        if key in recipe:
+            cfg[key] = recipe[key]
+    cfg.merge_from_dict(dict(default_hooks=recipe.get('default_hooks', {})))
     return cfg
 
 
@@ -138,6 +150,8 @@ def _select_under_attack(cfg: Config) -> None:
     for part in ('val', 'test'):
         key = f'{part}_evaluator'
         if cfg.get(f'{part}_dataloader') is None:
+            # An empty loop config without data would end in an error.
+            cfg[f'{part}_cfg'] = cfg[key] = None
             continue
         stock = cfg.get(key) or []
         stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
@@ -146,6 +160,8 @@ def _select_under_attack(cfg: Config) -> None:
     ours = dict(checkpoint=hooks.checkpoint, input_check=hooks.input_check)
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
+    if cfg.get('val_dataloader') is None:
+        ours['checkpoint'].pop('save_best')
     cfg.merge_from_dict(dict(default_hooks=ours))
     wrapper = dict(runtime.model_wrapper_cfg)
     if cfg.get('find_unused_parameters'):

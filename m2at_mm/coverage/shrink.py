@@ -1,0 +1,214 @@
+"""Makes a classification config small enough for two steps on a CPU."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Optional
+
+from mmengine.config import Config, ConfigDict
+from mmpretrain.registry import MODELS
+
+#: Sides of the input that are tried, before the config's own.
+SMALL_SIZES = (64, 128)
+#: Blocks that a narrowed stage keeps at most.
+_FEW_BLOCKS = 2
+_LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+# Settings of image transforms that are sizes in pixels.
+_SIZE_KEYS = ('scale', 'crop_size', 'size')
+# Datasets with images of their own size, which their networks expect.
+_SMALL_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'MNIST': 32}
+
+
+def input_sizes(cfg: Config) -> list[int]:
+    """The sides in pixels to try for a config, smallest first."""
+    dataset = _innermost(cfg.train_dataloader.dataset)
+    if dataset.type in _SMALL_DATASETS:
+        return [_SMALL_DATASETS[dataset.type]]
+    own = [size for step in _steps(dataset.pipeline) for size in _sizes(step)]
+    largest = max(own, default=224)
+    return [*(size for size in SMALL_SIZES if size < largest), largest]
+
+
+def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
+    """Read images of a folder at a small size, two batches to train on.
+
+    Transforms and batch augmentations stay the config's own.
+
+    Args:
+        cfg (Config): Changed in place.
+        root (Path): With ``{train,test}/<class>/*``.
+        size (int): Side of the network's input in pixels.
+        batch_size (int): Images per batch.
+    """
+    for name in _LOADERS:
+        loader = cfg.get(name)
+        if not loader:
+            continue
+        stock = _innermost(loader.dataset)
+        pipeline = stock.pipeline
+        for step in _steps(pipeline):
+            for key in _SIZE_KEYS:
+                if _is_size(step.get(key)):
+                    step[key] = size
+        if not any(
+            step.get('type') == 'LoadImageFromFile' for step in pipeline
+        ):
+            pipeline.insert(0, ConfigDict(type='LoadImageFromFile'))
+        if stock.type == 'MNIST':
+            pipeline[0].color_type = 'grayscale'
+        training = name == 'train_dataloader'
+        loader.dataset = ConfigDict(
+            type='CustomDataset',
+            data_root=str(root),
+            data_prefix='train' if training else 'test',
+            indices=batch_size * (2 if training else 1),
+            pipeline=pipeline,
+        )
+        loader.pop('collate_fn', None)
+        loader.update(
+            batch_size=batch_size,
+            num_workers=0,
+            persistent_workers=False,
+            # Samplers that repeat images need more of them.
+            sampler=dict(type='DefaultSampler', shuffle=training),
+            collate_fn=dict(type='default_collate'),
+        )
+
+
+def fit_network(classifier: ConfigDict, size: int) -> None:
+    """Tell a network that needs to know the size of its input.
+
+    Args:
+        classifier (ConfigDict): Changed in place.
+        size (int): Side in pixels.
+    """
+    for backbone in _backbones(classifier):
+        if 'img_size' in _arguments(MODELS.get(backbone.type)):
+            backbone.img_size = size
+
+
+def forget_checkpoints(cfg: Config) -> None:
+    """Begin with random weights: no file is at hand."""
+    cfg.load_from = None
+    cfg.resume = False
+    _forget_pretrained(cfg.model)
+
+
+def narrow(classifier: ConfigDict) -> Optional[str]:
+    """Keep two blocks per stage of a network whose depth its config names.
+
+    Args:
+        classifier (ConfigDict): Changed in place.
+
+    Returns:
+        str, optional: What was done, None if nothing could be.
+    """
+    done = None
+    for backbone in _backbones(classifier):
+        kind = MODELS.get(backbone.type)
+        known = getattr(kind, 'arch_zoo', getattr(kind, 'arch_settings', {}))
+        default = _arguments(kind).get('arch')
+        arch = backbone.get('arch', default)
+        settings = arch if isinstance(arch, dict) else _entry(known, arch)
+        if not isinstance(settings, dict):
+            continue
+        settings = dict(settings)
+        for key in ('num_layers', 'depths', 'layers'):
+            if key not in settings:
+                continue
+            depth = settings[key]
+            settings[key] = (
+                min(depth, _FEW_BLOCKS)
+                if isinstance(depth, int)
+                else [min(blocks, _FEW_BLOCKS) for blocks in depth]
+            )
+            done = f'{_FEW_BLOCKS} blocks per stage'
+        backbone.arch = settings
+        if backbone.get('frozen_stages', 0) > _FEW_BLOCKS:
+            backbone.frozen_stages = _FEW_BLOCKS
+        if isinstance(settings.get('num_layers'), int):
+            backbone.pop('out_indices', None)
+    return done
+
+
+def _entry(known: Any, arch: Any) -> Any:
+    """An architecture by name; some names stand together in one key."""
+    if not isinstance(known, dict):
+        return None
+    if arch in known:
+        return known[arch]
+    for names, settings in known.items():
+        if isinstance(names, tuple) and arch in names:
+            return settings
+    return None
+
+
+def _innermost(dataset: ConfigDict) -> ConfigDict:
+    """The dataset inside wrappers that repeat or balance it."""
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset
+
+
+def _steps(pipeline: Any) -> Iterator[ConfigDict]:
+    """The transforms of a pipeline, also those inside others."""
+    for step in pipeline:
+        if isinstance(step, (list, tuple)):
+            yield from _steps(step)
+        elif isinstance(step, dict):
+            yield step
+            yield from _steps(step.get('transforms', ()))
+
+
+def _is_size(value: Any) -> bool:
+    sides = value if isinstance(value, (list, tuple)) else [value]
+    return bool(sides) and all(
+        isinstance(side, int) and side >= 16 for side in sides
+    )
+
+
+def _sizes(step: ConfigDict) -> Iterator[int]:
+    if _is_size(step.get('crop_size')) or step.get('type') in (
+        'RandomResizedCrop',
+        'EfficientNetRandomCrop',
+        'Resize',
+    ):
+        value = step.get('crop_size', step.get('scale'))
+        yield value if isinstance(value, int) else max(value)
+
+
+def _backbones(classifier: ConfigDict) -> list[ConfigDict]:
+    """The backbone, and the one inside an adapter such as LoRA's."""
+    backbone = classifier.get('backbone')
+    if backbone is None:
+        return []
+    inner = backbone.get('module')
+    return [backbone] if inner is None else [inner]
+
+
+def _arguments(kind: Any) -> dict[str, Any]:
+    """Names and defaults of a class's arguments, its bases' included."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__ if kind is not None else ():
+        for name, parameter in inspect.signature(
+            base.__init__
+        ).parameters.items():
+            found.setdefault(name, parameter.default)
+    return found
+
+
+def _forget_pretrained(part: Any) -> None:
+    if isinstance(part, dict):
+        part.pop('pretrained', None)
+        given = part.get('init_cfg')
+        every = given if isinstance(given, (list, tuple)) else [given or {}]
+        kept = [one for one in every if one.get('type') != 'Pretrained']
+        if len(kept) < len(every):
+            part['init_cfg'] = kept or None
+        for value in part.values():
+            _forget_pretrained(value)
+    elif isinstance(part, (list, tuple)):
+        for value in part:
+            _forget_pretrained(value)

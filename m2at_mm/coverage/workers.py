@@ -1,0 +1,79 @@
+"""Runs attempts in processes of their own, within time and memory."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from m2at_mm.coverage.attempt import Outcome, try_config
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the attempts may use.
+
+    Attributes:
+        jobs (int): Attempts at a time, each with one thread. Defaults to 2.
+        seconds (float): For one attempt. Defaults to 240.
+    """
+
+    jobs: int = 2
+    seconds: float = 240.0
+
+
+def run_all(
+    configs: Sequence[str], recipe: str, images: Path, limits: Limits
+) -> Iterator[Outcome]:
+    """Attempt every config, each in a fork of this process.
+
+    A process of its own gives its memory back and can die alone; a fork
+    doesn't import everything again.
+
+    Args:
+        configs (Sequence[str]): Paths inside mmpretrain's configs.
+        recipe (str): Name of a recipe.
+        images (Path): Folder with ``{train,test}/<class>/*``.
+        limits (Limits): Processes and time.
+
+    Yields:
+        Outcome: In the order of ``configs``.
+    """
+    torch.set_num_threads(1)  # before the forks: threads don't survive one
+    with ThreadPoolExecutor(limits.jobs) as pool:
+        yield from pool.map(
+            lambda config: _run(config, recipe, images, limits.seconds),
+            configs,
+        )
+
+
+def _run(config: str, recipe: str, images: Path, seconds: float) -> Outcome:
+    context = multiprocessing.get_context('fork')
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(
+        target=_report, args=(sender, config, recipe, images)
+    )
+    process.start()
+    sender.close()  # so that the other end's closing is noticed
+    try:
+        if not receiver.poll(seconds):
+            return Outcome(
+                config, '', 'fails', f'no result within {seconds:g} s'
+            )
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        note = f'its process ended with exit code {process.exitcode}'
+        return Outcome(config, '', 'fails', note)
+    finally:
+        process.kill()
+        process.join()
+
+
+def _report(sender: Any, config: str, recipe: str, images: Path) -> None:
+    sender.send(try_config(config, recipe, images))

@@ -1,0 +1,97 @@
+"""What mmpretrain's heads have in common, where they differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Optional
+
+from mmpretrain.models.heads import (
+    ClsHead,
+    EfficientFormerClsHead,
+    LeViTClsHead,
+    MultiLabelClsHead,
+    MultiTaskHead,
+)
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+
+def why_unsupported(head: type) -> Optional[str]:
+    """Why a kind of head cannot be attacked, None if it can.
+
+    Args:
+        head (type): Class of a classifier's head.
+
+    Returns:
+        str, optional: The reason, as the end of a sentence on the head.
+    """
+    if issubclass(head, MultiLabelClsHead):
+        return (
+            'gives an image several labels, but the attacks and their '
+            'accuracy are those of one label per image'
+        )
+    if issubclass(head, MultiTaskHead):
+        return 'has several tasks, but an attack needs one set of classes'
+    return None
+
+
+def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
+    """The logits that a classifier predicts from, one row per image.
+
+    Args:
+        classifier: Of mmpretrain.
+        inputs (Tensor): Normalised images, shape (N, C, H, W).
+
+    Returns:
+        Tensor: Shape (N, K). Conformer's two heads are added and LeViT's
+        averaged, as their ``predict`` does, also in train mode.
+    """
+    with _trainable(classifier):
+        return join_logits(classifier(inputs, mode='tensor'))
+
+
+def join_logits(scores: Any) -> Any:
+    """Add the logits of a head that gives several of the same shape."""
+    if isinstance(scores, (tuple, list)) and all(
+        isinstance(one, Tensor) and one.shape == scores[0].shape
+        for one in scores
+    ):
+        return sum(scores)
+    return scores
+
+
+def classifier_losses(
+    classifier: Any, inputs: Tensor, samples: list[DataSample]
+) -> dict[str, Tensor]:
+    """The classifier's own losses.
+
+    The distilled LeViT and EfficientFormer, which mmpretrain only predicts
+    with, learn from the average of their two heads' logits, as DeiT does
+    there.
+
+    Args:
+        classifier: Of mmpretrain.
+        inputs (Tensor): Normalised images, shape (N, C, H, W).
+        samples (list[DataSample]): With ``gt_label`` or ``gt_score``.
+    """
+    head = getattr(classifier, 'head', None)
+    with _trainable(classifier):
+        if isinstance(head, EfficientFormerClsHead) and head.dist:
+            # Its own loss refuses to.
+            return ClsHead.loss(head, classifier.extract_feat(inputs), samples)
+        return classifier.loss(inputs, samples)
+
+
+@contextmanager
+def _trainable(classifier: nn.Module) -> Iterator[None]:
+    """Let a distilled LeViT head give one output in train mode, too."""
+    head = getattr(classifier, 'head', None)
+    if not (isinstance(head, LeViTClsHead) and head.training):
+        yield
+        return
+    head.training = False  # of the head itself; its batch norms still train
+    try:
+        yield
+    finally:
+        head.training = True

@@ -1,0 +1,116 @@
+"""Fits a recipe, written for CIFAR, to other images and networks."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, Optional
+
+from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
+from mmpretrain.registry import MODELS
+
+from m2at_mm.attacks import parse_pixels
+
+# Datasets of images of about 32 pixels, where 8/255 is the usual linf radius.
+_SMALL_IMAGES = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'Digits')
+# The usual one on ImageNet (arXiv 1902.06705, 2001.03994).
+_EPS_LARGE_IMAGES = '4/255'
+# A coarser grid than the smallest tokens of hierarchical networks, whose
+# later stages look at larger regions.
+_SMALLEST_TOKEN = 8
+
+
+def fit_radius(recipe: Config, cfg: Config) -> None:
+    """Halve a linf recipe's radius and steps for large images.
+
+    Args:
+        recipe (Config): Its ``model`` is changed.
+        cfg (Config): The classification config.
+    """
+    dataset = _training_dataset(cfg)
+    threat = recipe.model.threat_model
+    if dataset is None or dataset in _SMALL_IMAGES or threat.norm != 'linf':
+        return
+    factor = parse_pixels(_EPS_LARGE_IMAGES, 'eps') / parse_pixels(
+        threat.eps, 'eps'
+    )
+    threat.eps = _EPS_LARGE_IMAGES
+    attacks = [recipe.model.get('train_attack')]
+    attacks += (recipe.model.get('eval_attacks') or {}).values()
+    for attack in attacks:
+        if attack and attack.get('step_size') is not None:
+            size = parse_pixels(attack.step_size, 'step_size') * factor
+            attack.step_size = f'{size * 255:g}/255'
+    print_log(
+        f'the radius is {threat.eps}, as is usual for images of {dataset}; '
+        'another one: --cfg-options model.threat_model.eps=8/255 and the '
+        "attacks' step_size",
+        logger='current',
+    )
+
+
+def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
+    """Give M2AT masks of a vision transformer's patches.
+
+    Args:
+        recipe (Config): Its ``model.method`` is changed.
+        classifier (ConfigDict): The classification config's model.
+    """
+    method = recipe.model.method
+    size = token_size(classifier)
+    if str(method.type).split('.')[-1] != 'M2AT' or size is None:
+        return
+    method.setdefault('mask', 'patch')
+    method.setdefault('patch_size', size)
+    print_log(
+        f"M2AT's masks are made of the network's patches of {size} pixels; "
+        "rectangles instead: --cfg-options model.method.mask='rectangle'",
+        logger='current',
+    )
+
+
+def token_size(classifier: ConfigDict) -> Optional[int]:
+    """Side in pixels of the patches that a network cuts an image into.
+
+    Args:
+        classifier (ConfigDict): Config of a classifier.
+
+    Returns:
+        int, optional: The side, or None for networks that are not made of
+        such patches or begin with ones below 8 pixels.
+    """
+    backbone = classifier.get('backbone')
+    size: Any = None
+    if backbone is None:  # timm's and Hugging Face's names tell it
+        found = re.search(
+            r'patch(\d+)(?!\d)', str(classifier.get('model_name'))
+        )
+        size = int(found.group(1)) if found else None
+    else:
+        size = backbone.get('patch_size', _default_patch_size(backbone))
+    if not isinstance(size, int) or size < _SMALLEST_TOKEN:
+        return None
+    return size
+
+
+def _default_patch_size(backbone: ConfigDict) -> Any:
+    kind = MODELS.get(backbone.type)
+    for base in kind.__mro__ if kind is not None else ():
+        parameter = inspect.signature(base.__init__).parameters.get(
+            'patch_size'
+        )
+        if parameter is not None and parameter.default is not parameter.empty:
+            return parameter.default
+    return None
+
+
+def _training_dataset(cfg: Config) -> Optional[str]:
+    """Name of the dataset's type inside repeating or balancing wrappers."""
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        dataset = (cfg.get(loader) or {}).get('dataset')
+        while dataset and 'dataset' in dataset:
+            dataset = dataset['dataset']
+        if dataset and 'type' in dataset:
+            return str(dataset['type']).split('.')[-1]
+    return None

@@ -1,0 +1,175 @@
+"""The package outside of its repository, as the documentation runs it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import mmpretrain
+import pytest
+import torch
+from mmengine.config import Config
+from mmpretrain.registry import MODELS
+from tools_support import ROOT, clean_env
+
+from m2at_mm.coverage.shrink import forget_checkpoints
+
+pytestmark = pytest.mark.slow
+DOCUMENT = ROOT / 'docs' / 'your_config.md'
+STOCK_TRAIN = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
+# A step on a few images in this process alone.
+SMALL = [
+    'train_cfg.max_epochs=1',
+    'model.train_attack.steps=1',
+    'model.eval_attacks.pgd10.steps=1',
+    *(
+        f'{part}_dataloader.{setting}'
+        for part in ('train', 'val', 'test')
+        for setting in (
+            'num_workers=0',
+            'persistent_workers=False',
+            'batch_size=4',
+        )
+    ),
+    'train_dataloader.dataset.indices=4',
+    'val_dataloader.dataset.indices=4',
+]
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the package as a wheel installs it, and nothing else."""
+    folder = tmp_path_factory.mktemp('installed')
+    pip = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--quiet']
+    source = folder / 'source'
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=shutil.ignore_patterns(
+            '.venv', '.git', '.gpu', 'work_dirs', 'data', '*.egg-info', 'build'
+        ),
+    )
+    target = folder / 'target'
+    subprocess.run([*pip, '--target', target, source], check=True)
+    return target
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's folder, with the configs of the documentation."""
+    blocks = re.findall(
+        r'`(my_\w+\.py)`[^\n]*\n\n```python\n(.*?)```',
+        DOCUMENT.read_text(),
+        re.DOTALL,
+    )
+    assert [name for name, _ in blocks] == ['my_resnet50.py', 'my_vit.py']
+    for name, code in blocks:
+        (tmp_path / name).write_text(code)
+    return tmp_path
+
+
+def run(installed: Path, folder: Path, *words: Any) -> str:
+    env = dict(clean_env(), PYTHONPATH=str(installed), PYTHONSAFEPATH='1')
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    return done.stdout
+
+
+def image_folders(root: Path, classes: int, cifar10: Path) -> None:
+    """``{train,val}/<class>/`` with a real image each."""
+    images = sorted((cifar10 / 'train').glob('*/*'))[::500]
+    for part in ('train', 'val'):
+        for number in range(classes):
+            target = root / part / f'n{number:08d}'
+            target.mkdir(parents=True)
+            image = images[number % len(images)]
+            shutil.copy(image, target / f'0{image.suffix}')
+
+
+def test_the_installed_package_is_the_one_that_runs(
+    installed: Path, folder: Path
+) -> None:
+    code = (
+        'import m2at_mm.recipes as r; '
+        'print(m2at_mm.__file__); print(r.config_root())'
+    )
+    output = run(installed, folder, '-c', f'import m2at_mm; {code}')
+    package = installed / 'm2at_mm'
+    assert output.splitlines()[-2:] == [
+        str(package / '__init__.py'),
+        str(package / '.mim' / 'configs'),
+    ]
+
+
+def test_one_flag_on_a_stock_config(
+    installed: Path, folder: Path, cifar10_root: Path
+) -> None:
+    (folder / 'data').mkdir()
+    (folder / 'data' / 'cifar10').symlink_to(cifar10_root)
+    words = ['mmpretrain::resnet/resnet18_8xb16_cifar10.py']
+    words += ['--recipe', 'm2at', '--cfg-options', *SMALL]
+    tool = installed / 'm2at_mm' / '.mim' / 'tools' / 'train.py'
+    output = run(installed, folder, tool, *words)
+    assert 'robust/worst' in output
+    work_dir = folder / 'work_dirs' / 'resnet18_8xb16_cifar10_m2at'
+    assert list(work_dir.glob('best_robust_pgd10_epoch_1.pth'))
+
+
+def test_own_config_with_the_training_tool_of_mmpretrain(
+    installed: Path, folder: Path, cifar10_root: Path
+) -> None:
+    image_folders(folder / 'data' / 'imagenet', 1000, cifar10_root)
+    words = ['my_resnet50.py', '--cfg-options', *SMALL]
+    output = run(installed, folder, STOCK_TRAIN, *words)
+    assert 'robust/worst' in output
+    assert list((folder / 'work_dirs' / 'my_resnet50').glob('best_*.pth'))
+
+
+def test_fine_tuning_a_vision_transformer(
+    installed: Path, folder: Path, cifar10_root: Path
+) -> None:
+    image_folders(folder / 'data' / 'flowers', 5, cifar10_root)
+    stock = Config.fromfile(folder / 'my_vit.py')
+    forget_checkpoints(stock)
+    classifier = MODELS.build(
+        dict(stock.model, data_preprocessor=stock.data_preprocessor)
+    )
+    checkpoint = dict(meta={}, state_dict=classifier.state_dict())
+    torch.save(checkpoint, folder / 'vit-base-p16.pth')
+    words = ['my_vit.py', '--recipe', 'm2at-finetune', '--cfg-options']
+    words += ['load_from=vit-base-p16.pth', 'optim_wrapper.optimizer.lr=1e-3']
+    words += [*SMALL, 'model.classifier.backbone.frozen_stages=12']
+    tool = installed / 'm2at_mm' / '.mim' / 'tools' / 'train.py'
+    output = run(installed, folder, tool, *words)
+    assert 'robust/worst' in output
+    (best,) = (folder / 'work_dirs/my_vit_m2at-finetune').glob('best_*1.pth')
+    after = torch.load(best, weights_only=False)['state_dict']
+    before = checkpoint['state_dict']
+    moved = {key for key in after if not torch.equal(after[key], before[key])}
+    assert moved and all(key.startswith('head.') for key in moved)
+
+
+@pytest.mark.skipif(
+    find_spec('mim') is None, reason='openmim is not installed'
+)
+def test_training_by_mim(
+    installed: Path, folder: Path, cifar10_root: Path
+) -> None:
+    image_folders(folder / 'data' / 'imagenet', 1000, cifar10_root)
+    words = ['-m', 'mim', 'train', 'm2at_mm', 'my_resnet50.py']
+    words += ['--work-dir', 'runs/1', '--cfg-options', *SMALL]
+    output = run(installed, folder, *words)
+    assert 'Training finished successfully' in output
+    assert list((folder / 'runs' / '1').glob('best_*.pth'))

@@ -1,0 +1,154 @@
+"""The wrapper changes nothing of well-known stock classifiers."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from tiny import MEAN, STD, raw_batch
+
+from m2at_mm.cli import load_config, model_config
+from m2at_mm.coverage.shrink import fit_network, forget_checkpoints
+from m2at_mm.recipes import apply_recipe
+from m2at_mm.registry import MODELS
+
+STOCK = {
+    'ResNet-50': 'resnet/resnet50_8xb32_in1k.py',
+    'ViT-B/16': 'vision_transformer/vit-base-p16_32xb128-mae_in1k.py',
+    'Swin-T': 'swin_transformer/swin-tiny_16xb64_in1k.py',
+    'ConvNeXt-T': 'convnext/convnext-tiny_32xb128_in1k.py',
+    'DeiT distilled': 'deit/deit-tiny-distilled_4xb256_in1k.py',
+    'MobileNetV3': 'mobilenet_v3/mobilenet-v3-small_8xb128_in1k.py',
+    'EfficientNet': 'efficientnet/efficientnet-b0_8xb32_in1k.py',
+    # Rates that fall with the depth of a layer.
+    'layer decay': 'mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k.py',
+}
+SIZE = 64
+
+
+def _timm(folder: Path) -> Config:
+    return _foreign(
+        type='TimmClassifier', model_name='resnet10t', num_classes=1000
+    )
+
+
+def _hugging_face(folder: Path) -> Config:
+    from transformers import ViTConfig
+
+    ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=SIZE,
+        num_labels=1000,
+    ).save_pretrained(folder)
+    return _foreign(type='HuggingFaceClassifier', model_name=str(folder))
+
+
+def _foreign(**model: Any) -> Config:
+    """The ResNet-50 config with a classifier of another library."""
+    cfg = load_config(f'mmpretrain::{STOCK["ResNet-50"]}')
+    loss = dict(type='CrossEntropyLoss', loss_weight=1.0)
+    cfg.model = dict(model, pretrained=False, loss=loss)
+    return cfg
+
+
+FOREIGN = {'timm': _timm, 'Hugging Face': _hugging_face}
+
+
+@pytest.fixture(scope='module', params=[*STOCK, *FOREIGN])
+def stock(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Config:
+    """A classification config at a small size, without pretrained weights."""
+    if request.param in FOREIGN:
+        return FOREIGN[request.param](tmp_path_factory.mktemp('foreign'))
+    cfg = load_config(f'mmpretrain::{STOCK[request.param]}')
+    fit_network(cfg.model, SIZE)
+    forget_checkpoints(cfg)
+    return cfg
+
+
+def build_pair(stock: Config) -> tuple[Any, Any]:
+    """The stock model and ours of the standard recipe, in train mode."""
+    ours_cfg = apply_recipe(stock, 'standard')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        plain = MMPRETRAIN_MODELS.build(model_config(copy.deepcopy(stock)))
+        ours = MODELS.build(model_config(ours_cfg))
+    torch.manual_seed(0)
+    plain.init_weights()
+    return plain.train(), ours.train()
+
+
+def loss_of(model: Any) -> float:
+    """On a batch of small images, with the same random draws each time."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    batch = raw_batch(num_classes=1000)
+    batch['inputs'] = batch['inputs'].repeat(1, 1, 2, 2)
+    data = model.data_preprocessor(batch, training=True)
+    with torch.no_grad():
+        return float(model(**data, mode='loss')['loss'])
+
+
+def test_same_loss_and_checkpoints_both_ways(stock: Config) -> None:
+    plain, ours = build_pair(stock)
+    weights = copy.deepcopy(plain.state_dict())
+    ours.load_state_dict(copy.deepcopy(weights), strict=True)
+    assert loss_of(ours) == pytest.approx(loss_of(plain), rel=1e-5)
+    back = ours.state_dict()
+    assert back.keys() == weights.keys()
+    plain.load_state_dict(back, strict=True)
+
+
+def test_same_rates_and_decays(stock: Config) -> None:
+    plain, ours = build_pair(stock)
+
+    def settings(model: Any) -> dict[str, tuple[float, float]]:
+        cfg = copy.deepcopy(stock.optim_wrapper)
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            wrapper = build_optim_wrapper(model, cfg)
+        names = {id(p): name for name, p in model.named_parameters()}
+        return {
+            names[id(parameter)].removeprefix('classifier.'): (
+                group['lr'],
+                group['weight_decay'],
+            )
+            for group in wrapper.optimizer.param_groups
+            for parameter in group['params']
+        }
+
+    assert settings(ours) == settings(plain)
+
+
+def test_attacked_and_trained(stock: Config) -> None:
+    cfg = apply_recipe(stock, 'm2at')
+    cfg.model.train_attack.steps = 1
+    cfg.model.classifier.pop('train_cfg', None)
+    cfg.model.data_preprocessor = dict(
+        mean=MEAN, std=STD, num_classes=1000, to_rgb=True
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model).train()
+    model.init_weights()
+    batch = raw_batch(num_classes=1000)
+    batch['inputs'] = batch['inputs'].repeat(1, 1, 2, 2)
+    losses = model(**model.data_preprocessor(batch, True), mode='loss')
+    total, log = model.parse_losses(losses)
+    total.backward()
+    assert torch.isfinite(total)
+    assert 0 < log['kept_share'] < 1
+    assert all(
+        parameter.grad is not None
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmpretrain.registry import MODELS
+
+from m2at_mm.cli import load_config
+from m2at_mm.recipes import apply_recipe
+from m2at_mm.recipes.fit import token_size
+
+RESNET50 = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
+VIT = 'mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py'
+
+
+def adversarial(name: str, recipe: str = 'm2at', **overrides: Any) -> Config:
+    return apply_recipe(load_config(name), recipe, **overrides)
+
+
+@pytest.mark.parametrize(
+    ('name', 'eps', 'step_size'),
+    [
+        ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', '8/255', '2/255'),
+        ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', '8/255', '2/255'),
+        ('mmpretrain::lenet/lenet5_mnist.py', '8/255', '2/255'),
+        (RESNET50, '4/255', '1/255'),
+        ('mmpretrain::resnet/resnet50_8xb8_cub.py', '4/255', '1/255'),
+    ],
+)
+def test_radius_follows_the_size_of_the_images(
+    name: str, eps: str, step_size: str
+) -> None:
+    model = adversarial(name).model
+    assert model.threat_model == dict(norm='linf', eps=eps)
+    assert model.train_attack.step_size == step_size
+    assert model.eval_attacks.pgd10.step_size == step_size
+
+
+def test_dataset_inside_a_wrapper_counts() -> None:
+    stock = load_config(RESNET50)
+    stock.train_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=dict(type='CIFAR10')
+    )
+    assert apply_recipe(stock, 'm2at').model.threat_model.eps == '8/255'
+
+
+def test_steps_of_attacks_in_radii_stay() -> None:
+    model = adversarial(RESNET50, 'fast-at').model
+    assert model.threat_model.eps == '4/255'
+    assert model.train_attack.step == 1.25
+
+
+def test_what_the_user_gives_goes_first() -> None:
+    model = adversarial(
+        VIT,
+        threat_model=dict(eps='2/255'),
+        method=dict(mask='rectangle'),
+    ).model
+    assert model.threat_model.eps == '2/255'
+    assert model.method.mask == 'rectangle'
+
+
+def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
+    method = adversarial(VIT).model.method
+    assert (method.mask, method.patch_size) == ('patch', 16)
+    assert 'mask' not in adversarial(RESNET50).model.method
+    assert 'mask' not in adversarial(VIT, 'pgd-at').model.method
+
+
+@pytest.mark.parametrize(
+    ('classifier', 'size'),
+    [
+        (dict(backbone=dict(type='VisionTransformer')), 16),
+        (dict(backbone=dict(type='VisionTransformer', patch_size=14)), 14),
+        (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
+        # Tokens of four pixels, merged later.
+        (dict(backbone=dict(type='SwinTransformer')), None),
+        (dict(backbone=dict(type='ResNet')), None),
+        (dict(model_name='vit_small_patch32_224'), 32),
+        (dict(model_name='google/vit-base-patch16-224'), 16),
+        (dict(model_name='swin_tiny_patch4_window7_224'), None),
+        (dict(model_name='resnet18'), None),
+    ],
+)
+def test_token_size(classifier: dict, size: Optional[int]) -> None:
+    assert token_size(ConfigDict(classifier)) == size
+
+
+def test_token_size_is_that_of_the_built_network() -> None:
+    backbone = load_config(VIT).model.backbone
+    network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
+    projection = network.patch_embed.projection
+    assert (
+        projection.stride == (token_size(ConfigDict(backbone=backbone)),) * 2
+    )

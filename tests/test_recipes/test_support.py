@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from mmengine.config import Config
+
+from m2at_mm.cli import load_config
+from m2at_mm.recipes import apply_recipe
+from m2at_mm.recipes.support import why_refused
+
+
+@pytest.mark.parametrize(
+    ('name', 'reason'),
+    [
+        ('mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py', 'self-superv'),
+        ('arcface/resnet50-arcface_8xb32_inshop.py', 'retrieves images'),
+        ('blip/blip-base_8xb16_refcoco.py', 'not a classifier'),
+        ('clip/clip_vit-base-p16_zeroshot-cls_cifar100.py', 'not a classif'),
+        ('vgg/vgg16_8xb16_voc.py', 'several labels'),
+        ('csra/resnet101-csra_1xb16_voc07-448px.py', 'several labels'),
+        ('dinov2/vit-base-p14_dinov2-pre_headless.py', 'no head'),
+        ('mae/benchmarks/vit-large-p16_8xb128-ds-coslr-50e_in1k.py', 'DeepSp'),
+    ],
+)
+def test_configs_that_cannot_work(name: str, reason: str) -> None:
+    cfg = load_config(f'mmpretrain::{name}')
+    with pytest.raises(ValueError, match=f'm2at.*cannot be applied.*{reason}'):
+        apply_recipe(cfg, 'm2at')
+
+
+@pytest.mark.parametrize(
+    ('model', 'reason'),
+    [
+        (
+            dict(
+                type='ImageClassifier',
+                backbone=dict(type='ResNet', depth=18),
+                head=dict(type='MultiTaskHead', task_heads={}),
+            ),
+            'several tasks',
+        ),
+        (dict(type='NoSuchClassifier'), 'custom_imports'),
+        (dict(type='BlipCaption'), 'not a classifier'),
+        ({}, 'has no model'),
+    ],
+)
+def test_models_that_cannot_work(model: dict, reason: str) -> None:
+    found = why_refused(Config(dict(model=model)))
+    assert found is not None and reason in found
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(type='TimmClassifier', model_name='resnet18'),
+        dict(type='HuggingFaceClassifier', model_name='microsoft/resnet-50'),
+        dict(type='mmpretrain.TimmClassifier', model_name='resnet18'),
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='ResNet', depth=18),
+            head=dict(type='ArcFaceClsHead', num_classes=3, in_channels=512),
+        ),
+    ],
+)
+def test_single_label_classifiers_are_taken(model: dict) -> None:
+    assert why_refused(Config(dict(model=model))) is None

@@ -1,0 +1,164 @@
+"""Try a recipe on every config of the installed mmpretrain."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import mmcv
+import mmengine
+import mmpretrain
+import torch
+
+from m2at_mm.coverage import Limits, Outcome, run_all, to_markdown
+from m2at_mm.datasets import Digits
+from m2at_mm.evaluation.store import write_whole
+from m2at_mm.recipes import recipe_names
+
+CONFIGS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the check."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'patterns',
+        nargs='*',
+        help='parts of config names, like resnet/ or vit-base; all configs '
+        'without',
+    )
+    parser.add_argument(
+        '--recipe', default='m2at', choices=recipe_names(), help='what to try'
+    )
+    parser.add_argument(
+        '--per-family',
+        type=int,
+        metavar='N',
+        help='only the first N configs of each family',
+    )
+    parser.add_argument(
+        '--images',
+        type=Path,
+        help='folder with {train,test}/<class>/*; the embedded digits without',
+    )
+    parser.add_argument('--jobs', type=int, default=2, help='at a time')
+    parser.add_argument(
+        '--timeout', type=float, default=240.0, help='seconds for a config'
+    )
+    parser.add_argument(
+        '--out', type=Path, help='page of the results; beside it the JSON'
+    )
+    return parser.parse_args()
+
+
+def find_configs(patterns: list[str], per_family: int | None) -> list[str]:
+    """Paths inside mmpretrain's configs.
+
+    Raises:
+        ValueError: No config fits the patterns.
+    """
+    found = sorted(
+        path.relative_to(CONFIGS).as_posix()
+        for path in CONFIGS.rglob('*.py')
+        if '_base_' not in path.parts
+    )
+    if patterns:
+        found = [
+            name for name in found if any(part in name for part in patterns)
+        ]
+    if not found:
+        raise ValueError(f'no config of mmpretrain has one of {patterns}')
+    if per_family is None:
+        return found
+    by_family: dict[str, list[str]] = {}
+    for name in found:
+        by_family.setdefault(name.split('/')[0], []).append(name)
+    return [
+        name for names in by_family.values() for name in names[:per_family]
+    ]
+
+
+@contextmanager
+def image_folder(given: Path | None) -> Iterator[Path]:
+    """The given folder, or one with the embedded digits for a while."""
+    if given is not None:
+        if not (given / 'train').is_dir() or not (given / 'test').is_dir():
+            raise FileNotFoundError(
+                f'--images {given} has no folders train and test'
+            )
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for split in ('train', 'test'):
+            dataset = Digits(split=split, indices=40)
+            for index in range(len(dataset)):
+                sample = dataset.get_data_info(index)
+                name = f'{split}/{sample["gt_label"]}/{index:03d}.png'
+                mmcv.imwrite(sample['img'], str(Path(folder, name)))
+        yield Path(folder)
+
+
+def describe(
+    outcomes: list[Outcome], args: argparse.Namespace, seconds: float
+) -> str:
+    """The page's first lines."""
+    classifiers = [one for one in outcomes if one.model == 'ImageClassifier']
+    done = sum(one.status == 'works' for one in classifiers)
+    command = ' '.join(['python', 'tools/check_configs.py', *sys.argv[1:]])
+    images = args.images or 'the embedded digits'
+    memory = max(one.memory for one in outcomes)
+    return (
+        '# Coverage of the configs of mmpretrain\n\n'
+        f'Recipe `{args.recipe}` on {len(outcomes)} configs of mmpretrain '
+        f'{mmpretrain.__version__}, {len(classifiers)} of them with an '
+        f'ImageClassifier, of which {done} work. Each was given real images '
+        f'({images}) at a small size, random weights and an attack of one '
+        "step; everything else is the config's own. Written by\n\n"
+        f'```bash\n{command}\n```\n\n'
+        f'in {seconds / 60:.0f} minutes with {args.jobs} jobs of at most '
+        f'{memory:.1f} GiB; Python {platform.python_version()}, torch '
+        f'{torch.__version__}, mmengine {mmengine.__version__}.'
+    )
+
+
+def main() -> None:
+    """Check as the command line says."""
+    args = parse_args()
+    configs = find_configs(args.patterns, args.per_family)
+    start = time.perf_counter()
+    outcomes = []
+    with image_folder(args.images) as images:
+        limits = Limits(args.jobs, args.timeout)
+        for one in run_all(configs, args.recipe, images, limits):
+            outcomes.append(one)
+            note = f': {one.note}' if one.note else ''
+            print(
+                f'[{len(outcomes)}/{len(configs)}] {one.config}: '
+                f'{one.status}{note} ({one.seconds:.0f} s)',
+                flush=True,
+            )
+    if args.out is not None:
+        heading = describe(outcomes, args, time.perf_counter() - start)
+        page = to_markdown(outcomes, heading)
+        figures = json.dumps([asdict(one) for one in outcomes], indent=2)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(args.out, lambda path: path.write_text(page))
+        write_whole(
+            args.out.with_suffix('.json'),
+            lambda path: path.write_text(figures + '\n'),
+        )
+    failed = [one.config for one in outcomes if one.status == 'fails']
+    if failed:
+        sys.exit(f'{len(failed)} configs fail: {failed}')
+
+
+if __name__ == '__main__':
+    main()
