@@ -49,3 +49,13 @@ def test_dataloader_defaults_follow_the_command_line() -> None:
     assert not cfg.train_dataloader.persistent_workers
     assert cfg.val_dataloader.persistent_workers
     assert cfg.val_dataloader.collate_fn.type == 'default_collate'
+
+
+def test_marks_of_a_base_config_do_not_reach_the_collate_function() -> None:
+    name = (
+        'mmpretrain::simmim/benchmarks/swin-base-w7_8xb256-coslr-100e_in1k.py'
+    )
+    cfg = cli.load_config(name)
+    assert '_scope_' in cfg.train_dataloader.collate_fn
+    cli.merge_common_options(cfg, _parse(name))
+    assert cfg.train_dataloader.collate_fn == dict(type='default_collate')

@@ -1,6 +1,7 @@
 """Attacks: pure functions on images in [0, 1], and their settings."""
 
 from m2at_mm.attacks.autoattack import AutoAttack
+from m2at_mm.attacks.checkpointing import differentiable_checkpoints
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.losses import (
     cross_entropy,
@@ -22,6 +23,7 @@ __all__ = [
     'Transfer',
     'attack_mode',
     'cross_entropy',
+    'differentiable_checkpoints',
     'kl_divergence',
     'margin',
     'own_random_stream',

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Optional
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from m2at_mm.attacks.checkpointing import differentiable_checkpoints
 from m2at_mm.attacks.folding import folded_norms
 
 BN_MODES = ('eval', 'batch', 'train')
@@ -79,12 +80,13 @@ def attack_mode(
                 # Without tracking, train mode neither reads nor updates the
                 # running statistics.
                 norm.track_running_stats = False
-        with torch.inference_mode(False), torch.enable_grad():
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(differentiable_checkpoints())
             if bn_mode == 'eval' and images is not None:
-                with folded_norms(model, images):
-                    yield
-            else:
-                yield
+                stack.enter_context(folded_norms(model, images))
+            yield
     finally:
         if bn_mode == 'batch':
             for norm in live_norms:

@@ -258,8 +258,9 @@ def _input_gradient(loss: Tensor, images: Tensor) -> Tensor:
             raise
         raise RuntimeError(
             'an attack needs the gradient of the images, which reentrant '
-            'activation checkpointing cannot give: set with_cp=False in the '
-            'backbone, or use_reentrant=False'
+            'activation checkpointing cannot give: call '
+            'torch.utils.checkpoint.checkpoint by that name, so that it can '
+            'be replaced, or with use_reentrant=False'
         ) from error
     return gradient
 

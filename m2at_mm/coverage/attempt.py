@@ -178,6 +178,9 @@ def _small(cfg: Config, images: Path, size: int) -> Config:
         if 'steps' in attack:
             attack.steps = 1
     cfg.train_cfg.val_interval = 1
+    if 'max_epochs' in cfg.train_cfg:
+        # Two iterations an epoch: a warm-up in iterations must fit in.
+        cfg.train_cfg.max_epochs *= 1000
     cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
     cfg.log_level = 'ERROR'
     return cfg

@@ -85,8 +85,11 @@ def fit_network(classifier: ConfigDict, size: int) -> None:
         size (int): Side in pixels.
     """
     for backbone in _backbones(classifier):
-        if 'img_size' in _arguments(MODELS.get(backbone.type)):
+        known = _arguments(MODELS.get(backbone.type))
+        if 'img_size' in known:
             backbone.img_size = size
+        if 'pad_small_map' in known:  # windows larger than the whole map
+            backbone.pad_small_map = True
 
 
 def forget_checkpoints(cfg: Config) -> None:

@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from m2at_mm.attacks import PGD, ThreatModel
+from m2at_mm.attacks import PGD, ThreatModel, differentiable_checkpoints
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.methods import Method
 from m2at_mm.methods.masking import one_hot
@@ -214,9 +214,12 @@ class AdversarialClassifier(BaseModel):
                 'needs a labelled dataset'
             )
         target = target.to(inputs.device)
-        if self.loss_replay is not None:
-            return self.loss_replay.record(inputs, target)
-        return self.method.loss(self, self.attack_in_training, inputs, target)
+        with differentiable_checkpoints():
+            if self.loss_replay is not None:
+                return self.loss_replay.record(inputs, target)
+            return self.method.loss(
+                self, self.attack_in_training, inputs, target
+            )
 
     def supervised_loss(
         self, images: Tensor, target: Tensor

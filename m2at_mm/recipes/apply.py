@@ -153,6 +153,8 @@ def _select_under_attack(cfg: Config) -> None:
             # An empty loop config without data would end in an error.
             cfg[f'{part}_cfg'] = cfg[key] = None
             continue
+        if cfg.get(f'{part}_cfg') is None:
+            cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
         stock = cfg.get(key) or []
         stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
         cfg[key] = [*stock, runtime[key]]

@@ -595,7 +595,9 @@ def test_reentrant_checkpointing_says_what_to_do(
     net: nn.Module, digits: tuple[Tensor, Tensor]
 ) -> None:
     images, labels = digits[0][:4], digits[1][:4]
-    with pytest.raises(RuntimeError, match=r'with_cp=False.*use_reentrant'):
+    with pytest.raises(
+        RuntimeError, match=r'by that name.*use_reentrant=False'
+    ):
         pgd(Checkpointed(net, True), images, labels, ThreatModel())
 
     expected, result = (

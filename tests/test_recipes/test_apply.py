@@ -167,6 +167,13 @@ def test_config_without_validation_stays_without() -> None:
     assert cfg.test_evaluator[-1].type == 'm2at_mm.RobustAccuracy'
 
 
+def test_validation_without_a_loop_config_gets_one() -> None:
+    stock = load_config('mmpretrain::resnest/resnest50_32xb64_in1k.py')
+    assert stock.get('val_cfg') is None
+    cfg = apply_recipe(stock, 'm2at')
+    assert cfg.val_cfg == cfg.test_cfg == {}
+
+
 def test_find_unused_parameters_reaches_the_wrapper() -> None:
     stock = load_config(STOCK)
     stock.find_unused_parameters = True
