@@ -1,4 +1,8 @@
-"""Try a recipe on every config of the installed mmpretrain."""
+"""Try a recipe on every config of the installed mmpretrain.
+
+With --out, the same command goes on where it was stopped, and tries what
+failed again.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,6 @@ import json
 import platform
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -54,7 +57,9 @@ def parse_args() -> argparse.Namespace:
         '--timeout', type=float, default=240.0, help='seconds for a config'
     )
     parser.add_argument(
-        '--out', type=Path, help='page of the results; beside it the JSON'
+        '--out',
+        type=Path,
+        help='page of the results, like coverage.md; beside it the JSON',
     )
     return parser.parse_args()
 
@@ -106,14 +111,22 @@ def image_folder(given: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def describe(
-    outcomes: list[Outcome], args: argparse.Namespace, seconds: float
-) -> str:
+def load_done(out: Path | None) -> dict[str, Outcome]:
+    """What an earlier run found, without what failed."""
+    if out is None or not out.with_suffix('.json').exists():
+        return {}
+    text = out.with_suffix('.json').read_text(encoding='utf-8')
+    found = [Outcome(**entry) for entry in json.loads(text)]
+    return {one.config: one for one in found if one.status != 'fails'}
+
+
+def describe(outcomes: list[Outcome], args: argparse.Namespace) -> str:
     """The page's first lines."""
     classifiers = [one for one in outcomes if one.model == 'ImageClassifier']
     done = sum(one.status == 'works' for one in classifiers)
     command = ' '.join(['python', 'tools/check_configs.py', *sys.argv[1:]])
     images = args.images or 'the embedded digits'
+    minutes = sum(one.seconds for one in outcomes) / 60
     memory = max(one.memory for one in outcomes)
     return (
         '# Coverage of the configs of mmpretrain\n\n'
@@ -123,38 +136,48 @@ def describe(
         f'({images}) at a small size, random weights and an attack of one '
         "step; everything else is the config's own. Written by\n\n"
         f'```bash\n{command}\n```\n\n'
-        f'in {seconds / 60:.0f} minutes with {args.jobs} jobs of at most '
-        f'{memory:.1f} GiB; Python {platform.python_version()}, torch '
-        f'{torch.__version__}, mmengine {mmengine.__version__}.'
+        f'in {minutes:.0f} minutes, {args.jobs} processes at a time, of one '
+        f'thread and at most {memory:.1f} GiB each; Python '
+        f'{platform.python_version()}, torch {torch.__version__}, mmengine '
+        f'{mmengine.__version__}.'
     )
+
+
+def save(outcomes: list[Outcome], out: Path, page: str | None = None) -> None:
+    """Write the figures, and the page when all is done."""
+    figures = json.dumps([asdict(one) for one in outcomes], indent=2) + '\n'
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(
+        out.with_suffix('.json'),
+        lambda path: path.write_text(figures, encoding='utf-8'),
+    )
+    if page is not None:
+        write_whole(out, lambda path: path.write_text(page, encoding='utf-8'))
 
 
 def main() -> None:
     """Check as the command line says."""
     args = parse_args()
     configs = find_configs(args.patterns, args.per_family)
-    start = time.perf_counter()
-    outcomes = []
+    done = load_done(args.out)
+    todo = [name for name in configs if name not in done]
     with image_folder(args.images) as images:
         limits = Limits(args.jobs, args.timeout)
-        for one in run_all(configs, args.recipe, images, limits):
-            outcomes.append(one)
+        for one in run_all(todo, args.recipe, images, limits):
+            done[one.config] = one
+            count = sum(name in done for name in configs)
             note = f': {one.note}' if one.note else ''
             print(
-                f'[{len(outcomes)}/{len(configs)}] {one.config}: '
-                f'{one.status}{note} ({one.seconds:.0f} s)',
+                f'[{count}/{len(configs)}] {one.config}: {one.status}{note} '
+                f'({one.seconds:.0f} s)',
                 flush=True,
             )
+            if args.out is not None:
+                save(list(done.values()), args.out)
+    outcomes = [done[name] for name in configs]
     if args.out is not None:
-        heading = describe(outcomes, args, time.perf_counter() - start)
-        page = to_markdown(outcomes, heading)
-        figures = json.dumps([asdict(one) for one in outcomes], indent=2)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(args.out, lambda path: path.write_text(page))
-        write_whole(
-            args.out.with_suffix('.json'),
-            lambda path: path.write_text(figures + '\n'),
-        )
+        page = to_markdown(outcomes, describe(outcomes, args))
+        save(outcomes, args.out, page)
     failed = [one.config for one in outcomes if one.status == 'fails']
     if failed:
         sys.exit(f'{len(failed)} configs fail: {failed}')

@@ -40,6 +40,23 @@ def test_page_and_figures_of_some_configs(tmp_path: Path) -> None:
     assert 'mobilenet-v3-small-050 arcface/' in text  # the command
 
 
+def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
+    page = tmp_path / 'coverage.md'
+    words = ['arcface/', 'csra/', '--out', page]
+    run_tool('check_configs', *words)
+    figures = page.with_suffix('.json')
+    found = json.loads(figures.read_text())
+    found[0]['status'], found[1]['note'] = 'fails', 'kept'
+    figures.write_text(json.dumps(found))
+    page.unlink()
+    output = run_tool('check_configs', *words)
+    assert [line for line in output.splitlines() if '[2/2]' in line]
+    again = outcomes(page)
+    assert [one['status'] for one in again.values()] == ['refused'] * 2
+    assert list(again.values())[1]['note'] == 'kept'
+    assert 'kept' in page.read_text()
+
+
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
