@@ -25,7 +25,7 @@ MODEL_WRAPPERS = _root.Registry(
     parent=_root.MODEL_WRAPPERS,
     locations=['m2at_mm.model_wrappers'],
 )
-# Checks that run before training or testing starts.
+# Checks before training or testing starts, and schedules of the attack.
 HOOKS = _root.Registry(
     'hook',
     parent=_root.HOOKS,

@@ -136,8 +136,8 @@ def describe(outcomes: list[Outcome], args: argparse.Namespace) -> str:
         f'({images}) at a small size, random weights and an attack of one '
         "step; everything else is the config's own. Written by\n\n"
         f'```bash\n{command}\n```\n\n'
-        f'in {minutes:.0f} minutes, {args.jobs} processes at a time, of one '
-        f'thread and at most {memory:.1f} GiB each; Python '
+        f'in {minutes:.0f} process minutes, {args.jobs} at a time, of one '
+        f'thread and at most {memory:.1f} GiB; Python '
         f'{platform.python_version()}, torch {torch.__version__}, mmengine '
         f'{mmengine.__version__}.'
     )

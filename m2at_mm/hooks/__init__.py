@@ -1,5 +1,6 @@
 """Hooks."""
 
+from m2at_mm.hooks.attack_schedule_hook import AttackScheduleHook
 from m2at_mm.hooks.input_check_hook import InputCheckHook
 
-__all__ = ['InputCheckHook']
+__all__ = ['AttackScheduleHook', 'InputCheckHook']

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mmengine.logging import MessageHub
+from tiny import build_adversarial
+
+from m2at_mm.hooks import AttackScheduleHook
+
+EPS = 'threat_model.eps'
+
+
+class StandIn(SimpleNamespace):
+    """What the hook needs of a Runner."""
+
+    @classmethod
+    def around(cls, model: Any) -> StandIn:
+        hub = MessageHub.get_instance(f'schedule{id(model)}')
+        return cls(model=model, epoch=0, iter=0, message_hub=hub)
+
+
+def hook_and_runner(**schedule: Any) -> tuple[AttackScheduleHook, Any]:
+    schedule = dict(param=EPS, values=[0.0, 0.1], milestones=[2, 6]) | schedule
+    hook = AttackScheduleHook([schedule])
+    runner = StandIn.around(build_adversarial())
+    hook.before_train(runner)
+    return hook, runner
+
+
+def by_epoch(hook: AttackScheduleHook, runner: Any, epoch: int) -> float:
+    runner.epoch = epoch
+    hook.before_train_epoch(runner)
+    hook.before_train_iter(runner, 0)
+    return runner.model.threat_model.eps
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'expected'),
+    [
+        ({}, {0: 0.0, 2: 0.0, 3: 0.025, 5: 0.075, 6: 0.1, 9: 0.1}),
+        (
+            dict(curve='cosine'),
+            {
+                0: 0.0,
+                3: 0.05 * (1 - math.cos(math.pi / 4)),
+                4: 0.05,
+                6: 0.1,
+            },
+        ),
+        (
+            dict(curve='step', values=['1/255', '2/255', '4/255']),
+            {0: 1 / 255, 1: 1 / 255, 2: 2 / 255, 5: 2 / 255, 6: 4 / 255},
+        ),
+    ],
+    ids=['linear', 'cosine', 'step'],
+)
+def test_curves(schedule: dict, expected: dict[int, float]) -> None:
+    hook, runner = hook_and_runner(**schedule)
+    found = {epoch: by_epoch(hook, runner, epoch) for epoch in expected}
+    assert found == pytest.approx(expected)
+
+
+def test_iterations_count_where_they_are_asked_for() -> None:
+    hook, runner = hook_and_runner(by_epoch=False)
+    configured = runner.model.threat_model.eps
+    runner.epoch = 4
+    hook.before_train_epoch(runner)
+    assert runner.model.threat_model.eps == configured
+    runner.iter = 4
+    hook.before_train_iter(runner, 0)
+    assert runner.model.threat_model.eps == pytest.approx(0.05)
+
+
+def test_resuming_needs_no_history() -> None:
+    first = by_epoch(*hook_and_runner(), epoch=5)
+    hook, runner = hook_and_runner()
+    for epoch in range(5):
+        by_epoch(hook, runner, epoch)
+    assert by_epoch(hook, runner, 5) == first
+
+
+def test_whole_numbers_stay_whole() -> None:
+    hook, runner = hook_and_runner(
+        param='train_attack.steps', values=[1, 10], milestones=[0, 4]
+    )
+    steps = []
+    for epoch in range(5):
+        by_epoch(hook, runner, epoch)
+        steps.append(runner.model.train_attack.steps)
+    assert steps == [1, 3, 6, 8, 10]
+    assert all(isinstance(step, int) for step in steps)
+
+
+def test_validation_uses_the_settings_of_the_config() -> None:
+    hook, runner = hook_and_runner()
+    configured = runner.model.threat_model.eps
+    by_epoch(hook, runner, 3)
+    hook.before_val_epoch(runner)
+    assert runner.model.threat_model.eps == configured == 8 / 255
+    hook.after_val_epoch(runner)
+    assert runner.model.threat_model.eps == pytest.approx(0.025)
+
+
+def test_validation_alone_changes_nothing() -> None:
+    hook = AttackScheduleHook(
+        [dict(param=EPS, values=[0.0, 0.1], milestones=[0, 1])]
+    )
+    runner = StandIn.around(build_adversarial())
+    hook.before_val_epoch(runner)
+    hook.after_val_epoch(runner)
+    assert runner.model.threat_model.eps == 8 / 255
+
+
+def test_values_are_logged() -> None:
+    hook, runner = hook_and_runner()
+    by_epoch(hook, runner, 4)
+    logged = runner.message_hub.get_scalar(f'train/{EPS}')
+    assert logged.current() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'message'),
+    [
+        (dict(param=None), 'needs param'),
+        (dict(curve='log'), "curve='log' .*'linear', 'cosine', 'step'"),
+        (dict(milestones=[3, 3]), r'milestones=\[3, 3\] .*ascending'),
+        (dict(milestones=[]), r'milestones=\[\]'),
+        (dict(milestones=[-1, 3]), r'milestones=\[-1, 3\]'),
+        (dict(values=[1.0]), 'needs 2 values and 2 milestones.*1 and 2'),
+        (dict(curve='step'), 'needs 3 values and 2 milestones'),
+        (dict(values=['x', 1]), "values of 'threat_model.eps'='x'"),
+        (dict(end=3), r"unknown settings \['end'\]"),
+    ],
+)
+def test_wrong_schedules(schedule: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        hook_and_runner(**schedule)
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'message'),
+    [
+        (dict(param='threat_model.radius'), 'no setting of the model'),
+        (dict(param='nothing.eps'), 'no setting of the model'),
+        (dict(param='train_attack.random_start'), 'only numbers'),
+        (dict(param='train_attack'), 'only numbers'),
+        (dict(values=[0.0, 8.0]), 'eps=8.0 is above 1'),
+        (
+            dict(param='train_attack.steps', values=[0, 10]),
+            'steps=0 must be a whole number',
+        ),
+        (dict(param='method.scale', values=[0.5, 2]), 'scale=0.5 must be'),
+    ],
+)
+def test_settings_that_the_model_does_not_allow(
+    schedule: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        hook_and_runner(**schedule)
+
+
+def test_one_setting_twice() -> None:
+    one = dict(param=EPS, values=[0, 0.1], milestones=[0, 1])
+    with pytest.raises(ValueError, match='more than once'):
+        AttackScheduleHook([one, dict(one)])
