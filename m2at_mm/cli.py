@@ -123,7 +123,8 @@ def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
     filled.update(loader)
     # A base inside mmpretrain marks it, and MMEngine passes the mark on to
     # the function.
-    filled.collate_fn.pop('_scope_', None)
+    if isinstance(filled.collate_fn, dict):
+        filled.collate_fn.pop('_scope_', None)
     if args.no_pin_memory:
         filled.pin_memory = False
     stop_workers = getattr(args, 'no_persistent_workers', False)

@@ -59,3 +59,9 @@ def test_marks_of_a_base_config_do_not_reach_the_collate_function() -> None:
     assert '_scope_' in cfg.train_dataloader.collate_fn
     cli.merge_common_options(cfg, _parse(name))
     assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
+
+
+def test_a_collate_function_may_be_given_itself() -> None:
+    cfg = cli.Config(dict(train_dataloader=dict(collate_fn=list)))
+    cli.merge_common_options(cfg, _parse('x.py'))
+    assert cfg.train_dataloader.collate_fn is list

@@ -111,13 +111,34 @@ def image_folder(given: Path | None) -> Iterator[Path]:
         yield Path(folder)
 
 
-def load_done(out: Path | None) -> dict[str, Outcome]:
-    """What an earlier run found, without what failed."""
-    if out is None or not out.with_suffix('.json').exists():
+def identity(args: argparse.Namespace) -> dict[str, str]:
+    """What all outcomes of a file have in common."""
+    return dict(
+        recipe=args.recipe,
+        images=str(args.images or 'the embedded digits'),
+        mmpretrain=mmpretrain.__version__,
+        mmengine=mmengine.__version__,
+        torch=torch.__version__,
+    )
+
+
+def load_done(args: argparse.Namespace) -> dict[str, Outcome]:
+    """What an earlier run found, without what failed.
+
+    Raises:
+        ValueError: It was another recipe, or other images or versions.
+    """
+    if args.out is None or not args.out.with_suffix('.json').exists():
         return {}
-    text = out.with_suffix('.json').read_text(encoding='utf-8')
-    found = [Outcome(**entry) for entry in json.loads(text)]
-    return {one.config: one for one in found if one.status != 'fails'}
+    path = args.out.with_suffix('.json')
+    found = json.loads(path.read_text(encoding='utf-8'))
+    outcomes = [Outcome(**entry) for entry in found.pop('configs')]
+    if found != identity(args):
+        raise ValueError(
+            f'{path} is of {found}, but this is {identity(args)}: give '
+            'another --out, or delete it'
+        )
+    return {one.config: one for one in outcomes if one.status != 'fails'}
 
 
 def describe(outcomes: list[Outcome], args: argparse.Namespace) -> str:
@@ -125,41 +146,47 @@ def describe(outcomes: list[Outcome], args: argparse.Namespace) -> str:
     classifiers = [one for one in outcomes if one.model == 'ImageClassifier']
     done = sum(one.status == 'works' for one in classifiers)
     command = ' '.join(['python', 'tools/check_configs.py', *sys.argv[1:]])
-    images = args.images or 'the embedded digits'
+    common = identity(args)
     minutes = sum(one.seconds for one in outcomes) / 60
     memory = max(one.memory for one in outcomes)
     return (
         '# Coverage of the configs of mmpretrain\n\n'
         f'Recipe `{args.recipe}` on {len(outcomes)} configs of mmpretrain '
-        f'{mmpretrain.__version__}, {len(classifiers)} of them with an '
+        f'{common["mmpretrain"]}, {len(classifiers)} of them with an '
         f'ImageClassifier, of which {done} work. Each was given real images '
-        f'({images}) at a small size, random weights and an attack of one '
-        "step; everything else is the config's own. Written by\n\n"
+        f'({common["images"]}) at a small size, random weights and an attack '
+        "of one step; everything else is the config's own. Written by\n\n"
         f'```bash\n{command}\n```\n\n'
         f'in {minutes:.0f} process minutes, {args.jobs} at a time, of one '
         f'thread and at most {memory:.1f} GiB; Python '
-        f'{platform.python_version()}, torch {torch.__version__}, mmengine '
-        f'{mmengine.__version__}.'
+        f'{platform.python_version()}, torch {common["torch"]}, mmengine '
+        f'{common["mmengine"]}.'
     )
 
 
-def save(outcomes: list[Outcome], out: Path, page: str | None = None) -> None:
+def save(
+    outcomes: list[Outcome], args: argparse.Namespace, page: bool
+) -> None:
     """Write the figures, and the page when all is done."""
-    figures = json.dumps([asdict(one) for one in outcomes], indent=2) + '\n'
-    out.parent.mkdir(parents=True, exist_ok=True)
+    configs = [asdict(one) for one in outcomes]
+    text = json.dumps(dict(identity(args), configs=configs), indent=2) + '\n'
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(
-        out.with_suffix('.json'),
-        lambda path: path.write_text(figures, encoding='utf-8'),
+        args.out.with_suffix('.json'),
+        lambda path: path.write_text(text, encoding='utf-8'),
     )
-    if page is not None:
-        write_whole(out, lambda path: path.write_text(page, encoding='utf-8'))
+    if page:
+        shown = to_markdown(outcomes, describe(outcomes, args))
+        write_whole(
+            args.out, lambda path: path.write_text(shown, encoding='utf-8')
+        )
 
 
 def main() -> None:
     """Check as the command line says."""
     args = parse_args()
     configs = find_configs(args.patterns, args.per_family)
-    done = load_done(args.out)
+    done = load_done(args)
     todo = [name for name in configs if name not in done]
     with image_folder(args.images) as images:
         limits = Limits(args.jobs, args.timeout)
@@ -173,11 +200,10 @@ def main() -> None:
                 flush=True,
             )
             if args.out is not None:
-                save(list(done.values()), args.out)
-    outcomes = [done[name] for name in configs]
+                save(list(done.values()), args, page=False)
+    outcomes = [done[name] for name in sorted(done)]
     if args.out is not None:
-        page = to_markdown(outcomes, describe(outcomes, args))
-        save(outcomes, args.out, page)
+        save(outcomes, args, page=True)
     failed = [one.config for one in outcomes if one.status == 'fails']
     if failed:
         sys.exit(f'{len(failed)} configs fail: {failed}')

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any, Callable
 
 # Where networks look the function up: mmpretrain's `with_cp` and timm in
-# PyTorch's module, MMEngine's `activation_checkpointing` in its own.
+# PyTorch's module, MixMIM and MMEngine's `activation_checkpointing` in theirs.
 _PLACES = (
     'torch.utils.checkpoint',
+    'mmpretrain.models.backbones.mixmim',
     'mmengine.runner.activation_checkpointing',
 )
 

@@ -84,7 +84,10 @@ def try_config(config: str, recipe: str, images: Path) -> Outcome:
         Outcome: Never an exception: what goes wrong is in it.
     """
     start = time.perf_counter()
-    outcome = _try(config, recipe, images)
+    try:
+        outcome = _try(config, recipe, images)
+    except Exception as error:
+        outcome = Outcome(config, '', 'fails', _describe(error))
     outcome.seconds = round(time.perf_counter() - start, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**30 if sys.platform == 'darwin' else 2**20

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict
-from mmpretrain.registry import MODELS
+
+from m2at_mm.recipes.types import inner_backbone, leaf_datasets, model_class
 
 #: Sides of the input that are tried, before the config's own.
 SMALL_SIZES = (64, 128)
@@ -23,7 +24,7 @@ _SMALL_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'MNIST': 32}
 
 def input_sizes(cfg: Config) -> list[int]:
     """The sides in pixels to try for a config, smallest first."""
-    dataset = _innermost(cfg.train_dataloader.dataset)
+    dataset = leaf_datasets(cfg.train_dataloader.dataset)[0]
     if dataset.type in _SMALL_DATASETS:
         return [_SMALL_DATASETS[dataset.type]]
     own = [size for step in _steps(dataset.pipeline) for size in _sizes(step)]
@@ -46,7 +47,7 @@ def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
         loader = cfg.get(name)
         if not loader:
             continue
-        stock = _innermost(loader.dataset)
+        stock = leaf_datasets(loader.dataset)[0]
         pipeline = stock.pipeline
         for step in _steps(pipeline):
             for key in _SIZE_KEYS:
@@ -84,12 +85,14 @@ def fit_network(classifier: ConfigDict, size: int) -> None:
         classifier (ConfigDict): Changed in place.
         size (int): Side in pixels.
     """
-    for backbone in _backbones(classifier):
-        known = _arguments(MODELS.get(backbone.type))
-        if 'img_size' in known:
-            backbone.img_size = size
-        if 'pad_small_map' in known:  # windows larger than the whole map
-            backbone.pad_small_map = True
+    backbone = inner_backbone(classifier)
+    if backbone is None:
+        return
+    known = _arguments(model_class(backbone.type))
+    if 'img_size' in known:
+        backbone.img_size = size
+    if 'pad_small_map' in known:  # windows larger than the whole map
+        backbone.pad_small_map = True
 
 
 def forget_checkpoints(cfg: Config) -> None:
@@ -108,32 +111,30 @@ def narrow(classifier: ConfigDict) -> Optional[str]:
     Returns:
         str, optional: What was done, None if nothing could be.
     """
-    done = None
-    for backbone in _backbones(classifier):
-        kind = MODELS.get(backbone.type)
-        known = getattr(kind, 'arch_zoo', getattr(kind, 'arch_settings', {}))
-        default = _arguments(kind).get('arch')
-        arch = backbone.get('arch', default)
-        settings = arch if isinstance(arch, dict) else _entry(known, arch)
-        if not isinstance(settings, dict):
-            continue
-        settings = dict(settings)
-        for key in ('num_layers', 'depths', 'layers'):
-            if key not in settings:
-                continue
-            depth = settings[key]
-            settings[key] = (
-                min(depth, _FEW_BLOCKS)
-                if isinstance(depth, int)
-                else [min(blocks, _FEW_BLOCKS) for blocks in depth]
-            )
-            done = f'{_FEW_BLOCKS} blocks per stage'
-        backbone.arch = settings
-        if backbone.get('frozen_stages', 0) > _FEW_BLOCKS:
-            backbone.frozen_stages = _FEW_BLOCKS
-        if isinstance(settings.get('num_layers'), int):
-            backbone.pop('out_indices', None)
-    return done
+    backbone = inner_backbone(classifier)
+    if backbone is None:
+        return None
+    kind = model_class(backbone.type)
+    known = getattr(kind, 'arch_zoo', getattr(kind, 'arch_settings', {}))
+    arch = backbone.get('arch', _arguments(kind).get('arch'))
+    settings = arch if isinstance(arch, dict) else _entry(known, arch)
+    if not isinstance(settings, dict):
+        return None
+    settings, narrowed = dict(settings), False
+    for key in {'num_layers', 'depths', 'layers'} & settings.keys():
+        depth = settings[key]
+        settings[key] = (
+            min(depth, _FEW_BLOCKS)
+            if isinstance(depth, int)
+            else [min(blocks, _FEW_BLOCKS) for blocks in depth]
+        )
+        narrowed = True
+    backbone.arch = settings
+    if backbone.get('frozen_stages', 0) > _FEW_BLOCKS:
+        backbone.frozen_stages = _FEW_BLOCKS
+    if isinstance(settings.get('num_layers'), int):
+        backbone.pop('out_indices', None)
+    return f'{_FEW_BLOCKS} blocks per stage' if narrowed else None
 
 
 def _entry(known: Any, arch: Any) -> Any:
@@ -146,13 +147,6 @@ def _entry(known: Any, arch: Any) -> Any:
         if isinstance(names, tuple) and arch in names:
             return settings
     return None
-
-
-def _innermost(dataset: ConfigDict) -> ConfigDict:
-    """The dataset inside wrappers that repeat or balance it."""
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
 
 
 def _steps(pipeline: Any) -> Iterator[ConfigDict]:
@@ -180,15 +174,6 @@ def _sizes(step: ConfigDict) -> Iterator[int]:
     ):
         value = step.get('crop_size', step.get('scale'))
         yield value if isinstance(value, int) else max(value)
-
-
-def _backbones(classifier: ConfigDict) -> list[ConfigDict]:
-    """The backbone, and the one inside an adapter such as LoRA's."""
-    backbone = classifier.get('backbone')
-    if backbone is None:
-        return []
-    inner = backbone.get('module')
-    return [backbone] if inner is None else [inner]
 
 
 def _arguments(kind: Any) -> dict[str, Any]:

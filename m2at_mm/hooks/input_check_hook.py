@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
 
 from m2at_mm.registry import HOOKS
@@ -58,14 +58,13 @@ class InputCheckHook(Hook):
             return
         pretrained = _pretrained(_bare(runner.model))
         for key, path in pretrained.items():
-            if '://' not in path and not Path(path).is_file():
+            if '://' not in path and not Path(path).expanduser().is_file():
                 raise FileNotFoundError(
                     f'model.{key}.init_cfg.checkpoint={path!r} is not a file: '
                     'give that of the pretrained weights, e.g. with '
                     '--cfg-options, or remove the init_cfg'
                 )
-        given = runner._load_from or runner._resume or pretrained
-        if self.needs_checkpoint and not given:
+        if self.needs_checkpoint and not (pretrained or _starts_from(runner)):
             raise ValueError(
                 'fine-tuning needs trained weights, but load_from is empty: '
                 'give --cfg-options load_from=CHECKPOINT, or train from the '
@@ -129,6 +128,17 @@ def _is_training(runner: Runner) -> bool:
 
 def _bare(model: Any) -> nn.Module:
     return model.module if is_model_wrapper(model) else model
+
+
+def _starts_from(runner: Runner) -> Optional[str]:
+    """Where the run's weights come from, None if they are random."""
+    if runner._load_from is not None:
+        return runner._load_from
+    if runner._resume:
+        return find_latest_checkpoint(runner.work_dir)
+    # Classifiers of timm and Hugging Face load by themselves.
+    classifier = runner.cfg.get('model', {}).get('classifier') or {}
+    return 'pretrained' if classifier.get('pretrained') else None
 
 
 def _pretrained(model: nn.Module) -> dict[str, str]:

@@ -17,7 +17,7 @@ from m2at_mm.methods.masking import one_hot
 from m2at_mm.model_wrappers.heads import (
     classifier_logits,
     classifier_losses,
-    join_logits,
+    recorded_scores,
     why_unsupported,
 )
 from m2at_mm.model_wrappers.loss_replay import LossReplay
@@ -254,7 +254,7 @@ class AdversarialClassifier(BaseModel):
                 self.data_preprocessor.normalize(images),
                 samples,
             )
-        return losses, join_logits(seen) if seen else None
+        return losses, recorded_scores(self.classifier, seen)
 
     def predict(
         self,

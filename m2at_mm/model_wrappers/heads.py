@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from mmpretrain.models.heads import (
     ClsHead,
+    ConformerHead,
     EfficientFormerClsHead,
     LeViTClsHead,
     MultiLabelClsHead,
@@ -48,17 +49,29 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
         averaged, as their ``predict`` does, also in train mode.
     """
     with _trainable(classifier):
-        return join_logits(classifier(inputs, mode='tensor'))
+        scores = classifier(inputs, mode='tensor')
+    return sum(scores) if _has_conformer_head(classifier) else scores
 
 
-def join_logits(scores: Any) -> Any:
-    """Add the logits of a head that gives several of the same shape."""
-    if isinstance(scores, (tuple, list)) and all(
-        isinstance(one, Tensor) and one.shape == scores[0].shape
-        for one in scores
-    ):
-        return sum(scores)
-    return scores
+def recorded_scores(classifier: Any, seen: list[Tensor]) -> Optional[Tensor]:
+    """The logits behind a classifier's losses.
+
+    Args:
+        classifier: Of mmpretrain.
+        seen (list[Tensor]): What its loss modules were given, in order.
+
+    Returns:
+        Tensor, optional: Shape (N, K), None if nothing was seen.
+    """
+    if not seen:
+        return None
+    return (
+        sum(seen[1:2], seen[0]) if _has_conformer_head(classifier) else seen[0]
+    )
+
+
+def _has_conformer_head(classifier: Any) -> bool:
+    return isinstance(getattr(classifier, 'head', None), ConformerHead)
 
 
 def classifier_losses(

@@ -7,11 +7,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from m2at_mm.recipes.fit import fit_mask, fit_radius
 from m2at_mm.recipes.support import why_refused
+from m2at_mm.recipes.types import leaf_datasets, type_name
 
 _WRAPPER = 'm2at_mm.AdversarialClassifier'
 # mmpretrain datasets that have only train and test files, and ours, which
@@ -43,7 +44,8 @@ def recipe_names() -> list[str]:
 
 def is_adversarial(cfg: Config) -> bool:
     """Whether the config's model is an adversarial classifier already."""
-    return cfg.get('model', {}).get('type') == _WRAPPER
+    kind = (cfg.get('model') or {}).get('type')
+    return type_name(kind) == _WRAPPER.split('.')[-1]
 
 
 def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
@@ -92,7 +94,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     if reason is not None:
         raise ValueError(f'recipe {name!r} cannot be applied: {reason}')
     recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
-    fit_radius(recipe, cfg)
+    if 'eps' not in overrides.get('threat_model', {}):
+        fit_radius(recipe, cfg)
     fit_mask(recipe, cfg.model)
     recipe.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(cfg)
@@ -109,25 +112,24 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
 
 def _hold_out_validation(cfg: Config) -> None:
     """Validate on images held out of the training set, not on test."""
-    train = _dataset(cfg, 'train_dataloader')
-    val = _dataset(cfg, 'val_dataloader')
-    if train is None or val is None:
+    train, val = _leaves(cfg, 'train'), _leaves(cfg, 'val')
+    if not train or not val:
         return
-    stock = str(train.get('type')).split('.')[-1]
-    if stock in _HELD_OUT and val.get('split') == 'test':
+    stock = type_name(train[0].get('type'))
+    if stock in _HELD_OUT and val[0].get('split') == 'test':
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
         for loader in ('train', 'val', 'test'):
-            dataset = _dataset(cfg, f'{loader}_dataloader')
-            if dataset is not None:
+            for dataset in _leaves(cfg, loader):
                 dataset.type = _HELD_OUT[stock]
-        _dataset(cfg, 'val_dataloader').split = 'val'
+        for dataset in _leaves(cfg, 'val'):
+            dataset.split = 'val'
         print_log(
             f'validation uses images held out of the training set: {stock} '
             f'is read by {_HELD_OUT[stock]}',
             logger='current',
         )
-    elif val == _dataset(cfg, 'test_dataloader'):
+    elif val == _leaves(cfg, 'test'):
         print_log(
             'validation and test use the same images: the best checkpoint is '
             'chosen on the test set, which overestimates its robustness. '
@@ -137,8 +139,8 @@ def _hold_out_validation(cfg: Config) -> None:
         )
 
 
-def _dataset(cfg: Config, loader: str) -> Any:
-    return (cfg.get(loader) or {}).get('dataset')
+def _leaves(cfg: Config, part: str) -> list[Any]:
+    return leaf_datasets((cfg.get(f'{part}_dataloader') or {}).get('dataset'))
 
 
 def _select_under_attack(cfg: Config) -> None:
@@ -155,18 +157,29 @@ def _select_under_attack(cfg: Config) -> None:
             continue
         if cfg.get(f'{part}_cfg') is None:
             cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
-        stock = cfg.get(key) or []
-        stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
-        cfg[key] = [*stock, runtime[key]]
+        cfg[key] = _with_metric(cfg.get(key), runtime[key])
     hooks = runtime.default_hooks
     ours = dict(checkpoint=hooks.checkpoint, input_check=hooks.input_check)
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
+    if (cfg.get('default_hooks') or {}).get('checkpoint', {}) is None:
+        ours.pop('checkpoint')  # switched off
     cfg.merge_from_dict(dict(default_hooks=ours))
     wrapper = dict(runtime.model_wrapper_cfg)
     if cfg.get('find_unused_parameters'):
         # MMEngine reads it only where there is no model_wrapper_cfg.
         wrapper['find_unused_parameters'] = True
     cfg.setdefault('model_wrapper_cfg', wrapper)
+
+
+def _with_metric(evaluator: Any, metric: ConfigDict) -> Any:
+    """An evaluator's config with one metric more."""
+    if isinstance(evaluator, dict) and 'metrics' in evaluator:
+        evaluator = copy.deepcopy(evaluator)
+        evaluator['metrics'] = _with_metric(evaluator['metrics'], metric)
+        return evaluator
+    stock = evaluator or []
+    stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
+    return [*stock, metric]

@@ -8,9 +8,14 @@ from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
-from mmpretrain.registry import MODELS
 
 from m2at_mm.attacks import parse_pixels
+from m2at_mm.recipes.types import (
+    inner_backbone,
+    leaf_datasets,
+    model_class,
+    type_name,
+)
 
 # Datasets of images of about 32 pixels, where 8/255 is the usual linf radius.
 _SMALL_IMAGES = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'Digits')
@@ -58,8 +63,10 @@ def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
         classifier (ConfigDict): The classification config's model.
     """
     method = recipe.model.method
+    if type_name(method.type) != 'M2AT':
+        return
     size = token_size(classifier)
-    if str(method.type).split('.')[-1] != 'M2AT' or size is None:
+    if size is None:
         return
     method.setdefault('mask', 'patch')
     method.setdefault('patch_size', size)
@@ -77,10 +84,10 @@ def token_size(classifier: ConfigDict) -> Optional[int]:
         classifier (ConfigDict): Config of a classifier.
 
     Returns:
-        int, optional: The side, or None for networks that are not made of
-        such patches or begin with ones below 8 pixels.
+        int, optional: The side, or None for networks whose config names no
+        such patches, or oblong ones, or ones below 8 pixels.
     """
-    backbone = classifier.get('backbone')
+    backbone = inner_backbone(classifier)
     size: Any = None
     if backbone is None:  # timm's and Hugging Face's names tell it
         found = re.search(
@@ -89,13 +96,15 @@ def token_size(classifier: ConfigDict) -> Optional[int]:
         size = int(found.group(1)) if found else None
     else:
         size = backbone.get('patch_size', _default_patch_size(backbone))
+    if isinstance(size, (list, tuple)) and len(set(size)) == 1:
+        size = size[0]
     if not isinstance(size, int) or size < _SMALLEST_TOKEN:
         return None
     return size
 
 
 def _default_patch_size(backbone: ConfigDict) -> Any:
-    kind = MODELS.get(backbone.type)
+    kind = model_class(backbone.get('type'))
     for base in kind.__mro__ if kind is not None else ():
         parameter = inspect.signature(base.__init__).parameters.get(
             'patch_size'
@@ -106,11 +115,9 @@ def _default_patch_size(backbone: ConfigDict) -> Any:
 
 
 def _training_dataset(cfg: Config) -> Optional[str]:
-    """Name of the dataset's type inside repeating or balancing wrappers."""
+    """Name of the dataset's type."""
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        dataset = (cfg.get(loader) or {}).get('dataset')
-        while dataset and 'dataset' in dataset:
-            dataset = dataset['dataset']
-        if dataset and 'type' in dataset:
-            return str(dataset['type']).split('.')[-1]
+        for dataset in leaf_datasets((cfg.get(loader) or {}).get('dataset')):
+            if 'type' in dataset:
+                return type_name(dataset.type)
     return None

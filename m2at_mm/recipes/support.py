@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Optional
 
 from mmengine.config import Config, ConfigDict
-from mmpretrain.models import BaseClassifier, BaseRetriever
+from mmpretrain.models import (
+    BaseClassifier,
+    BaseRetriever,
+    ImageClassifier,
+)
 from mmpretrain.models.selfsup import BaseSelfSupervisor
-from mmpretrain.registry import MODELS
 
 from m2at_mm.model_wrappers.heads import why_unsupported
+from m2at_mm.recipes.types import model_class, type_name
 
 
 def why_refused(cfg: Config) -> Optional[str]:
@@ -37,8 +41,8 @@ def why_refused(cfg: Config) -> Optional[str]:
 
 
 def _why_model_refused(model: ConfigDict) -> Optional[str]:
-    name = model.get('type')
-    kind = name if isinstance(name, type) else MODELS.get(str(name))
+    name = type_name(model.get('type'))
+    kind = model_class(model.get('type'))
     if kind is None:
         return (
             f'model type {name!r} is in no registry: import the module that '
@@ -62,17 +66,12 @@ def _why_model_refused(model: ConfigDict) -> Optional[str]:
             f'{name} is not a classifier of single-label images: give an '
             'ImageClassifier, TimmClassifier or HuggingFaceClassifier'
         )
-    if 'backbone' not in model:  # of timm or Hugging Face, with its own head
-        return None
     head = model.get('head')
-    if not head:
+    if kind is ImageClassifier and not head:
         return (
             f'{name} has no head: it gives features, not classes. Add a head '
             'for your classes'
         )
-    head_type = head.get('type')
-    head_kind = (
-        head_type if isinstance(head_type, type) else MODELS.get(head_type)
-    )
-    reason = why_unsupported(head_kind) if head_kind is not None else None
-    return reason and f'its head {head_type} {reason}'
+    head_kind = model_class((head or {}).get('type'))
+    reason = None if head_kind is None else why_unsupported(head_kind)
+    return reason and f'its head {type_name(head_kind)} {reason}'

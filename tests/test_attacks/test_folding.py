@@ -66,6 +66,42 @@ class Reused(nn.Module):
         return (self.norm(features).relu() + features).mean((2, 3))
 
 
+class InPlace(Reused):
+    """Changes a convolution's output in front of its batch norm."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        features += 0.5
+        return self.norm(features).relu().mean((2, 3))
+
+
+class Gated(Reused):
+    """A gate hides at first that the output is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.conv(images)
+        extra = self.gate * torch.add(input=features, other=1.0)
+        return (self.norm(features).relu() + extra).mean((2, 3))
+
+
+class Switched(nn.Module):
+    """A flag chooses between two batch norms, as AdvProp does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
+        self.flag = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.norms[self.flag](self.conv(images))
+        return features.relu().mean((2, 3))
+
+
 class Shared(nn.Module):
     """One convolution for two batch norms."""
 
@@ -94,17 +130,17 @@ class Noisy(nn.Module):
 def counted_norms(network: nn.Module) -> Iterator[list[nn.Module]]:
     """The batch norms that do their work inside, by their own forward."""
     seen: list[nn.Module] = []
-    plain = nn.functional.batch_norm
+    plain = torch.batch_norm
 
     def counting(*args: Any, **kwargs: Any) -> Tensor:
         seen.append(network)
         return plain(*args, **kwargs)
 
-    nn.functional.batch_norm = counting
+    torch.batch_norm = counting
     try:
         yield seen
     finally:
-        nn.functional.batch_norm = plain
+        torch.batch_norm = plain
 
 
 def logits_while_attacked(network: nn.Module) -> tuple[Tensor, int]:
@@ -137,6 +173,9 @@ def mmpretrain_network(**backbone: Any) -> nn.Module:
         (lambda: small(ConvAWS2d), 1),
         (lambda: trained(Reused()), 1),
         (lambda: trained(Shared()), 2),
+        (lambda: trained(InPlace()), 1),
+        (lambda: trained(Gated()), 1),
+        (lambda: trained(Switched()), 0),
         (
             lambda: small(
                 norm=lambda n: nn.BatchNorm2d(n, track_running_stats=False)
@@ -185,17 +224,114 @@ def test_weights_and_statistics_are_folded_anew_each_time() -> None:
     assert norms == 0
 
 
-def test_nothing_is_hidden_from_a_hook() -> None:
-    network = small()
-    seen: list[Tensor] = []
-    network[2].register_forward_hook(
-        lambda module, args, output: seen.append(output)
-    )
+@pytest.mark.parametrize('network', [Reused, InPlace, Gated])
+def test_a_new_network_hides_nothing(network: type[nn.Module]) -> None:
+    """Its batch norms change nothing yet, nor would folding them."""
+    torch.manual_seed(0)
+    model = network().double().eval()
+    _, norms = logits_while_attacked(model)
+    assert norms == 1
+
+
+def same_logits(network: nn.Module) -> None:
+    """Under attack and not, after a change of the network."""
     with torch.no_grad():
-        network(IMAGES)
+        expected = network(IMAGES)
+    found, _ = logits_while_attacked(network)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_changes_between_attacks() -> None:
+    switched = trained(Switched())
+    logits_while_attacked(switched)
+    switched.flag = 1
+    same_logits(switched)
+    network = small()
+    logits_while_attacked(network)
+    network[3] = trained(nn.BatchNorm2d(6))
+    network[3].weight.data.mul_(2)
+    same_logits(network)
+    nn.utils.parametrizations.spectral_norm(network[2]).double()
+    network.eval()
+    same_logits(network)
+
+
+def test_an_attack_inside_an_attack() -> None:
+    network = small()
+    with torch.no_grad():
+        expected = network(IMAGES)
+    with attack_mode(network, 'eval', IMAGES):
+        found, _ = logits_while_attacked(network)
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(network(IMAGES), expected)
+    torch.testing.assert_close(network(IMAGES), expected, rtol=0, atol=0)
+
+
+def test_a_forward_of_an_instance_stays() -> None:
+    network = small()
+    own = network[3].forward
+    network[3].forward = lambda images: 2 * own(images)
+    same_logits(network)
+    same_logits(network)
+    assert 'forward' in network[3].__dict__
+
+
+@pytest.mark.parametrize('how', ['module', 'in place', 'forward'])
+def test_compiled_models_run(how: str) -> None:
+    network = small()
+    with torch.no_grad():
+        expected = network(IMAGES)
+    if how == 'module':
+        network = torch.compile(network, backend='eager')
+    elif how == 'in place':
+        network.compile(backend='eager')
+    else:
+        network.forward = torch.compile(network.forward, backend='eager')
+    found, _ = logits_while_attacked(network)
+    torch.testing.assert_close(found, expected)
+
+
+def test_no_image_at_all() -> None:
+    network = small()
+    with attack_mode(network, 'eval', IMAGES[:0]):
+        assert network(IMAGES).shape == (5, 6)
+
+
+def test_halved_convolutions_before_full_batch_norms() -> None:
+    network = small().float()
+    for module in network:
+        if isinstance(module, nn.Conv2d):
+            module.bfloat16()
+    images = IMAGES.bfloat16()
+    with torch.no_grad():
+        expected = network(images)
+    with attack_mode(network, 'eval', images), torch.no_grad():
+        found = network(images)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ('position', 'register'),
+    [
+        (2, nn.Module.register_forward_hook),
+        (2, nn.Module.register_forward_pre_hook),
+        (2, nn.Module.register_full_backward_hook),
+        (2, nn.Module.register_full_backward_pre_hook),
+        (3, nn.Module.register_forward_hook),
+        (3, nn.Module.register_forward_pre_hook),
+        (3, nn.Module.register_full_backward_hook),
+        (3, nn.Module.register_full_backward_pre_hook),
+    ],
+)
+def test_nothing_is_hidden_from_a_hook(
+    position: int, register: Callable[..., Any]
+) -> None:
+    network = small()
+    seen: list[Any] = []
+    register(network[position], lambda *values: seen.append(values[1:]))
     _, norms = logits_while_attacked(network)
     assert norms == 1
-    torch.testing.assert_close(seen[-1], seen[0])
 
 
 def test_a_randomised_model_keeps_its_draws() -> None:

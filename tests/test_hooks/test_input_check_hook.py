@@ -320,6 +320,38 @@ def test_fine_tuning_from_nothing(tmp_path: Path, steps: list[str]) -> None:
     assert steps == []
 
 
+def test_fine_tuning_resumed_from_nothing(
+    tmp_path: Path, steps: list[str]
+) -> None:
+    with pytest.raises(ValueError, match='load_from is empty'):
+        needing_checkpoint(tmp_path, resume=True).train()
+    assert steps == []
+
+
+def test_fine_tuning_a_classifier_that_loads_by_itself(tmp_path: Path) -> None:
+    runner = needing_checkpoint(tmp_path)
+    runner.cfg.model.classifier.pretrained = True
+    runner.train()
+
+
+def test_pretrained_weights_at_home(
+    trained: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[str],
+) -> None:
+    monkeypatch.setenv('HOME', str(Path(trained).parent))
+    init = dict(
+        type='Pretrained',
+        checkpoint=f'~/{Path(trained).name}',
+        prefix='backbone.',
+    )
+    build_runner(
+        tmp_path, model=dict(classifier=dict(backbone=dict(init_cfg=init)))
+    ).train()
+    assert 'train_step' in steps
+
+
 @pytest.mark.parametrize('how', ['load_from', 'resume'])
 def test_fine_tuning_from_a_checkpoint(
     how: str, trained: str, tmp_path: Path, steps: list[str]

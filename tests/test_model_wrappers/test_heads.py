@@ -5,9 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mmpretrain.models import LinearClsHead
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from tiny import adversarial_cfg, build_adversarial, classifier_cfg
 from torch import Tensor, nn
 
+from m2at_mm.attacks import ThreatModel, pgd
 from m2at_mm.cli import load_config
 from m2at_mm.registry import MODELS
 
@@ -90,6 +93,43 @@ def test_two_heads_learn(pair: tuple[Any, float]) -> None:
     losses['loss'].backward()
     for name, parameter in wrapper.head.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), name
+
+
+@MMPRETRAIN_MODELS.register_module()
+class TwiceLossHead(LinearClsHead):
+    """A user's head that asks its loss twice for the same logits."""
+
+    def loss(self, feats: Any, data_samples: Any, **kwargs: Any) -> dict:
+        first = super().loss(feats, data_samples)['loss']
+        second = super().loss(feats, data_samples)['loss']
+        return dict(loss=first, loss_again=second)
+
+
+@MMPRETRAIN_MODELS.register_module()
+class PairHead(LinearClsHead):
+    """A user's head with an auxiliary output."""
+
+    def forward(self, feats: Any) -> Any:
+        return super().forward(feats), super().forward(feats)
+
+
+def test_logits_of_a_users_head_are_taken_as_they_are() -> None:
+    cfg = classifier_cfg()
+    cfg['head']['type'] = 'TwiceLossHead'
+    wrapper = build_adversarial(classifier=cfg).eval()
+    images = IMAGES[..., :32, :32].contiguous()
+    losses, logits = wrapper.supervised_loss(images, LABELS)
+    torch.testing.assert_close(logits, wrapper(images))
+    assert losses.keys() == {'loss', 'loss_again'}
+
+
+def test_outputs_of_unknown_meaning_are_not_attacked() -> None:
+    cfg = classifier_cfg()
+    cfg['head']['type'] = 'PairHead'
+    wrapper = build_adversarial(classifier=cfg).eval()
+    images = IMAGES[..., :32, :32].contiguous()
+    with pytest.raises(TypeError, match=r'shape \(N, K\).*tuple'):
+        pgd(wrapper, images, LABELS, ThreatModel())
 
 
 @pytest.mark.parametrize('soft', [False, True])

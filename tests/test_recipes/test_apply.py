@@ -11,9 +11,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
+from mmpretrain.datasets import CIFAR10
+from mmpretrain.models import ImageClassifier, ResNet_CIFAR
 
 from m2at_mm.cli import load_config
+from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.recipes import apply_recipe, config_root, recipe_names
+from m2at_mm.recipes.types import leaf_datasets
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 README = Path(__file__).resolve().parents[2] / 'README.md'
@@ -92,6 +96,65 @@ def test_selection_never_uses_the_test_split() -> None:
         'Accuracy',
         'm2at_mm.RobustAccuracy',
     ]
+
+
+@pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset'])
+def test_cifar_inside_other_datasets_is_held_out(wrapper: str) -> None:
+    stock = load_config(STOCK)
+    for part in ('train', 'val', 'test'):
+        loader = stock[f'{part}_dataloader']
+        inner = loader.dataset
+        loader.dataset = (
+            dict(type=wrapper, times=2, dataset=inner)
+            if wrapper == 'RepeatDataset'
+            else dict(type=wrapper, datasets=[inner])
+        )
+    cfg = apply_recipe(stock, 'm2at')
+    found = {}
+    for part in ('train', 'val', 'test'):
+        (leaf,) = leaf_datasets(cfg[f'{part}_dataloader'].dataset)
+        found[part] = (leaf.type, leaf.split)
+    assert found == {
+        part: ('m2at_mm.CIFAR10', part) for part in ('train', 'val', 'test')
+    }
+    assert cfg.model.threat_model.eps == '8/255'
+
+
+def test_types_may_be_classes() -> None:
+    stock = load_config(STOCK)
+    stock.model.type = ImageClassifier
+    stock.model.backbone.type = ResNet_CIFAR
+    stock.train_dataloader.dataset.type = CIFAR10
+    cfg = apply_recipe(stock, 'm2at')
+    assert cfg.train_dataloader.dataset.type == 'm2at_mm.CIFAR10'
+    assert cfg.model.threat_model.eps == '8/255'
+    cfg.model.type = AdversarialClassifier
+    with pytest.raises(ValueError, match='already'):
+        apply_recipe(cfg, 'm2at')
+
+
+def test_an_evaluator_with_metrics_gets_one_more() -> None:
+    stock = load_config(STOCK)
+    metrics = dict(type='Accuracy')
+    stock.val_evaluator = dict(type='Evaluator', metrics=metrics)
+    evaluator = apply_recipe(stock, 'm2at').val_evaluator
+    assert evaluator.type == 'Evaluator'
+    assert [one.type for one in evaluator.metrics] == [
+        'Accuracy',
+        'm2at_mm.RobustAccuracy',
+    ]
+
+
+def test_a_hook_that_is_switched_off_stays_off() -> None:
+    stock = load_config(STOCK)
+    stock.default_hooks.checkpoint = None
+    assert apply_recipe(stock, 'm2at').default_hooks.checkpoint is None
+
+
+def test_steps_stay_with_a_radius_that_is_given() -> None:
+    stock = load_config('mmpretrain::resnet/resnet50_8xb32_in1k.py')
+    model = apply_recipe(stock, 'm2at', threat_model=dict(eps='8/255')).model
+    assert model.train_attack.step_size == '2/255'
 
 
 def test_overrides_go_into_the_model() -> None:

@@ -74,6 +74,16 @@ def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
         (dict(backbone=dict(type='VisionTransformer')), 16),
         (dict(backbone=dict(type='VisionTransformer', patch_size=14)), 14),
         (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
+        (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
+        (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
+        (
+            dict(
+                backbone=dict(
+                    type='LoRAModel', module=dict(type='VisionTransformer')
+                )
+            ),
+            16,
+        ),
         # Tokens of four pixels, merged later.
         (dict(backbone=dict(type='SwinTransformer')), None),
         (dict(backbone=dict(type='ResNet')), None),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from mmengine.config import Config
+from mmpretrain.models import ImageClassifier
 
 from m2at_mm.cli import load_config
 from m2at_mm.recipes import apply_recipe
@@ -62,4 +63,23 @@ def test_models_that_cannot_work(model: dict, reason: str) -> None:
     ],
 )
 def test_single_label_classifiers_are_taken(model: dict) -> None:
+    assert why_refused(Config(dict(model=model))) is None
+
+
+class OwnHead(ImageClassifier):
+    """A user's classifier, which brings its head along."""
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(type=OwnHead, backbone=dict(type='ResNet', depth=18)),
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='ResNet', depth=18),
+            head=dict(num_classes=2),  # MMEngine says what is missing
+        ),
+    ],
+)
+def test_what_only_the_build_can_judge_is_left_to_it(model: dict) -> None:
     assert why_refused(Config(dict(model=model))) is None

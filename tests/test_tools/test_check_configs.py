@@ -14,7 +14,7 @@ from tools_support import ROOT, clean_env, run_tool
 
 def outcomes(page: Path) -> dict[str, dict[str, Any]]:
     found = json.loads(page.with_suffix('.json').read_text())
-    return {one['config']: one for one in found}
+    return {one['config']: one for one in found['configs']}
 
 
 def test_page_and_figures_of_some_configs(tmp_path: Path) -> None:
@@ -46,7 +46,8 @@ def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
     run_tool('check_configs', *words)
     figures = page.with_suffix('.json')
     found = json.loads(figures.read_text())
-    found[0]['status'], found[1]['note'] = 'fails', 'kept'
+    first, second = found['configs']
+    first['status'], second['note'] = 'fails', 'kept'
     figures.write_text(json.dumps(found))
     page.unlink()
     output = run_tool('check_configs', *words)
@@ -55,6 +56,18 @@ def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [one['status'] for one in again.values()] == ['refused'] * 2
     assert list(again.values())[1]['note'] == 'kept'
     assert 'kept' in page.read_text()
+    # Fewer configs don't take the others out of the file.
+    run_tool('check_configs', 'csra/', '--out', page)
+    assert outcomes(page).keys() == again.keys()
+
+
+def test_outcomes_of_another_recipe_are_not_mixed_in(tmp_path: Path) -> None:
+    page = tmp_path / 'coverage.md'
+    run_tool('check_configs', 'arcface/', '--out', page)
+    with pytest.raises(AssertionError, match='give another --out'):
+        run_tool(
+            'check_configs', 'arcface/', '--recipe', 'pgd-at', '--out', page
+        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,59 @@
+"""What the types in a config stand for."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from mmengine.config import ConfigDict
+from mmpretrain.registry import MODELS
+
+
+def type_name(kind: Any) -> str:
+    """The name of a type that is written as a class or as a string.
+
+    Args:
+        kind (type | str): Like ``CIFAR10``, ``'CIFAR10'`` or
+            ``'mmpretrain.CIFAR10'``.
+    """
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    return name.split('.')[-1]
+
+
+def model_class(kind: Any) -> Optional[Any]:
+    """The class of a model, backbone or head, None if it is unknown.
+
+    Args:
+        kind (type | str): As a config gives it.
+    """
+    if kind is None or isinstance(kind, type):
+        return kind
+    return MODELS.get(str(kind))
+
+
+def leaf_datasets(dataset: Optional[ConfigDict]) -> list[ConfigDict]:
+    """The datasets with images inside those that repeat or join others.
+
+    Args:
+        dataset (dict, optional): A dataset's config.
+    """
+    if not dataset:
+        return []
+    if 'dataset' in dataset:
+        return leaf_datasets(dataset.dataset)
+    if 'datasets' in dataset:
+        return [
+            leaf for one in dataset.datasets for leaf in leaf_datasets(one)
+        ]
+    return [dataset]
+
+
+def inner_backbone(classifier: ConfigDict) -> Optional[ConfigDict]:
+    """The backbone, or the one inside an adapter such as LoRA's.
+
+    Args:
+        classifier (dict): A classifier's config.
+    """
+    backbone = classifier.get('backbone')
+    while backbone is not None and 'module' in backbone:
+        backbone = backbone.module
+    return backbone
