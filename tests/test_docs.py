@@ -88,3 +88,34 @@ def test_links_between_documents_lead_somewhere() -> None:
                 document,
                 target,
             )
+
+
+def test_coverage_counts_are_those_of_its_figures() -> None:
+    docs = RESULTS.parent
+    configs = json.loads((docs / 'coverage.json').read_text('utf-8'))[
+        'configs'
+    ]
+    page = (docs / 'coverage.md').read_text('utf-8')
+    for status in ('works', 'refused', 'upstream', 'fails'):
+        count = sum(one['status'] == status for one in configs)
+        assert f'| {status} | {count} |' in page
+    stock = [one for one in configs if one['model'] == 'ImageClassifier']
+    works = sum(one['status'] == 'works' for one in stock)
+    assert (
+        f'{len(stock)} of them with an ImageClassifier, of which {works} work'
+        in ' '.join(page.split())
+    )
+    assert not any(one['status'] == 'fails' for one in configs)
+
+
+@pytest.mark.parametrize(
+    ('row', 'name'), zip(_rows('finetune.md'), ('stock', 'm2at-finetune'))
+)
+def test_fine_tuning(row: list[str], name: str) -> None:
+    run = _load(f'finetune/{name}.json')
+    attacks = [
+        run['attacks'][attack]
+        for attack in ('pgd20', 'cw20', 'apgd-ce', 'apgd-t')
+    ]
+    assert row[1:] == _shown([run['clean'], *attacks, run['worst_case']])
+    assert run['num_samples'] == 1000 and run['alarms'] == []

@@ -43,6 +43,8 @@ TYPES = {
     'Transfer': 'TASK_UTILS',
     'RobustnessTestLoop': 'LOOPS',
     'RobustAccuracy': 'METRICS',
+    'AttackScheduleHook': 'HOOKS',
+    'CollapseGuardHook': 'HOOKS',
     'InputCheckHook': 'HOOKS',
     'CIFAR10': 'DATASETS',
     'CIFAR100': 'DATASETS',
