@@ -22,7 +22,7 @@ from m2at_mm.model_wrappers.heads import (
 )
 from m2at_mm.model_wrappers.loss_replay import LossReplay
 from m2at_mm.model_wrappers.preprocessing import (
-    has_narrow_shortcut,
+    needs_plain_layout,
     take_over_preprocessing,
 )
 from m2at_mm.model_wrappers.recorded_logits import recorded_logits
@@ -149,7 +149,7 @@ class AdversarialClassifier(BaseModel):
         if num_classes is not None:
             # The logits decide where a base config's data settings differ.
             self.data_preprocessor.num_classes = num_classes
-        if has_narrow_shortcut(self.classifier):
+        if needs_plain_layout(self.classifier):
             self.data_preprocessor.memory_format = torch.contiguous_format
 
     @property

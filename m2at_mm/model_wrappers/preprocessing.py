@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Optional, Union
 
+from mmpretrain.models import VGG
 from torch import nn
 
 _PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
@@ -41,17 +42,24 @@ def take_over_preprocessing(
     return classifier, settings
 
 
-def has_narrow_shortcut(classifier: nn.Module) -> bool:
-    """Whether a CPU would get channels-last training wrong.
+def needs_plain_layout(classifier: nn.Module) -> bool:
+    """Whether a network cannot take images in channels-last layout.
 
-    For strided 1x1 convolutions whose input channels don't fill a vector (16
-    floats at most), oneDNN writes the weights' gradient out of bounds: wrong
-    gradients or a crash.
+    mmpretrain's VGG flattens its features by ``view``. And for strided 1x1
+    convolutions whose input channels don't fill a vector (16 floats at most),
+    oneDNN writes the weights' gradient out of bounds on CPUs: wrong gradients
+    or a crash.
     """
     return any(
+        isinstance(module, VGG) or _is_narrow_shortcut(module)
+        for module in classifier.modules()
+    )
+
+
+def _is_narrow_shortcut(module: nn.Module) -> bool:
+    return (
         isinstance(module, nn.Conv2d)
         and module.kernel_size == (1, 1)
         and module.stride != (1, 1)
         and module.in_channels // module.groups < 16
-        for module in classifier.modules()
     )

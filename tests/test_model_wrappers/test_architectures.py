@@ -152,3 +152,19 @@ def test_attacked_and_trained(stock: Config) -> None:
         for parameter in model.parameters()
         if parameter.requires_grad
     )
+
+
+def test_vgg_flattens_its_features() -> None:
+    cfg = apply_recipe(
+        load_config('mmpretrain::vgg/vgg11_8xb32_in1k.py'), 'm2at'
+    )
+    cfg.model.classifier.backbone.update(num_classes=10)
+    cfg.model.classifier.pop('train_cfg', None)
+    cfg.model.train_attack.steps = 1
+    cfg.model.data_preprocessor = dict(mean=MEAN, std=STD, num_classes=10)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model).train()
+    batch = raw_batch(num=1)
+    batch['inputs'] = batch['inputs'].repeat(1, 1, 7, 7)  # 224 pixels
+    losses = model(**model.data_preprocessor(batch, True), mode='loss')
+    assert torch.isfinite(losses['loss'])
