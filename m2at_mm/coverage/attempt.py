@@ -30,6 +30,7 @@ from m2at_mm.coverage.shrink import (
 )
 from m2at_mm.recipes import apply_recipe, is_adversarial
 from m2at_mm.recipes.support import why_refused
+from m2at_mm.recipes.types import attack_configs
 
 STATUSES = ('works', 'refused', 'upstream', 'fails')
 #: A network of more parameters is tried with fewer blocks.
@@ -177,7 +178,7 @@ def _small(cfg: Config, images: Path, size: int) -> Config:
             for key in ('dtype', 'loss_scale', 'use_fsdp'):
                 cfg.optim_wrapper.pop(key, None)
             cfg.optim_wrapper.type = 'OptimWrapper'
-    for attack in _attacks(cfg):
+    for attack in attack_configs(cfg.model) if is_adversarial(cfg) else ():
         if 'steps' in attack:
             attack.steps = 1
     cfg.train_cfg.val_interval = 1
@@ -191,14 +192,6 @@ def _small(cfg: Config, images: Path, size: int) -> Config:
 
 def _classifier(cfg: Config) -> Any:
     return cfg.model.classifier if is_adversarial(cfg) else cfg.model
-
-
-def _attacks(cfg: Config) -> list[Any]:
-    if not is_adversarial(cfg):
-        return []
-    found = [cfg.model.get('train_attack')]
-    found += (cfg.model.get('eval_attacks') or {}).values()
-    return [attack for attack in found if attack]
 
 
 def _num_parameters(cfg: Config) -> int:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict
 
-from m2at_mm.recipes.types import inner_backbone, leaf_datasets, model_class
+from m2at_mm.recipes.types import (
+    constructor_defaults,
+    inner_backbone,
+    leaf_datasets,
+    model_class,
+)
 
 #: Sides of the input that are tried, before the config's own.
 SMALL_SIZES = (64, 128)
@@ -88,7 +92,7 @@ def fit_network(classifier: ConfigDict, size: int) -> None:
     backbone = inner_backbone(classifier)
     if backbone is None:
         return
-    known = _arguments(model_class(backbone.type))
+    known = constructor_defaults(model_class(backbone.type))
     if 'img_size' in known:
         backbone.img_size = size
     if 'pad_small_map' in known:  # windows larger than the whole map
@@ -116,7 +120,7 @@ def narrow(classifier: ConfigDict) -> Optional[str]:
         return None
     kind = model_class(backbone.type)
     known = getattr(kind, 'arch_zoo', getattr(kind, 'arch_settings', {}))
-    arch = backbone.get('arch', _arguments(kind).get('arch'))
+    arch = backbone.get('arch', constructor_defaults(kind).get('arch'))
     settings = arch if isinstance(arch, dict) else _entry(known, arch)
     if not isinstance(settings, dict):
         return None
@@ -174,17 +178,6 @@ def _sizes(step: ConfigDict) -> Iterator[int]:
     ):
         value = step.get('crop_size', step.get('scale'))
         yield value if isinstance(value, int) else max(value)
-
-
-def _arguments(kind: Any) -> dict[str, Any]:
-    """Names and defaults of a class's arguments, its bases' included."""
-    found: dict[str, Any] = {}
-    for base in kind.__mro__ if kind is not None else ():
-        for name, parameter in inspect.signature(
-            base.__init__
-        ).parameters.items():
-            found.setdefault(name, parameter.default)
-    return found
 
 
 def _forget_pretrained(part: Any) -> None:

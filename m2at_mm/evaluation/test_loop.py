@@ -8,7 +8,6 @@ from typing import Any, Optional, Union
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -24,7 +23,7 @@ from m2at_mm.evaluation.results import (
 from m2at_mm.evaluation.robustness import RobustnessEvaluation
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.evaluation.store import ResultStore, digest, digest_module
-from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import LOOPS
 from m2at_mm.version import __version__
 
@@ -89,7 +88,7 @@ class RobustnessTestLoop(BaseLoop):
         check_attack_names(attacks, transfer is not None)
         super().__init__(runner, dataloader)
         model = runner.model
-        self.model = model.module if is_model_wrapper(model) else model
+        self.model = bare_model(model)
         if not isinstance(self.model, AdversarialClassifier):
             raise TypeError(
                 'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, '

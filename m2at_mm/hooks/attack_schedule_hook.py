@@ -10,11 +10,11 @@ from typing import Any, Optional
 
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from m2at_mm.attacks import parse_pixels
 from m2at_mm.attacks.threat_model import Pixels
+from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 
 CURVES = ('linear', 'cosine', 'step')
@@ -194,8 +194,7 @@ def _number(value: Pixels, param: str) -> float:
 
 def _find(runner: Runner, param: str) -> tuple[Any, str]:
     """The object that has a setting, and the setting's name there."""
-    model = runner.model
-    owner = model.module if is_model_wrapper(model) else model
+    owner = bare_model(runner.model)
     *path, name = param.split('.')
     try:
         for part in path:

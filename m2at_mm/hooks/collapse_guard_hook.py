@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import Any, Optional
@@ -11,12 +10,12 @@ import torch
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from m2at_mm.attacks import FGSM, PGD, own_random_stream, parse_pixels
 from m2at_mm.evaluation.samples import Samples
+from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 
 ACTIONS = ('warn', 'stop', 'rollback', 'lower_step')
@@ -117,7 +116,7 @@ class CollapseGuardHook(Hook):
         """Lower the step again that an interrupted run had lowered."""
         factor = runner.message_hub.runtime_info.get(_FACTOR)
         if factor is not None:
-            _scale_step(_bare(runner), float(factor))
+            _scale_step(bare_model(runner.model), float(factor))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Note the checkpoint that was saved after a good check."""
@@ -138,7 +137,7 @@ class CollapseGuardHook(Hook):
         if loss is None or math.isfinite(float(loss.detach())):
             return
         problem = f'the loss is {float(loss.detach())}'
-        _report(runner, f'{problem} in iteration {runner.iter + 1}')
+        runner.logger.error(f'{problem} in iteration {runner.iter + 1}')
         if not self._returns() or not self._go_back(runner):
             raise FloatingPointError(
                 f'{problem}: lower the learning rate, clip gradients '
@@ -159,7 +158,7 @@ class CollapseGuardHook(Hook):
         self._sound = problem is None
         if problem is None:
             return
-        _report(runner, f'{problem} after epoch {runner.epoch + 1}')
+        runner.logger.error(f'{problem} after epoch {runner.epoch + 1}')
         if self._returns() and self._go_back(runner):
             return
         if self.action != 'warn':
@@ -168,7 +167,7 @@ class CollapseGuardHook(Hook):
 
     def _measure(self, runner: Runner) -> dict[str, float]:
         """Accuracy in per cent on the fixed images."""
-        model = _bare(runner)
+        model = bare_model(runner.model)
         training = model.training
         model.eval()
         device = next(model.parameters()).device
@@ -198,7 +197,7 @@ class CollapseGuardHook(Hook):
         )
         samples = Samples(
             loader.dataset,
-            _bare(runner).data_preprocessor,
+            bare_model(runner.model).data_preprocessor,
             loader.collate_fn,
             min(self.num_images, len(loader.dataset)),
         )
@@ -214,7 +213,7 @@ class CollapseGuardHook(Hook):
                 f'catastrophic overfitting: {figures["fgsm"]:.1f} % under '
                 f'FGSM, but {figures["pgd"]:.1f} % under PGD'
             )
-        classes = _bare(runner).num_classes
+        classes = bare_model(runner.model).num_classes
         if classes is None:
             return None
         guessing = 1 / classes
@@ -251,20 +250,11 @@ class CollapseGuardHook(Hook):
             before = float(runner.message_hub.runtime_info.get(_FACTOR, 1))
             factor = before * self.step_factor
             runner.message_hub.update_info(_FACTOR, factor)
-            _scale_step(_bare(runner), self.step_factor)
+            _scale_step(bare_model(runner.model), self.step_factor)
             runner.logger.error(
                 f"the train attack's step is {factor:g} of the configured one"
             )
         return True
-
-
-def _bare(runner: Runner) -> Any:
-    model = runner.model
-    return model.module if is_model_wrapper(model) else model
-
-
-def _report(runner: Runner, problem: str) -> None:
-    runner.logger.log(logging.ERROR, problem)
 
 
 def _scale_step(model: Any, factor: float) -> None:

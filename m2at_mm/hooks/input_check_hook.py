@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
 
+from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 
 # The last layer in mmpretrain's classifiers, and in those of timm and others.
@@ -56,7 +56,7 @@ class InputCheckHook(Hook):
         """
         if not _is_training(runner):
             return
-        pretrained = _pretrained(_bare(runner.model))
+        pretrained = _pretrained(bare_model(runner.model))
         for key, path in pretrained.items():
             if '://' not in path and not Path(path).expanduser().is_file():
                 raise FileNotFoundError(
@@ -82,7 +82,7 @@ class InputCheckHook(Hook):
         loaded = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
         loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
-        own = _bare(runner.model).state_dict()
+        own = bare_model(runner.model).state_dict()
         training = _is_training(runner)
         fine_tuning = training and not runner._resume
         problems = [
@@ -126,10 +126,6 @@ def _is_training(runner: Runner) -> bool:
     return isinstance(runner._train_loop, BaseLoop)
 
 
-def _bare(model: Any) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model
-
-
 def _starts_from(runner: Runner) -> Optional[str]:
     """Where the run's weights come from, None if they are random."""
     if runner._load_from is not None:
@@ -167,7 +163,7 @@ def _list(names: list[str]) -> str:
 
 def _check_labels(runner: Runner, dataset: Any) -> None:
     num_classes: Optional[int] = getattr(
-        _bare(runner.model), 'num_classes', None
+        bare_model(runner.model), 'num_classes', None
     )
     if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
         return
@@ -184,7 +180,7 @@ def _check_labels(runner: Runner, dataset: Any) -> None:
 
 
 def _check_save_best(runner: Runner) -> None:
-    attacks = getattr(_bare(runner.model), 'eval_attacks', None)
+    attacks = getattr(bare_model(runner.model), 'eval_attacks', None)
     if attacks is None:
         return
     known = ['clean', 'worst', *attacks]

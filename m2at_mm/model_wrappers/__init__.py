@@ -5,6 +5,11 @@ from m2at_mm.model_wrappers.adversarial_classifier import (
 )
 from m2at_mm.model_wrappers.distributed import (
     AdversarialDistributedDataParallel,
+    bare_model,
 )
 
-__all__ = ['AdversarialClassifier', 'AdversarialDistributedDataParallel']
+__all__ = [
+    'AdversarialClassifier',
+    'AdversarialDistributedDataParallel',
+    'bare_model',
+]

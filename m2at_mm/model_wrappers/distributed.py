@@ -6,11 +6,20 @@ from typing import Any, Optional
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.model import MMDistributedDataParallel
+from mmengine.model import MMDistributedDataParallel, is_model_wrapper
 from mmengine.optim import OptimWrapper
 from torch import nn
 
 from m2at_mm.registry import MODEL_WRAPPERS
+
+
+def bare_model(model: Any) -> Any:
+    """The model inside a wrapper for several processes, or itself.
+
+    Args:
+        model (nn.Module): A runner's model.
+    """
+    return model.module if is_model_wrapper(model) else model
 
 
 @MODEL_WRAPPERS.register_module()

@@ -8,12 +8,11 @@ from typing import Any, Optional
 
 import torch
 from mmengine import dist
-from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
 from m2at_mm.methods.base import check_number
-from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.model_wrappers.loss_replay import LossReplay
 from m2at_mm.registry import OPTIM_WRAPPERS
 
@@ -48,7 +47,7 @@ class _WeightPerturbation(OptimWrapper):
         Raises:
             TypeError: It is another model, or its method can't be repeated.
         """
-        bare = model.module if is_model_wrapper(model) else model
+        bare = bare_model(model)
         if not isinstance(bare, AdversarialClassifier):
             raise TypeError(
                 f'{type(self).__name__} needs an m2at_mm.AdversarialClassifier'

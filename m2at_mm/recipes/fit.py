@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from typing import Any, Optional
 
@@ -11,6 +10,8 @@ from mmengine.logging import print_log
 
 from m2at_mm.attacks import parse_pixels
 from m2at_mm.recipes.types import (
+    attack_configs,
+    constructor_defaults,
     inner_backbone,
     leaf_datasets,
     model_class,
@@ -41,10 +42,8 @@ def fit_radius(recipe: Config, cfg: Config) -> None:
         threat.eps, 'eps'
     )
     threat.eps = _EPS_LARGE_IMAGES
-    attacks = [recipe.model.get('train_attack')]
-    attacks += (recipe.model.get('eval_attacks') or {}).values()
-    for attack in attacks:
-        if attack and attack.get('step_size') is not None:
+    for attack in attack_configs(recipe.model):
+        if attack.get('step_size') is not None:
             size = parse_pixels(attack.step_size, 'step_size') * factor
             attack.step_size = f'{size * 255:g}/255'
     print_log(
@@ -95,23 +94,17 @@ def token_size(classifier: ConfigDict) -> Optional[int]:
         )
         size = int(found.group(1)) if found else None
     else:
-        size = backbone.get('patch_size', _default_patch_size(backbone))
+        size = backbone.get(
+            'patch_size',
+            constructor_defaults(model_class(backbone.get('type'))).get(
+                'patch_size'
+            ),
+        )
     if isinstance(size, (list, tuple)) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int) or size < _SMALLEST_TOKEN:
         return None
     return size
-
-
-def _default_patch_size(backbone: ConfigDict) -> Any:
-    kind = model_class(backbone.get('type'))
-    for base in kind.__mro__ if kind is not None else ():
-        parameter = inspect.signature(base.__init__).parameters.get(
-            'patch_size'
-        )
-        if parameter is not None and parameter.default is not parameter.empty:
-            return parameter.default
-    return None
 
 
 def _training_dataset(cfg: Config) -> Optional[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Optional
 
 from mmengine.config import ConfigDict
@@ -28,6 +29,35 @@ def model_class(kind: Any) -> Optional[Any]:
     if kind is None or isinstance(kind, type):
         return kind
     return MODELS.get(str(kind))
+
+
+def constructor_defaults(kind: Optional[Any]) -> dict[str, Any]:
+    """Names and defaults of a class's arguments, its bases' included.
+
+    Args:
+        kind (type, optional): A class.
+
+    Returns:
+        dict: ``inspect.Parameter.empty`` where there is no default.
+    """
+    found: dict[str, Any] = {}
+    for base in kind.__mro__ if kind is not None else ():
+        parameters = inspect.signature(base.__init__).parameters
+        for name, parameter in parameters.items():
+            if found.get(name, parameter.empty) is parameter.empty:
+                found[name] = parameter.default
+    return found
+
+
+def attack_configs(model: ConfigDict) -> list[ConfigDict]:
+    """The train attack and the validation attacks of a model's config.
+
+    Args:
+        model (dict): Of an adversarial classifier.
+    """
+    found = [model.get('train_attack')]
+    found += (model.get('eval_attacks') or {}).values()
+    return [attack for attack in found if attack]
 
 
 def leaf_datasets(dataset: Optional[ConfigDict]) -> list[ConfigDict]:

@@ -1,41 +1,23 @@
 from __future__ import annotations
 
-import copy
-import functools
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from mmengine.config import Config
+from digits_runner import build_digits_runner
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from tiny import classifier_cfg
 
 from m2at_mm.attacks import FGSM, PGD, own_random_stream
 from m2at_mm.hooks import CollapseGuardHook
 from m2at_mm.methods import M2AT
-from m2at_mm.recipes import config_root
 
 SOUND = dict(clean=60.0, fgsm=40.0, pgd=35.0)
 OVERFITTED = dict(clean=70.0, fgsm=60.0, pgd=1.0)
 GUESSING = dict(clean=11.0, fgsm=10.0, pgd=10.0)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def plain_config_text() -> Iterator[None]:
-    """MMEngine formats the config seven times, half a second each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, 'pretty_text', property(repr))
-        yield
-
-
-@functools.cache
-def digits_config() -> Config:
-    return Config.fromfile(config_root() / 'm2at_resnet18-w16_digits.py')
 
 
 class Weights(Hook):
@@ -50,28 +32,13 @@ class Weights(Hook):
 
 def build_runner(work_dir: Path, epochs: int, **guard: Any) -> Runner:
     """Epochs of one iteration of ten digits under the guard."""
-    cfg = copy.deepcopy(digits_config())
-    cfg.merge_from_dict(
-        dict(
-            work_dir=str(work_dir),
-            experiment_name=work_dir.name,
-            train_cfg=dict(max_epochs=epochs),
-            default_hooks=dict(
-                checkpoint=dict(max_keep_ckpts=-1),
-                guard=dict(type='m2at_mm.CollapseGuardHook', **guard),
-            ),
-            model=dict(
-                classifier=dict(_delete_=True, **classifier_cfg()),
-                train_attack=dict(steps=1),
-                eval_attacks=dict(pgd10=dict(steps=1)),
-            ),
-        )
+    hooks = dict(
+        checkpoint=dict(max_keep_ckpts=-1),
+        guard=dict(type='m2at_mm.CollapseGuardHook', **guard),
     )
-    for loader in ('train', 'val', 'test'):
-        part = cfg[f'{loader}_dataloader']
-        part.batch_size = 10
-        part.dataset.update(indices=10, serialize_data=False)
-    return Runner.from_cfg(cfg)
+    return build_digits_runner(
+        work_dir, 10, epochs=epochs, default_hooks=hooks
+    )
 
 
 def guard_of(runner: Runner) -> CollapseGuardHook:

@@ -1,32 +1,20 @@
 from __future__ import annotations
 
-import copy
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import pytest
 import torch
-from mmengine.config import Config
+from digits_runner import build_digits_runner
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from tiny import classifier_cfg
 
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.recipes import config_root
 
 # What may be wrong is found before any of these runs.
 STEPS = ('train_step', 'val_step', 'test_step')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def plain_config_text() -> Iterator[None]:
-    """MMEngine formats the config seven times, half a second each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, 'pretty_text', property(repr))
-        yield
 
 
 @pytest.fixture(autouse=True)
@@ -48,34 +36,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return taken
 
 
-@functools.cache
-def digits_config() -> Config:
-    return Config.fromfile(config_root() / 'm2at_resnet18-w16_digits.py')
-
-
 def build_runner(
     work_dir: Path, num_classes: int = 10, **settings: Any
 ) -> Runner:
-    """One iteration of twenty digits, by the project's own runtime."""
-    cfg = copy.deepcopy(digits_config())
-    cfg.merge_from_dict(
-        dict(
-            work_dir=str(work_dir),
-            experiment_name=work_dir.name,
-            train_cfg=dict(max_epochs=1),
-            model=dict(
-                classifier=dict(_delete_=True, **classifier_cfg(num_classes)),
-                train_attack=dict(steps=1),
-                eval_attacks=dict(pgd10=dict(steps=1)),
-            ),
-        )
-    )
-    for loader in ('train', 'val', 'test'):
-        loader_cfg = cfg[f'{loader}_dataloader']
-        loader_cfg.batch_size = 20
-        loader_cfg.dataset.update(indices=20, serialize_data=False)
-    cfg.merge_from_dict(settings)
-    return Runner.from_cfg(cfg)
+    """One iteration of twenty digits."""
+    return build_digits_runner(work_dir, 20, num_classes, **settings)
 
 
 def save(path: Path, prefix: str = '', **classifier: Any) -> str:
