@@ -119,3 +119,8 @@ def test_fine_tuning(row: list[str], name: str) -> None:
     ]
     assert row[1:] == _shown([run['clean'], *attacks, run['worst_case']])
     assert run['num_samples'] == 1000 and run['alarms'] == []
+
+
+def test_every_fine_tuned_network_is_in_the_table() -> None:
+    files = list((RESULTS / 'finetune').glob('*.json'))
+    assert len(files) == len(_rows('finetune.md')) == 2

@@ -14,7 +14,10 @@ from tiny import build_adversarial, raw_batch
 from torch import distributed, multiprocessing
 
 from m2at_mm.methods import M2AT
-from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
+from m2at_mm.model_wrappers import (
+    AdversarialDistributedDataParallel,
+    bare_model,
+)
 from m2at_mm.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
 
 # Deterministic, and images don't influence each other, so that the two
@@ -31,7 +34,7 @@ def _model() -> Any:
 
 
 def _gradients(model: Any, rank: int) -> list[torch.Tensor]:
-    bare = getattr(model, 'module', model)
+    bare = bare_model(model)
     data = bare.data_preprocessor(raw_batch(num=4, seed=rank), training=True)
     model.train()
     model(**data, mode='loss')['loss'].backward()
