@@ -13,7 +13,13 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
-from m2at_mm.attacks import FGSM, PGD, own_random_stream, parse_pixels
+from m2at_mm.attacks import (
+    FGSM,
+    PGD,
+    attack_mode,
+    own_random_stream,
+    parse_pixels,
+)
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
@@ -168,8 +174,6 @@ class CollapseGuardHook(Hook):
     def _measure(self, runner: Runner) -> dict[str, float]:
         """Accuracy in per cent on the fixed images."""
         model = bare_model(runner.model)
-        training = model.training
-        model.eval()
         device = next(model.parameters()).device
         if self._batch is None:
             # Reading draws, too: a loader draws a seed for its workers.
@@ -177,15 +181,14 @@ class CollapseGuardHook(Hook):
                 self._batch = self._load(runner)
         images, labels = self._batch
         found = {'clean': images}
-        with own_random_stream(device, 0):
+        with attack_mode(model), own_random_stream(device, 0):
             for name, attack in self._attacks.items():
                 found[name] = attack(model, images, labels, model.threat_model)
-        with torch.no_grad():
-            right = {
-                name: (model(attacked).argmax(1) == labels).float().mean()
-                for name, attacked in found.items()
-            }
-        model.train(training)
+            with torch.no_grad():
+                right = {
+                    name: (model(attacked).argmax(1) == labels).float().mean()
+                    for name, attacked in found.items()
+                }
         return {name: 100 * float(share) for name, share in right.items()}
 
     def _load(self, runner: Runner) -> tuple[Tensor, Tensor]:
