@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import resource
 import sys
 import tempfile
@@ -34,7 +35,7 @@ from m2at_mm.recipes.types import attack_configs
 
 STATUSES = ('works', 'refused', 'upstream', 'fails')
 #: A network of more parameters is tried with fewer blocks.
-LARGEST_NETWORK = 200_000_000
+LARGEST_NETWORK = 120_000_000
 #: Where that fails, up to this many are run as they are.
 LARGEST_IN_FULL = 400_000_000
 _ITERATIONS = 2
@@ -262,4 +263,6 @@ def _describe(error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     text = str(error).strip().splitlines()
     place = f'{Path(frames[-1].filename).name}:{frames[-1].lineno}'
-    return f'{type(error).__name__}: {text[0] if text else ""} ({place})'
+    # Without the folder of this installation.
+    what = re.sub(r'/\S*/site-packages/', '', text[0] if text else '')
+    return f'{type(error).__name__}: {what} ({place})'

@@ -30,7 +30,8 @@ def why_unsupported(head: type) -> Optional[str]:
     if issubclass(head, MultiLabelClsHead):
         return (
             'gives an image several labels, but the attacks and their '
-            'accuracy are those of one label per image'
+            'accuracy are those of one label per image: give LinearClsHead '
+            'where every image has one'
         )
     if issubclass(head, MultiTaskHead):
         return 'has several tasks, but an attack needs one set of classes'

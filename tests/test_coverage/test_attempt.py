@@ -34,6 +34,12 @@ def test_a_config_that_works(cifar10_root: Path) -> None:
             'upstream',
             'cannot be loaded',
         ),
+        (
+            'replknet/replknet-31B_32xb64_in1k.py',
+            'upstream',
+            # Not where it is installed.
+            'in mmpretrain/.mim/configs/replknet',
+        ),
     ],
 )
 def test_configs_that_do_not(
