@@ -1,6 +1,7 @@
-"""Datasets with a held-out validation split."""
+"""Datasets with a held-out validation split, and repeatable transforms."""
 
 from .cifar import CIFAR10, CIFAR100
 from .digits import Digits
+from .seeded_pipeline import SeededPipeline
 
-__all__ = ['CIFAR10', 'CIFAR100', 'Digits']
+__all__ = ['CIFAR10', 'CIFAR100', 'Digits', 'SeededPipeline']

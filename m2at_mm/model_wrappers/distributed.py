@@ -67,6 +67,10 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
         )
         self._draws_apart = get_rank() == 0
 
+    def keep_random_streams(self) -> None:
+        """Don't offset the seed: a resumed run goes on with its streams."""
+        self._draws_apart = True
+
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> Any:
         """Train on a batch, see MMEngine's wrapper.
 

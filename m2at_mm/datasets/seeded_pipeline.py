@@ -1,0 +1,80 @@
+"""Transforms whose random draws depend on epoch and image alone."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class SeededPipeline:
+    """A dataset's pipeline with random streams of its own for each image.
+
+    The draws for an image depend on the seed, the epoch, its position in the
+    dataset and how often it came up in the epoch: not on the process that
+    reads it, nor on what was read or drawn before. So a run that is resumed
+    augments as one that was never interrupted, with any number of workers.
+    The streams outside are left as they were.
+
+    Args:
+        pipeline (Callable): The dataset's own.
+        seed (int): Of the training.
+        epoch (Tensor): The epoch, int64 of shape (), in shared memory:
+            workers that live on see it change.
+    """
+
+    def __init__(
+        self, pipeline: Callable[[dict], Any], seed: int, epoch: Tensor
+    ) -> None:
+        self.pipeline = pipeline
+        self.seed = seed
+        self.epoch = epoch
+        self._counted_epoch = -1
+        self._times: Counter[int] = Counter()
+
+    def __call__(self, data: dict) -> Any:
+        """Transform a sample.
+
+        Args:
+            data (dict): Of an MMEngine dataset, with ``sample_idx``.
+        """
+        index = data.get('sample_idx')
+        if index is None:
+            return self.pipeline(data)
+        epoch = int(self.epoch)
+        if epoch != self._counted_epoch:
+            self._counted_epoch = epoch
+            self._times.clear()
+        draw = (self.seed, epoch, int(index), self._times[index])
+        self._times[index] += 1
+        with _streams_of(draw):
+            return self.pipeline(data)
+
+    def __getattr__(self, name: str) -> Any:
+        """What a hook looks for in a pipeline is the pipeline's."""
+        if name.startswith('__') or name == 'pipeline':
+            raise AttributeError(name)
+        return getattr(self.pipeline, name)
+
+
+@contextmanager
+def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
+    """Python's, NumPy's and PyTorch's streams begin at ``draw`` inside."""
+    kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    first, second, third = np.random.SeedSequence(draw).generate_state(3)
+    random.seed(int(first))
+    np.random.seed(int(second))
+    # Not torch.manual_seed, which sets GPUs' streams, too.
+    torch.random.default_generator.manual_seed(int(third))
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
