@@ -8,6 +8,8 @@ from mmengine.config import Config
 
 from m2at_mm import cli
 from m2at_mm.recipes import apply_recipe, recipe_names
+from m2at_mm.runner.resuming import go_on_after_restart, go_on_inside_epochs
+from m2at_mm.runner.work_dir_lock import only_run_in
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,13 +75,17 @@ def load_config(args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         cfg.auto_scale_lr.enable = True
     cli.merge_common_options(cfg, args)
+    go_on_inside_epochs(cfg)
+    go_on_after_restart(cfg)
     return cfg
 
 
 def main() -> None:
     """Train as the command line says."""
     args = parse_args()
-    cli.build_runner(load_config(args), args).train()
+    cfg = load_config(args)
+    with only_run_in(cfg.work_dir):
+        cli.build_runner(cfg, args).train()
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 default_hooks = dict(
     logger=dict(interval=50),
     checkpoint=dict(
+        type='m2at_mm.SafeCheckpointHook',
         max_keep_ckpts=1,
         # Chosen on the validation split, never on the test split
         # (arXiv 2002.11569).
@@ -13,6 +14,10 @@ default_hooks = dict(
         published_keys=['meta', 'state_dict'],
     ),
     input_check=dict(type='m2at_mm.InputCheckHook'),
+    # An interrupted and resumed run equals the uninterrupted one.
+    rng_state=dict(type='m2at_mm.RNGStateHook'),
+    # A scheduler's SIGTERM ends training with a checkpoint.
+    preemption=dict(type='m2at_mm.PreemptionHook'),
 )
 
 val_evaluator = dict(type='m2at_mm.RobustAccuracy')

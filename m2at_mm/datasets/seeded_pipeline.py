@@ -10,17 +10,19 @@ from typing import Any, Callable
 
 import numpy as np
 import torch
+from mmengine.dist import get_rank
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 
 class SeededPipeline:
     """A dataset's pipeline with random streams of its own for each image.
 
     The draws for an image depend on the seed, the epoch, its position in the
-    dataset and how often it came up in the epoch: not on the process that
-    reads it, nor on what was read or drawn before. So a run that is resumed
-    augments as one that was never interrupted, with any number of workers.
-    The streams outside are left as they were.
+    dataset, the process that reads it and how often that read it in the
+    epoch: not on what was read or drawn before. So a run that is resumed
+    augments as one that was never interrupted, with the same number of
+    workers. The streams outside are left as they were.
 
     Args:
         pipeline (Callable): The dataset's own.
@@ -35,6 +37,7 @@ class SeededPipeline:
         self.pipeline = pipeline
         self.seed = seed
         self.epoch = epoch
+        self.rank = get_rank()
         self._counted_epoch = -1
         self._times: Counter[int] = Counter()
 
@@ -51,10 +54,16 @@ class SeededPipeline:
         if epoch != self._counted_epoch:
             self._counted_epoch = epoch
             self._times.clear()
-        draw = (self.seed, epoch, int(index), self._times[index])
+        draw = (*self._where(), epoch, int(index), self._times[index])
         self._times[index] += 1
         with _streams_of(draw):
             return self.pipeline(data)
+
+    def _where(self) -> tuple[int, ...]:
+        """Seed, rank and, in a worker, its seed: new with each iterator."""
+        worker = get_worker_info()
+        drawn = () if worker is None else (worker.seed,)
+        return (self.seed, self.rank, *drawn)
 
     def __getattr__(self, name: str) -> Any:
         """What a hook looks for in a pipeline is the pipeline's."""

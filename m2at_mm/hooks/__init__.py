@@ -3,11 +3,15 @@
 from m2at_mm.hooks.attack_schedule_hook import AttackScheduleHook
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.input_check_hook import InputCheckHook
+from m2at_mm.hooks.preemption_hook import PreemptionHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
+from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
 
 __all__ = [
     'AttackScheduleHook',
     'CollapseGuardHook',
     'InputCheckHook',
+    'PreemptionHook',
     'RNGStateHook',
+    'SafeCheckpointHook',
 ]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any, Optional
 
+import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
@@ -27,6 +29,7 @@ class InputCheckHook(Hook):
     label outside the classes ends a GPU run with an assertion of the device.
     This hook ends such a run with one clear error before the first iteration:
 
+    - the checkpoint is missing, damaged or holds anything but data;
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
     - a label of the dataset is outside the model's classes;
@@ -51,9 +54,14 @@ class InputCheckHook(Hook):
         """Look for the weights that training begins with.
 
         Raises:
-            FileNotFoundError: A file that an ``init_cfg`` names is missing.
-            ValueError: There is no checkpoint where one is needed.
+            FileNotFoundError: A file that an ``init_cfg`` names is missing,
+                or the checkpoint.
+            ValueError: There is no checkpoint where one is needed, or it
+                cannot be read.
         """
+        start = _checkpoint_file(runner)
+        if start is not None and '://' not in start:
+            _check_readable(start)
         if not _is_training(runner):
             return
         pretrained = _pretrained(bare_model(runner.model))
@@ -79,6 +87,9 @@ class InputCheckHook(Hook):
         Raises:
             ValueError: They don't fit.
         """
+        # MMEngine would run this text as Python, for a setting of its first
+        # versions; no checkpoint of MMEngine 0.10 has it.
+        checkpoint.get('meta', {}).pop('config', None)
         loaded = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
         loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
@@ -128,13 +139,53 @@ def _is_training(runner: Runner) -> bool:
 
 def _starts_from(runner: Runner) -> Optional[str]:
     """Where the run's weights come from, None if they are random."""
-    if runner._load_from is not None:
-        return runner._load_from
-    if runner._resume:
-        return find_latest_checkpoint(runner.work_dir)
+    if runner._load_from is not None or runner._resume:
+        return _checkpoint_file(runner)
     # Classifiers of timm and Hugging Face load by themselves.
     classifier = runner.cfg.get('model', {}).get('classifier') or {}
     return 'pretrained' if classifier.get('pretrained') else None
+
+
+def _checkpoint_file(runner: Runner) -> Optional[str]:
+    """What the runner will load or go on from, None if there is nothing."""
+    if runner._load_from is not None:
+        return str(runner._load_from)
+    latest = Path(runner.work_dir) / 'last_checkpoint'
+    if runner._resume and latest.is_file():
+        return find_latest_checkpoint(runner.work_dir)
+    return None
+
+
+def _check_readable(path: str) -> None:
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f'the checkpoint {path!r} is not a file: give the path of one '
+            '(load_from, --resume or CHECKPOINT)'
+        )
+    try:
+        checkpoint = torch.load(path, map_location='meta', weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'the checkpoint {path!r} is damaged, or holds more than data and '
+            'is not loaded, as it could run code. If you trust its source, '
+            f'save its weights alone with torch.save ({_brief(error)})'
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise ValueError(
+            f'the checkpoint {path!r} is damaged or none of PyTorch, perhaps '
+            'cut off while it was copied: give another one, like an earlier '
+            f'one of the same folder ({_brief(error)})'
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f'the checkpoint {path!r} holds a {type(checkpoint).__name__} in '
+            'place of a dict of tensors: give one of mmpretrain or this '
+            'package, or convert it with tools/convert_checkpoint.py'
+        )
+
+
+def _brief(error: Exception) -> str:
+    return str(error).strip().split('\n')[0][:100]
 
 
 def _pretrained(model: nn.Module) -> dict[str, str]:

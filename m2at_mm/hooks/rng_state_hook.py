@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from typing import Any, Optional
 
@@ -11,9 +12,13 @@ from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch import Tensor
+from torch.utils.data import DataLoader
 
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline
+from m2at_mm.methods.base import Method
+from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import HOOKS
 
 _KEY = 'rng_state'
@@ -30,19 +35,18 @@ class RNGStateHook(Hook):
     the CPU bit for bit. For that it
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
-      process;
+      process, and what a method like :class:`m2at_mm.FreeAT` keeps;
     - gives the sampler the seed of the interrupted run, also where the config
       names none;
     - seeds augmentations by epoch and image, see
       :class:`m2at_mm.datasets.SeededPipeline`;
     - validates with streams of their own, so that a validation doesn't change
       the training after it;
-    - repeats the validation that follows the checkpoint's epoch, which may
-      have been interrupted, too.
+    - repeats a validation that was due after the checkpoint.
 
-    Args:
-        revalidate (bool): Whether to repeat that validation. Defaults to
-            True.
+    From a checkpoint in the middle of an epoch, MMEngine begins the epoch
+    anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on. Gradients that
+    were accumulated but not yet applied are in no checkpoint.
 
     Example:
         >>> default_hooks = dict(
@@ -52,20 +56,23 @@ class RNGStateHook(Hook):
     # Before the CheckpointHook, after the others.
     priority = 'LOW'
 
-    def __init__(self, revalidate: bool = True) -> None:
-        self.revalidate = revalidate
+    def __init__(self) -> None:
         self._states: Optional[dict[str, Any]] = None
         self._loaded: Optional[dict[str, Any]] = None
         self._training_streams: Optional[dict[str, Any]] = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def before_run(self, runner: Runner) -> None:
+        """Have a validation repeated once all hooks are ready."""
+        runner.register_hook(_RevalidationHook(), priority='LOWEST')
 
     # --- saving ---
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Gather the streams of all processes for a checkpoint."""
         if self._loaded is not None:  # the epoch's last batch was done, too
-            self._restore(runner)
-        self._gather(runner, at_epoch_end=True)
+            self._go_on(runner)
+        self.gather(runner, at_epoch_end=True)
 
     def after_train_iter(
         self,
@@ -76,7 +83,7 @@ class RNGStateHook(Hook):
     ) -> None:
         """Gather the streams where a checkpoint is about to be saved."""
         if any(_saves_now(hook, runner) for hook in runner.hooks):
-            self._gather(runner, at_epoch_end=False)
+            self.gather(runner, at_epoch_end=False)
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
@@ -85,9 +92,17 @@ class RNGStateHook(Hook):
         if self._states is not None:
             checkpoint[_KEY] = self._states
 
-    def _gather(self, runner: Runner, at_epoch_end: bool) -> None:
+    def gather(self, runner: Runner, at_epoch_end: bool) -> None:
+        """Collect the streams for the next checkpoint; all processes must.
+
+        Args:
+            runner (Runner): The training's.
+            at_epoch_end (bool): Whether an epoch was finished.
+        """
         self._states = dict(
-            ranks=dist.all_gather_object(_get_streams()),
+            ranks=dist.all_gather_object(
+                dict(streams=_get_streams(), method=_method_state(runner))
+            ),
             at_epoch_end=at_epoch_end,
         )
 
@@ -99,61 +114,72 @@ class RNGStateHook(Hook):
         """Take the streams out of a checkpoint that is resumed from."""
         if not runner._resume:
             return
-        self._loaded = checkpoint.get(_KEY)
-        if self._loaded is None:
-            print_log(
-                'the checkpoint holds no random streams: the run goes on with '
-                'other draws than the interrupted one',
-                logger='current',
+        loaded = checkpoint.get(_KEY)
+        if loaded is None:
+            _say('the checkpoint holds no random streams')
+        elif len(loaded['ranks']) != dist.get_world_size():
+            _say(
+                f'the checkpoint is from {len(loaded["ranks"])} processes, '
+                f'this run has {dist.get_world_size()}'
             )
-        elif len(self._loaded['ranks']) != dist.get_world_size():
-            print_log(
-                f'the checkpoint is from {len(self._loaded["ranks"])} '
-                f'processes, this run has {dist.get_world_size()}: it goes on '
-                'with other draws than the interrupted one',
-                logger='current',
+        elif (
+            not loaded['at_epoch_end']
+            and type(runner.train_loop) is EpochBasedTrainLoop
+        ):
+            _say(
+                'the checkpoint is from the middle of an epoch, which begins '
+                'anew: train_cfg.type=m2at_mm.ResumableEpochTrainLoop would '
+                'go on in it'
             )
-            self._loaded = None
+        else:
+            self._loaded = loaded
 
     def before_train(self, runner: Runner) -> None:
-        """Make the data repeatable, and restore what an epoch ended with."""
-        sampler = runner.train_dataloader.sampler
-        if hasattr(sampler, 'seed'):
-            sampler.seed = runner.seed
-        self._seed_pipelines(runner)
+        """Make the data repeatable, and go on with the streams."""
         loop = runner.train_loop
-        if hasattr(loop, 'dataloader_iterator'):
-            # It began before sampler and pipeline were seeded.
-            loop.dataloader_iterator = type(loop.dataloader_iterator)(
-                loop.dataloader
-            )
-        if self._loaded is None:
-            return
-        if self._loaded['at_epoch_end']:
-            self._restore(runner)
-            if self.revalidate and _validation_is_due(runner):
-                runner.val_loop.run()
+        if isinstance(loop, IterBasedTrainLoop):
+            # Its workers are at work already, with other seeds.
+            loop.dataloader = _rebuilt(loop.dataloader, runner)
+        loader = loop.dataloader
+        if hasattr(loader.sampler, 'seed'):
+            loader.sampler.seed = runner.seed
+        # The workers' seeds are drawn from it, not from training's stream.
+        loader.generator = torch.Generator()
+        loader.generator.manual_seed(runner.seed)
+        self._seed_pipelines(loader.dataset, runner.seed)
+        if isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+        if self._loaded is not None:
+            at_epoch_end = self._loaded['at_epoch_end']
+            self._go_on(runner, again=not at_epoch_end)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the pipelines, also those in workers, which epoch it is."""
         self._epoch.fill_(runner.epoch)
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            # The same in each epoch, whether or not epochs came before.
+            runner.train_dataloader.generator.manual_seed(runner.seed)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
     ) -> None:
-        """Restore what an iteration ended with, once the data are there."""
+        """Go on after the batches that were passed over."""
         if self._loaded is not None:
-            self._restore(runner)
+            self._go_on(runner)
 
-    def _restore(self, runner: Runner) -> None:
+    def _go_on(self, runner: Runner, again: bool = False) -> None:
         assert self._loaded is not None
-        _set_streams(self._loaded['ranks'][dist.get_rank()])
-        self._loaded = None
+        own = self._loaded['ranks'][dist.get_rank()]
+        _set_streams(own['streams'])
+        if own['method']:
+            bare_model(runner.model).method.load_state_dict(own['method'])
+        if not again:
+            self._loaded = None
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
 
-    def _seed_pipelines(self, runner: Runner) -> None:
-        todo = [runner.train_dataloader.dataset]
+    def _seed_pipelines(self, dataset: Any, seed: int) -> None:
+        todo = [dataset]
         while todo:
             dataset = todo.pop()
             todo += getattr(dataset, 'datasets', [])
@@ -163,9 +189,7 @@ class RNGStateHook(Hook):
             if pipeline is not None and not isinstance(
                 pipeline, SeededPipeline
             ):
-                dataset.pipeline = SeededPipeline(
-                    pipeline, runner.seed, self._epoch
-                )
+                dataset.pipeline = SeededPipeline(pipeline, seed, self._epoch)
 
     # --- validation ---
 
@@ -173,13 +197,12 @@ class RNGStateHook(Hook):
         """Validate with streams that depend on the seed alone."""
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
-        self._gather(runner, at_epoch_end=in_epochs)
+        self.gather(runner, at_epoch_end=in_epochs)
         self._training_streams = _get_streams()
-        if runner.seed is not None:
-            seed = (runner.seed + dist.get_rank()) % 2**32
-            random.seed(seed)
-            np.random.seed(seed)
-            torch.manual_seed(seed)
+        seed = (runner.seed + dist.get_rank()) % 2**32
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
 
     def after_val_epoch(
         self, runner: Runner, metrics: Optional[dict[str, float]] = None
@@ -190,6 +213,41 @@ class RNGStateHook(Hook):
             self._training_streams = None
         # A checkpoint saved from here on needs no other validation.
         runner.message_hub.update_info(_VALIDATED, runner.iter)
+
+
+class _RevalidationHook(Hook):
+    """Repeats the validation that was due after the checkpoint."""
+
+    def before_train(self, runner: Runner) -> None:
+        if runner._resume and _validation_is_due(runner):
+            runner.val_loop.run()
+
+
+def _say(what: str) -> None:
+    print_log(
+        f'{what}. The run goes on with other draws than the interrupted one',
+        logger='current',
+        level=logging.WARNING,
+    )
+
+
+def _rebuilt(loader: DataLoader, runner: Runner) -> DataLoader:
+    """The loader with new workers and a sampler at its beginning."""
+    cfg = runner.cfg.get('train_dataloader')
+    if not isinstance(cfg, dict):  # the runner was given a loader
+        return loader
+    return runner.build_dataloader(
+        dict(cfg, dataset=loader.dataset),
+        seed=runner.seed,
+        diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
+    )
+
+
+def _method_state(runner: Runner) -> dict[str, Tensor]:
+    """What the training method keeps between iterations, on the CPU."""
+    method = getattr(bare_model(runner.model), 'method', None)
+    state = method.state_dict() if isinstance(method, Method) else {}
+    return {name: value.detach().cpu() for name, value in state.items()}
 
 
 def _get_streams() -> dict[str, Any]:
@@ -229,15 +287,21 @@ def _saves_now(hook: Hook, runner: Runner) -> bool:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether the epoch that was finished last is followed by one."""
+    """Whether what was trained last is followed by a validation."""
     loop = runner.train_loop
-    return (
-        isinstance(loop, EpochBasedTrainLoop)
-        and runner.val_loop is not None
-        and runner.message_hub.runtime_info.get(_VALIDATED) != loop.iter
-        and loop.epoch >= max(1, loop.val_begin)
-        and (
-            loop.epoch % loop.val_interval == 0
-            or loop.epoch == loop.max_epochs
-        )
+    if (
+        runner.val_loop is None
+        or loop.iter == 0
+        or runner.message_hub.runtime_info.get(_VALIDATED) == loop.iter
+    ):
+        return False
+    loop._decide_current_val_interval()
+    if isinstance(loop, IterBasedTrainLoop):
+        done, last = loop.iter, loop.max_iters
+    else:
+        done, last = loop.epoch, loop.max_epochs
+        if loop.iter * last != done * loop.max_iters:  # in its middle
+            return False
+    return done >= max(1, loop.val_begin) and (
+        done % loop.val_interval == 0 or done == last
     )

@@ -42,8 +42,9 @@ class Attack(Protocol):
 class Method(ABC):
     """Turns an attack into the loss of one iteration.
 
-    A method holds settings only: no parameters, no state, no knowledge of
-    the network. So every method is trained by the same loop.
+    A method holds settings: no parameters, no knowledge of the network. So
+    every method is trained by the same loop. What it keeps from one iteration
+    to the next, it gives as :meth:`state_dict`.
     """
 
     #: Whether :meth:`loss` calls the attack.
@@ -54,6 +55,26 @@ class Method(ABC):
     #: Whether :meth:`loss` is defined for labels only, not for probabilities
     #: as Mixup and CutMix make them.
     needs_hard_labels: bool = False
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs, tensors by name; most keep nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from what :meth:`state_dict` gave.
+
+        Args:
+            state (dict[str, Tensor]): On any device.
+
+        Raises:
+            ValueError: This method keeps nothing.
+        """
+        if state:
+            raise ValueError(
+                f'{type(self).__name__} keeps nothing between iterations, but '
+                f'was given {sorted(state)}: resume with the method that the '
+                'checkpoint was trained with'
+            )
 
     @abstractmethod
     def loss(

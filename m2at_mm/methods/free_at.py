@@ -27,8 +27,8 @@ class FreeAT(Method):
     moves the perturbation of the next by a step of eps, and the last
     perturbation of a batch is the first of the next batch.
 
-    Unlike other methods it keeps that perturbation between iterations. It is
-    not in a checkpoint: a resumed run starts from zero again.
+    Unlike other methods it keeps that perturbation between iterations;
+    :class:`m2at_mm.RNGStateHook` saves it with a checkpoint.
     """
 
     needs_attack = False
@@ -37,6 +37,26 @@ class FreeAT(Method):
     def __init__(self) -> None:
         self._perturbation: Optional[Tensor] = None
         self._leaf: Optional[Tensor] = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The last perturbation and its gradient, both (N, C, H, W)."""
+        state = {}
+        if self._perturbation is not None:
+            state['perturbation'] = self._perturbation
+        if self._leaf is not None and self._leaf.grad is not None:
+            state['gradient'] = self._leaf.grad
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """See :meth:`Method.load_state_dict`."""
+        self._perturbation = state.get('perturbation')
+        self._leaf = None
+        if 'gradient' in state:
+            # Of the leaf itself only gradient and shape are used.
+            self._leaf = torch.zeros_like(
+                state['gradient'], requires_grad=True
+            )
+            self._leaf.grad = state['gradient']
 
     def loss(
         self,
@@ -65,7 +85,8 @@ class FreeAT(Method):
         kept = self._perturbation
         if kept is None or kept.shape[1:] != images.shape[1:]:
             kept = torch.zeros_like(images)
-        elif len(kept) < len(images):
+        kept = kept.to(images.device)
+        if len(kept) < len(images):
             missing = torch.zeros_like(images[len(kept) :])
             kept = torch.cat([kept, missing])
         leaf = self._leaf
@@ -74,7 +95,7 @@ class FreeAT(Method):
                 num = min(len(leaf), len(kept))
                 eps = model.threat_model.eps
                 moved = kept[:num] + eps * _steepest(
-                    leaf.grad[:num], model.threat_model.norm
+                    leaf.grad[:num].to(kept.device), model.threat_model.norm
                 )
                 kept = kept.clone()
                 kept[:num] = _shorten(moved, eps, model.threat_model.norm)

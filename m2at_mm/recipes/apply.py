@@ -159,13 +159,17 @@ def _select_under_attack(cfg: Config) -> None:
             cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
         cfg[key] = _with_metric(cfg.get(key), runtime[key])
     hooks = runtime.default_hooks
-    ours = dict(checkpoint=hooks.checkpoint, input_check=hooks.input_check)
+    names = ('checkpoint', 'input_check', 'rng_state', 'preemption')
+    ours = {name: hooks[name] for name in names}
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
-    if (cfg.get('default_hooks') or {}).get('checkpoint', {}) is None:
+    stock = (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    if stock is None:
         ours.pop('checkpoint')  # switched off
+    elif type_name(stock.get('type', 'CheckpointHook')) != 'CheckpointHook':
+        ours['checkpoint'].pop('type')  # one of the user's own
     cfg.merge_from_dict(dict(default_hooks=ours))
     wrapper = dict(runtime.model_wrapper_cfg)
     if cfg.get('find_unused_parameters'):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.runner import EpochBasedTrainLoop
-
 from m2at_mm.registry import LOOPS
+from m2at_mm.runner.resumable_epoch_train_loop import ResumableEpochTrainLoop
 
 
 @LOOPS.register_module()
-class RepeatedBatchTrainLoop(EpochBasedTrainLoop):
+class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     """Trains on each batch several times before the next is loaded.
 
     Free adversarial training needs it; see :class:`m2at_mm.FreeAT`. An epoch
@@ -50,5 +49,8 @@ class RepeatedBatchTrainLoop(EpochBasedTrainLoop):
             idx (int): Number of the batch in its epoch.
             data_batch: What the dataloader gave.
         """
-        for repeat in range(self.repeats):
+        # Some were done before the checkpoint that the run goes on from.
+        batches = self._epoch * len(self.dataloader) + idx
+        done = self._iter - batches * self.repeats
+        for repeat in range(done, self.repeats):
             super().run_iter(idx * self.repeats + repeat, data_batch)

@@ -28,11 +28,13 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
 
     def run_epoch(self) -> None:
         """Train on the batches of an epoch that were not trained on yet."""
-        done = self._iter - self._epoch * len(self.dataloader)
+        in_epoch = self._max_iters // self._max_epochs
+        done = self._iter - self._epoch * in_epoch
+        repeats = in_epoch // len(self.dataloader)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
         for index, data_batch in enumerate(self.dataloader):
-            if index >= done:
+            if (index + 1) * repeats > done:
                 self.run_iter(index, data_batch)
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1

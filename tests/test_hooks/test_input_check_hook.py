@@ -347,3 +347,69 @@ def test_testing_needs_no_pretrained_weights(
         model=dict(classifier=dict(backbone=dict(init_cfg=init))),
     ).test()
     assert 'test_step' in steps
+
+
+class Planted:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize('how', ['train', 'resume', 'test'])
+@pytest.mark.parametrize(
+    ('kind', 'message'),
+    [
+        ('missing', 'is not a file'),
+        ('cut off', 'damaged or none of PyTorch'),
+        ('empty', 'damaged or none of PyTorch'),
+        ('text', 'is damaged'),
+        ('code', 'could run code'),
+        ('tensor', 'holds a Tensor in place'),
+    ],
+)
+def test_checkpoint_that_cannot_be_read(
+    kind: str,
+    message: str,
+    how: str,
+    trained: str,
+    tmp_path: Path,
+    steps: list[str],
+) -> None:
+    path = tmp_path / 'given.pth'
+    mark = tmp_path / 'planted'
+    whole = Path(trained).read_bytes()
+    if kind == 'cut off':
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == 'empty':
+        path.write_bytes(b'')
+    elif kind == 'text':
+        path.write_text('<html>404</html>')
+    elif kind == 'code':
+        torch.save(dict(state_dict=Planted(mark)), path)
+    elif kind == 'tensor':
+        torch.save(torch.zeros(3), path)
+    runner = build_runner(tmp_path, load_from=str(path))
+    with pytest.raises(
+        (ValueError, FileNotFoundError), match=message
+    ) as error:
+        start(how, runner)
+    assert str(path) in str(error.value)
+    assert steps == [] and not mark.exists()
+
+
+def test_a_config_in_a_checkpoint_is_not_run(
+    trained: str, tmp_path: Path
+) -> None:
+    mark = tmp_path / 'planted'
+    checkpoint = torch.load(trained, weights_only=True)
+    checkpoint['meta']['config'] = f'open({str(mark)!r}, "w").close()'
+    path = tmp_path / 'given.pth'
+    torch.save(checkpoint, path)
+    runner = build_runner(tmp_path, load_from=str(path))
+    runner._resume = True
+    runner.train()
+    assert not mark.exists()

@@ -173,10 +173,19 @@ def test_runtime_of_our_configs_is_what_a_recipe_sets() -> None:
     recipe = apply_recipe(load_config(STOCK), 'm2at')
     ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
     assert recipe.model_wrapper_cfg == ours.model_wrapper_cfg
-    for hook in ('checkpoint', 'input_check'):
+    assert ours.default_hooks.checkpoint.type == 'm2at_mm.SafeCheckpointHook'
+    for hook in ('checkpoint', 'input_check', 'rng_state', 'preemption'):
         kept = dict(ours.default_hooks[hook])
         kept.pop('max_keep_ckpts', None)
         assert recipe.default_hooks[hook] == kept
+
+
+def test_a_checkpoint_hook_of_the_users_own_stays() -> None:
+    stock = load_config(STOCK)
+    stock.default_hooks.checkpoint.type = 'mypackage.CloudCheckpointHook'
+    hook = apply_recipe(stock, 'm2at').default_hooks.checkpoint
+    assert hook.type == 'mypackage.CloudCheckpointHook'
+    assert hook.save_best == 'robust/pgd10'
 
 
 @pytest.mark.parametrize(

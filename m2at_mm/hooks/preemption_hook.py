@@ -1,0 +1,176 @@
+"""A clean end when a scheduler takes the machine back."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, Optional
+
+import torch
+from mmengine import dist
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from m2at_mm.hooks.rng_state_hook import RNGStateHook
+from m2at_mm.registry import HOOKS
+from m2at_mm.runner.atomic_files import replace_file
+
+#: 128 + SIGTERM, as shells write it.
+EXIT_CODE = 143
+_KEY = 'preemption_ckpt'
+
+
+@HOOKS.register_module()
+class PreemptionHook(Hook):
+    """Save a checkpoint and end with exit code 143 on SIGTERM.
+
+    Schedulers like Slurm send SIGTERM some time before they kill a job. The
+    iteration is finished first, and gradients that are being accumulated are
+    applied. In a validation the run ends at once, as a resumed run repeats
+    it, if the epoch's checkpoint is there; otherwise after it. A second
+    SIGTERM ends the process as without this hook.
+
+    The checkpoint is one by iteration. With
+    :class:`m2at_mm.ResumableEpochTrainLoop` and
+    :class:`m2at_mm.RNGStateHook`, ``--resume`` goes on with the next batch.
+
+    Args:
+        interval (int): With several processes, the iterations after which
+            they ask each other for the signal, at least 1. Defaults to 10.
+
+    Raises:
+        SystemExit: SIGTERM came; with code 143.
+        ValueError: ``interval`` is not a whole number of at least 1.
+
+    Example:
+        >>> default_hooks = dict(
+        ...     preemption=dict(type='m2at_mm.PreemptionHook'))
+    """
+
+    # After the CheckpointHook, which may save the same iteration.
+    priority = 'LOWEST'
+
+    def __init__(self, interval: int = 10) -> None:
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(
+                f'interval={interval!r} must be a whole number of at least 1'
+            )
+        self.interval = interval
+        self._asked = False
+        self._stock_handler: Any = None
+        self._last_ckpt: Optional[str] = None
+        self._saved_iter = -1
+        self._left_over: Optional[str] = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Listen for SIGTERM."""
+        self._left_over = runner.message_hub.runtime_info.get(_KEY)
+        hook = _checkpoint_hook(runner)
+        self._last_ckpt = None if hook is None else hook.last_ckpt
+        try:
+            self._stock_handler = signal.signal(signal.SIGTERM, self._remember)
+        except ValueError:
+            print_log(
+                'training runs in a thread, which no signal reaches: SIGTERM '
+                'will end it without a checkpoint',
+                logger='current',
+            )
+
+    def after_train(self, runner: Runner) -> None:
+        """Listen no more."""
+        if self._stock_handler is not None:
+            signal.signal(signal.SIGTERM, self._stock_handler)
+            self._stock_handler = None
+
+    def _remember(self, number: int, frame: Optional[FrameType]) -> None:
+        if self._asked:
+            # Nobody acted on the first one, or not soon enough.
+            signal.signal(signal.SIGTERM, self._stock_handler)
+            os.kill(os.getpid(), signal.SIGTERM)
+        self._asked = True
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Optional[dict[str, Any]] = None,
+    ) -> None:
+        """Save and end if the signal came to any process."""
+        self._look_at_checkpoint(runner, runner.iter + 1)
+        alone = dist.get_world_size() == 1
+        if not alone and not self.every_n_train_iters(runner, self.interval):
+            return
+        # Gradients that are being accumulated are in no checkpoint.
+        if runner.optim_wrapper.should_update() and self._came_to_any():
+            if self._saved_iter != runner.iter + 1:
+                _save(runner)
+            self._end(runner, runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Note what the CheckpointHook saved."""
+        self._look_at_checkpoint(runner, runner.iter)
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Any = None,
+    ) -> None:
+        """End if the signal came and the training before it is saved."""
+        if dist.get_world_size() == 1 and self._asked:
+            if self._saved_iter == runner.iter:
+                self._end(runner, runner.iter)
+
+    def _came_to_any(self) -> bool:
+        asked = torch.tensor(float(self._asked))
+        dist.all_reduce(asked, 'max')
+        return bool(asked)
+
+    def _look_at_checkpoint(self, runner: Runner, done: int) -> None:
+        """Note the CheckpointHook's last; this hook's own is outdated then."""
+        hook = _checkpoint_hook(runner)
+        if hook is None or hook.last_ckpt == self._last_ckpt:
+            return
+        self._last_ckpt, self._saved_iter = hook.last_ckpt, done
+        if self._left_over is not None and dist.is_main_process():
+            Path(self._left_over).unlink(missing_ok=True)
+        self._left_over = None
+
+    def _end(self, runner: Runner, done: int) -> None:
+        runner.logger.warning(
+            f'SIGTERM: training ends after {done} iterations; it goes on with '
+            '--resume'
+        )
+        self.after_train(runner)
+        raise SystemExit(EXIT_CODE)
+
+
+def _checkpoint_hook(runner: Runner) -> Optional[CheckpointHook]:
+    found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    return found[0] if found else None
+
+
+def _save(runner: Runner) -> None:
+    """A checkpoint after the current iteration, in the work dir."""
+    for hook in runner.hooks:
+        if isinstance(hook, RNGStateHook):
+            hook.gather(runner, at_epoch_end=False)
+    name = f'preempted_iter_{runner.iter + 1}.pth'
+    path = str(Path(runner.work_dir) / name)
+    runner.message_hub.update_info(_KEY, path)
+    runner.save_checkpoint(
+        runner.work_dir,
+        name,
+        by_epoch=False,
+        backend_args=dict(backend='m2at_mm.atomic_local'),
+    )
+    if dist.is_main_process():
+        replace_file(
+            Path(runner.work_dir) / 'last_checkpoint', path.encode('utf-8')
+        )

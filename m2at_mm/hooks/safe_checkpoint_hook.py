@@ -1,0 +1,170 @@
+"""Checkpoints of which one is always whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional
+
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+from m2at_mm.registry import HOOKS
+from m2at_mm.runner.atomic_files import replace_file
+
+# Of the weights, in a published copy's name.
+_HASH = '[0-9a-f]' * 8
+_OUTDATED = 'outdated_ckpts'
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook for runs that can end at any moment.
+
+    MMEngine removes the last checkpoint, and the best one, before it writes
+    the next, and writes into the file that a resumed run will read: a kill or
+    a full disk in between leaves nothing to go on from. Here a checkpoint is
+    written beside, then renamed, and outdated ones go last. That holds for
+    local folders; other storage backends are used as they are.
+
+    Args:
+        *args: See :class:`mmengine.hooks.CheckpointHook`.
+        **kwargs: The same.
+
+    Raises:
+        OSError: A checkpoint cannot be written, like on a full disk. The ones
+            before it are whole.
+
+    Example:
+        >>> default_hooks = dict(
+        ...     checkpoint=dict(
+        ...         type='m2at_mm.SafeCheckpointHook', interval=1,
+        ...         max_keep_ckpts=1, save_best='robust/pgd10'))
+    """
+
+    backend_args: Optional[dict[str, Any]]
+    file_backend: Any
+    _outdated: list[str]
+    _postponed = False
+
+    def before_train(self, runner: Runner) -> None:
+        """See CheckpointHook; remove what an interrupted run left over."""
+        if self.backend_args is None and self.file_client_args is None:
+            where = self.out_dir or runner.work_dir
+            if type(get_file_backend(where)) is LocalBackend:
+                self.backend_args = dict(backend='m2at_mm.atomic_local')
+        super().before_train(runner)
+        self._outdated = list(
+            runner.message_hub.runtime_info.get(_OUTDATED, [])
+        )
+        self._remove_outdated(runner)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        if last is not None and self.file_backend.isfile(last):
+            # Of the run that goes on: it may be the last one of all.
+            self.last_ckpt = last
+
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        """As in CheckpointHook, but the old one goes last.
+
+        With :meth:`_save_best_checkpoint` the only one of MMEngine's methods
+        that writes or removes checkpoints in training.
+        """
+        ids = self.keep_ckpt_ids if self.max_keep_ckpts > 0 else None
+        if ids is not None and not (ids and ids[-1] == step):
+            if len(ids) == self.max_keep_ckpts:
+                self._outdate(runner, self._path(ids.popleft()))
+            ids.append(step)
+            runner.message_hub.update_info('keep_ckpt_ids', list(ids))
+        self.last_ckpt = self._path(step)
+        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            self.filename_tmpl.format(step),
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            replace_file(
+                f'{runner.work_dir}/last_checkpoint', self.last_ckpt.encode()
+            )
+        self._remove_outdated(runner)
+
+    def _save_best_checkpoint(
+        self, runner: Runner, metrics: dict[str, float]
+    ) -> None:
+        """As in CheckpointHook, but the old one goes last."""
+        with self._removals_postponed(runner):
+            super()._save_best_checkpoint(runner, metrics)
+        self._remove_outdated(runner)
+
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """As in CheckpointHook, in place of an earlier copy of the same."""
+        stem = Path(ckpt_path).stem
+        earlier = set(Path(ckpt_path).parent.glob(f'{stem}-{_HASH}.pth'))
+        super()._publish_model(runner, ckpt_path)
+        if is_main_process():
+            copies = set(Path(ckpt_path).parent.glob(f'{stem}-{_HASH}.pth'))
+            for path in earlier if copies > earlier else ():
+                path.unlink()
+
+    def _path(self, step: int) -> str:
+        return self.file_backend.join_path(
+            self.out_dir, self.filename_tmpl.format(step)
+        )
+
+    @contextmanager
+    def _removals_postponed(self, runner: Runner) -> Iterator[None]:
+        backend = self.file_backend
+        self.file_backend = _Postponing(backend, self, runner)
+        self._postponed = True
+        try:
+            yield
+        finally:
+            self.file_backend = backend
+            self._postponed = False
+
+    def _outdate(self, runner: Runner, path: str) -> None:
+        """Remember to remove a file, also after an interruption."""
+        self._outdated.append(path)
+        runner.message_hub.update_info(_OUTDATED, list(self._outdated))
+
+    def _remove_outdated(self, runner: Runner) -> None:
+        if self._postponed:
+            return
+        for path in self._outdated:
+            if not is_main_process():
+                break
+            if self.file_backend.isfile(path):
+                self.file_backend.remove(path)
+            elif self.file_backend.isdir(path):
+                # As DeepSpeed saves them.
+                self.file_backend.rmtree(path)
+        self._outdated = []
+        runner.message_hub.update_info(_OUTDATED, [])
+
+
+class _Postponing:
+    """A file backend that leaves it to the hook when to remove a file."""
+
+    def __init__(
+        self, backend: Any, hook: SafeCheckpointHook, runner: Runner
+    ) -> None:
+        self._backend, self._hook, self._runner = backend, hook, runner
+
+    def remove(self, path: str) -> None:
+        self._hook._outdate(self._runner, path)
+
+    rmtree = remove
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from m2at_mm.datasets.seeded_pipeline import SeededPipeline
+
+
+def draw(data: dict) -> list[float]:
+    """A pipeline that draws from all three streams."""
+    return [random.random(), np.random.rand(), torch.rand(()).item()]
+
+
+def pipeline(epoch: int = 0, seed: int = 0) -> SeededPipeline:
+    return SeededPipeline(draw, seed, torch.tensor(epoch))
+
+
+def sample(index: int) -> dict:
+    return dict(sample_idx=index)
+
+
+def test_draws_of_an_image_are_its_own() -> None:
+    one, other = pipeline(), pipeline()
+    other(sample(7))
+    torch.manual_seed(5)
+    assert one(sample(3)) == other(sample(3))
+
+
+@pytest.mark.parametrize('place', range(3))
+def test_they_differ_otherwise(place: int) -> None:
+    first = pipeline()
+    seen = {
+        first(sample(3))[place],
+        first(sample(3))[place],  # once more in the epoch
+        first(sample(4))[place],
+        pipeline(epoch=1)(sample(3))[place],
+        pipeline(seed=1)(sample(3))[place],
+    }
+    assert len(seen) == 5
+
+
+def test_counts_begin_anew_in_each_epoch() -> None:
+    epoch = torch.tensor(0)
+    transform = SeededPipeline(draw, 0, epoch)
+    first = transform(sample(0))
+    epoch.fill_(1)
+    transform(sample(0))
+    epoch.fill_(0)
+    assert transform(sample(0)) == first
+
+
+def test_streams_outside_are_left_alone() -> None:
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = draw({})
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    pipeline()(sample(0))
+    assert draw({}) == expected
+
+
+def test_ranks_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pipeline()(sample(0))
+    monkeypatch.setattr('m2at_mm.datasets.seeded_pipeline.get_rank', lambda: 1)
+    assert pipeline()(sample(0)) != first
+
+
+def test_a_sample_without_number_passes() -> None:
+    assert SeededPipeline(len, 0, torch.tensor(0))({}) == 0
+
+
+def test_it_is_the_pipeline_for_others() -> None:
+    class Compose:
+        transforms = ('crop',)
+
+        def __call__(self, data: dict) -> Any:
+            return data
+
+    seeded = SeededPipeline(Compose(), 0, torch.tensor(0))
+    assert seeded.transforms == ('crop',)
+    with pytest.raises(AttributeError):
+        seeded.missing  # noqa: B018
+
+
+class Repeated(Dataset):
+    """The same image again and again."""
+
+    def __init__(self) -> None:
+        self.pipeline = pipeline()
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> list[float]:
+        return self.pipeline(sample(0))
+
+
+def test_workers_draw_apart_and_each_pass_anew() -> None:
+    def passes() -> list[list]:
+        generator = torch.Generator().manual_seed(0)
+        loader = DataLoader(Repeated(), num_workers=2, generator=generator)
+        return [[tuple(map(float, row)) for row in loader] for _ in range(2)]
+
+    first = passes()
+    assert len({row for part in first for row in part}) == 8
+    assert passes() == first

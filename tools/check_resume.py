@@ -1,0 +1,81 @@
+"""Kill a training at random moments and see that it loses nothing.
+
+The training runs once without interruption, then again and again, each time
+killed with SIGKILL and resumed. Each must end with the same checkpoints and
+logs, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from m2at_mm.interruptions import Training, differences, kill_and_resume
+from m2at_mm.interruptions.trial import count_lines
+
+TRAIN = Path(__file__).with_name('train.py')
+
+
+def parse_args() -> argparse.Namespace:
+    """The training, and how often it is killed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', help='of a short training')
+    parser.add_argument(
+        '--work-dir', type=Path, required=True, help='empty or missing'
+    )
+    parser.add_argument('--runs', type=int, default=20)
+    parser.add_argument(
+        '--seed', type=int, default=0, help='of the moments, not the training'
+    )
+    parser.add_argument('--out', type=Path, help='JSON of what happened')
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Exit code 1 if a resumed training differs."""
+    args = parse_args()
+    if args.work_dir.exists() and any(args.work_dir.iterdir()):
+        sys.exit(f'--work-dir={args.work_dir} holds files: give an empty one')
+    command = [str(TRAIN), args.config, '--cfg-options', *args.cfg_options]
+    command.append('default_hooks.logger.interval=1')
+    whole = args.work_dir / 'uninterrupted'
+    begin = time.monotonic()
+    Training(command).finish(whole)
+    num_lines = count_lines(whole)
+    pace = (time.monotonic() - begin) / num_lines
+    print(f'uninterrupted: {num_lines} lines of log', flush=True)
+    draws = random.Random(args.seed)
+    trials = []
+    for number in range(args.runs):
+        part = args.work_dir / f'killed_{number:02d}'
+        trial = kill_and_resume(
+            Training(command, pace), part, num_lines, number % 4 == 3, draws
+        )
+        trial.differs = differences(whole, part)
+        trials.append(asdict(trial))
+        print(
+            f'{part.name}: killed after {trial.lines} lines'
+            f'{" while writing a checkpoint" if trial.writing else ""}: '
+            f'{"; ".join(trial.differs[:3]) or "equal bit for bit"}',
+            flush=True,
+        )
+    if args.out:
+        args.out.write_text(json.dumps(trials, indent=2) + '\n', 'utf-8')
+    unequal = sum(bool(trial['differs']) for trial in trials)
+    print(f'{len(trials) - unequal} of {len(trials)} equal bit for bit')
+    sys.exit(1 if unequal else 0)
+
+
+if __name__ == '__main__':
+    main()
