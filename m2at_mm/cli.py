@@ -11,8 +11,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from m2at_mm.compat import init_cpu_process_group
 from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.runner.process_group import connect_processes
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -137,7 +137,7 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     """The config's runner, with its processes connected."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     distribution = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
-    init_cpu_process_group(args.launcher, distribution.get('timeout'))
+    connect_processes(args.launcher, distribution)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)

@@ -7,9 +7,7 @@ itself writes are allow-listed.
 
 from __future__ import annotations
 
-import os
 import re
-from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any, Optional
@@ -135,36 +133,3 @@ def _dtype_classes() -> list[Any]:
 
     names = ('float64', 'float32', 'int64', 'int32', 'bool')
     return sorted({type(np.dtype(name)) for name in names}, key=str)
-
-
-def init_cpu_process_group(
-    launcher: str, timeout: Optional[float] = None
-) -> None:
-    """Start gloo for ``torchrun`` on a machine without a GPU.
-
-    MMEngine 0.10 calls ``torch.cuda.set_device`` when it starts the process
-    group by itself. Where there is a GPU, or the process group is there
-    already, this does nothing and MMEngine starts it as usual.
-
-    Args:
-        launcher (str): The ``--launcher`` of the tools.
-        timeout (float, optional): Seconds that a process waits for another,
-            ``env_cfg.dist_cfg.timeout`` of the config. Defaults to None,
-            PyTorch's own.
-    """
-    import torch
-    from torch import distributed
-
-    if (
-        launcher == 'pytorch'
-        and not torch.cuda.is_available()
-        and not distributed.is_initialized()
-    ):
-        if 'RANK' not in os.environ:
-            raise RuntimeError(
-                "launcher='pytorch' needs the environment that torchrun "
-                'sets: start with `torchrun --nproc_per_node N tools/...`, '
-                "or use launcher='none'"
-            )
-        waits = None if timeout is None else timedelta(seconds=timeout)
-        distributed.init_process_group(backend='gloo', timeout=waits)

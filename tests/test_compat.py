@@ -2,9 +2,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import socket
-import sys
-import warnings
 from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub
-from torch import distributed
 
 from m2at_mm import compat
 
@@ -247,63 +243,3 @@ def test_applying_again_changes_nothing() -> None:
     compat.apply()
 
     assert set(torch.serialization.get_safe_globals()) == set(before)
-
-
-@pytest.fixture
-def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No GPU, and not started by torchrun."""
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.usefixtures('no_launcher')
-def test_launcher_without_torchrun() -> None:
-    with pytest.raises(RuntimeError, match=r"launcher='pytorch'.*torchrun"):
-        compat.init_cpu_process_group('pytorch')
-
-    assert not distributed.is_initialized()
-
-
-@pytest.mark.usefixtures('no_launcher')
-def test_no_launcher_needs_no_process_group() -> None:
-    compat.init_cpu_process_group('none')
-
-    assert not distributed.is_initialized()
-
-
-@pytest.mark.usefixtures('no_launcher')
-def test_with_a_gpu_mmengine_starts_the_process_group(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    compat.init_cpu_process_group('pytorch')
-
-    assert not distributed.is_initialized()
-
-
-@pytest.mark.skipif(sys.platform == 'win32', reason='gloo by environment')
-@pytest.mark.usefixtures('no_launcher')
-def test_without_a_gpu_the_process_group_is_gloo(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
-    environment = dict(
-        RANK='0',
-        WORLD_SIZE='1',
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(port),
-    )
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-    try:
-        compat.init_cpu_process_group('pytorch')
-        assert distributed.get_backend() == 'gloo'
-        compat.init_cpu_process_group('pytorch')  # It is there already.
-    finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            distributed.destroy_process_group()

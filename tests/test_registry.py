@@ -50,6 +50,7 @@ TYPES = {
     'PreemptionHook': 'HOOKS',
     'RNGStateHook': 'HOOKS',
     'SafeCheckpointHook': 'HOOKS',
+    'SyncBuffersHook': 'HOOKS',
     'CIFAR10': 'DATASETS',
     'CIFAR100': 'DATASETS',
     'Digits': 'DATASETS',

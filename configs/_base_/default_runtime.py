@@ -16,6 +16,8 @@ default_hooks = dict(
     input_check=dict(type='m2at_mm.InputCheckHook'),
     # An interrupted and resumed run equals the uninterrupted one.
     rng_state=dict(type='m2at_mm.RNGStateHook'),
+    # Several processes validate, and save, one network.
+    sync_buffers=dict(type='m2at_mm.SyncBuffersHook'),
     # A scheduler's SIGTERM ends training with a checkpoint.
     preemption=dict(type='m2at_mm.PreemptionHook'),
 )

@@ -6,6 +6,7 @@ from m2at_mm.hooks.input_check_hook import InputCheckHook
 from m2at_mm.hooks.preemption_hook import PreemptionHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from m2at_mm.hooks.sync_buffers_hook import SyncBuffersHook
 
 __all__ = [
     'AttackScheduleHook',
@@ -14,4 +15,5 @@ __all__ = [
     'PreemptionHook',
     'RNGStateHook',
     'SafeCheckpointHook',
+    'SyncBuffersHook',
 ]

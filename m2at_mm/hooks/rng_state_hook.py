@@ -35,7 +35,8 @@ class RNGStateHook(Hook):
     the CPU bit for bit. For that it
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
-      process, and what a method like :class:`m2at_mm.FreeAT` keeps;
+      process, its running statistics, and what a method like
+      :class:`m2at_mm.FreeAT` keeps;
     - gives the sampler the seed of the interrupted run, also where the config
       names none;
     - seeds augmentations by epoch and image, see
@@ -101,7 +102,11 @@ class RNGStateHook(Hook):
         """
         self._states = dict(
             ranks=dist.all_gather_object(
-                dict(streams=_get_streams(), method=_method_state(runner))
+                dict(
+                    streams=_get_streams(),
+                    method=_method_state(runner),
+                    buffers=_own_buffers(runner),
+                )
             ),
             at_epoch_end=at_epoch_end,
         )
@@ -171,8 +176,12 @@ class RNGStateHook(Hook):
         assert self._loaded is not None
         own = self._loaded['ranks'][dist.get_rank()]
         _set_streams(own['streams'])
+        model = bare_model(runner.model)
         if own['method']:
-            bare_model(runner.model).method.load_state_dict(own['method'])
+            model.method.load_state_dict(own['method'])
+        buffers = dict(model.named_buffers())
+        for name, value in own['buffers'].items():
+            buffers[name].copy_(value)
         if not again:
             self._loaded = None
         if hasattr(runner.model, 'keep_random_streams'):
@@ -248,6 +257,14 @@ def _method_state(runner: Runner) -> dict[str, Tensor]:
     method = getattr(bare_model(runner.model), 'method', None)
     state = method.state_dict() if isinstance(method, Method) else {}
     return {name: value.detach().cpu() for name, value in state.items()}
+
+
+def _own_buffers(runner: Runner) -> dict[str, Tensor]:
+    """With several processes: the statistics that only this one has."""
+    if dist.get_world_size() == 1:
+        return {}
+    named = bare_model(runner.model).named_buffers()
+    return {name: buffer.detach().cpu() for name, buffer in named}
 
 
 def _get_streams() -> dict[str, Any]:

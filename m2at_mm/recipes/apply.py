@@ -15,6 +15,13 @@ from m2at_mm.recipes.support import why_refused
 from m2at_mm.recipes.types import leaf_datasets, type_name
 
 _WRAPPER = 'm2at_mm.AdversarialClassifier'
+_OUR_HOOKS = (
+    'checkpoint',
+    'input_check',
+    'rng_state',
+    'sync_buffers',
+    'preemption',
+)
 # mmpretrain datasets that have only train and test files, and ours, which
 # hold a validation split out of the training files.
 _HELD_OUT = {'CIFAR10': 'm2at_mm.CIFAR10', 'CIFAR100': 'm2at_mm.CIFAR100'}
@@ -159,8 +166,7 @@ def _select_under_attack(cfg: Config) -> None:
             cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
         cfg[key] = _with_metric(cfg.get(key), runtime[key])
     hooks = runtime.default_hooks
-    names = ('checkpoint', 'input_check', 'rng_state', 'preemption')
-    ours = {name: hooks[name] for name in names}
+    ours = {name: hooks[name] for name in _OUR_HOOKS}
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:

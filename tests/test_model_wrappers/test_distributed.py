@@ -11,9 +11,13 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from tiny import build_adversarial, raw_batch
-from torch import distributed, multiprocessing
+from torch import distributed, multiprocessing, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
+    allreduce_hook,
+)
 
 from m2at_mm.methods import M2AT
+from m2at_mm.methods.masking import MixRatios
 from m2at_mm.model_wrappers import (
     AdversarialDistributedDataParallel,
     bare_model,
@@ -41,11 +45,15 @@ def _gradients(model: Any, rank: int) -> list[torch.Tensor]:
     return [p.grad.clone() for p in bare.parameters()]
 
 
-def _work(rank: int, folder: str) -> None:
+def _connect(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )
+
+
+def _work(rank: int, folder: str) -> None:
+    _connect(rank, folder)
     model = MODEL_WRAPPERS.build(
         dict(type='m2at_mm.AdversarialDistributedDataParallel'),
         # MMEngine's runner passes the local rank, on CPUs as well.
@@ -72,6 +80,106 @@ def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         assert torch.equal(first, second)
         torch.testing.assert_close(first, (one + two) / 2)
     assert not torch.equal(found[0]['masks'], found[1]['masks'])
+
+
+def _m2at_draws(rows: slice) -> MixRatios:
+    """Draws for a batch of eight; partners stay within each half."""
+    generator = torch.Generator().manual_seed(7)
+    mask = (torch.rand(8, 1, 32, 32, generator=generator) < 0.5).float()
+    ratio = torch.rand(8, generator=generator)
+    partner = torch.tensor([1, 2, 3, 0, 5, 6, 7, 4])
+    return MixRatios(mask[rows], ratio[rows], partner[rows] - rows.start)
+
+
+def _m2at_gradients(rows: slice, wrap: bool) -> list[torch.Tensor]:
+    """Of M2AT on a part of a batch of eight, in double precision."""
+    init_default_scope('mmpretrain')
+    model = build_adversarial(train_attack=SETTINGS['train_attack']).double()
+    model.method.draw = lambda images: _m2at_draws(rows)
+    # Images don't influence each other then, so halves make up a whole.
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    batch = raw_batch(num=8)
+    part = {key: value[rows] for key, value in batch.items()}
+    data = model.data_preprocessor(part, training=True)
+    data['inputs'] = data['inputs'].double()
+    outer = AdversarialDistributedDataParallel(model) if wrap else model
+    outer(**data, mode='loss')['loss'].backward()
+    return [p.grad for p in model.parameters()]
+
+
+def _m2at_work(rank: int, folder: str) -> None:
+    _connect(rank, folder)
+    gradients = _m2at_gradients(slice(4 * rank, 4 * rank + 4), wrap=True)
+    torch.save(gradients, Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
+    tmp_path: Path,
+) -> None:
+    multiprocessing.spawn(_m2at_work, args=(str(tmp_path),), nprocs=2)
+    whole = _m2at_gradients(slice(0, 8), wrap=False)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f'rank{rank}.pth')
+        for one, other in zip(found, whole):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+# Name: arguments of the wrapper, attack steps, accumulated batches.
+REDUCTIONS: dict[str, tuple[dict, int, int]] = {
+    'one step': ({}, 1, 1),
+    'six steps': ({}, 6, 1),
+    'unused': (dict(find_unused_parameters=True), 3, 1),
+    'static': (dict(static_graph=True), 3, 1),
+    'accumulated': ({}, 3, 3),
+    'accumulated, unused': (dict(find_unused_parameters=True), 3, 3),
+}
+
+
+def _reduce(seen, bucket):  # type: ignore  # DDP checks any annotation
+    seen.append(bucket.index())
+    return allreduce_hook(None, bucket)
+
+
+def _count_reductions(rank: int, folder: str) -> None:
+    _connect(rank, folder)
+    init_default_scope('mmpretrain')
+    counts = {}
+    for name, (arguments, steps, batches) in REDUCTIONS.items():
+        model = AdversarialDistributedDataParallel(
+            build_adversarial(
+                train_attack=dict(type='m2at_mm.PGD', steps=steps)
+            ).train(),
+            bucket_cap_mb=0.02,
+            **arguments,
+        )
+        buckets: list[int] = []
+
+        model.register_comm_hook(buckets, _reduce)
+        wrapper = OptimWrapper(
+            torch.optim.SGD(model.parameters(), lr=0.01),
+            accumulative_counts=batches,
+        )
+        for seed in range(3 * batches):
+            if seed == 2 * batches:  # buckets are built anew at first
+                buckets.clear()
+            model.train_step(raw_batch(seed=2 * seed + rank), wrapper)
+        counts[name] = list(buckets)
+    torch.save(counts, Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def test_each_bucket_is_reduced_once_a_step(tmp_path: Path) -> None:
+    multiprocessing.spawn(_count_reductions, args=(str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        counts = torch.load(tmp_path / f'rank{rank}.pth')
+        assert counts.keys() == REDUCTIONS.keys()
+        for name, buckets in counts.items():
+            assert len(buckets) > 1, name
+            assert sorted(buckets) == list(range(len(buckets))), name
 
 
 def test_is_a_wrapper_that_mmengine_takes_for_ddp() -> None:
@@ -103,10 +211,7 @@ METHODS: dict[str, dict] = {
 
 
 def _train_all(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
+    _connect(rank, folder)
     init_default_scope('mmpretrain')
     found = {}
     for name, settings in METHODS.items():

@@ -17,6 +17,7 @@ from mmpretrain.models import ImageClassifier, ResNet_CIFAR
 from m2at_mm.cli import load_config
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.recipes import apply_recipe, config_root, recipe_names
+from m2at_mm.recipes.apply import _OUR_HOOKS
 from m2at_mm.recipes.types import leaf_datasets
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
@@ -174,7 +175,7 @@ def test_runtime_of_our_configs_is_what_a_recipe_sets() -> None:
     ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
     assert recipe.model_wrapper_cfg == ours.model_wrapper_cfg
     assert ours.default_hooks.checkpoint.type == 'm2at_mm.SafeCheckpointHook'
-    for hook in ('checkpoint', 'input_check', 'rng_state', 'preemption'):
+    for hook in _OUR_HOOKS:
         kept = dict(ours.default_hooks[hook])
         kept.pop('max_keep_ckpts', None)
         assert recipe.default_hooks[hook] == kept

@@ -35,7 +35,7 @@ def test_nothing_is_lost(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_training_that_cannot_be_repeated_is_told(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match='[01] of 2 equal bit for bit'):
+    with pytest.raises(AssertionError, match=r'[01] of 2 equal bit for bit'):
         run_tool(
             'check_resume',
             *words(tmp_path, 'default_hooks.rng_state.type=IterTimerHook'),

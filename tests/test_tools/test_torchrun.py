@@ -1,0 +1,162 @@
+"""tools/train.py on several processes that live and die."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from tools_support import DIGITS, ROOT, TINY, clean_env, cli_options
+
+from m2at_mm.interruptions import differences
+
+SETTINGS: dict[str, Any] = TINY | {
+    'train_dataloader.dataset.indices': 96,
+    'train_dataloader.batch_size': 16,
+    'val_dataloader.dataset.indices': 30,
+    'train_cfg.max_epochs': 2,
+}
+# Kills its process once, as a machine would.
+DIE_ONCE = """
+import os, signal
+from pathlib import Path
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class DieOnce(Hook):
+    def __init__(self, mark, iteration):
+        self.mark, self.iteration = Path(mark), iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.rank == 1 and runner.iter == self.iteration:
+            if not self.mark.exists():
+                self.mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return int(found.getsockname()[1])
+
+
+def torchrun(
+    work_dir: Path,
+    *words: str,
+    config: Path = DIGITS,
+    options: Optional[dict[str, Any]] = None,
+    resume: bool = False,
+    **env: str,
+) -> subprocess.Popen:
+    """Start training on several processes; its output goes to a file."""
+    work_dir.mkdir(exist_ok=True)
+    command = [sys.executable, '-m', 'torch.distributed.run', *words]
+    command += [str(ROOT / 'tools' / 'train.py'), str(config)]
+    command += ['--launcher', 'pytorch', '--work-dir', str(work_dir)]
+    command += ['--resume'] if resume else []
+    with (work_dir / 'output.txt').open('a') as output:
+        return subprocess.Popen(
+            [*command, *cli_options(SETTINGS, options or {})],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=clean_env() | env,
+        )
+
+
+def finish(*processes: subprocess.Popen, work_dir: Path) -> None:
+    codes = [process.wait(timeout=300) for process in processes]
+    text = (work_dir / 'output.txt').read_text('utf-8')
+    assert codes == [0] * len(codes), text[-3000:]
+
+
+@pytest.fixture(scope='module')
+def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training on two processes of one node, uninterrupted."""
+    work_dir = tmp_path_factory.mktemp('one_node')
+    process = torchrun(work_dir, '--standalone', '--nproc_per_node', '2')
+    finish(process, work_dir=work_dir)
+    return work_dir
+
+
+@pytest.fixture
+def dying(tmp_path: Path) -> dict[str, Any]:
+    """A config whose second process dies in the second epoch, once."""
+    (tmp_path / 'die_once.py').write_text(DIE_ONCE)
+    config = tmp_path / 'config.py'
+    config.write_text(
+        f'_base_ = [{str(DIGITS)!r}]\n'
+        "custom_imports = dict(imports=['die_once'])\n"
+        "custom_hooks = [dict(type='mmengine.DieOnce', iteration=4,\n"
+        f'    mark={str(tmp_path / "mark")!r})]\n'
+    )
+    return dict(config=config, PYTHONPATH=f'{tmp_path}:{ROOT}')
+
+
+@pytest.mark.slow
+def test_two_nodes_are_two_processes(one_node: Path, tmp_path: Path) -> None:
+    address = ['--master_addr', '127.0.0.1', '--master_port', str(free_port())]
+    nodes = [
+        torchrun(
+            tmp_path / 'two_nodes',
+            *('--nnodes', '2', '--nproc_per_node', '1'),
+            *('--node_rank', str(rank), *address),
+        )
+        for rank in (0, 1)
+    ]
+    finish(*nodes, work_dir=tmp_path / 'two_nodes')
+    assert differences(one_node, tmp_path / 'two_nodes') == []
+
+
+@pytest.mark.slow
+def test_restarted_after_a_death_it_loses_nothing(
+    one_node: Path, dying: dict[str, Any], tmp_path: Path
+) -> None:
+    work_dir = tmp_path / 'restarted'
+    words = ['--standalone', '--nproc_per_node', '2', '--max-restarts', '1']
+    finish(torchrun(work_dir, *words, **dying), work_dir=work_dir)
+    assert (tmp_path / 'mark').exists()
+    text = (work_dir / 'output.txt').read_text('utf-8')
+    assert 'resumed epoch: 1, iter: 3' in text
+    assert differences(one_node, work_dir) == []
+
+
+@pytest.mark.slow
+def test_a_death_ends_the_others(
+    dying: dict[str, Any], tmp_path: Path
+) -> None:
+    work_dir = tmp_path / 'ended'
+    words = ['--standalone', '--nproc_per_node', '2']
+    process = torchrun(work_dir, *words, **dying)
+    while not (tmp_path / 'mark').exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    assert process.wait(timeout=90) != 0
+    text = (work_dir / 'output.txt').read_text('utf-8')
+    assert 'Signal 9 (SIGKILL)' in text
+
+
+@pytest.mark.slow
+def test_sigterm_reaches_all(one_node: Path, tmp_path: Path) -> None:
+    work_dir = tmp_path / 'terminated'
+    words = ['--standalone', '--nproc_per_node', '2']
+    often = {'default_hooks.preemption.interval': 1}
+    process = torchrun(work_dir, *words, options=often)
+    while not list(work_dir.glob('*/vis_data/scalars.json')):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=90) != 0
+    text = (work_dir / 'output.txt').read_text('utf-8')
+    assert 'SIGTERM: training ends after' in text
+    latest = Path((work_dir / 'last_checkpoint').read_text('utf-8'))
+    assert latest.name.startswith('preempted_iter_')
+    resumed = torchrun(work_dir, *words, options=often, resume=True)
+    finish(resumed, work_dir=work_dir)
+    assert differences(one_node, work_dir) == []
