@@ -26,7 +26,10 @@ def check_bn_mode(bn_mode: str) -> None:
 
 @contextmanager
 def attack_mode(
-    model: nn.Module, bn_mode: str = 'eval', images: Optional[Tensor] = None
+    model: nn.Module,
+    bn_mode: str = 'eval',
+    images: Optional[Tensor] = None,
+    full_precision: bool = False,
 ) -> Iterator[None]:
     """Prepare a model for gradients on its images alone, then restore it.
 
@@ -54,6 +57,8 @@ def attack_mode(
             (N, C, H, W). With it the convolutions do the work of the batch
             norms behind them in mode ``'eval'``, see :func:`folded_norms`.
             Defaults to None.
+        full_precision (bool): Leave autocast: the model computes in its
+            parameters' precision. Defaults to False.
 
     Raises:
         ValueError: ``bn_mode`` is unknown.
@@ -83,6 +88,9 @@ def attack_mode(
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
+            if full_precision:
+                for device in {p.device.type for p in model.parameters()}:
+                    stack.enter_context(torch.autocast(device, enabled=False))
             stack.enter_context(differentiable_checkpoints())
             if bn_mode == 'eval' and images is not None:
                 stack.enter_context(folded_norms(model, images))

@@ -33,6 +33,7 @@ def pgd(
     restarts: int = 1,
     stop_when_fooled: bool = False,
     bn_mode: str = 'eval',
+    full_precision: bool = False,
     generator: Optional[torch.Generator] = None,
 ) -> Tensor:
     """Adversarial images by projected gradient ascent (arXiv 1706.06083).
@@ -65,6 +66,9 @@ def pgd(
             Needs ``bn_mode='eval'``, where images don't influence each
             other. Defaults to False.
         bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+        full_precision (bool): Under autocast, attack in float32 all the same.
+            Defaults to False: as fast as autocast is. The loss is summed over
+            the batch, not averaged, so float16 doesn't lose its gradients.
         generator (torch.Generator, optional): Source of the random starts.
             Defaults to None, PyTorch's own.
 
@@ -96,7 +100,7 @@ def pgd(
         )
     _check_images(images)
     ascend = _ascend_until_fooled if stop_when_fooled else _ascend
-    with attack_mode(model, bn_mode, images):
+    with attack_mode(model, bn_mode, images, full_precision):
         batch = _Batch.of(model, images, target, threat_model, loss)
         result = batch.images.clone()
         todo = torch.arange(len(result), device=result.device)

@@ -31,6 +31,8 @@ class PGD:
             to 1.
         bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
             :func:`attack_mode`. Defaults to ``'eval'``.
+        full_precision (bool): Attack in float32 also under autocast. Defaults
+            to False.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -49,6 +51,7 @@ class PGD:
         noise_std: Optional[float] = None,
         restarts: int = 1,
         bn_mode: str = 'eval',
+        full_precision: bool = False,
     ) -> None:
         check_settings(
             ThreatModel(),
@@ -67,6 +70,7 @@ class PGD:
         self.noise_std = noise_std
         self.restarts = restarts
         self.bn_mode = bn_mode
+        self.full_precision = full_precision
 
     def __call__(
         self,
@@ -96,6 +100,7 @@ class PGD:
             noise_std=self.noise_std,
             restarts=self.restarts,
             bn_mode=self.bn_mode,
+            full_precision=self.full_precision,
         )
 
 
@@ -113,6 +118,8 @@ class FGSM(PGD):
             the clean image. Defaults to False.
         step (float): Length of the step in radii, above 0. Defaults to 1.0.
         bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+        full_precision (bool): Attack in float32 also under autocast. Defaults
+            to False.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -124,6 +131,7 @@ class FGSM(PGD):
         random_start: bool = False,
         step: float = 1.0,
         bn_mode: str = 'eval',
+        full_precision: bool = False,
     ) -> None:
         if loss == 'kl':
             raise ValueError(
@@ -132,7 +140,11 @@ class FGSM(PGD):
             )
         _check_positive('step', step)
         super().__init__(
-            steps=1, loss=loss, random_start=random_start, bn_mode=bn_mode
+            steps=1,
+            loss=loss,
+            random_start=random_start,
+            bn_mode=bn_mode,
+            full_precision=full_precision,
         )
         self.step = step
 
@@ -158,13 +170,19 @@ class NFGSM:
         noise (float): k, in radii, not negative. Defaults to 2.0.
         step (float): alpha, in radii, above 0. Defaults to 1.0.
         bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
+        full_precision (bool): Attack in float32 also under autocast. Defaults
+            to False.
 
     Raises:
         ValueError: A setting is out of its range.
     """
 
     def __init__(
-        self, noise: float = 2.0, step: float = 1.0, bn_mode: str = 'eval'
+        self,
+        noise: float = 2.0,
+        step: float = 1.0,
+        bn_mode: str = 'eval',
+        full_precision: bool = False,
     ) -> None:
         if not 0 <= noise < math.inf:
             raise ValueError(f'noise={noise!r} must be finite and at least 0')
@@ -173,6 +191,7 @@ class NFGSM:
         self.noise = noise
         self.step = step
         self.bn_mode = bn_mode
+        self.full_precision = full_precision
 
     def __call__(
         self,
@@ -205,7 +224,7 @@ class NFGSM:
             )
         eps = threat_model.eps
         noise = torch.empty_like(images).uniform_(-eps, eps)
-        with attack_mode(model, self.bn_mode, images):
+        with attack_mode(model, self.bn_mode, images, self.full_precision):
             start = images.detach() + self.noise * noise
             start.requires_grad_(True)
             loss = cross_entropy(model(start).float(), target).sum()

@@ -321,6 +321,9 @@ class AdversarialClassifier(BaseModel):
                 raise
             return getattr(self.classifier, name)
 
+    # With MMEngine's ``compile`` the training step is compiled around it: an
+    # attack compiled as part of the step is built anew again and again.
+    @torch.compiler.disable
     def attack_in_training(
         self, model: Any, images: Tensor, target: Tensor
     ) -> Tensor:
@@ -334,6 +337,7 @@ class AdversarialClassifier(BaseModel):
         assert self.train_attack is not None
         return self.train_attack(model, images, target, self.threat_model)
 
+    @torch.compiler.disable
     def _labels_under_attack(
         self, attack: PGD, images: Tensor, target: Tensor
     ) -> list[int]:
