@@ -6,6 +6,7 @@ import argparse
 import os
 import os.path as osp
 from pathlib import Path
+from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
@@ -28,7 +29,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Options,
         metavar='KEY=VALUE',
         help='override settings of the config, like '
         'model.method.scale=2.0 train_cfg.max_epochs=30',
@@ -45,6 +46,24 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='pytorch when started by torchrun',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+class _Options(DictAction):
+    """MMEngine's action, with a clear error for a word without a value."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        for word in values:
+            if '=' not in word:
+                raise argparse.ArgumentError(
+                    self, f'{word!r} has no value: write KEY=VALUE'
+                )
+        super().__call__(parser, namespace, values, option_string)
 
 
 def load_config(name: str) -> Config:

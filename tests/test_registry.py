@@ -49,6 +49,7 @@ TYPES = {
     'InputCheckHook': 'HOOKS',
     'PreemptionHook': 'HOOKS',
     'RNGStateHook': 'HOOKS',
+    'RobustOverfittingHook': 'HOOKS',
     'SafeCheckpointHook': 'HOOKS',
     'SyncBuffersHook': 'HOOKS',
     'CIFAR10': 'DATASETS',

@@ -18,6 +18,8 @@ default_hooks = dict(
     rng_state=dict(type='m2at_mm.RNGStateHook'),
     # Several processes validate, and save, one network.
     sync_buffers=dict(type='m2at_mm.SyncBuffersHook'),
+    # At the end, the best and the last robust accuracy.
+    overfitting=dict(type='m2at_mm.RobustOverfittingHook'),
     # A scheduler's SIGTERM ends training with a checkpoint.
     preemption=dict(type='m2at_mm.PreemptionHook'),
 )

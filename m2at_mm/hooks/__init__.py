@@ -5,6 +5,7 @@ from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.input_check_hook import InputCheckHook
 from m2at_mm.hooks.preemption_hook import PreemptionHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
+from m2at_mm.hooks.robust_overfitting_hook import RobustOverfittingHook
 from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from m2at_mm.hooks.sync_buffers_hook import SyncBuffersHook
 
@@ -14,6 +15,7 @@ __all__ = [
     'InputCheckHook',
     'PreemptionHook',
     'RNGStateHook',
+    'RobustOverfittingHook',
     'SafeCheckpointHook',
     'SyncBuffersHook',
 ]

@@ -138,11 +138,21 @@ class CollapseGuardHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Optional[dict[str, Any]] = None,
     ) -> None:
-        """Look at the loss that is logged anyway."""
+        """Look at the loss that is logged anyway, in all processes."""
         loss = (outputs or {}).get('loss')
-        if loss is None or math.isfinite(float(loss.detach())):
+        if loss is None:
             return
-        problem = f'the loss is {float(loss.detach())}'
+        # Where one process goes back, all must.
+        worst = (
+            loss.detach()
+            .float()
+            .abs()
+            .nan_to_num(nan=math.inf, posinf=math.inf)
+        )
+        dist.all_reduce(worst, 'max')
+        if math.isfinite(float(worst)):
+            return
+        problem = 'the loss is not finite'
         runner.logger.error(f'{problem} in iteration {runner.iter + 1}')
         if not self._returns() or not self._go_back(runner):
             raise FloatingPointError(

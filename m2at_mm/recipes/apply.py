@@ -20,6 +20,7 @@ _OUR_HOOKS = (
     'input_check',
     'rng_state',
     'sync_buffers',
+    'overfitting',
     'preemption',
 )
 # mmpretrain datasets that have only train and test files, and ours, which

@@ -30,12 +30,17 @@ def only_run_in(work_dir: str) -> Iterator[None]:
 
     Raises:
         RuntimeError: Another run is in it.
+        NotADirectoryError: It is a file.
     """
     rank = next((os.environ[key] for key in _RANKS if key in os.environ), '0')
     if fcntl is None or int(rank) != 0:
         yield
         return
     folder = Path(work_dir)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            f'work_dir={work_dir!r} is a file: give a folder'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / '.lock').open('a+') as file:
         try:

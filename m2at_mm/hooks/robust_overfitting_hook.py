@@ -1,0 +1,86 @@
+"""Tells how much robustness the end of a training has lost."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Optional
+
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+
+from m2at_mm.registry import HOOKS
+
+_KEY = 'robust_history'
+
+
+@HOOKS.register_module()
+class RobustOverfittingHook(Hook):
+    """Compare the best and the last validation under attack.
+
+    Robust accuracy on images that were not trained on often falls again after
+    the learning rate does, while that on training images rises (robust
+    overfitting, arXiv 2002.11569). At the end of training this hook logs, for
+    each attack, the best and the last figure with their epochs, as a warning
+    where the last one is more than ``max_loss`` points lower.
+
+    Args:
+        max_loss (float): In points of accuracy, not negative. Defaults to
+            2.0, above the noise of 1,000 images.
+
+    Raises:
+        ValueError: ``max_loss`` is negative.
+
+    Example:
+        >>> default_hooks = dict(
+        ...     overfitting=dict(type='m2at_mm.RobustOverfittingHook'))
+    """
+
+    def __init__(self, max_loss: float = 2.0) -> None:
+        if not max_loss >= 0:
+            raise ValueError(f'max_loss={max_loss!r} must not be negative')
+        self.max_loss = max_loss
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: Optional[dict[str, float]] = None
+    ) -> None:
+        """Note the figures, also for a run that will be resumed."""
+        if isinstance(runner._train_loop, dict):  # no training
+            return
+        robust = {
+            name: float(value)
+            for name, value in (metrics or {}).items()
+            if name.startswith('robust/') and name != 'robust/clean'
+        }
+        known: dict[Any, Any] = dict(
+            runner.message_hub.runtime_info.get(_KEY, {})
+        )
+        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+        known[runner.iter if by_iter else runner.epoch] = robust
+        runner.message_hub.update_info(_KEY, known)
+
+    def after_train(self, runner: Runner) -> None:
+        """Log the comparison."""
+        known = runner.message_hub.runtime_info.get(_KEY, {})
+        if len(known) < 2:
+            return
+        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
+        unit = 'iteration' if by_iter else 'epoch'
+        last = max(known)
+        for name, value in known[last].items():
+            best = max(
+                (step for step in sorted(known) if name in known[step]),
+                key=lambda step: known[step][name],
+            )
+            lost = known[best][name] - value
+            text = (
+                f'{name}: best {known[best][name]:.1f} % after {unit} {best}, '
+                f'last {value:.1f} % after {unit} {last}'
+            )
+            level = logging.INFO
+            if lost > self.max_loss:
+                level = logging.WARNING
+                text += (
+                    f'. {lost:.1f} points were lost to robust overfitting: '
+                    'use the best checkpoint, or end training sooner'
+                )
+            runner.logger.log(level, text)

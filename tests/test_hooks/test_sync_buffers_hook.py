@@ -1,0 +1,61 @@
+"""Running statistics on two processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.runner import EpochBasedTrainLoop
+from torch import distributed, multiprocessing, nn
+
+from m2at_mm.hooks import SyncBuffersHook
+
+
+def _runner(rank: int) -> Any:
+    """Norms whose statistics tell their process."""
+    model, average = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+    model.running_mean.fill_(1.0 + rank)
+    average.running_var.fill_(3.0 + rank)
+    ema = EMAHook()
+    ema.ema_model = SimpleNamespace(module=average)
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    return SimpleNamespace(model=model, hooks=[ema], train_loop=loop)
+
+
+def _work(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    found = {}
+    for when in ('epoch', 'resumed'):
+        runner, hook = _runner(rank), SyncBuffersHook()
+        if when == 'epoch':
+            hook.after_train_epoch(runner)
+        else:
+            hook.before_train(runner)
+        before = runner.model.running_mean.clone()
+        hook.before_val_epoch(runner)  # right after either of them: nothing
+        assert torch.equal(runner.model.running_mean, before)
+        average = runner.hooks[0].ema_model.module
+        found[when] = (before[0].item(), average.running_var[0].item())
+        assert runner.model.num_batches_tracked == 0
+    torch.save(found, Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def test_statistics_are_averaged_after_an_epoch(tmp_path: Path) -> None:
+    multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        found = torch.load(tmp_path / f'rank{rank}.pth')
+        assert found['epoch'] == (1.5, 3.5)
+        assert found['resumed'] == (1.0 + rank, 3.0 + rank)
+
+
+def test_one_process_keeps_its_own() -> None:
+    runner, hook = _runner(0), SyncBuffersHook()
+    hook.after_train_epoch(runner)
+    assert runner.model.running_mean[0] == 1.0
