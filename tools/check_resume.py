@@ -47,7 +47,9 @@ def main() -> None:
     args = parse_args()
     if args.work_dir.exists() and any(args.work_dir.iterdir()):
         sys.exit(f'--work-dir={args.work_dir} holds files: give an empty one')
-    command = [str(TRAIN), args.config, '--cfg-options', *args.cfg_options]
+    command = [str(TRAIN), args.config, '--cfg-options']
+    # Killed before its first checkpoint, a run begins anew: with this seed.
+    command += ['randomness.seed=0', *args.cfg_options]
     command.append('default_hooks.logger.interval=1')
     whole = args.work_dir / 'uninterrupted'
     begin = time.monotonic()

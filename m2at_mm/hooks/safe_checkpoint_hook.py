@@ -66,6 +66,21 @@ class SafeCheckpointHook(CheckpointHook):
             # Of the run that goes on: it may be the last one of all.
             self.last_ckpt = last
 
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Leave functions out, which ``weights_only=True`` refuses to load.
+
+        MMEngine's OneCycleLR puts its curve, a function, into its state; a
+        scheduler that goes on has its own.
+        """
+        schedulers = checkpoint.get('param_schedulers', [])
+        if isinstance(schedulers, dict):
+            schedulers = [one for part in schedulers.values() for one in part]
+        for state in schedulers:
+            for key in [key for key in state if callable(state[key])]:
+                del state[key]
+
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Callable
 import pytest
 import torch
 from digits_runner import build_digits_runner
+from interrupted_runs import KillAt, KilledError
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from m2at_mm.hooks import SafeCheckpointHook
@@ -141,3 +142,35 @@ def test_a_published_copy_replaces_the_earlier_one(tmp_path: Path) -> None:
     resumed.train()
     assert len(checkpoints(tmp_path)) == 5 and other.exists()
     assert checkpoints(tmp_path) != first | {other.name}
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_a_one_cycle_schedule_goes_on(strategy: str, tmp_path: Path) -> None:
+    def build(name: str) -> Runner:
+        return build_digits_runner(
+            tmp_path / name,
+            10,
+            epochs=4,
+            param_scheduler=dict(
+                _delete_=True,
+                type='OneCycleLR',
+                eta_max=0.1,
+                total_steps=4,
+                anneal_strategy=strategy,
+            ),
+        )
+
+    def rates(runner: Runner) -> list[float]:
+        return runner.message_hub.get_scalar('train/lr').data[0].tolist()
+
+    whole = build('whole')
+    whole.train()
+    interrupted = build('parts')
+    interrupted.register_hook(KillAt(2))
+    with pytest.raises(KilledError):
+        interrupted.train()
+    resumed = build('parts')
+    resumed._resume = True
+    resumed.train()
+    assert rates(resumed) == rates(whole)
+    assert len(set(rates(whole))) == 4
