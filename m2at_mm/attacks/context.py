@@ -65,7 +65,11 @@ def attack_mode(
     """
     check_bn_mode(bn_mode)
     training = [(module, module.training) for module in model.modules()]
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    # Inside FSDP they are views of its own parameters and cannot be frozen;
+    # a gradient that is asked for on the images alone skips them as well.
+    parameters = [
+        p for p in model.parameters() if p.requires_grad and p.is_leaf
+    ]
     live_norms = [
         module
         for module, mode in training

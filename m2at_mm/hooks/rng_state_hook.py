@@ -41,6 +41,8 @@ class RNGStateHook(Hook):
       names none;
     - seeds augmentations by epoch and image, see
       :class:`m2at_mm.datasets.SeededPipeline`;
+    - draws apart in each process, also without
+      :class:`m2at_mm.AdversarialDistributedDataParallel`;
     - validates with streams of their own, so that a validation doesn't change
       the training after it;
     - repeats a validation that was due after the checkpoint.
@@ -154,6 +156,10 @@ class RNGStateHook(Hook):
         self._seed_pipelines(loader.dataset, runner.seed)
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+        draws_apart = hasattr(runner.model, 'keep_random_streams')
+        if dist.get_world_size() > 1 and not draws_apart:
+            # MMEngine seeds all processes alike.
+            torch.manual_seed(torch.initial_seed() + dist.get_rank())
         if self._loaded is not None:
             at_epoch_end = self._loaded['at_epoch_end']
             self._go_on(runner, again=not at_epoch_end)
@@ -228,8 +234,14 @@ class _RevalidationHook(Hook):
     """Repeats the validation that was due after the checkpoint."""
 
     def before_train(self, runner: Runner) -> None:
-        if runner._resume and _validation_is_due(runner):
-            runner.val_loop.run()
+        if not (runner._resume and _validation_is_due(runner)):
+            return
+        # As it is during a validation: the last that was trained.
+        hub, loop = runner.message_hub, runner.train_loop
+        hub.update_info('iter', loop.iter - 1)
+        if isinstance(loop, EpochBasedTrainLoop):
+            hub.update_info('epoch', loop.epoch - 1)
+        runner.val_loop.run()
 
 
 def _say(what: str) -> None:

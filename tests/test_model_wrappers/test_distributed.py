@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.model import MMFullyShardedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from tiny import build_adversarial, raw_batch
@@ -180,6 +181,41 @@ def test_each_bucket_is_reduced_once_a_step(tmp_path: Path) -> None:
         for name, buckets in counts.items():
             assert len(buckets) > 1, name
             assert sorted(buckets) == list(range(len(buckets))), name
+
+
+def _train_sharded(rank: int, folder: str) -> None:
+    _connect(rank, folder)
+    init_default_scope('mmpretrain')
+    losses = {}
+    for name in ('DDP', 'FSDP', 'FSDP, own parameters'):
+        bare = build_adversarial().train()
+        if name == 'DDP':
+            model: Any = AdversarialDistributedDataParallel(bare)
+        else:
+            model = MMFullyShardedDataParallel(
+                bare,
+                device_id=torch.device('cpu'),
+                use_orig_params='own' in name,
+            )
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+        # DDP adds the rank to the seed itself.
+        torch.manual_seed(5 + (0 if name == 'DDP' else rank))
+        losses[name] = [
+            model.train_step(raw_batch(seed=2 * step + rank), wrapper)['loss']
+            for step in range(4)
+        ]
+    torch.save(losses, Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def test_sharded_training_is_the_same(tmp_path: Path) -> None:
+    multiprocessing.spawn(_train_sharded, args=(str(tmp_path),), nprocs=2)
+    for rank in (0, 1):
+        losses = torch.load(tmp_path / f'rank{rank}.pth')
+        whole = torch.stack(losses.pop('DDP'))
+        assert len(whole.unique()) == 4
+        for found in losses.values():
+            torch.testing.assert_close(torch.stack(found), whole)
 
 
 def test_is_a_wrapper_that_mmengine_takes_for_ddp() -> None:
