@@ -27,6 +27,7 @@ from m2at_mm.evaluation.store import write_whole
 from m2at_mm.recipes import recipe_names
 
 CONFIGS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
+_IMAGES_PER_CLASS = 20
 
 
 def parse_args() -> argparse.Namespace:
@@ -93,13 +94,20 @@ def find_configs(patterns: list[str], per_family: int | None) -> list[str]:
 
 @contextmanager
 def image_folder(given: Path | None) -> Iterator[Path]:
-    """The given folder, or one with the embedded digits for a while."""
+    """A few of the given images, or embedded digits, for a while."""
     if given is not None:
         if not (given / 'train').is_dir() or not (given / 'test').is_dir():
             raise FileNotFoundError(
                 f'--images {given} has no folders train and test'
             )
-        yield given
+        with tempfile.TemporaryDirectory() as folder:
+            # A large folder would be listed anew for each config.
+            for label in [*given.glob('train/*'), *given.glob('test/*')]:
+                few = Path(folder, label.relative_to(given))
+                few.mkdir(parents=True)
+                for path in sorted(label.iterdir())[:_IMAGES_PER_CLASS]:
+                    (few / path.name).symlink_to(path.resolve())
+            yield Path(folder)
         return
     with tempfile.TemporaryDirectory() as folder:
         for split in ('train', 'test'):

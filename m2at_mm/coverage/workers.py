@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 
 from m2at_mm.coverage.attempt import Outcome, try_config
 
@@ -76,4 +77,6 @@ def _run(config: str, recipe: str, images: Path, seconds: float) -> Outcome:
 
 
 def _report(sender: Any, config: str, recipe: str, images: Path) -> None:
+    # MMEngine formats a config for its log again and again, for seconds.
+    Config.pretty_text = property(repr)  # type: ignore[method-assign]
     sender.send(try_config(config, recipe, images))

@@ -75,6 +75,7 @@ class RNGStateHook(Hook):
         """Gather the streams of all processes for a checkpoint."""
         if self._loaded is not None:  # the epoch's last batch was done, too
             self._go_on(runner)
+            runner.message_hub.update_info('iter', runner.iter - 1)
         self.gather(runner, at_epoch_end=True)
 
     def after_train_iter(
