@@ -137,7 +137,7 @@ def test_hooks_of_the_documents_train(tmp_path: Path) -> None:
     assert set(hooks) == {'attack_schedule', 'guard'}
     runner = build_digits_runner(tmp_path, 10, default_hooks=hooks)
     runner.train()
-    assert runner.model.threat_model.eps == pytest.approx(2 / 255)
+    assert runner.model.threat_model.eps == pytest.approx(2.6 / 255)
 
 
 def test_interrupted_trainings_are_all_equal() -> None:

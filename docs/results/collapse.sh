@@ -26,3 +26,31 @@ train fast-at model.train_attack.random_start=False model.train_attack.step=1.0
 # The same schedule, and as many epochs as that run would have had so far.
 train pgd-at model.train_attack.steps=5 model.train_attack.step_size=6/255 \
     optim_wrapper.optimizer.lr=0.02 train_cfg.max_epochs=6
+# The guard's figures, from the last checkpoint of each.
+python - "$work_dir" docs/results/collapse.json <<'PY'
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import m2at_mm  # noqa: F401, lets PyTorch read MMEngine's checkpoints
+
+found = {}
+for name in ('fast-at', 'pgd-at'):
+    folder = Path(sys.argv[1], name)
+    last = (folder / 'last_checkpoint').read_text().strip()
+    scalars = torch.load(last, weights_only=True)['message_hub']['log_scalars']
+    columns = {
+        key: [float(v) for v in scalars[f'train/guard_{key}'].data[0]]
+        for key in ('clean', 'fgsm', 'pgd')
+    }
+    errors = [
+        line.split(' - ', 6)[-1]
+        for log in sorted(folder.glob('*/*.log'))
+        for line in log.read_text('utf-8').splitlines()
+        if ' - ERROR - ' in line
+    ]
+    found[name] = dict(columns, errors=errors)
+Path(sys.argv[2]).write_text(json.dumps(found, indent=2) + '\n', 'utf-8')
+PY
