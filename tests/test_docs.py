@@ -155,3 +155,17 @@ def test_interrupted_trainings_are_all_equal() -> None:
     assert f'20 trainings, {writing} of them killed while' in ' '.join(
         page.split()
     )
+
+
+def test_collapse_table_is_of_its_figures() -> None:
+    runs = _load('collapse.json')
+    assert runs['pgd-at']['errors'] == []
+    (said, *_) = runs['fast-at']['errors']
+    assert said.startswith('catastrophic overfitting')
+    expected = [
+        [str(epoch + 1)]
+        + _shown([run[key][epoch] for key in ('clean', 'fgsm', 'pgd')])
+        for run in (runs['fast-at'], runs['pgd-at'])
+        for epoch in range(len(run['clean']))
+    ]
+    assert [row[1:5] for row in _rows('collapse.md')] == expected

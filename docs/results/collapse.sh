@@ -42,7 +42,7 @@ for name in ('fast-at', 'pgd-at'):
     last = (folder / 'last_checkpoint').read_text().strip()
     scalars = torch.load(last, weights_only=True)['message_hub']['log_scalars']
     columns = {
-        key: [float(v) for v in scalars[f'train/guard_{key}'].data[0]]
+        key: [round(float(v), 2) for v in scalars[f'train/guard_{key}'].data[0]]
         for key in ('clean', 'fgsm', 'pgd')
     }
     errors = [
