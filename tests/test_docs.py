@@ -157,14 +157,16 @@ def test_interrupted_trainings_are_all_equal() -> None:
     )
 
 
+COLUMNS = ('clean', 'fgsm', 'pgd')
+
+
 def test_collapse_table_is_of_its_figures() -> None:
     runs = _load('collapse.json')
     assert runs['pgd-at']['errors'] == []
     (said, *_) = runs['fast-at']['errors']
     assert said.startswith('catastrophic overfitting')
     expected = [
-        [str(epoch + 1)]
-        + _shown([run[key][epoch] for key in ('clean', 'fgsm', 'pgd')])
+        [str(epoch + 1), *_shown([run[k][epoch] for k in COLUMNS])]
         for run in (runs['fast-at'], runs['pgd-at'])
         for epoch in range(len(run['clean']))
     ]
