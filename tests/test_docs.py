@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from digits_runner import build_digits_runner
+from mmengine.config import Config
 
 RESULTS = Path(__file__).resolve().parents[1] / 'docs' / 'results'
 NARROW = {
@@ -124,3 +126,48 @@ def test_fine_tuning(row: list[str], name: str) -> None:
 def test_every_fine_tuned_network_is_in_the_table() -> None:
     files = list((RESULTS / 'finetune').glob('*.json'))
     assert len(files) == len(_rows('finetune.md')) == 2
+
+
+def test_hooks_of_the_documents_train(tmp_path: Path) -> None:
+    text = (RESULTS.parent / 'your_config.md').read_text('utf-8')
+    _, _, rest = text.partition('## Schedules and a guard')
+    block = re.search(r'```python\n(.*?)```', rest, re.DOTALL)
+    assert block is not None
+    hooks = Config.fromstring(block.group(1), file_format='.py').default_hooks
+    assert set(hooks) == {'attack_schedule', 'guard'}
+    runner = build_digits_runner(tmp_path, 10, default_hooks=hooks)
+    runner.train()
+    assert runner.model.threat_model.eps == pytest.approx(2.6 / 255)
+
+
+def test_interrupted_trainings_are_all_equal() -> None:
+    trials = [
+        trial
+        for name in ('epochs', 'iterations')
+        for trial in json.loads(
+            (RESULTS / f'interruptions_{name}.json').read_text('utf-8')
+        )
+    ]
+    assert len(trials) == 20
+    assert all(trial['differs'] == [] for trial in trials)
+    writing = sum(trial['writing'] for trial in trials)
+    page = (RESULTS.parent / 'interruptions.md').read_text('utf-8')
+    assert f'20 trainings, {writing} of them killed while' in ' '.join(
+        page.split()
+    )
+
+
+COLUMNS = ('clean', 'fgsm', 'pgd')
+
+
+def test_collapse_table_is_of_its_figures() -> None:
+    runs = _load('collapse.json')
+    assert runs['pgd-at']['errors'] == []
+    (said, *_) = runs['fast-at']['errors']
+    assert said.startswith('catastrophic overfitting')
+    expected = [
+        [str(epoch + 1), *_shown([run[k][epoch] for k in COLUMNS])]
+        for run in (runs['fast-at'], runs['pgd-at'])
+        for epoch in range(len(run['clean']))
+    ]
+    assert [row[1:5] for row in _rows('collapse.md')] == expected

@@ -13,13 +13,16 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline
-from m2at_mm.methods.base import Method
-from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.process_state import (
+    process_state,
+    random_streams,
+    set_process_state,
+    set_random_streams,
+)
 
 _KEY = 'rng_state'
 _VALIDATED = 'validated_iter'
@@ -104,13 +107,7 @@ class RNGStateHook(Hook):
             at_epoch_end (bool): Whether an epoch was finished.
         """
         self._states = dict(
-            ranks=dist.all_gather_object(
-                dict(
-                    streams=_get_streams(),
-                    method=_method_state(runner),
-                    buffers=_own_buffers(runner),
-                )
-            ),
+            ranks=dist.all_gather_object(process_state(runner.model)),
             at_epoch_end=at_epoch_end,
         )
 
@@ -182,13 +179,7 @@ class RNGStateHook(Hook):
     def _go_on(self, runner: Runner, again: bool = False) -> None:
         assert self._loaded is not None
         own = self._loaded['ranks'][dist.get_rank()]
-        _set_streams(own['streams'])
-        model = bare_model(runner.model)
-        if own['method']:
-            model.method.load_state_dict(own['method'])
-        buffers = dict(model.named_buffers())
-        for name, value in own['buffers'].items():
-            buffers[name].copy_(value)
+        set_process_state(runner.model, own)
         if not again:
             self._loaded = None
         if hasattr(runner.model, 'keep_random_streams'):
@@ -214,7 +205,7 @@ class RNGStateHook(Hook):
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
         self.gather(runner, at_epoch_end=in_epochs)
-        self._training_streams = _get_streams()
+        self._training_streams = random_streams()
         seed = (runner.seed + dist.get_rank()) % 2**32
         random.seed(seed)
         np.random.seed(seed)
@@ -225,7 +216,7 @@ class RNGStateHook(Hook):
     ) -> None:
         """Give training its streams back."""
         if self._training_streams is not None:
-            _set_streams(self._training_streams)
+            set_random_streams(self._training_streams)
             self._training_streams = None
         # A checkpoint saved from here on needs no other validation.
         runner.message_hub.update_info(_VALIDATED, runner.iter)
@@ -263,48 +254,6 @@ def _rebuilt(loader: DataLoader, runner: Runner) -> DataLoader:
         seed=runner.seed,
         diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
     )
-
-
-def _method_state(runner: Runner) -> dict[str, Tensor]:
-    """What the training method keeps between iterations, on the CPU."""
-    method = getattr(bare_model(runner.model), 'method', None)
-    state = method.state_dict() if isinstance(method, Method) else {}
-    return {name: value.detach().cpu() for name, value in state.items()}
-
-
-def _own_buffers(runner: Runner) -> dict[str, Tensor]:
-    """With several processes: the statistics that only this one has."""
-    if dist.get_world_size() == 1:
-        return {}
-    named = bare_model(runner.model).named_buffers()
-    return {name: buffer.detach().cpu() for name, buffer in named}
-
-
-def _get_streams() -> dict[str, Any]:
-    """The states of this process's streams, in types that load safely."""
-    version, words, gauss = random.getstate()
-    state: Any = np.random.get_state()
-    name, keys, position, has_gauss, cached = state
-    streams: dict[str, Any] = dict(
-        python=[version, list(words), gauss],
-        numpy=[name, keys.tolist(), position, has_gauss, float(cached)],
-        torch=torch.get_rng_state(),
-    )
-    if torch.cuda.is_available():
-        streams['cuda'] = torch.cuda.get_rng_state()
-    return streams
-
-
-def _set_streams(streams: dict[str, Any]) -> None:
-    version, words, gauss = streams['python']
-    random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = streams['numpy']
-    np.random.set_state(
-        (name, np.array(keys, dtype=np.uint32), position, has_gauss, cached)
-    )
-    torch.set_rng_state(streams['torch'].cpu())
-    if 'cuda' in streams and torch.cuda.is_available():
-        torch.cuda.set_rng_state(streams['cuda'].cpu())
 
 
 def _saves_now(hook: Hook, runner: Runner) -> bool:

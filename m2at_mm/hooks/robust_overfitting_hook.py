@@ -6,7 +6,7 @@ import logging
 from typing import Any, Optional
 
 from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
 from m2at_mm.registry import HOOKS
 
@@ -44,7 +44,7 @@ class RobustOverfittingHook(Hook):
         self, runner: Runner, metrics: Optional[dict[str, float]] = None
     ) -> None:
         """Note the figures, also for a run that will be resumed."""
-        if isinstance(runner._train_loop, dict):  # no training
+        if not isinstance(runner._train_loop, BaseLoop):  # no training
             return
         robust = {
             name: float(value)

@@ -49,9 +49,11 @@ class SafeCheckpointHook(CheckpointHook):
     file_backend: Any
     _outdated: list[str]
     _postponed = False
+    _trains = False
 
     def before_train(self, runner: Runner) -> None:
         """See CheckpointHook; remove what an interrupted run left over."""
+        self._trains = True
         if self.backend_args is None and self.file_client_args is None:
             where = self.out_dir or runner.work_dir
             if type(get_file_backend(where)) is LocalBackend:
@@ -117,7 +119,12 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: dict[str, float]
     ) -> None:
-        """As in CheckpointHook, but the old one goes last."""
+        """As in CheckpointHook, but the old one goes last.
+
+        Without training, in ``runner.val()``, there is nothing to save.
+        """
+        if not self._trains:
+            return
         with self._removals_postponed(runner):
             super()._save_best_checkpoint(runner, metrics)
         self._remove_outdated(runner)

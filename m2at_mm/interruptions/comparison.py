@@ -14,12 +14,13 @@ from m2at_mm.compat import allow_mmengine_checkpoints
 
 # Of the machine, not of the training.
 _CLOCKS = ('time', 'data_time', 'memory', 'eta')
-# Of a checkpoint: the config's text and the date, which a name belongs to;
-# and where the files are.
+# Of a checkpoint: the config's text, dates and versions, and where the files
+# are.
 _ASIDE = ('meta',)
 _PLACES = (
     'cfg',
     'experiment_name',
+    'mmengine_version',
     'last_ckpt',
     'best_ckpt',
     'outdated_ckpts',

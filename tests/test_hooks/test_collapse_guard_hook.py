@@ -16,6 +16,7 @@ from m2at_mm.hooks import CollapseGuardHook
 from m2at_mm.methods import M2AT
 
 SOUND = dict(clean=60.0, fgsm=40.0, pgd=35.0)
+LARGE_RADIUS = dict(clean=80.0, fgsm=44.5, pgd=23.4)
 OVERFITTED = dict(clean=70.0, fgsm=60.0, pgd=1.0)
 GUESSING = dict(clean=11.0, fgsm=10.0, pgd=10.0)
 
@@ -84,11 +85,12 @@ def test_sound_training_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    # At the beginning a network guesses.
-    measured(monkeypatch, GUESSING, GUESSING, SOUND)
-    runner = build_runner(tmp_path, 3)
+    # At the beginning a network guesses, and at a large radius several steps
+    # do more than one.
+    measured(monkeypatch, GUESSING, GUESSING, LARGE_RADIUS, SOUND)
+    runner = build_runner(tmp_path, 4)
     runner.train()
-    assert runner.epoch == 3
+    assert runner.epoch == 4
     logged = runner.message_hub.get_scalar('train/guard_fgsm')
     assert logged.current() == 40.0
     assert not [r for r in caplog.records if r.levelno >= logging.ERROR]

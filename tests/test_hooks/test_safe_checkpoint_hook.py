@@ -174,3 +174,9 @@ def test_a_one_cycle_schedule_goes_on(strategy: str, tmp_path: Path) -> None:
     resumed.train()
     assert rates(resumed) == rates(whole)
     assert len(set(rates(whole))) == 4
+
+
+def test_validation_alone_saves_nothing(tmp_path: Path) -> None:
+    metrics = build_runner(tmp_path, 1).val()
+    assert 'robust/pgd10' in metrics
+    assert checkpoints(tmp_path) == set()

@@ -229,6 +229,27 @@ def test_is_a_wrapper_that_mmengine_takes_for_ddp() -> None:
     )
 
 
+def test_synchronised_norms_are_attacked_as_any_other() -> None:
+    """Converted as the Runner does for ``sync_bn='torch'``."""
+    init_default_scope('mmpretrain')
+    losses = []
+    for convert in (False, True):
+        model = build_adversarial().train()
+        if convert:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            norms = [m for m in model.modules() if 'Norm' in type(m).__name__]
+            assert {type(norm) for norm in norms} == {nn.SyncBatchNorm}
+        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+        torch.manual_seed(0)
+        losses.append(
+            [
+                float(model.train_step(raw_batch(seed=seed), wrapper)['loss'])
+                for seed in range(3)
+            ]
+        )
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 # Every method with the attack of its recipe, and the add-ons.
 METHODS: dict[str, dict] = {
     'Standard': {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
 from tools_support import DIGITS, ROOT, TINY, clean_env, cli_options
 
 from m2at_mm.interruptions import differences
@@ -18,7 +21,7 @@ from m2at_mm.interruptions import differences
 SETTINGS: dict[str, Any] = TINY | {
     'train_dataloader.dataset.indices': 96,
     'train_dataloader.batch_size': 16,
-    'val_dataloader.dataset.indices': 30,
+    'val_dataloader.dataset.indices': 31,  # one process sees one twice
     'train_cfg.max_epochs': 2,
 }
 # Kills its process once, as a machine would.
@@ -97,6 +100,26 @@ def dying(tmp_path: Path) -> dict[str, Any]:
         f'    mark={str(tmp_path / "mark")!r})]\n'
     )
     return dict(config=config, PYTHONPATH=f'{tmp_path}:{ROOT}')
+
+
+@pytest.mark.slow
+def test_no_image_is_counted_twice(one_node: Path, tmp_path: Path) -> None:
+    """What two processes report is what one finds in the checkpoint."""
+    (log,) = one_node.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    reported = [line for line in lines if 'robust/clean' in line][-1]
+    cfg = Config.fromfile(one_node / DIGITS.name)
+    cfg.merge_from_dict(
+        dict(
+            launcher='none',
+            work_dir=str(tmp_path),
+            load_from=str(one_node / 'epoch_2.pth'),
+        )
+    )
+    found = Runner.from_cfg(cfg).val()
+    assert reported['robust/clean'] == pytest.approx(found['robust/clean'])
+    right = reported['robust/clean'] * 31 / 100
+    assert right == pytest.approx(round(right))
 
 
 @pytest.mark.slow

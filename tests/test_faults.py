@@ -1,0 +1,56 @@
+"""Trainings in which something dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from digits_runner import build_digits_runner
+from mmcv.transforms import BaseTransform
+from mmengine.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module(force=True)
+class Die(BaseTransform):
+    """Kills the process that reads a certain image, as a system would."""
+
+    def transform(self, results: dict) -> Any:
+        if results['sample_idx'] == 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return results
+
+
+def test_a_killed_worker_ends_training(tmp_path: Path) -> None:
+    loader = dict(
+        num_workers=1,
+        batch_size=4,
+        dataset=dict(
+            pipeline=[dict(type='mmengine.Die'), dict(type='PackInputs')]
+        ),
+    )
+    runner = build_digits_runner(tmp_path, 20, train_dataloader=loader)
+    with pytest.raises(RuntimeError, match=r'DataLoader worker.*killed'):
+        runner.train()
+
+
+def test_an_interrupted_epoch_leaves_the_last_checkpoint(
+    tmp_path: Path,
+) -> None:
+    runner = build_digits_runner(tmp_path, 20, epochs=2)
+    step = runner.model.train_step
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        if runner.epoch == 1:
+            raise KeyboardInterrupt
+        return step(*args, **kwargs)
+
+    runner.model.train_step = dying
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    last = (tmp_path / 'last_checkpoint').read_text('utf-8')
+    assert Path(last).name == 'epoch_1.pth'
+    assert torch.load(last, weights_only=True)['meta']['epoch'] == 1
