@@ -661,6 +661,7 @@ SETTINGS: dict[str, Any] = dict(
     noise_std=0.01,
     restarts=2,
     bn_mode='batch',
+    full_precision=True,
 )
 
 
@@ -678,6 +679,7 @@ SETTINGS: dict[str, Any] = dict(
                 noise_std=None,
                 restarts=1,
                 bn_mode='eval',
+                full_precision=False,
                 stop_when_fooled=False,
             ),
         ),
