@@ -25,7 +25,8 @@ MODEL_WRAPPERS = _root.Registry(
     parent=_root.MODEL_WRAPPERS,
     locations=['m2at_mm.model_wrappers'],
 )
-# Checks before training or testing starts, and schedules of the attack.
+# Checks before training or testing starts, exact resume, schedules of the
+# attack, and guards.
 HOOKS = _root.Registry(
     'hook',
     parent=_root.HOOKS,
@@ -38,7 +39,7 @@ METRICS = _root.Registry(
     locations=['m2at_mm.evaluation'],
 )
 # The robustness evaluation in place of MMEngine's test loop, and the training
-# loop of FreeAT.
+# loops of FreeAT and of epochs that go on in their middle.
 LOOPS = _root.Registry(
     'loop',
     parent=_root.LOOPS,

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from digits_runner import small_digits_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from tiny import classifier_cfg
-
-from m2at_mm.recipes import config_root
 
 AUGMENTED = [
     dict(type='RandomCrop', crop_size=32, padding=4),
@@ -23,11 +18,6 @@ AUGMENTED = [
     dict(type='PackInputs'),
 ]
 IMAGES, BATCH = 24, 8
-
-
-@functools.cache
-def digits_config() -> Config:
-    return Config.fromfile(config_root() / 'm2at_resnet18-w16_digits.py')
 
 
 class KilledError(Exception):
@@ -54,7 +44,7 @@ def build_runner(
     work_dir: Path, loop: str, hooked: bool = True, **settings: Any
 ) -> Runner:
     """Epochs of three batches, or nine iterations."""
-    cfg = copy.deepcopy(digits_config())
+    cfg = small_digits_config(work_dir, IMAGES, BATCH)
     by_epoch = loop == 'epochs'
     cfg.train_cfg = dict(
         epochs=dict(by_epoch=True, max_epochs=3, val_interval=1),
@@ -67,8 +57,6 @@ def build_runner(
     )[loop]
     cfg.merge_from_dict(
         dict(
-            work_dir=str(work_dir),
-            experiment_name=work_dir.name,
             randomness=dict(seed=None),
             default_hooks=dict(
                 checkpoint=dict(
@@ -86,17 +74,8 @@ def build_runner(
                 T_max=9,
                 by_epoch=False,
             ),
-            model=dict(
-                classifier=dict(_delete_=True, **classifier_cfg()),
-                train_attack=dict(steps=1),
-                eval_attacks=dict(pgd10=dict(steps=1)),
-            ),
         )
     )
-    for name in ('train', 'val', 'test'):
-        loader = cfg[f'{name}_dataloader']
-        loader.batch_size = BATCH
-        loader.dataset.update(indices=IMAGES, serialize_data=False)
     cfg.train_dataloader.dataset.pipeline = AUGMENTED
     if loop == 'iterations':
         cfg.train_dataloader.sampler = dict(

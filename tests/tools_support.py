@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,13 @@ def cli_options(*settings: dict[str, Any]) -> list[str]:
     """``--cfg-options`` of settings, the later ones first in rank."""
     merged = {key: value for part in settings for key, value in part.items()}
     return ['--cfg-options', *(f'{k}={v}' for k, v in merged.items())]
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return int(found.getsockname()[1])
 
 
 def clean_env() -> dict[str, str]:

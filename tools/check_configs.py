@@ -23,8 +23,8 @@ import torch
 
 from m2at_mm.coverage import Limits, Outcome, run_all, to_markdown
 from m2at_mm.datasets import Digits
-from m2at_mm.evaluation.store import write_whole
 from m2at_mm.recipes import recipe_names
+from m2at_mm.runner.atomic_files import write_whole
 
 CONFIGS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
 _IMAGES_PER_CLASS = 20
@@ -95,28 +95,39 @@ def find_configs(patterns: list[str], per_family: int | None) -> list[str]:
 @contextmanager
 def image_folder(given: Path | None) -> Iterator[Path]:
     """A few of the given images, or embedded digits, for a while."""
-    if given is not None:
-        if not (given / 'train').is_dir() or not (given / 'test').is_dir():
-            raise FileNotFoundError(
-                f'--images {given} has no folders train and test'
-            )
-        with tempfile.TemporaryDirectory() as folder:
-            # A large folder would be listed anew for each config.
-            for label in [*given.glob('train/*'), *given.glob('test/*')]:
-                few = Path(folder, label.relative_to(given))
-                few.mkdir(parents=True)
-                for path in sorted(label.iterdir())[:_IMAGES_PER_CLASS]:
-                    (few / path.name).symlink_to(path.resolve())
-            yield Path(folder)
-        return
     with tempfile.TemporaryDirectory() as folder:
-        for split in ('train', 'test'):
-            dataset = Digits(split=split, indices=40)
-            for index in range(len(dataset)):
-                sample = dataset.get_data_info(index)
-                name = f'{split}/{sample["gt_label"]}/{index:03d}.png'
-                mmcv.imwrite(sample['img'], str(Path(folder, name)))
+        if given is None:
+            write_digits(Path(folder))
+        else:
+            link_few(given, Path(folder))
         yield Path(folder)
+
+
+def link_few(images: Path, folder: Path) -> None:
+    """A large folder would be listed anew for each config.
+
+    Raises:
+        FileNotFoundError: It has not the two folders.
+    """
+    if not (images / 'train').is_dir() or not (images / 'test').is_dir():
+        raise FileNotFoundError(
+            f'--images {images} has no folders train and test'
+        )
+    for label in [*images.glob('train/*'), *images.glob('test/*')]:
+        few = folder / label.relative_to(images)
+        few.mkdir(parents=True)
+        for path in sorted(label.iterdir())[:_IMAGES_PER_CLASS]:
+            (few / path.name).symlink_to(path.resolve())
+
+
+def write_digits(folder: Path) -> None:
+    """Forty of the embedded digits per split, as images."""
+    for split in ('train', 'test'):
+        dataset = Digits(split=split, indices=40)
+        for index in range(len(dataset)):
+            sample = dataset.get_data_info(index)
+            name = f'{split}/{sample["gt_label"]}/{index:03d}.png'
+            mmcv.imwrite(sample['img'], str(folder / name))
 
 
 def identity(args: argparse.Namespace) -> dict[str, str]:

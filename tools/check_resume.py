@@ -15,8 +15,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from m2at_mm.interruptions import Training, differences, kill_and_resume
-from m2at_mm.interruptions.trial import count_lines
+from m2at_mm.interruptions import (
+    Training,
+    count_lines,
+    differences,
+    kill_and_resume,
+)
 
 TRAIN = Path(__file__).with_name('train.py')
 

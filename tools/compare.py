@@ -20,7 +20,7 @@ from m2at_mm.comparison import (
     summarise,
     to_markdown,
 )
-from m2at_mm.evaluation.store import write_whole
+from m2at_mm.runner.atomic_files import write_whole
 
 TOOLS = Path(__file__).resolve().parent
 

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from m2at_mm import cli
-from m2at_mm.evaluation.store import write_whole
 from m2at_mm.exchange import (
     PlainClassifier,
     export_onnx,
@@ -22,6 +21,7 @@ from m2at_mm.exchange import (
     make_claim,
 )
 from m2at_mm.registry import MODELS
+from m2at_mm.runner.atomic_files import write_whole
 
 _EXPORTS = {
     'state-dict': export_state_dict,

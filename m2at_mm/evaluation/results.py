@@ -13,7 +13,8 @@ from rich.table import Table
 
 from m2at_mm.evaluation.alarms import find_alarms
 from m2at_mm.evaluation.outcomes import Outcomes, percent, wilson_interval
-from m2at_mm.evaluation.store import Arrays, save_npz, write_whole
+from m2at_mm.evaluation.store import Arrays, save_npz
+from m2at_mm.runner.atomic_files import write_whole
 
 
 def make_results(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
 from torch import nn
+
+from m2at_mm.runner.atomic_files import write_whole
 
 Arrays = dict[str, np.ndarray]
 
@@ -93,22 +94,6 @@ class ResultStore:
         write_whole(
             self.folder / f'{name}.json', lambda path: path.write_text(text)
         )
-
-
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place, then rename it.
-
-    Args:
-        path (Path): The place. Its folder is made.
-        write (Callable): Writes the file at the path that it is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        write(beside)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def save_npz(path: Path, arrays: Arrays) -> None:

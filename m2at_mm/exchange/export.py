@@ -9,7 +9,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from m2at_mm.evaluation.store import write_whole
+from m2at_mm.runner.atomic_files import write_whole
 
 # What a converted model's logits may differ by, of the largest logit.
 _TOLERANCE = 1e-4

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.atomic_files import replace_file
+from m2at_mm.runner.atomic_files import name_last_checkpoint
 
 #: 128 + SIGTERM, as shells write it.
 EXIT_CODE = 143
@@ -171,6 +171,4 @@ def _save(runner: Runner) -> None:
         backend_args=dict(backend='m2at_mm.atomic_local'),
     )
     if dist.is_main_process():
-        replace_file(
-            Path(runner.work_dir) / 'last_checkpoint', path.encode('utf-8')
-        )
+        name_last_checkpoint(runner.work_dir, path)

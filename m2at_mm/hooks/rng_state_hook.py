@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-import random
 from typing import Any, Optional
 
-import numpy as np
 import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import (
+    EpochBasedTrainLoop,
+    IterBasedTrainLoop,
+    Runner,
+    set_random_seed,
+)
 from torch.utils.data import DataLoader
 
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import (
     process_state,
-    random_streams,
     set_process_state,
     set_random_streams,
 )
@@ -205,11 +207,10 @@ class RNGStateHook(Hook):
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
         self.gather(runner, at_epoch_end=in_epochs)
-        self._training_streams = random_streams()
-        seed = (runner.seed + dist.get_rank()) % 2**32
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        assert self._states is not None
+        own = self._states['ranks'][dist.get_rank()]
+        self._training_streams = own['streams']
+        set_random_seed(runner.seed, diff_rank_seed=True)
 
     def after_val_epoch(
         self, runner: Runner, metrics: Optional[dict[str, float]] = None

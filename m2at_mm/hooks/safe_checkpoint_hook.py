@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.atomic_files import replace_file
+from m2at_mm.runner.atomic_files import name_last_checkpoint
 
 # Of the weights, in a published copy's name.
 _HASH = '[0-9a-f]' * 8
@@ -46,14 +46,11 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     backend_args: Optional[dict[str, Any]]
-    file_backend: Any
+    file_backend: Any = None
     _outdated: list[str]
-    _postponed = False
-    _trains = False
 
     def before_train(self, runner: Runner) -> None:
         """See CheckpointHook; remove what an interrupted run left over."""
-        self._trains = True
         if self.backend_args is None and self.file_client_args is None:
             where = self.out_dir or runner.work_dir
             if type(get_file_backend(where)) is LocalBackend:
@@ -111,9 +108,7 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            replace_file(
-                f'{runner.work_dir}/last_checkpoint', self.last_ckpt.encode()
-            )
+            name_last_checkpoint(runner.work_dir, self.last_ckpt)
         self._remove_outdated(runner)
 
     def _save_best_checkpoint(
@@ -123,7 +118,7 @@ class SafeCheckpointHook(CheckpointHook):
 
         Without training, in ``runner.val()``, there is nothing to save.
         """
-        if not self._trains:
+        if self.file_backend is None:
             return
         with self._removals_postponed(runner):
             super()._save_best_checkpoint(runner, metrics)
@@ -148,12 +143,10 @@ class SafeCheckpointHook(CheckpointHook):
     def _removals_postponed(self, runner: Runner) -> Iterator[None]:
         backend = self.file_backend
         self.file_backend = _Postponing(backend, self, runner)
-        self._postponed = True
         try:
             yield
         finally:
             self.file_backend = backend
-            self._postponed = False
 
     def _outdate(self, runner: Runner, path: str) -> None:
         """Remember to remove a file, also after an interruption."""
@@ -161,7 +154,7 @@ class SafeCheckpointHook(CheckpointHook):
         runner.message_hub.update_info(_OUTDATED, list(self._outdated))
 
     def _remove_outdated(self, runner: Runner) -> None:
-        if self._postponed:
+        if isinstance(self.file_backend, _Postponing):
             return
         for path in self._outdated:
             if not is_main_process():

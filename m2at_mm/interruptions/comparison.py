@@ -10,13 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from m2at_mm.compat import allow_mmengine_checkpoints
-
 # Of the machine, not of the training.
 _CLOCKS = ('time', 'data_time', 'memory', 'eta')
-# Of a checkpoint: the config's text, dates and versions, and where the files
-# are.
-_ASIDE = ('meta',)
+# Of the message hub: the config's text, dates and versions, and where the
+# files are.
 _PLACES = (
     'cfg',
     'experiment_name',
@@ -46,16 +43,15 @@ def differences(first: Path, second: Path) -> list[str]:
     names = [_checkpoints(folder) for folder in (first, second)]
     if names[0].keys() != names[1].keys():
         found.append(f'checkpoints: {sorted(names[0])} and {sorted(names[1])}')
-    allow_mmengine_checkpoints()
     for name in sorted(names[0].keys() & names[1].keys()):
         pair = [torch.load(n[name], weights_only=True) for n in names]
-        for key in _ASIDE:
-            for one in pair:
-                one.pop(key, None)
+        for one in pair:
+            one.pop('meta', None)  # dates and the config's text
         found += [f'{name}: {where}' for where in _unequal(*pair)]
     logs = [_log(folder) for folder in (first, second)]
     if logs[0] != logs[1]:
-        steps = [k for k in logs[0] | logs[1] if _one_sided(logs, k)]
+        every = logs[0].keys() | logs[1].keys()
+        steps = [k for k in every if logs[0].get(k) != logs[1].get(k)]
         found.append(f'logs at {sorted(steps)[:5]}')
     return found
 
@@ -109,7 +105,3 @@ def _log(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
                 key: value for key, value in line.items() if key not in _CLOCKS
             }
     return lines
-
-
-def _one_sided(logs: list[dict], step: tuple[str, int]) -> bool:
-    return logs[0].get(step) != logs[1].get(step)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Callable
 
 _POLL = 0.0005  # seconds
 _PATIENCE = 600.0
@@ -119,7 +120,7 @@ def _is_writing(work_dir: Path) -> bool:
     return any(work_dir.glob('.*.pth.unfinished'))
 
 
-def _wait(process: subprocess.Popen, reached) -> None:  # type: ignore
+def _wait(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
     end = time.monotonic() + _PATIENCE
     while not reached():
         if process.poll() is not None:

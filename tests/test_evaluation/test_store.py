@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -11,7 +10,6 @@ from m2at_mm.evaluation.store import (
     ResultStore,
     digest,
     digest_module,
-    write_whole,
 )
 
 
@@ -28,20 +26,6 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         np.testing.assert_array_equal(loaded[name], arrays[name])
     assert store.load_dict('c') == dict(x=1.5)
     assert store.load_dict('settings') == dict(seed=3)
-
-
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / 'file.txt'
-    path.write_text('old')
-
-    def fail(beside: Path) -> None:
-        beside.write_text('half')
-        raise OSError('no space left on device')
-
-    with pytest.raises(OSError, match='no space'):
-        write_whole(path, fail)
-    assert path.read_text() == 'old'
-    assert [file.name for file in tmp_path.iterdir()] == ['file.txt']
 
 
 def test_digest_tells_settings_apart() -> None:

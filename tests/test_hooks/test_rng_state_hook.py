@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,8 @@ from interrupted_runs import (
     scalars,
     seeded,
 )
-from mmengine.config import Config
 
 from m2at_mm.hooks import RNGStateHook
-
-
-@pytest.fixture(scope='module', autouse=True)
-def plain_config_text() -> Iterator[None]:
-    """MMEngine formats the config seven times, half a second each."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, 'pretty_text', property(repr))
-        yield
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.runner import EpochBasedTrainLoop
-from torch import distributed, multiprocessing, nn
+from torch import nn
+from two_processes import on_two_processes
 
 from m2at_mm.hooks import SyncBuffersHook
 
@@ -25,11 +26,7 @@ def _runner(rank: int) -> Any:
     return SimpleNamespace(model=model, hooks=[ema], train_loop=loop)
 
 
-def _work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
+def _work(rank: int) -> Any:
     found = {}
     for when in ('epoch', 'resumed'):
         runner, hook = _runner(rank), SyncBuffersHook()
@@ -43,14 +40,11 @@ def _work(rank: int, folder: str) -> None:
         average = runner.hooks[0].ema_model.module
         found[when] = (before[0].item(), average.running_var[0].item())
         assert runner.model.num_batches_tracked == 0
-    torch.save(found, Path(folder, f'rank{rank}.pth'))
-    distributed.destroy_process_group()
+    return found
 
 
 def test_statistics_are_averaged_after_an_epoch(tmp_path: Path) -> None:
-    multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f'rank{rank}.pth')
+    for rank, found in enumerate(on_two_processes(_work, tmp_path)):
         assert found['epoch'] == (1.5, 3.5)
         assert found['resumed'] == (1.0 + rank, 3.0 + rank)
 

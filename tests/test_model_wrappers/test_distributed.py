@@ -12,10 +12,11 @@ from mmengine.model import MMFullyShardedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from tiny import build_adversarial, raw_batch
-from torch import distributed, multiprocessing, nn
+from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     allreduce_hook,
 )
+from two_processes import on_two_processes
 
 from m2at_mm.methods import M2AT
 from m2at_mm.methods.masking import MixRatios
@@ -46,15 +47,7 @@ def _gradients(model: Any, rank: int) -> list[torch.Tensor]:
     return [p.grad.clone() for p in bare.parameters()]
 
 
-def _connect(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
-
-
-def _work(rank: int, folder: str) -> None:
-    _connect(rank, folder)
+def _work(rank: int) -> Any:
     model = MODEL_WRAPPERS.build(
         dict(type='m2at_mm.AdversarialDistributedDataParallel'),
         # MMEngine's runner passes the local rank, on CPUs as well.
@@ -66,13 +59,11 @@ def _work(rank: int, folder: str) -> None:
     model.train_step(raw_batch(num=4, seed=rank), OptimWrapper(optimizer))
     masks = M2AT().draw(torch.zeros(4, 3, 32, 32)).mask
     result = dict(gradients=gradients, masks=masks)
-    torch.save(result, Path(folder, f'rank{rank}.pth'))
-    distributed.destroy_process_group()
+    return result
 
 
 def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    multiprocessing.spawn(_work, args=(str(tmp_path),), nprocs=2)
-    found = [torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1)]
+    found = on_two_processes(_work, tmp_path)
     single = _model()
     halves = [_gradients(copy.deepcopy(single), rank) for rank in (0, 1)]
     for first, second, one, two in zip(
@@ -111,20 +102,16 @@ def _m2at_gradients(rows: slice, wrap: bool) -> list[torch.Tensor]:
     return [p.grad for p in model.parameters()]
 
 
-def _m2at_work(rank: int, folder: str) -> None:
-    _connect(rank, folder)
+def _m2at_work(rank: int) -> Any:
     gradients = _m2at_gradients(slice(4 * rank, 4 * rank + 4), wrap=True)
-    torch.save(gradients, Path(folder, f'rank{rank}.pth'))
-    distributed.destroy_process_group()
+    return gradients
 
 
 def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
     tmp_path: Path,
 ) -> None:
-    multiprocessing.spawn(_m2at_work, args=(str(tmp_path),), nprocs=2)
     whole = _m2at_gradients(slice(0, 8), wrap=False)
-    for rank in (0, 1):
-        found = torch.load(tmp_path / f'rank{rank}.pth')
+    for found in on_two_processes(_m2at_work, tmp_path):
         for one, other in zip(found, whole):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
 
@@ -145,8 +132,7 @@ def _reduce(seen, bucket):  # type: ignore  # DDP checks any annotation
     return allreduce_hook(None, bucket)
 
 
-def _count_reductions(rank: int, folder: str) -> None:
-    _connect(rank, folder)
+def _count_reductions(rank: int) -> Any:
     init_default_scope('mmpretrain')
     counts = {}
     for name, (arguments, steps, batches) in REDUCTIONS.items():
@@ -169,22 +155,18 @@ def _count_reductions(rank: int, folder: str) -> None:
                 buckets.clear()
             model.train_step(raw_batch(seed=2 * seed + rank), wrapper)
         counts[name] = list(buckets)
-    torch.save(counts, Path(folder, f'rank{rank}.pth'))
-    distributed.destroy_process_group()
+    return counts
 
 
 def test_each_bucket_is_reduced_once_a_step(tmp_path: Path) -> None:
-    multiprocessing.spawn(_count_reductions, args=(str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        counts = torch.load(tmp_path / f'rank{rank}.pth')
+    for counts in on_two_processes(_count_reductions, tmp_path):
         assert counts.keys() == REDUCTIONS.keys()
         for name, buckets in counts.items():
             assert len(buckets) > 1, name
             assert sorted(buckets) == list(range(len(buckets))), name
 
 
-def _train_sharded(rank: int, folder: str) -> None:
-    _connect(rank, folder)
+def _train_sharded(rank: int) -> Any:
     init_default_scope('mmpretrain')
     losses = {}
     for name in ('DDP', 'FSDP', 'FSDP, own parameters'):
@@ -204,14 +186,11 @@ def _train_sharded(rank: int, folder: str) -> None:
             model.train_step(raw_batch(seed=2 * step + rank), wrapper)['loss']
             for step in range(4)
         ]
-    torch.save(losses, Path(folder, f'rank{rank}.pth'))
-    distributed.destroy_process_group()
+    return losses
 
 
 def test_sharded_training_is_the_same(tmp_path: Path) -> None:
-    multiprocessing.spawn(_train_sharded, args=(str(tmp_path),), nprocs=2)
-    for rank in (0, 1):
-        losses = torch.load(tmp_path / f'rank{rank}.pth')
+    for losses in on_two_processes(_train_sharded, tmp_path):
         whole = torch.stack(losses.pop('DDP'))
         assert len(whole.unique()) == 4
         for found in losses.values():
@@ -267,8 +246,7 @@ METHODS: dict[str, dict] = {
 }
 
 
-def _train_all(rank: int, folder: str) -> None:
-    _connect(rank, folder)
+def _train_all(rank: int) -> Any:
     init_default_scope('mmpretrain')
     found = {}
     for name, settings in METHODS.items():
@@ -303,20 +281,13 @@ def _train_all(rank: int, folder: str) -> None:
             found[f'{name} {wrapper_type}'] = [
                 p.detach() for p in model.parameters()
             ]
-    torch.save(found, Path(folder, f'rank{rank}.pth'))
-    distributed.destroy_process_group()
+    return found
 
 
 def test_every_method_on_two_processes_with_accumulation(
     tmp_path: Path,
 ) -> None:
-    multiprocessing.start_processes(
-        _train_all, args=(str(tmp_path),), nprocs=2, start_method='spawn'
-    )
-    first, second = (
-        torch.load(tmp_path / f'rank{rank}.pth', weights_only=True)
-        for rank in (0, 1)
-    )
+    first, second = on_two_processes(_train_all, tmp_path)
     assert len(first) == 2 * len(METHODS) - 1
     for name, weights in first.items():
         for one, other in zip(weights, second[name]):

@@ -7,11 +7,29 @@ from pathlib import Path
 import pytest
 from mmengine.fileio import get_file_backend
 
-from m2at_mm.runner.atomic_files import AtomicLocalBackend, replace_file
+from m2at_mm.runner.atomic_files import (
+    AtomicLocalBackend,
+    replace_file,
+    write_whole,
+)
 
 
 def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / 'file.txt'
+    path.write_text('old')
+
+    def fail(beside: Path) -> None:
+        beside.write_text('half')
+        raise OSError('no space left on device')
+
+    with pytest.raises(OSError, match='no space'):
+        write_whole(path, fail)
+    assert path.read_text() == 'old'
+    assert [file.name for file in tmp_path.iterdir()] == ['file.txt']
 
 
 def test_replaces_the_whole_file(tmp_path: Path) -> None:

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import socket
 import sys
 import warnings
 from typing import Any
 
 import pytest
 import torch
+from tools_support import free_port
 from torch import distributed
 
 from m2at_mm.runner.process_group import connect_processes
@@ -55,14 +55,11 @@ def test_with_a_gpu_mmengine_starts_the_process_group(
 def test_without_a_gpu_the_process_group_is_gloo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
     environment = dict(
         RANK='0',
         WORLD_SIZE='1',
         MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(port),
+        MASTER_PORT=str(free_port()),
     )
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

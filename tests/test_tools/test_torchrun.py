@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,14 @@ from typing import Any, Optional
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tools_support import DIGITS, ROOT, TINY, clean_env, cli_options
+from tools_support import (
+    DIGITS,
+    ROOT,
+    TINY,
+    clean_env,
+    cli_options,
+    free_port,
+)
 
 from m2at_mm.interruptions import differences
 
@@ -42,12 +48,6 @@ class DieOnce(Hook):
                 self.mark.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return int(found.getsockname()[1])
 
 
 def torchrun(

@@ -1,0 +1,32 @@
+"""A function on two processes that gloo connects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable
+
+import torch
+from torch import distributed, multiprocessing
+
+
+def _run(rank: int, folder: str, work: Callable[[int], Any]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    torch.save(work(rank), Path(folder, f'rank{rank}.pth'))
+    distributed.destroy_process_group()
+
+
+def on_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
+    """What ``work`` returns for rank 0 and rank 1, one thread each.
+
+    Args:
+        work (Callable): A function of a module, as it is sent by its name.
+        folder (Path): An empty one.
+    """
+    multiprocessing.spawn(_run, args=(str(folder), work), nprocs=2)
+    return [
+        torch.load(folder / f'rank{rank}.pth', weights_only=True)
+        for rank in (0, 1)
+    ]
