@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor, nn
 
+from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
 from m2at_mm.attacks.threat_model import (
@@ -34,6 +35,8 @@ def pgd(
     stop_when_fooled: bool = False,
     bn_mode: str = 'eval',
     full_precision: bool = False,
+    compile_mode: Optional[str] = None,
+    check_range: bool = True,
     generator: Optional[torch.Generator] = None,
 ) -> Tensor:
     """Adversarial images by projected gradient ascent (arXiv 1706.06083).
@@ -69,6 +72,14 @@ def pgd(
         full_precision (bool): Under autocast, attack in float32 all the same.
             Defaults to False: as fast as autocast is. The loss is summed over
             the batch, not averaged, so float16 doesn't lose its gradients.
+        compile_mode (str, optional): Compile the attacked function with
+            :func:`torch.compile` in this mode: ``'default'``,
+            ``'reduce-overhead'``, which on a GPU replays CUDA graphs, or
+            ``'max-autotune'``. The first attack takes a minute or so longer.
+            Defaults to None: nothing is compiled, and convolutions do the
+            work of batch norms, see :func:`folded_norms`.
+        check_range (bool): Check that the images are in [0, 1], for which
+            the host waits for a GPU. Defaults to True.
         generator (torch.Generator, optional): Source of the random starts.
             Defaults to None, PyTorch's own.
 
@@ -92,16 +103,19 @@ def pgd(
         noise_std,
         restarts,
         bn_mode,
+        compile_mode,
     )
     if stop_when_fooled and bn_mode != 'eval':
         raise ValueError(
             f"stop_when_fooled=True needs bn_mode='eval', but got {bn_mode!r}:"
             ' with batch statistics the images left would change'
         )
-    _check_images(images)
+    _check_images(images, check_range)
     ascend = _ascend_until_fooled if stop_when_fooled else _ascend
-    with attack_mode(model, bn_mode, images, full_precision):
-        batch = _Batch.of(model, images, target, threat_model, loss)
+    traced = None if compile_mode else images
+    with attack_mode(model, bn_mode, traced, full_precision):
+        attacked = compiled(model, compile_mode) if compile_mode else model
+        batch = _Batch.of(attacked, images, target, threat_model, loss)
         result = batch.images.clone()
         todo = torch.arange(len(result), device=result.device)
         if stop_when_fooled:
@@ -128,7 +142,7 @@ def pgd(
 class _Batch:
     """The images under attack and what the attack needs to know of them."""
 
-    model: nn.Module
+    model: Callable[[Tensor], Tensor]
     images: Tensor
     labels: Tensor
     reference: Tensor  # what the loss compares the logits with
@@ -138,7 +152,7 @@ class _Batch:
     @classmethod
     def of(
         cls,
-        model: nn.Module,
+        model: Callable[[Tensor], Tensor],
         images: Tensor,
         target: Tensor,
         threat_model: ThreatModel,
@@ -238,7 +252,7 @@ def _ascend_until_fooled(
     return result
 
 
-def _logits(model: nn.Module, images: Tensor) -> Tensor:
+def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise TypeError(
@@ -278,6 +292,7 @@ def check_settings(
     noise_std: Optional[float],
     restarts: int,
     bn_mode: str,
+    compile_mode: Optional[str] = None,
 ) -> float:
     """Check what a user can get wrong and return the step size."""
     for name, value in (('steps', steps), ('restarts', restarts)):
@@ -306,6 +321,11 @@ def check_settings(
                 'the scale of images in [0, 1]'
             )
     check_bn_mode(bn_mode)
+    if compile_mode not in (None, *COMPILE_MODES):
+        raise ValueError(
+            f'compile_mode={compile_mode!r} is unknown: choose one of '
+            f'{list(COMPILE_MODES)}, or None'
+        )
     if step_size is None:
         return threat_model.eps / 4
     size = parse_pixels(step_size, 'step_size')
@@ -313,13 +333,15 @@ def check_settings(
     return size
 
 
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Tensor, check_range: bool) -> None:
     if images.ndim != 4 or not images.is_floating_point():
         raise TypeError(
             'images must be floats of shape (N, C, H, W), but got '
             f'{images.dtype} of shape {tuple(images.shape)}'
         )
-    if images.numel() and not (0 <= images.min() and images.max() <= 1):
+    if not check_range or not images.numel():
+        return
+    if not (0 <= images.min() and images.max() <= 1):
         raise ValueError(
             f'images must be in [0, 1], but are in [{images.min():g}, '
             f'{images.max():g}]: divide 0-255 values by 255, and let the '

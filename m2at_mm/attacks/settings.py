@@ -33,6 +33,8 @@ class PGD:
             :func:`attack_mode`. Defaults to ``'eval'``.
         full_precision (bool): Attack in float32 also under autocast. Defaults
             to False.
+        compile_mode (str, optional): ``'default'``, ``'reduce-overhead'`` or
+            ``'max-autotune'``, see :func:`pgd`. Defaults to None.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -52,6 +54,7 @@ class PGD:
         restarts: int = 1,
         bn_mode: str = 'eval',
         full_precision: bool = False,
+        compile_mode: Optional[str] = None,
     ) -> None:
         check_settings(
             ThreatModel(),
@@ -62,6 +65,7 @@ class PGD:
             noise_std,
             restarts,
             bn_mode,
+            compile_mode,
         )
         self.steps = steps
         self.step_size = step_size
@@ -71,6 +75,7 @@ class PGD:
         self.restarts = restarts
         self.bn_mode = bn_mode
         self.full_precision = full_precision
+        self.compile_mode = compile_mode
 
     def __call__(
         self,
@@ -80,13 +85,18 @@ class PGD:
         threat_model: ThreatModel,
         stop_when_fooled: bool = False,
     ) -> Tensor:
-        """Attack ``images``; arguments and result as in :func:`pgd`."""
+        """Attack ``images``; arguments and result as in :func:`pgd`.
+
+        That the images are in [0, 1] is what the data preprocessor made sure
+        of: it is not checked again, for which the host would wait for a GPU.
+        """
         return pgd(
             model,
             images,
             target,
             threat_model,
             stop_when_fooled=stop_when_fooled and self.bn_mode == 'eval',
+            check_range=False,
             **self._settings(threat_model),
         )
 
@@ -101,6 +111,7 @@ class PGD:
             restarts=self.restarts,
             bn_mode=self.bn_mode,
             full_precision=self.full_precision,
+            compile_mode=self.compile_mode,
         )
 
 

@@ -223,7 +223,8 @@ class LinfBall(Ball):
         # A bound rounded away from the image would be outside by one unit in
         # the last place, so radius and bounds are rounded towards it.
         radius = _round_towards(
-            torch.tensor(eps, dtype=torch.float64), images.new_zeros(())
+            images.new_full((), eps, dtype=torch.float64),
+            images.new_zeros(()),
         ).double()
         self.lower = _bound(images, -radius)
         self.upper = _bound(images, radius)
@@ -239,12 +240,12 @@ class LinfBall(Ball):
     def step(
         self, adversarial: Tensor, gradient: Tensor, size: float
     ) -> Tensor:
-        return self.project(adversarial + size * gradient.sign())
+        # In place on the signs: one tensor is allocated, not five.
+        moved = gradient.sign().mul_(size).add_(adversarial)
+        return torch.clamp(moved, self.lower, self.upper, out=moved)
 
     def project(self, adversarial: Tensor) -> Tensor:
-        return torch.minimum(
-            torch.maximum(adversarial, self.lower), self.upper
-        )
+        return torch.clamp(adversarial, self.lower, self.upper)
 
     def distance(self, adversarial: Tensor) -> Tensor:
         change = adversarial.double() - self.images.double()
@@ -323,7 +324,7 @@ def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:
     """``exact`` (double) in ``goal``'s dtype, never farther from ``goal``."""
     rounded = exact.to(goal)
     farther = (rounded.double() - goal.double()).abs() > (
-        exact.to(goal.device) - goal.double()
+        exact - goal.double()
     ).abs()
     return torch.where(farther, torch.nextafter(rounded, goal), rounded)
 

@@ -148,12 +148,14 @@ class M2AT(Method):
         """Draw masks, mixing ratios and partners on the images' device."""
         num = len(images)
         alpha = torch.full((num,), float(self.mix_alpha), device=images.device)
+        # Its checks of the arguments would make the host wait.
+        beta = torch.distributions.Beta(alpha, alpha, validate_args=False)
         partner = None
         if self.pairing == 'batch':
             partner = torch.randperm(num, device=images.device)
         return MixRatios(
             draw_masks(self.mask, images, self.patch_size),
-            torch.distributions.Beta(alpha, alpha).sample(),
+            beta.sample(),
             partner,
         )
 

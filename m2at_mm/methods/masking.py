@@ -10,7 +10,6 @@ import math
 from typing import NamedTuple, Optional, Union
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 MASKS = ('rectangle', 'pixel', 'patch')
@@ -247,4 +246,6 @@ def one_hot(target: Tensor, num_classes: Optional[int]) -> Tensor:
             'soft labels need the number of classes: set num_classes in '
             'data_preprocessor'
         )
-    return F.one_hot(target, num_classes).float()
+    # F.one_hot looks at the labels first, for which the host waits.
+    scores = torch.zeros(len(target), num_classes, device=target.device)
+    return scores.scatter_(1, target.unsqueeze(1), 1.0)

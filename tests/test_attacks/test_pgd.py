@@ -497,6 +497,11 @@ class Checkpointed(nn.Module):
         (dict(steps=0), ValueError, r'steps=0 .*at least 1'),
         (dict(steps=2.5), ValueError, r'steps=2\.5 .*whole number'),
         (dict(restarts=0), ValueError, r'restarts=0 .*at least 1'),
+        (
+            dict(compile_mode='fast'),
+            ValueError,
+            r"compile_mode='fast' is unknown",
+        ),
         (dict(loss='dlr'), ValueError, r"loss='dlr'.*'ce', 'kl', 'margin'"),
         (dict(step_size='8'), ValueError, r"step_size='8'.*'8/255'"),
         (dict(step_size=2), ValueError, r"step_size=2 .*'2/255'"),
@@ -662,7 +667,10 @@ SETTINGS: dict[str, Any] = dict(
     restarts=2,
     bn_mode='batch',
     full_precision=True,
+    compile_mode='default',
 )
+# The preprocessor has clamped the images.
+CHECKED = dict(check_range=False)
 
 
 @pytest.mark.parametrize(
@@ -680,16 +688,18 @@ SETTINGS: dict[str, Any] = dict(
                 restarts=1,
                 bn_mode='eval',
                 full_precision=False,
+                compile_mode=None,
+                check_range=False,
                 stop_when_fooled=False,
             ),
         ),
-        (SETTINGS, False, dict(SETTINGS, stop_when_fooled=False)),
+        (SETTINGS, False, dict(SETTINGS, **CHECKED, stop_when_fooled=False)),
         # With batch statistics no image may leave the batch.
-        (SETTINGS, True, dict(SETTINGS, stop_when_fooled=False)),
+        (SETTINGS, True, dict(SETTINGS, **CHECKED, stop_when_fooled=False)),
         (
             dict(SETTINGS, bn_mode='eval'),
             True,
-            dict(SETTINGS, bn_mode='eval', stop_when_fooled=True),
+            dict(SETTINGS, **CHECKED, bn_mode='eval', stop_when_fooled=True),
         ),
     ],
     ids=['defaults', 'all', 'stop-refused', 'stop'],

@@ -1,0 +1,20 @@
+"""How fast a training iteration is, beside what else there is."""
+
+from m2at_mm.benchmark.contestants import RIVALS, Contestant, build_rivals
+from m2at_mm.benchmark.flops import flops_per_iteration, peak_flops
+from m2at_mm.benchmark.interleaving import Interleaving
+from m2at_mm.benchmark.parts import PARTS, PartClock
+from m2at_mm.benchmark.summary import summarise, to_table
+
+__all__ = [
+    'PARTS',
+    'RIVALS',
+    'Contestant',
+    'Interleaving',
+    'PartClock',
+    'build_rivals',
+    'flops_per_iteration',
+    'peak_flops',
+    'summarise',
+    'to_table',
+]

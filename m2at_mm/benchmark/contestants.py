@@ -1,0 +1,205 @@
+"""The training iterations that ours is timed beside."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Callable, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from m2at_mm.attacks.threat_model import parse_pixels
+from m2at_mm.model_wrappers import AdversarialClassifier
+
+#: The rivals, and what each is.
+RIVALS = {
+    'plain': 'a loop of plain PyTorch: train mode, gradients of all weights '
+    'at each step, contiguous float32',
+    'torchattacks': 'the PGD of torchattacks, then a step in contiguous '
+    'float32',
+    'limit': 'the passes alone: forward and input gradient per attack step, '
+    'one full step',
+}
+
+
+class Contestant:
+    """A training iteration on one batch that is there already.
+
+    It trains a network of its own, a copy, so that no state is shared.
+
+    Args:
+        model (AdversarialClassifier): Copied. Its attack gives steps, step
+            size and radius.
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): int64, shape (N, ).
+    """
+
+    #: Whether batches are in the layout of our preprocessor, and under the
+    #: precision of the optimiser wrapper.
+    tuned = False
+
+    def __init__(
+        self, model: AdversarialClassifier, images: Tensor, labels: Tensor
+    ) -> None:
+        layout = torch.contiguous_format
+        if self.tuned:
+            layout = model.data_preprocessor.memory_format
+        self.images = images.detach().clone(memory_format=layout)
+        self.labels = labels
+        self.network = _Network(copy.deepcopy(model)).train()
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4
+        )
+        attack: Any = model.train_attack
+        self.steps: int = attack.steps
+        self.eps = model.threat_model.eps
+        self.step_size = (
+            self.eps / 4
+            if attack.step_size is None
+            else parse_pixels(attack.step_size, 'step_size')
+        )
+
+    def attack(self) -> Tensor:
+        """Adversarial images of the batch, shape (N, C, H, W)."""
+        raise NotImplementedError
+
+    def iterate(self) -> None:
+        """Attack the batch and train a step on the result."""
+        self.train_step(self.attack())
+
+    def train_step(self, images: Tensor) -> None:
+        """A step of SGD on the cross-entropy."""
+        self.optimizer.zero_grad()
+        F.cross_entropy(self.network(images), self.labels).backward()
+        self.optimizer.step()
+
+
+class PlainLoop(Contestant):
+    """PGD adversarial training as it is written by hand.
+
+    As in the public scripts on robust overfitting (arXiv 2002.11569): the
+    network stays in train mode, and each attack step computes the gradients
+    of all weights along with that of the images. Without those scripts'
+    further passes for logging.
+    """
+
+    def attack(self) -> Tensor:
+        images, eps = self.images, self.eps
+        delta = torch.empty_like(images).uniform_(-eps, eps)
+        delta = (images + delta).clamp(0, 1) - images
+        delta.requires_grad_(True)
+        for _ in range(self.steps):
+            loss = F.cross_entropy(self.network(images + delta), self.labels)
+            loss.backward()
+            assert delta.grad is not None
+            step = self.step_size * delta.grad.detach().sign()
+            moved = (delta.detach() + step).clamp(-eps, eps)
+            delta.data = (images + moved).clamp(0, 1) - images
+            delta.grad.zero_()
+        return (images + delta.detach()).clamp(0, 1)
+
+
+class Torchattacks(Contestant):
+    """A training step around the PGD of torchattacks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        import torchattacks
+
+        self._pgd = torchattacks.PGD(
+            self.network, self.eps, self.step_size, self.steps
+        )
+
+    def attack(self) -> Tensor:
+        return self._pgd(self.images, self.labels)
+
+
+class Limit(Contestant):
+    """What no loop around the same network in eager mode can do without.
+
+    Args:
+        precision (Callable, optional): Makes the context of the passes, like
+            autocast. Defaults to None, float32.
+        **kwargs: See :class:`Contestant`.
+    """
+
+    tuned = True
+
+    def __init__(
+        self,
+        *args: Any,
+        precision: Optional[Callable[[], AbstractContextManager]] = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.precision = precision or nullcontext
+
+    def attack(self) -> Tensor:
+        parameters = list(self.network.parameters())
+        self.network.eval()
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        images = self.images.detach().requires_grad_(True)
+        for _ in range(self.steps):
+            with self.precision():
+                loss = F.cross_entropy(self.network(images), self.labels)
+            torch.autograd.grad(loss, images)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self.network.train()
+        return self.images
+
+    def train_step(self, images: Tensor) -> None:
+        self.optimizer.zero_grad()
+        with self.precision():
+            loss = F.cross_entropy(self.network(images), self.labels)
+        loss.backward()
+        self.optimizer.step()
+
+
+def build_rivals(
+    names: Sequence[str],
+    model: AdversarialClassifier,
+    images: Tensor,
+    labels: Tensor,
+    precision: Optional[Callable[[], AbstractContextManager]] = None,
+) -> dict[str, Contestant]:
+    """Contestants by name.
+
+    Args:
+        names (Sequence[str]): Some of :data:`RIVALS`.
+        model (AdversarialClassifier): See :class:`Contestant`.
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): int64, shape (N, ).
+        precision (Callable, optional): See :class:`Limit`.
+
+    Raises:
+        ValueError: The train attack has no steps to compare.
+    """
+    if getattr(model.train_attack, 'steps', None) is None:
+        raise ValueError(
+            f'train_attack={type(model.train_attack).__name__} has no number '
+            "of steps: benchmark a config with dict(type='m2at_mm.PGD')"
+        )
+    made: dict[str, Contestant] = {}
+    for name in names:
+        if name == 'limit':
+            made[name] = Limit(model, images, labels, precision=precision)
+        else:
+            kind = PlainLoop if name == 'plain' else Torchattacks
+            made[name] = kind(model, images, labels)
+    return made
+
+
+class _Network(nn.Module):
+    """Logits of images in [0, 1], and nothing of the wrapper else."""
+
+    def __init__(self, model: AdversarialClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)

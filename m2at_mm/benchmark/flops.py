@@ -1,0 +1,65 @@
+"""Floating-point operations of an iteration, and what a GPU can do."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from m2at_mm.benchmark.contestants import Limit
+
+# Dense, in float16 or bfloat16 on tensor cores, as the vendor states them.
+_PEAKS = {
+    'H200': 989e12,
+    'H100': 989e12,
+    'A100': 312e12,
+    'L4': 121e12,
+    'V100': 125e12,
+    'T4': 65e12,
+}
+
+
+def flops_per_iteration(limit: Limit) -> int:
+    """Multiplications and additions of the passes, counted in one iteration.
+
+    Those of convolutions and matrix products, as PyTorch counts them.
+
+    Args:
+        limit (Limit): Runs an iteration.
+    """
+    with _Counter() as counter:
+        limit.iterate()
+    return counter.flops
+
+
+class _Counter(TorchDispatchMode):
+    """Counts with PyTorch's formulas.
+
+    Its own FlopCounterMode also follows modules, with hooks that refuse
+    gradients of the images alone.
+    """
+
+    flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def peak_flops(device: torch.device) -> Optional[float]:
+    """What a GPU can do in half precision per second, None if unknown.
+
+    Args:
+        device (torch.device): Any.
+    """
+    if device.type != 'cuda':
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in _PEAKS.items() if key in name), None)

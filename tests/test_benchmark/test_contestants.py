@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import build_adversarial, raw_batch
+from torch import Tensor
+
+from m2at_mm.attacks import pgd
+from m2at_mm.benchmark import RIVALS, build_rivals
+
+STEPS = 3
+PGD = dict(type='m2at_mm.PGD', steps=STEPS, step_size='3/255')
+
+
+def _problem(**settings: Any) -> tuple[Any, Tensor, Tensor]:
+    model = build_adversarial(
+        method=dict(type='m2at_mm.PGDAT'), train_attack=PGD, **settings
+    )
+    batch = model.data_preprocessor(raw_batch(num=4))
+    labels = torch.cat([s.gt_label for s in batch['data_samples']])
+    return model, batch['inputs'], labels
+
+
+@pytest.fixture(autouse=True)
+def torchattacks_installed() -> None:
+    pytest.importorskip('torchattacks')
+
+
+@pytest.mark.parametrize('name', ['plain', 'torchattacks'])
+def test_rivals_attack_as_pgd_does(name: str) -> None:
+    model, images, labels = _problem()
+    rival = build_rivals([name], model, images, labels)[name]
+    model.train(name == 'plain')
+    torch.manual_seed(1)
+    found = rival.attack()
+    torch.manual_seed(1)
+    # The plain loop leaves the network in train mode, torchattacks doesn't.
+    expected = pgd(
+        model,
+        images,
+        labels,
+        model.threat_model,
+        steps=STEPS,
+        step_size='3/255',
+        bn_mode='train' if name == 'plain' else 'eval',
+    )
+    same = ((found - expected).abs() < 1e-6).float().mean()
+    assert same > 0.98  # but for signs of gradients near zero
+    assert (found - images).abs().max() <= 8 / 255 + 1e-6
+
+
+def test_each_trains_a_network_of_its_own() -> None:
+    model, images, labels = _problem()
+    before = [p.detach().clone() for p in model.parameters()]
+    for rival in build_rivals(list(RIVALS), model, images, labels).values():
+        own = [p.detach().clone() for p in rival.network.parameters()]
+        rival.iterate()
+        moved = [p.detach() for p in rival.network.parameters()]
+        assert not all(map(torch.equal, own, moved))
+        assert all(p.requires_grad for p in rival.network.parameters())
+        assert all(module.training for module in rival.network.modules())
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_limit_is_the_passes_and_a_full_step() -> None:
+    model, images, labels = _problem()
+    rival = build_rivals(['limit'], model, images, labels)['limit']
+    passes: list[bool] = []
+    rival.network.register_forward_hook(
+        lambda module, *_: passes.append(module.training)
+    )
+    model.train()
+    loss = F.cross_entropy(model(images), labels)
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    rival.iterate()
+    assert passes == [False] * STEPS + [True]
+    for parameter, expected in zip(rival.network.parameters(), gradients):
+        assert parameter.grad is not None
+        assert torch.allclose(parameter.grad, expected, atol=1e-6)
+
+
+def test_attack_without_steps_is_refused() -> None:
+    model, images, labels = _problem()
+    model.train_attack = object()
+    with pytest.raises(ValueError, match='train_attack=object has no number'):
+        build_rivals(['limit'], model, images, labels)

@@ -1,0 +1,252 @@
+"""Time training iterations beside what one would use instead."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import platform
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, Callable, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+from rich.console import Console
+
+import m2at_mm
+from m2at_mm import cli
+from m2at_mm.benchmark import (
+    RIVALS,
+    Interleaving,
+    PartClock,
+    build_rivals,
+    flops_per_iteration,
+    peak_flops,
+    summarise,
+    to_table,
+)
+from m2at_mm.benchmark.contestants import Contestant, Limit
+from m2at_mm.recipes import config_root, recipe_names
+from m2at_mm.registry import TASK_UTILS
+from m2at_mm.runner.atomic_files import write_whole
+
+OURS = 'm2at_mm'
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the benchmark."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog='; '.join(f'{name}: {text}' for name, text in RIVALS.items()),
+    )
+    cli.add_common_arguments(parser)
+    parser.set_defaults(config=None)
+    for action in parser._actions:
+        if action.dest == 'config':
+            action.nargs = '?'
+    parser.add_argument(
+        '--against',
+        nargs='*',
+        choices=list(RIVALS),
+        default=None,
+        help='what to time beside it; all that are installed by default',
+    )
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        choices=recipe_names(),
+        default=[],
+        help="recipes whose method is timed, too, with the config's attack",
+    )
+    parser.add_argument(
+        '--rounds', type=int, default=5, help='that are measured (default: 5)'
+    )
+    parser.add_argument(
+        '--block',
+        type=int,
+        default=3,
+        help='iterations of each in a round (default: 3)',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='ours and the limit in bfloat16'
+    )
+    parser.add_argument('--out', type=Path, help='JSON file for the results')
+    return parser.parse_args()
+
+
+def load_config(args: argparse.Namespace, log_dir: str) -> Config:
+    """The config without validation and checkpoints."""
+    for name in ('rounds', 'block'):
+        if getattr(args, name) < 1:
+            raise ValueError(
+                f'--{name} {getattr(args, name)} must be at least 1'
+            )
+    if args.config is None:
+        args.config = str(config_root() / 'pgd-at_resnet18_cifar10.py')
+    cfg = cli.load_adversarial_config(args.config, 'pgd-at')
+    cli.merge_common_options(cfg, args)
+    cfg.work_dir = args.work_dir or log_dir
+    cfg.log_level = 'WARNING'
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.pop('overfitting', None)
+    if args.amp:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
+    return cfg
+
+
+def rivals_of(names: Sequence[str], runner: Runner) -> dict[str, Contestant]:
+    """The rivals, with a batch of the training data."""
+    model: Any = runner.model
+    data = next(iter(runner.train_dataloader))
+    batch = model.data_preprocessor(data, training=False)
+    labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+    images = batch['inputs']
+    return build_rivals(
+        names,
+        model,
+        images,
+        labels.to(images.device),
+        lambda: runner.optim_wrapper.optim_context(model),
+    )
+
+
+def check_rivals(names: Optional[Sequence[str]]) -> list[str]:
+    """Those asked for, or all that are installed."""
+    installed = importlib.util.find_spec('torchattacks') is not None
+    if names is None:
+        return [n for n in RIVALS if installed or n != 'torchattacks']
+    if 'torchattacks' in names and not installed:
+        raise ImportError(
+            '--against torchattacks needs a package: pip install '
+            'torchattacks, or name others'
+        )
+    return list(names)
+
+
+def switches_of(
+    recipes: Sequence[str], runner: Runner
+) -> dict[str, Callable[[], None]]:
+    """By name, what makes the model train with a method."""
+    model: Any = runner.model
+    pairs = {OURS: (model.method, model.train_attack)}
+    for name in recipes:
+        recipe = Config.fromfile(
+            str(config_root() / '_base_' / 'recipes' / f'{name}.py')
+        ).model
+        attack = dict(recipe.train_attack)
+        if attack['type'] == 'm2at_mm.PGD':
+            for setting in ('steps', 'step_size', 'compile_mode'):
+                attack[setting] = getattr(model.train_attack, setting)
+        pairs[f'{OURS} {name}'] = (
+            TASK_UTILS.build(recipe.method),
+            TASK_UTILS.build(attack),
+        )
+
+    def switch(name: str) -> None:
+        model.method, model.train_attack = pairs[name]
+
+    return {name: partial(switch, name) for name in pairs}
+
+
+def train_until_finished(
+    cfg: Config, args: argparse.Namespace, hook: Any
+) -> Runner:
+    """Train the config with a hook that ends it."""
+    cfg = copy.deepcopy(cfg)
+    cfg.experiment_name = type(hook).__name__
+    runner = cli.build_runner(cfg, args)
+    runner.register_hook(hook)
+    try:
+        runner.train()
+    except hook.Finished:
+        return runner
+    raise ValueError(
+        f'max_epochs={runner.max_epochs} of train_cfg ended before all was '
+        'measured: raise it, or lower --rounds'
+    )
+
+
+def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
+    """All figures, as they are written to JSON."""
+    names = check_rivals(args.against)
+    rivals: dict[str, Contestant] = {}
+
+    def get_rivals(runner: Runner) -> dict[str, Callable[[], None]]:
+        rivals.update(rivals_of(names, runner))
+        return {name: rival.iterate for name, rival in rivals.items()}
+
+    contest = Interleaving(
+        partial(switches_of, args.methods), get_rivals, args.rounds, args.block
+    )
+    runner = train_until_finished(cfg, args, contest)
+    device = next(runner.model.parameters()).device
+    flops = None
+    if isinstance(limit := rivals.get('limit'), Limit):
+        flops = flops_per_iteration(limit)
+    batch_size = cfg.train_dataloader.batch_size
+    results = summarise(
+        contest.times,
+        batch_size,
+        contest.peak_memory,
+        flops,
+        peak_flops(device) if args.amp else None,
+    )
+    clock = PartClock(args.rounds * args.block)
+    train_until_finished(cfg, args, clock)
+    return dict(
+        settings=settings_of(cfg, args, device),
+        batch_size=batch_size,
+        flops_per_iteration=flops,
+        **results,
+        parts={part: median(times) for part, times in clock.times.items()},
+    )
+
+
+def settings_of(
+    cfg: Config, args: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
+    """What the figures depend on."""
+    processor = platform.processor() or platform.machine()
+    if device.type == 'cuda':
+        processor = torch.cuda.get_device_name(device)
+    return dict(
+        config=Path(args.config).name,
+        options={k: str(v) for k, v in (args.cfg_options or {}).items()},
+        train_attack=dict(cfg.model.train_attack),
+        amp=args.amp,
+        rounds=args.rounds,
+        block=args.block,
+        workers=cfg.train_dataloader.num_workers,
+        device=processor,
+        threads=torch.get_num_threads(),
+        versions=dict(torch=torch.__version__, m2at_mm=m2at_mm.__version__),
+    )
+
+
+def main() -> None:
+    """Measure as the command line says."""
+    args = parse_args()
+    with TemporaryDirectory() as log_dir:
+        cfg = load_config(args, log_dir)
+        results = measure(args, cfg)
+    console = Console()
+    console.print(to_table(results))
+    whole = sum(results['parts'].values())
+    for part, seconds in results['parts'].items():
+        console.print(
+            f'{part:>18}: {1000 * seconds:8.2f} ms {seconds / whole:7.1%}'
+        )
+    if args.out is not None:
+        text = json.dumps(results, indent=1) + '\n'
+        write_whole(args.out, lambda path: path.write_text(text))
+
+
+if __name__ == '__main__':
+    main()
