@@ -67,6 +67,7 @@ class BuildPyWithMim(build_py):
 EVAL = ['pyautoattack>=0.2']
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['scikit-learn', 'matplotlib']
+REPORT = ['matplotlib', 'jinja2']
 TEST = [
     'pytest',
     'pytest-xdist',
@@ -78,6 +79,7 @@ TEST = [
     *EVAL,
     *EXPORT,
     *DEMO,
+    *REPORT,
 ]
 
 setup(
@@ -97,7 +99,10 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['m2at_mm', 'm2at_mm.*']),
-    package_data={'m2at_mm': ['py.typed']},
+    package_data={
+        'm2at_mm': ['py.typed'],
+        'm2at_mm.reporting': ['templates/*'],
+    },
     include_package_data=False,
     zip_safe=False,
     python_requires='>=3.9',
@@ -115,6 +120,7 @@ setup(
         'eval': EVAL,
         'export': EXPORT,
         'demo': DEMO,
+        'report': REPORT,
         'test': TEST,
         'dev': [*TEST, 'pre-commit', 'pre-commit-hooks'],
     },

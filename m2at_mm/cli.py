@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import os.path as osp
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
@@ -14,6 +17,7 @@ from mmengine.runner import Runner
 
 from m2at_mm.recipes import apply_recipe, is_adversarial
 from m2at_mm.runner.process_group import connect_processes
+from m2at_mm.version import __version__
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
@@ -157,6 +161,35 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     distribution = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     connect_processes(args.launcher, distribution)
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
+    runner = build(cfg)
+    runner.logger.info(describe_origin())
+    return runner
+
+
+def describe_origin() -> str:
+    """What MMEngine's log lacks: this package's version, and the command."""
+    lines = [
+        'Origin:',
+        f'    m2at_mm: {__version__}',
+        f'    commit: {_commit()}',
+        f'    command: {shlex.join(["python", *sys.argv])}',
+    ]
+    return '\n'.join(lines)
+
+
+def _commit() -> str:
+    """The commit of the checkout that the package is in, if it is in one."""
+    root = Path(__file__).resolve().parents[1]
+    if not (root / '.git').exists():
+        return 'none, the package is installed'
+    try:
+        return subprocess.run(
+            ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown, git gives none'

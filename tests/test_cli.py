@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 import pytest
 
 from m2at_mm import cli
+from m2at_mm.version import __version__
 
 
 def _parse(*words: str) -> argparse.Namespace:
@@ -65,3 +67,15 @@ def test_a_collate_function_may_be_given_itself() -> None:
     cfg = cli.Config(dict(train_dataloader=dict(collate_fn=list)))
     cli.merge_common_options(cfg, _parse('x.py'))
     assert cfg.train_dataloader.collate_fn is list
+
+
+def test_origin_names_version_commit_and_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr('sys.argv', ['tools/train.py', 'a config.py'])
+    first, *lines = cli.describe_origin().splitlines()
+    told = dict(line.strip().split(': ', 1) for line in lines)
+    assert first == 'Origin:'
+    assert told['m2at_mm'] == __version__
+    assert told['command'] == "python tools/train.py 'a config.py'"
+    assert re.match(r'[0-9a-f]{7}|v?\d|none|unknown', told['commit'])

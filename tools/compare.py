@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from m2at_mm.comparison import (
     to_markdown,
 )
 from m2at_mm.runner.atomic_files import write_whole
+from m2at_mm.runner.checkpoints import best_checkpoint, last_checkpoint
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -100,22 +100,14 @@ def _call(tool: str, words: list[str], log: Path, threads: int) -> int:
 
 def _checkpoint(folder: Path, which: str) -> Path:
     """The last checkpoint, or the newest best one that is not a copy."""
-    if which == 'last':
-        return Path((folder / 'last_checkpoint').read_text().strip())
-    found = sorted(
-        (
-            path
-            for path in folder.glob('best_*.pth')
-            if not re.search(r'-[0-9a-f]{8}$', path.stem)
-        ),
-        key=lambda path: path.stat().st_mtime,
-    )
-    if not found:
+    find = last_checkpoint if which == 'last' else best_checkpoint
+    found = find(folder)
+    if found is None:
         raise FileNotFoundError(
-            f'{folder} has no best_*.pth: give the configs save_best, or set '
-            "checkpoint='last' in the plan"
+            f'{folder} has no {which} checkpoint: give the configs save_best, '
+            "or set checkpoint='last' in the plan"
         )
-    return found[-1]
+    return found
 
 
 def collect(plan: Plan, work_dir: Path) -> dict[str, list[dict[str, Any]]]:

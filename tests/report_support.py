@@ -1,0 +1,148 @@
+"""Work dirs as trainings leave them, without a training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+LOG = """\
+01/02 03:04:05 - mmengine - INFO -
+------------------------------------------------------------
+System environment:
+    sys.platform: linux
+    Python: 3.11.7 (main) [GCC 12.2.0]
+    PyTorch: 2.14.1
+    PyTorch compiling details: PyTorch built with:
+  - GCC 13.3
+
+Runtime environment:
+    seed: 7
+------------------------------------------------------------
+
+01/02 03:04:05 - mmengine - INFO - Config:
+    not: environment
+01/02 03:04:05 - mmengine - INFO - Origin:
+    m2at_mm: 0.1.0
+    commit: abc123
+    command: python tools/train.py 'a b.py'
+01/02 03:04:06 - mmengine - INFO - Epoch(train)  [1][ 5/10]  lr: 0.1
+"""
+CONFIG = """\
+model = dict(
+    method=dict(type='m2at_mm.{method}', scale={scale}),
+    threat_model=dict(norm='linf', eps='8/255'))
+default_hooks = dict(checkpoint=dict(save_best='robust/pgd10'))
+train_cfg = dict(by_epoch=True, max_epochs=4)
+work_dir = 'somewhere'
+"""
+#: Robust accuracy that is best after epoch 2.
+ROBUST = (20.0, 30.0, 25.0)
+
+
+def write_session(
+    folder: Path,
+    start: str = '20260102_030405',
+    epochs: Sequence[int] = (1, 2, 3),
+    robust: Sequence[float] = ROBUST,
+    method: str = 'M2AT',
+    scale: float = 1.5,
+) -> Path:
+    """A start of a training of ten iterations an epoch; its scalars."""
+    data = folder / start / 'vis_data'
+    data.mkdir(parents=True)
+    (folder / start / f'{start}.log').write_text(LOG)
+    (data / 'config.py').write_text(CONFIG.format(method=method, scale=scale))
+    records: list[dict[str, Any]] = []
+    for epoch, value in zip(epochs, robust):
+        step = 10 * epoch - 5
+        records.append(
+            dict(lr=0.1, loss=2 / step, epoch=epoch, iter=step, step=step)
+        )
+        figures = {'clean': 50 + value, 'pgd10': value, 'worst': value - 1}
+        records.append(
+            dict({f'robust/{k}': v for k, v in figures.items()}, step=epoch)
+        )
+    path = data / 'scalars.json'
+    path.write_text(''.join(json.dumps(one) + '\n' for one in records))
+    path.with_name(f'{start}.json').write_text(path.read_text())
+    return path
+
+
+def results_of(
+    attacks: dict[str, float], clean: float = 80.0, **more: Any
+) -> dict[str, Any]:
+    """The least that ``results.json`` has, of 100 images."""
+    return dict(
+        clean=clean,
+        attacks=attacks,
+        worst_case=min(attacks.values()),
+        num_samples=100,
+        threat_model=dict(norm='linf', eps=8 / 255),
+        alarms=[],
+        **more,
+    )
+
+
+def write_results(
+    folder: Path,
+    results: dict[str, Any],
+    predictions: Optional[dict[str, list[int]]] = None,
+) -> None:
+    """Write both files of an evaluation into a work dir."""
+    (folder / 'results.json').write_text(json.dumps(results))
+    if predictions is not None:
+        arrays = {k: np.array(v, np.int32) for k, v in predictions.items()}
+        np.savez(folder / 'results.samples.npz', **arrays)  # type: ignore
+
+
+class Page(HTMLParser):
+    """What a test asks of a page.
+
+    Attributes:
+        elements (list[tuple[str, dict]]): Start tags with their attributes.
+        text (str): Everything that is no tag.
+    """
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ''
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(
+        self, tag: str, attrs: list[tuple[str, Optional[str]]]
+    ) -> None:
+        self.elements.append((tag, {k: v or '' for k, v in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """The attributes of each element of a kind."""
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    def check(self) -> None:
+        """Nothing external, a text for every picture, ids that are unique."""
+        ids = [attrs['id'] for _, attrs in self.elements if 'id' in attrs]
+        assert len(ids) == len(set(ids))
+        known = {f'#{one}' for one in ids}
+        for _, attrs in self.elements:
+            for key, value in attrs.items():
+                if key in ('src', 'href', 'xlink:href', 'srcset', 'action'):
+                    assert value.startswith('data:') or value in known, value
+                assert 'url(' not in value.replace('url(#', ''), value
+        assert '@import' not in self.text and 'url(' not in self.text
+        assert not self.all('script')
+        for attrs in self.all('img'):
+            assert attrs['alt'].strip()
+        for attrs in self.all('svg'):
+            assert attrs['role'] == 'img'
+            assert set(attrs['aria-labelledby'].split()) <= set(ids)
+        captions = [name for name, _ in self.elements if name == 'caption']
+        assert len(captions) == len(self.all('table'))

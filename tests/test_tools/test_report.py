@@ -1,0 +1,222 @@
+"""The report as a user starts it, and as a browser shows it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import runpy
+import shutil
+import subprocess
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from digits_runner import build_digits_runner
+from report_support import Page, results_of, write_results
+from tools_support import ROOT, run_tool
+
+METHODS = {
+    'm2at': {},
+    'pgd-at': dict(
+        model=dict(method=dict(_delete_=True, type='m2at_mm.PGDAT'))
+    ),
+}
+CHROMIUM = next(
+    filter(None, map(shutil.which, ('chromium', 'google-chrome'))), None
+)
+# What the page is like, told by the page itself.
+PROBE = """<script>
+const complaints = [];
+document.addEventListener('securitypolicyviolation',
+  (event) => complaints.push(event.blockedURI));
+addEventListener('error', (event) => complaints.push(String(event)), true);
+addEventListener('load', () => {
+  const box = (one) => one.getBoundingClientRect();
+  const sizes = [...document.querySelectorAll('img, svg')].map(
+    (one) => [box(one).width, box(one).height]);
+  parent.postMessage(JSON.stringify({
+    sizes, complaints,
+    inner: innerWidth,
+    scroll: document.documentElement.scrollWidth,
+    background: getComputedStyle(document.body).backgroundColor,
+    requests: performance.getEntriesByType('resource').map((one) => one.name),
+  }), '*');
+});
+</script>"""
+# A browser's window is never as narrow as a phone, but a frame is.
+FRAME = """<html style="color-scheme: light dark"><title></title><script>
+addEventListener('message', (event) => { document.title = event.data; });
+</script><iframe src="page.html" width="WIDTH" height="900"
+style="border: 0"></iframe></html>"""
+
+
+@pytest.fixture(scope='module')
+def work_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs of two epochs of forty digits."""
+    root = tmp_path_factory.mktemp('runs')
+    for name, settings in METHODS.items():
+        build_digits_runner(root / name, 40, epochs=2, **settings).train()
+    return [root / name for name in METHODS]
+
+
+def run_report(*words: Any) -> str:
+    """Run the tool in this process, as its start takes seconds."""
+    tool = runpy.run_path(str(ROOT / 'tools' / 'report.py'))
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr('sys.argv', ['report.py', *map(str, words)])
+        tool['main']()
+    return printed.getvalue()
+
+
+@pytest.fixture(scope='module')
+def report(work_dirs: list[Path]) -> Path:
+    """The report on both, one of them evaluated."""
+    truth = [k % 10 for k in range(20)]
+    wrong = [0] * 20
+    predictions = dict(label=truth, clean=truth, fgsm=wrong)
+    write_results(work_dirs[0], results_of({'fgsm': 10.0}), predictions)
+    path = work_dirs[0].parent / 'page' / 'report.html'
+    path.parent.mkdir()
+    path.write_text('an older report')
+    printed = run_report(*work_dirs, '--out', path, '--num-images', 6)
+    assert f'report: {path}' in printed
+    return path
+
+
+@pytest.mark.slow
+def test_page(report: Path) -> None:
+    page = Page(report.read_text('utf-8'))
+    page.check()
+    assert [p.name for p in report.parent.iterdir()] == ['report.html']
+    sections = [attrs['id'] for attrs in page.all('h2')]
+    assert sections == [
+        'runs',
+        'settings',
+        'curves',
+        'evaluation',
+        'sweep',
+        'classes',
+        'examples',
+        'surfaces',
+        'environment',
+    ]
+    # loss, kept share, lr, clean, pgd10, worst; final accuracy; the sweep;
+    # two matrices and three surfaces a run
+    assert len(page.all('svg')) == 6 + 1 + 1 + 2 * (2 + 3)
+    assert len(page.all('img')) == 2 * 6 * 3
+    assert 'm2at_mm.PGDAT' in page.text and 'Under fgsm' in page.text
+
+
+def _shown(report: Path, folder: Path, width: int, dark: bool) -> Any:
+    """What :data:`PROBE` tells, and what the console does."""
+    html = report.read_text('utf-8')
+    # The probe needs a script, which the page itself forbids.
+    policy = "default-src 'none';"
+    assert policy in html
+    html = html.replace(policy, policy + " script-src 'unsafe-inline';")
+    html = html.replace('<style>', PROBE + '<style>')
+    (folder / 'page.html').write_text(html, 'utf-8')
+    frame = folder / 'frame.html'
+    frame.write_text(FRAME.replace('WIDTH', str(width)), 'utf-8')
+    done = subprocess.run(
+        [
+            str(CHROMIUM),
+            '--headless',
+            '--no-sandbox',
+            '--disable-gpu',
+            '--enable-logging=stderr',
+            f'--user-data-dir={folder / "profile"}',
+            '--window-size=1400,900',
+            f'--blink-settings=preferredColorScheme={0 if dark else 1}',
+            '--virtual-time-budget=5000',
+            '--dump-dom',
+            frame.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert 'CONSOLE' not in done.stderr, done.stderr
+    title = re.search('<title>(.*?)</title>', done.stdout)
+    assert title is not None, done.stderr
+    return json.loads(title[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason='there is no Chromium')
+@pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
+@pytest.mark.parametrize('width', [390, 1280])
+def test_in_a_browser(
+    report: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    found = _shown(report, tmp_path, width, dark)
+    assert found['complaints'] == []
+    assert all(url.startswith('data:') for url in found['requests'])
+    assert len(found['sizes']) == 18 + 36
+    assert min(min(size) for size in found['sizes']) > 20
+    assert found['inner'] == width and found['scroll'] <= width
+    (level, *_) = map(int, re.findall(r'\d+', found['background']))
+    assert (level < 60) == dark
+
+
+def test_without_checkpoint_or_data(
+    work_dirs: list[Path], tmp_path: Path
+) -> None:
+    for name, source in zip(('gone', 'lost'), work_dirs):
+        ignored = shutil.ignore_patterns('test', 'results*')
+        shutil.copytree(source, tmp_path / name, ignore=ignored)
+    for path in (tmp_path / 'gone').glob('*.pth'):
+        path.unlink()
+    (tmp_path / 'gone' / 'last_checkpoint').unlink()
+    (config,) = (tmp_path / 'lost').glob('*/vis_data/config.py')
+    text = config.read_text().replace('m2at_mm.Digits', 'm2at_mm.CIFAR10')
+    text += "\ntest_dataloader['dataset'].update(data_root='/nowhere', "
+    text += 'download=False)\n'
+    config.write_text(text)
+    out = tmp_path / 'report.html'
+    words = [tmp_path / 'gone', tmp_path / 'lost', '--out', out]
+    printed = run_report(*words)
+    page = Page(out.read_text('utf-8'))
+    page.check()
+    for text in (printed, page.text):
+        assert 'neither best_*.pth nor the file that last_checkpoint' in text
+        assert '/nowhere' in text
+    assert len(page.all('svg')) == 6 and not page.all('img')
+
+
+def test_files_alone(work_dirs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / 'new' / 'report.html'
+    printed = run_tool('report', work_dirs[1], '--out', out, '--no-model')
+    assert 'attacking' not in printed
+    page = Page(out.read_text('utf-8'))
+    page.check()
+    assert '--no-model was given' in page.text
+
+
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['nowhere', '--out', 'r.html'], "'nowhere' is not a folder"),
+        (['.', '--out', 'r.html'], "'.' has no log of a training"),
+        (['RUN', '--out', '.'], "--out '.' is a folder"),
+        (['RUN', '--out', 'file/r.html'], 'which is a file'),
+        (['RUN', '--out', 'r.html', '--num-images', '0'], 'at least 1'),
+        (['RUN', 'RUN', '--out', 'r.html'], 'given twice'),
+    ],
+)
+def test_wrong_input(
+    words: list[str],
+    message: str,
+    work_dirs: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'file').touch()
+    words = [str(work_dirs[0]) if word == 'RUN' else word for word in words]
+    with pytest.raises((ValueError, OSError), match=re.escape(message)):
+        run_report(*words)
+    assert not (tmp_path / 'r.html').exists()

@@ -1,0 +1,114 @@
+"""Write a page on a training run, or on several side by side."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from m2at_mm.reporting import Measurement, RunLog, measure, read_runs, render
+from m2at_mm.runner.atomic_files import write_whole
+
+# What a missing or unfit dataset, checkpoint or class ends in.
+_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    AttributeError,
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'work_dirs',
+        nargs='+',
+        type=Path,
+        metavar='WORK_DIR',
+        help='the --work-dir of a training',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        required=True,
+        help='the page, like report.html; one that is there is replaced',
+    )
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=200,
+        metavar='N',
+        help='attack the first N test images of each run (default: 200)',
+    )
+    parser.add_argument(
+        '--no-model',
+        action='store_true',
+        help='report on the files alone, without loading data and networks',
+    )
+    return parser.parse_args()
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what the end of the work would stumble over."""
+    if args.num_images < 1:
+        raise ValueError(f'--num-images {args.num_images} must be at least 1')
+    if args.out.is_dir():
+        raise ValueError(
+            f'--out {str(args.out)!r} is a folder: give the name of a file in '
+            'it, like report.html'
+        )
+    for parent in args.out.absolute().parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise ValueError(
+                    f'--out {str(args.out)!r} is inside of {str(parent)!r}, '
+                    'which is a file: give a place in a folder'
+                )
+            break
+
+
+def measure_all(
+    runs: Sequence[RunLog], num_images: int
+) -> tuple[dict[str, Measurement], dict[str, str]]:
+    """Measure each run as far as it can be; tell why where it can't."""
+    measured, missing = {}, {}
+    for run in runs:
+        if run.checkpoint is None:
+            missing[run.name] = (
+                f'{run.folder} has neither best_*.pth nor the file that '
+                'last_checkpoint names'
+            )
+            continue
+        print(f'{run.name}: attacking with {run.checkpoint.name}', flush=True)
+        try:
+            measured[run.name] = measure(run, num_images)
+        except _ERRORS as error:
+            missing[run.name] = f'{type(error).__name__}: {error}'
+    return measured, missing
+
+
+def main() -> None:
+    """Report as the command line says."""
+    args = parse_args()
+    check(args)
+    runs = read_runs(args.work_dirs)
+    measured: dict[str, Measurement] = {}
+    missing = {run.name: '--no-model was given' for run in runs}
+    if not args.no_model:
+        measured, missing = measure_all(runs, args.num_images)
+    page = render(runs, measured, missing)
+    write_whole(
+        args.out,
+        lambda path: path.write_text(page, encoding='utf-8'),
+    )
+    for name, reason in missing.items():
+        print(f'{name} was not attacked: {reason}')
+    print(f'report: {args.out.resolve()}')
+
+
+if __name__ == '__main__':
+    main()
