@@ -26,7 +26,7 @@ MODEL_WRAPPERS = _root.Registry(
     locations=['m2at_mm.model_wrappers'],
 )
 # Checks before training or testing starts, exact resume, schedules of the
-# attack, and guards.
+# attack, guards and pictures.
 HOOKS = _root.Registry(
     'hook',
     parent=_root.HOOKS,

@@ -193,8 +193,27 @@ CASES: dict[str, Bad] = {
     ),
     'picture of nothing': Bad(
         'x.pth',
-        words=('{work}/x.pth', '--out', '{work}/results.json'),
+        words=('{work}/x.pth', '--out', '{work}/m2at.png'),
         tool='visualize',
+    ),
+    'animation of rows': Bad(
+        r'rows.gif.*--show rows is one picture.*\.png.*--show steps',
+        words=('--out', '{work}/rows.gif'),
+        tool='visualize',
+    ),
+    'picture of no kind': Bad(
+        r'results.json is of no known kind.*png',
+        words=('--show', 'masks', '--out', '{work}/results.json'),
+        tool='visualize',
+    ),
+    'pictures at no interval': Bad(
+        'interval=0 must be',
+        {
+            'default_hooks.pictures.type': (
+                'm2at_mm.AdversarialVisualizationHook'
+            ),
+            'default_hooks.pictures.interval': 0,
+        },
     ),
     'plan without runs': Bad(
         'plan.*runs',

@@ -140,6 +140,22 @@ def test_hooks_of_the_documents_train(tmp_path: Path) -> None:
     assert runner.model.threat_model.eps == pytest.approx(2.6 / 255)
 
 
+def test_pictures_of_the_documents(tmp_path: Path) -> None:
+    text = (RESULTS.parent / 'your_config.md').read_text('utf-8')
+    _, _, rest = text.partition('## Pictures')
+    block = re.search(r'```python\n(.*?)```', rest, re.DOTALL)
+    assert block is not None
+    hooks = Config.fromstring(block.group(1), file_format='.py').default_hooks
+    hooks.pictures.update(interval=1, num_images=4)
+    build_digits_runner(tmp_path, 10, default_hooks=hooks).train()
+    assert len(list(tmp_path.glob('*/vis_data/vis_image/*.png'))) == 1
+    shown = re.findall(r'\((images/[^)]*)\)', rest)
+    assert len(shown) == 2
+    for name in shown:
+        assert f'--out docs/{name}' in rest
+        assert (RESULTS.parent / name).stat().st_size < 300_000
+
+
 def test_interrupted_trainings_are_all_equal() -> None:
     trials = [
         trial

@@ -44,6 +44,7 @@ TYPES = {
     'Transfer': 'TASK_UTILS',
     'RobustnessTestLoop': 'LOOPS',
     'RobustAccuracy': 'METRICS',
+    'AdversarialVisualizationHook': 'HOOKS',
     'AttackScheduleHook': 'HOOKS',
     'CollapseGuardHook': 'HOOKS',
     'InputCheckHook': 'HOOKS',

@@ -1,16 +1,44 @@
-"""Draw what M2AT does to test images."""
+"""Draw what the attack and the method do to test images."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, Callable, NamedTuple
 
 import torch
+from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from m2at_mm import cli
-from m2at_mm.visualization import TrainingImages, draw_training_images
+from m2at_mm.visualization import (
+    AttackSteps,
+    MaskKinds,
+    MethodOptions,
+    TrainingImages,
+    draw_attack_steps,
+    draw_mask_kinds,
+    draw_method_options,
+    draw_step_frames,
+    draw_training_images,
+    save_animation,
+)
+
+
+class Kind(NamedTuple):
+    """How a picture is made: what it shows, and its drawing."""
+
+    look: Callable[..., Any]
+    draw: Callable[..., Figure]
+
+
+KINDS = {
+    'rows': Kind(TrainingImages.of, draw_training_images),
+    'steps': Kind(AttackSteps.of, draw_attack_steps),
+    'masks': Kind(MaskKinds.of, draw_mask_kinds),
+    'options': Kind(MethodOptions.of, draw_method_options),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -23,14 +51,25 @@ def parse_args() -> argparse.Namespace:
         help='checkpoint file; without one the network is untrained',
     )
     parser.add_argument(
-        '--out', type=Path, required=True, help='the picture, e.g. m2at.png'
+        '--show',
+        choices=list(KINDS),
+        default='rows',
+        help='rows: from the clean to the training image (default); steps: '
+        'the way of the attack; masks: each kind of mask; options: what '
+        "M2AT's options do",
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        required=True,
+        help='the picture, e.g. m2at.png; steps.gif for an animation of steps',
     )
     parser.add_argument(
         '--num-images',
         type=int,
         default=6,
         metavar='N',
-        help='rows: the first N test images (default: 6)',
+        help='the first N test images (default: 6)',
     )
     parser.add_argument(
         '--seed', type=int, default=0, help='of start and masks (default: 0)'
@@ -60,9 +99,26 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     return cfg
 
 
+def check_out(args: argparse.Namespace) -> None:
+    """Refuse a file that the picture cannot be written to."""
+    kind = args.out.suffix.lower().lstrip('.')
+    if kind == 'gif' and args.show != 'steps':
+        raise ValueError(
+            f'--out {args.out} is an animation, but --show {args.show} is one '
+            'picture: give a name that ends in .png, or --show steps'
+        )
+    known = sorted({*Figure().canvas.get_supported_filetypes(), 'gif'})
+    if kind not in known:
+        raise ValueError(
+            f'--out {args.out} is of no known kind: give a name that ends in '
+            f'one of {known}'
+        )
+
+
 def main() -> None:
     """Draw as the command line says."""
     args = parse_args()
+    check_out(args)
     with TemporaryDirectory() as log_dir:
         runner = cli.build_runner(load_config(args, log_dir), args)
         runner.call_hook('before_run')  # where EMAHook makes its model
@@ -70,15 +126,16 @@ def main() -> None:
     model = runner.model.eval()
     batch = model.data_preprocessor(next(iter(runner.test_dataloader)))
     labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
-    figure = draw_training_images(
-        TrainingImages.of(
-            model, batch['inputs'], labels.to(batch['inputs'].device)
-        ),
-        runner.test_dataloader.dataset.CLASSES,
-        note='' if args.checkpoint else 'untrained network',
-    )
+    look, draw = KINDS[args.show]
+    found = look(model, batch['inputs'], labels.to(batch['inputs'].device))
+    classes = runner.test_dataloader.dataset.CLASSES
+    note = '' if args.checkpoint else 'untrained network'
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=110)
+    if args.out.suffix.lower() == '.gif':
+        frames = draw_step_frames(found, classes, note)
+        save_animation(frames, args.out)
+    else:
+        draw(found, classes, note).savefig(args.out, dpi=110)
     print(f'picture: {args.out.resolve()}')
 
 

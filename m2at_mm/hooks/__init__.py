@@ -1,5 +1,8 @@
 """Hooks."""
 
+from m2at_mm.hooks.adversarial_visualization_hook import (
+    AdversarialVisualizationHook,
+)
 from m2at_mm.hooks.attack_schedule_hook import AttackScheduleHook
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.input_check_hook import InputCheckHook
@@ -10,6 +13,7 @@ from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from m2at_mm.hooks.sync_buffers_hook import SyncBuffersHook
 
 __all__ = [
+    'AdversarialVisualizationHook',
     'AttackScheduleHook',
     'CollapseGuardHook',
     'InputCheckHook',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -160,7 +161,11 @@ class M2AT(Method):
         )
 
     def mix(
-        self, images: Tensor, adversarial: Tensor, target: Tensor
+        self,
+        images: Tensor,
+        adversarial: Tensor,
+        target: Tensor,
+        draws: Optional[MixRatios] = None,
     ) -> MixedBatch:
         """Make the training images and targets of a batch.
 
@@ -168,6 +173,8 @@ class M2AT(Method):
             images (Tensor): Clean images, in [0, 1], shape (N, C, H, W).
             adversarial (Tensor): In [0, 1], same shape.
             target (Tensor): Probabilities, shape (N, K).
+            draws (MixRatios, optional): Masks, ratios and partners. Defaults
+                to None, those of :meth:`draw`.
 
         Returns:
             MixedBatch: See :func:`mask_and_mix`.
@@ -176,7 +183,7 @@ class M2AT(Method):
             images,
             adversarial,
             target,
-            self.draw(images),
+            self.draw(images) if draws is None else draws,
             clean_label=self.clean_label,
             perturbed_label=self.perturbed_label,
             label_order=self.label_order,

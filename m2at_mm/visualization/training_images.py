@@ -1,165 +1,222 @@
-"""A row per image: from the clean one to M2AT's training image."""
+"""A row per image: from the clean one to the training image."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Optional
+from copy import copy
+from dataclasses import dataclass, fields, replace
+from typing import Any, Optional
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from m2at_mm.attacks import ThreatModel
 from m2at_mm.methods import M2AT
 from m2at_mm.methods.masking import one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
-
-_COLUMNS = (
-    'clean',
-    'mask (share kept)',
-    'perturbation',
-    'kept perturbation',
-    'training image',
+from m2at_mm.visualization.rendering import (
+    Classes,
+    amplified,
+    amplitude,
+    class_name,
+    describe_eps,
+    describe_scores,
+    show_panel,
 )
+from m2at_mm.visualization.witness import watch
 
 
 @dataclass
 class TrainingImages:
-    """What M2AT makes of a batch, with the predictions on it.
+    """What a method makes of a batch, with the predictions on it.
 
-    Images are RGB in [0, 1] of shape (N, C, H, W), on the CPU.
+    Images are RGB in [0, 1] of shape (N, C, H, W), on the CPU. What a method
+    doesn't have is None: masks are M2AT's, training images those of methods
+    that train on the attack, and without a train attack only the clean
+    images are left.
     """
 
+    method: str  #: The name of its class.
+    threat_model: ThreatModel
     clean: Tensor
-    adversarial: Tensor
-    training: Tensor
-    keep_map: Tensor  #: In [0, 1], shape (N, 1, H, W).
     labels: Tensor  #: True labels, shape (N, ).
-    target: Tensor  #: What the training images are trained to, shape (N, K).
     clean_scores: Tensor  #: Predicted probabilities, shape (N, K).
-    adversarial_scores: Tensor  #: Under the train attack, shape (N, K).
-    eps: float  #: Radius of the threat model, as for images in [0, 1].
+    adversarial: Optional[Tensor] = None
+    adversarial_scores: Optional[Tensor] = None  #: Shape (N, K).
+    training: Optional[Tensor] = None
+    target: Optional[Tensor] = None  #: Of the training images, shape (N, K).
+    keep_map: Optional[Tensor] = None  #: In [0, 1], shape (N, 1, H, W).
+    kept: Optional[Tensor] = None  #: Kept perturbation, (N, C, H, W).
 
     @classmethod
     def of(
         cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
     ) -> TrainingImages:
-        """Attack, mask and mix a batch as training would.
+        """Attack a batch and make training images of it.
 
         Args:
-            model (AdversarialClassifier): Its method must be M2AT.
+            model (AdversarialClassifier): In eval mode, with any method.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
-
-        Raises:
-            ValueError: The model's method is not M2AT.
         """
-        if not isinstance(model.method, M2AT) or model.train_attack is None:
-            raise ValueError(
-                f'method {type(model.method).__name__} has no masks to show: '
-                "give a config with method=dict(type='m2at_mm.M2AT')"
-            )
-        adversarial = model.train_attack(
-            model, images, labels, model.threat_model
-        )
-        mixed = model.method.mix(
-            images, adversarial, one_hot(labels, model.num_classes)
-        )
+        found: dict[str, Any] = {}
         with torch.no_grad():
             clean_scores = model(images).softmax(1)
-            adversarial_scores = model(adversarial).softmax(1)
+        if model.train_attack is not None:
+            adversarial = model.train_attack(
+                model, images, labels, model.threat_model
+            )
+            found = _made_of(model, images, adversarial, labels)
+            with torch.no_grad():
+                scores = model(adversarial).softmax(1)
+            found.update(adversarial=adversarial, adversarial_scores=scores)
         return cls(
+            method=type(model.method).__name__,
+            threat_model=copy(model.threat_model),  # schedules change it
             clean=images.cpu(),
-            adversarial=adversarial.cpu(),
-            training=mixed.images.cpu(),
-            keep_map=mixed.keep_map.cpu(),
             labels=labels.cpu(),
-            target=mixed.target.cpu(),
             clean_scores=clean_scores.cpu(),
-            adversarial_scores=adversarial_scores.cpu(),
-            eps=model.threat_model.eps,
+            **{name: value.cpu() for name, value in found.items()},
         )
+
+    def first(self, num: int) -> TrainingImages:
+        """The first ``num`` images."""
+        tensors = {
+            one.name: getattr(self, one.name)[:num]
+            for one in fields(self)
+            if isinstance(getattr(self, one.name), Tensor)
+        }
+        return replace(self, **tensors)
+
+    def fooled(self) -> Optional[Tensor]:
+        """Which images are right when clean and wrong under the attack.
+
+        Returns:
+            Tensor, optional: bool, shape (N, ); None without a train attack.
+        """
+        if self.adversarial_scores is None:
+            return None
+        right = self.clean_scores.argmax(1) == self.labels
+        return right & (self.adversarial_scores.argmax(1) != self.labels)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Panels by their titles, each (N, C or 1, H, W) in [0, 1]."""
+        panels = {'clean': self.clean}
+        if self.adversarial is not None:
+            perturbation = self.adversarial - self.clean
+            full = amplitude(self.threat_model, perturbation)
+            if self.keep_map is not None:
+                panels['mask (share kept)'] = self.keep_map
+            panels['perturbation'] = amplified(perturbation, full)
+            if self.kept is not None:
+                panels['kept perturbation'] = amplified(self.kept, full)
+        if self.training is not None:
+            panels['training image'] = self.training
+        return panels
+
+    def describe(self, row: int, classes: Classes) -> str:
+        """Label, predictions and training target of an image."""
+        label = int(self.labels[row])
+        name = class_name(label, classes)
+        lines = [
+            f'label: {name}',
+            f'clean: {describe_scores(self.clean_scores[row], classes)}',
+        ]
+        if self.adversarial_scores is not None:
+            attacked = describe_scores(self.adversarial_scores[row], classes)
+            lines.append(f'attacked: {attacked}')
+        if self.keep_map is not None:
+            lines.append(f'kept share: {self.keep_map[row].mean():.2f}')
+        if self.target is not None:
+            share = 100 * self.target[row, label]
+            lines.append(f'target: {name} {share:.0f} %')
+        return '\n'.join(lines)
+
+
+def _made_of(
+    model: AdversarialClassifier,
+    images: Tensor,
+    adversarial: Tensor,
+    labels: Tensor,
+) -> dict[str, Tensor]:
+    """The training images of a batch, and M2AT's masks."""
+    method = model.method
+    if not method.needs_attack:
+        return {}
+    if not isinstance(method, M2AT):
+        seen = watch(method, model, images, adversarial, labels)
+        return dict(training=seen.images, target=seen.target)
+    draws = method.draw(images)
+    target = one_hot(labels, model.num_classes)
+    mixed = method.mix(images, adversarial, target, draws)
+    # With another image in it, the change is more than the perturbation.
+    unattacked = method.mix(images, images, target, draws)
+    return dict(
+        training=mixed.images,
+        target=mixed.target,
+        keep_map=mixed.keep_map,
+        kept=mixed.images - unattacked.images,
+    )
+
+
+def check_has_masks(model: AdversarialClassifier) -> M2AT:
+    """Return a model's method, or raise ValueError unless it is M2AT."""
+    if not isinstance(model.method, M2AT):
+        raise ValueError(
+            f'method {type(model.method).__name__} has no masks to show: '
+            "give a config with method=dict(type='m2at_mm.M2AT')"
+        )
+    return model.method
 
 
 def draw_training_images(
-    batch: TrainingImages,
-    classes: Optional[Sequence[str]] = None,
-    note: str = '',
+    batch: TrainingImages, classes: Classes = None, note: str = ''
 ) -> Figure:
     """Draw a row per image.
 
-    The columns are the clean image, the mask weighted by the mixing ratio
+    The columns are the clean image, M2AT's mask weighted by the mixing ratio
     (white where the whole perturbation is kept), the perturbation and its
-    kept part, both amplified so that +-eps fills the scale, and the training
-    image. The text gives
-    the predictions before and after the train attack, and the training
-    target.
+    kept part, both amplified so that +-eps fills the scale (under l2, their
+    largest value), and the training image, as far as the method has them.
+    The text gives the predictions before and after the train attack, and the
+    training target.
 
     Args:
         batch (TrainingImages): The images of the rows.
         classes (Sequence[str], optional): Names of the classes. Defaults to
             None, their numbers.
-        note (str): A line under the title. Defaults to ''.
+        note (str): Behind the title. Defaults to ''.
 
     Returns:
         Figure: To be saved with ``savefig``.
     """
-    num = len(batch.clean)
-    figure = Figure(figsize=(10.5, 1.45 * num + 0.8), layout='constrained')
+    num, columns = len(batch.clean), batch.columns()
+    width = 1.75 * len(columns) + 2.2
+    # The title of a picture with one column needs more.
+    figure = Figure(
+        figsize=(max(width, 5.0), 1.45 * num + 0.8), layout='constrained'
+    )
     axes = figure.subplots(
         num,
-        len(_COLUMNS) + 1,
+        len(columns) + 1,
         squeeze=False,
-        width_ratios=[1] * len(_COLUMNS) + [1.5],
+        width_ratios=[1] * len(columns) + [1.5],
     )
-    perturbation = batch.adversarial - batch.clean
-    kept = batch.training - batch.clean
     for row in range(num):
-        cells = (
-            batch.clean[row],
-            batch.keep_map[row].expand(3, -1, -1),
-            0.5 + perturbation[row] / (2 * batch.eps),
-            0.5 + kept[row] / (2 * batch.eps),
-            batch.training[row],
+        for panels, axis in zip(columns.values(), axes[row]):
+            show_panel(axis, panels[row])
+        text = axes[row, -1]
+        text.set_axis_off()
+        text.text(
+            0.0,
+            0.5,
+            batch.describe(row, classes),
+            va='center',
+            fontsize=9,
+            parse_math=False,
         )
-        for cell, axis in zip(cells, axes[row]):
-            axis.imshow(_pixels(cell), interpolation='nearest')
-        axes[row, -1].text(
-            0.0, 0.5, _describe(batch, row, classes), va='center', fontsize=9
-        )
-        for axis in axes[row]:
-            axis.set_axis_off()
-    for column, title in enumerate(_COLUMNS):
+    for column, title in enumerate(columns):
         axes[0, column].set_title(title, fontsize=10)
-    figure.suptitle(
-        f'M2AT, eps {batch.eps * 255:g}/255' + (f' ({note})' if note else ''),
-        fontsize=11,
-    )
+    title = f'{batch.method}, {describe_eps(batch.threat_model)}'
+    figure.suptitle(title + (f' ({note})' if note else ''), fontsize=11)
     return figure
-
-
-def _pixels(image: Tensor) -> np.ndarray:
-    """(C, H, W) to (H, W, 3) in [0, 1], as matplotlib wants it."""
-    return image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
-
-
-def _describe(
-    batch: TrainingImages, row: int, classes: Optional[Sequence[str]]
-) -> str:
-    def name(index: int) -> str:
-        return classes[index] if classes else str(index)
-
-    def prediction(scores: Tensor) -> str:
-        score, index = scores[row].max(0)
-        return f'{name(int(index))} {100 * score:.0f} %'
-
-    label = int(batch.labels[row])
-    share = batch.keep_map[row].mean()
-    return (
-        f'label: {name(label)}\n'
-        f'clean: {prediction(batch.clean_scores)}\n'
-        f'attacked: {prediction(batch.adversarial_scores)}\n'
-        f'kept share: {share:.2f}\n'
-        f'target: {name(label)} {100 * batch.target[row, label]:.0f} %'
-    )

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import build_adversarial
 from torch import Tensor
 
-from m2at_mm.datasets import Digits
+from m2at_mm.attacks import ThreatModel
 from m2at_mm.visualization import TrainingImages, draw_training_images
 
 N, K = 3, 10
@@ -23,19 +23,6 @@ def tiny_model(**method: Any) -> Any:
         method=dict(dict(type='m2at_mm.M2AT'), **method),
         threat_model=dict(norm='linf', eps='32/255'),
     ).eval()
-
-
-@pytest.fixture(scope='module')
-def digits() -> tuple[Tensor, Tensor]:
-    dataset = Digits(split='test', indices=2 * N)
-    samples = [dataset[k] for k in range(N, 2 * N)]
-    images = torch.stack(
-        [
-            torch.from_numpy(sample['img']).permute(2, 0, 1)
-            for sample in samples
-        ]
-    )
-    return images / 255, torch.tensor([s['gt_label'] for s in samples])
 
 
 def make(digits: tuple[Tensor, Tensor], **method: Any) -> TrainingImages:
@@ -55,7 +42,7 @@ def test_fields_fit_each_other(
 
     assert torch.equal(batch.clean, images)
     assert torch.equal(batch.labels, labels) and labels.tolist() == [3, 4, 5]
-    assert batch.eps == pytest.approx(EPS)
+    assert batch.threat_model.eps == pytest.approx(EPS)
     assert batch.keep_map.shape == (N, 1, 32, 32)
     assert batch.keep_map.min() >= 0 and batch.keep_map.max() <= 1
     perturbation = batch.adversarial - images
@@ -88,14 +75,124 @@ def test_scores_are_the_models(digits: tuple[Tensor, Tensor]) -> None:
     assert not torch.allclose(clean, adversarial, atol=1e-6)
 
 
-@pytest.mark.parametrize('method', ['PGDAT', 'Standard'])
-def test_method_without_masks(
+def test_kept_perturbation_is_free_of_the_other_image(
+    digits: tuple[Tensor, Tensor],
+) -> None:
+    images, _ = digits
+    model = tiny_model(pairing='batch')
+    torch.manual_seed(1)
+    batch = TrainingImages.of(model, *digits)
+    # Draw again, after the attack's own draws.
+    torch.manual_seed(1)
+    adversarial = model.train_attack(model, *digits, model.threat_model)
+    mask, ratio, partner = model.method.draw(images)
+    change = adversarial - images
+    lam = ratio.view(-1, 1, 1, 1)
+    expected = lam * mask * change
+    expected += (1 - lam) * (1 - mask) * change[partner]
+    assert torch.allclose(batch.kept, expected, atol=1e-6)
+    change = batch.training - images
+    other = partner != torch.arange(N)
+    assert other.any()
+    assert (change[other].abs().amax((1, 2, 3)) > EPS).all()
+
+
+@pytest.mark.parametrize('method', ['PGDAT', 'TRADES', 'MART'])
+def test_methods_that_train_on_the_attack(
     digits: tuple[Tensor, Tensor], method: str
 ) -> None:
-    model = tiny_model(type=f'm2at_mm.{method}')
+    batch = TrainingImages.of(tiny_model(type=f'm2at_mm.{method}'), *digits)
+    assert torch.equal(batch.training, batch.adversarial)
+    assert torch.equal(batch.target, torch.eye(K)[batch.labels])
+    assert batch.keep_map is None and batch.kept is None
+    assert list(batch.columns()) == ['clean', 'perturbation', 'training image']
+    assert 'kept' not in batch.describe(0, NAMES)
+    figure = draw_training_images(batch)
+    assert len(figure.axes) == N * 4
+    assert method in figure.get_suptitle()
 
-    with pytest.raises(ValueError, match=rf'{method} has no masks.*M2AT'):
-        TrainingImages.of(model, *digits)
+
+def test_training_images_of_avmixup(digits: tuple[Tensor, Tensor]) -> None:
+    model = tiny_model(type='m2at_mm.AVmixup', gamma=2.0, vertex_label=0.1)
+    batch = TrainingImages.of(model, *digits)
+    own = batch.target[range(N), batch.labels]
+    share = (1 - own) / 0.9  # of the vertex
+    assert (share > 0).all() and (share < 1).all()
+    vertex = (2 * batch.adversarial - batch.clean).clamp(0, 1)
+    share = share.view(-1, 1, 1, 1)
+    expected = (1 - share) * batch.clean + share * vertex
+    assert torch.allclose(batch.training, expected, atol=1e-5)
+
+
+def test_training_images_of_iat(digits: tuple[Tensor, Tensor]) -> None:
+    batch = TrainingImages.of(tiny_model(type='m2at_mm.IAT'), *digits)
+    # Labels are mixed as the adversarial images are.
+    weights = batch.target[:, batch.labels]
+    assert torch.allclose(weights.sum(1), torch.ones(N))
+    expected = torch.einsum('ij,jchw->ichw', weights, batch.adversarial)
+    assert torch.allclose(batch.training, expected, atol=1e-5)
+
+
+def test_methods_without_training_images(
+    digits: tuple[Tensor, Tensor],
+) -> None:
+    standard = tiny_model(type='m2at_mm.Standard')
+    batch = TrainingImages.of(standard, *digits)
+    assert list(batch.columns()) == ['clean', 'perturbation']
+    standard.train_attack = None
+    batch = TrainingImages.of(standard, *digits)
+    assert list(batch.columns()) == ['clean']
+    assert batch.fooled() is None
+    lines = batch.describe(1, NAMES).splitlines()
+    assert [line.split(':')[0] for line in lines] == ['label', 'clean']
+    assert len(draw_training_images(batch).axes) == N * 2
+
+
+def test_nothing_is_left_in_the_model(digits: tuple[Tensor, Tensor]) -> None:
+    model = tiny_model(type='m2at_mm.TRADES')
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    TrainingImages.of(model, *digits)
+    assert all(p.grad is None for p in model.parameters())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+def test_fooled_are_those_right_before(digits: tuple[Tensor, Tensor]) -> None:
+    batch = make(digits)
+    batch.clean_scores = torch.eye(K)[[3, 4, 0]]
+    batch.adversarial_scores = torch.eye(K)[[8, 4, 9]]
+    assert batch.fooled().tolist() == [True, False, False]
+    assert batch.first(2).fooled().tolist() == [True, False]
+
+
+def test_a_radius_of_nothing_is_grey(digits: tuple[Tensor, Tensor]) -> None:
+    model = tiny_model()
+    model.threat_model.eps = 0.0
+    panel = TrainingImages.of(model, *digits).columns()['perturbation']
+    assert torch.equal(panel, torch.full_like(panel, 0.5))
+
+
+def test_l2_fills_the_scale(digits: tuple[Tensor, Tensor]) -> None:
+    model = tiny_model()
+    model.threat_model = ThreatModel('l2', 0.5)
+    panel = TrainingImages.of(model, *digits).columns()['perturbation']
+    assert (panel - 0.5).abs().max() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    'name', ['$x$ and a very long name indeed', 'ice_cream']
+)
+def test_any_name_can_be_drawn(
+    digits: tuple[Tensor, Tensor], name: str
+) -> None:
+    figure = draw_training_images(make(digits), [name] * K)
+    text = figure.axes[PANELS - 1].texts[0]
+    shown = name if len(name) <= 16 else name[:15] + '…'
+    assert text.get_text().startswith(f'label: {shown}\n')
+    # Nothing is cut off, and no sign is taken for a formula.
+    figure.canvas.draw()
+    box = text.get_window_extent()
+    assert box.x1 <= figure.bbox.x1 and box.x0 >= 0
 
 
 def test_figure_has_a_row_per_image(digits: tuple[Tensor, Tensor]) -> None:

@@ -1,0 +1,220 @@
+"""The way of an attack: from the clean image, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from m2at_mm.attacks import PGD, ThreatModel, own_random_stream
+from m2at_mm.attacks.losses import LOSSES
+from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.visualization.rendering import (
+    RIGHT,
+    WRONG,
+    Classes,
+    amplified,
+    amplitude,
+    class_name,
+    describe_eps,
+    describe_scores,
+    show_panel,
+)
+
+_MOST_COLUMNS = 11  # of a strip, the clean image and ten steps
+
+
+@dataclass
+class AttackSteps:
+    """Images under attack before the first and after each of K steps.
+
+    Images are RGB in [0, 1], on the CPU.
+    """
+
+    attack: str  #: The name of its class.
+    loss: str  #: The loss that it raises, by its name.
+    threat_model: ThreatModel
+    images: Tensor  #: Clean and after each step, shape (K + 1, N, C, H, W).
+    labels: Tensor  #: True labels, shape (N, ).
+    losses: Tensor  #: What the attack raises, shape (K + 1, N).
+    scores: Tensor  #: Predicted probabilities, shape (K + 1, N, classes).
+
+    @classmethod
+    def of(
+        cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
+    ) -> AttackSteps:
+        """Run the train attack with one step, with two, up to all.
+
+        All begin at the same random start, so that each goes a step further
+        than the one before. Of several restarts it is the first.
+
+        Args:
+            model (AdversarialClassifier): In eval mode.
+            images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
+            labels (Tensor): int64, shape (N, ).
+
+        Raises:
+            ValueError: The model has no train attack.
+        """
+        if model.train_attack is None:
+            raise ValueError(
+                'train_attack=None has no steps to show: give '
+                "model.train_attack=dict(type='m2at_mm.PGD')"
+            )
+        threat_model = copy(model.threat_model)
+        steps = [images, *_iterates(model, images, labels)]
+        with torch.no_grad():
+            logits = [model(one).float() for one in steps]
+        loss = getattr(model.train_attack, 'loss', 'ce')
+        # TRADES' attack goes away from the clean image's probabilities.
+        reference = logits[0] if loss == 'kl' else labels
+        losses = [LOSSES[loss](one, reference) for one in logits]
+        return cls(
+            attack=type(model.train_attack).__name__,
+            loss=loss,
+            threat_model=threat_model,
+            images=torch.stack(steps).cpu(),
+            labels=labels.cpu(),
+            losses=torch.stack(losses).cpu(),
+            scores=torch.stack(logits).softmax(2).cpu(),
+        )
+
+    @property
+    def num_steps(self) -> int:
+        """How many steps the attack has, K."""
+        return len(self.images) - 1
+
+
+def _iterates(
+    model: AdversarialClassifier, images: Tensor, labels: Tensor
+) -> Iterator[Tensor]:
+    attack = copy(model.train_attack)
+    assert attack is not None
+    total = 1
+    if isinstance(attack, PGD):
+        total, attack.restarts = attack.steps, 1
+    for steps in range(1, total + 1):
+        if total > 1:
+            attack.steps = steps
+        # Each run goes on from the same place in the stream.
+        with own_random_stream(images.device):
+            yield attack(model, images, labels, model.threat_model)
+
+
+def draw_attack_steps(
+    path: AttackSteps, classes: Classes = None, note: str = ''
+) -> Figure:
+    """Draw a strip for each image: clean, then after each step.
+
+    Below the images is their perturbation, amplified so that +-eps fills the
+    scale (under l2, its largest value), with the loss that the attack raises
+    and the prediction. Of more than ten steps, ten are shown.
+
+    Args:
+        path (AttackSteps): The images of the strips.
+        classes (Sequence[str], optional): Names of the classes. Defaults to
+            None, their numbers.
+        note (str): Behind the title. Defaults to ''.
+
+    Returns:
+        Figure: To be saved with ``savefig``.
+    """
+    last = path.num_steps
+    columns = min(last + 1, _MOST_COLUMNS)
+    shown = [round(k * last / (columns - 1)) for k in range(columns)]
+    num = path.images.shape[1]
+    figure = Figure(
+        figsize=(max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
+        layout='constrained',
+    )
+    axes = figure.subplots(2 * num, columns, squeeze=False)
+    for row in range(num):
+        for column, step in enumerate(shown):
+            _draw_state(path, row, step, axes[2 * row :, column], classes)
+        label = class_name(int(path.labels[row]), classes)
+        axes[2 * row, 0].set_ylabel(
+            f'label: {label}', fontsize=9, parse_math=False
+        )
+    for column, step in enumerate(shown):
+        axes[0, column].set_title(_name(step), fontsize=10)
+    figure.suptitle(_title(path, note), fontsize=11)
+    return figure
+
+
+def draw_step_frames(
+    path: AttackSteps, classes: Classes = None, note: str = ''
+) -> list[Figure]:
+    """Draw the frames of an animation: the clean images, then each step.
+
+    Args and panels as for :func:`draw_attack_steps`, with a column per image.
+
+    Returns:
+        list[Figure]: K + 1 of one size.
+    """
+    return [
+        _draw_frame(path, step, classes, note)
+        for step in range(path.num_steps + 1)
+    ]
+
+
+def _draw_frame(
+    path: AttackSteps, step: int, classes: Classes, note: str
+) -> Figure:
+    num = path.images.shape[1]
+    # Fixed places: panels must not move from frame to frame.
+    figure = Figure(figsize=(max(1.6 * num + 0.2, 5.0), 4.6))
+    axes = figure.subplots(2, num, squeeze=False)
+    figure.subplots_adjust(
+        left=0.02, right=0.98, bottom=0.12, top=0.79, hspace=0.06, wspace=0.08
+    )
+    for column in range(num):
+        _draw_state(path, column, step, axes[:, column], classes)
+        label = class_name(int(path.labels[column]), classes)
+        axes[0, column].set_title(label, fontsize=9, parse_math=False)
+    figure.suptitle(
+        f'{_title(path, note)}\n{_name(step)} of {path.num_steps}'
+        if step
+        else f'{_title(path, note)}\nclean',
+        fontsize=11,
+    )
+    return figure
+
+
+def _draw_state(
+    path: AttackSteps,
+    image: int,
+    step: int,
+    axes: np.ndarray,
+    classes: Classes,
+) -> None:
+    """An image after a step, its perturbation below."""
+    state = path.images[step, image]
+    perturbation = path.images[:, image] - path.images[0, image]
+    full = amplitude(path.threat_model, perturbation)
+    scores = path.scores[step, image]
+    wrong = int(scores.argmax()) != int(path.labels[image])
+    show_panel(axes[0], state)
+    show_panel(
+        axes[1],
+        amplified(perturbation[step], full),
+        f'loss {path.losses[step, image]:.2f}\n'
+        f'{describe_scores(scores, classes)}\n' + ('wrong' if wrong else ''),
+        WRONG if wrong else RIGHT,
+    )
+
+
+def _name(step: int) -> str:
+    return f'step {step}' if step else 'clean'
+
+
+def _title(path: AttackSteps, note: str) -> str:
+    title = (
+        f'{path.attack} raises the loss {path.loss!r}, '
+        f'{describe_eps(path.threat_model)}'
+    )
+    return title + (f' ({note})' if note else '')
