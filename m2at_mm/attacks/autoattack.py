@@ -221,7 +221,8 @@ class _Logits(nn.Module):
             images = images.view_as(images)
             # The package reshapes gradients by view.
             images.register_hook(lambda gradient: gradient.contiguous())
-        return self._model[0](images).float()
+        logits: Tensor = self._model[0](images)
+        return logits.float()
 
 
 def _import_package() -> Any:
@@ -264,4 +265,5 @@ def _run(
         attack = package.square
     attack.seed = seed
     with torch.no_grad():
-        return attack.perturb(images, labels)
+        adversarial: Tensor = attack.perturb(images, labels)
+    return adversarial

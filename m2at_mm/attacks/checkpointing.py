@@ -26,7 +26,9 @@ def differentiable_checkpoints() -> Iterator[None]:
     places = [sys.modules[name] for name in _PLACES if name in sys.modules]
     plain: list[Callable[..., Any]] = [place.checkpoint for place in places]
 
-    def checkpoint(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    def checkpoint(
+        function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
         return plain[0](function, *args, **dict(kwargs, use_reentrant=False))
 
     try:

@@ -188,11 +188,15 @@ class _Trace:
             stack.enter_context(_Reads(self))
             yield
 
-    def _after_conv(self, conv: nn.Conv2d, args: tuple, out: Tensor) -> None:
+    def _after_conv(
+        self, conv: nn.Conv2d, args: tuple[Any, ...], out: Tensor
+    ) -> None:
         self.calls[conv] = self.calls.get(conv, 0) + 1
         self.outputs[id(out)] = (conv, out)
 
-    def _before_norm(self, norm: _BatchNorm, args: tuple, kw: dict) -> None:
+    def _before_norm(
+        self, norm: _BatchNorm, args: tuple[Any, ...], kw: dict[str, Any]
+    ) -> None:
         self.calls[norm] = self.calls.get(norm, 0) + 1
         for value in (*args, *kw.values()):
             if id(value) in self.outputs:
@@ -223,10 +227,10 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(
         self,
-        func: Callable,
+        func: Callable[..., Any],
         types: Any,
-        args: tuple = (),
-        kwargs: Optional[dict] = None,
+        args: tuple[Any, ...] = (),
+        kwargs: Optional[dict[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
         inputs, _ = tree_flatten((args, kwargs))

@@ -288,7 +288,8 @@ class L2Ball(Ball):
 
     def distance(self, adversarial: Tensor) -> Tensor:
         change = adversarial.double() - self.images.double()
-        return change.flatten(1).norm(dim=1)
+        length: Tensor = change.flatten(1).norm(dim=1)
+        return length
 
     def _distance(self, adversarial: Tensor) -> Tensor:
         """The larger of the distances in double and in own precision."""
@@ -335,5 +336,5 @@ def unit_direction(direction: Tensor) -> Tensor:
     # seem shorter than it is. So its largest value is made 1 first.
     largest = direction.abs().amax((1, 2, 3), keepdim=True)
     direction = direction / torch.where(largest > 0, largest, 1)
-    length = direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    length: Tensor = direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     return direction / length.clamp(min=1)

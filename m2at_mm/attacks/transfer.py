@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
@@ -35,7 +35,10 @@ class Transfer:
     """
 
     def __init__(
-        self, surrogate: dict, checkpoint: str, attack: Optional[dict] = None
+        self,
+        surrogate: dict[str, Any],
+        checkpoint: str,
+        attack: Optional[dict[str, Any]] = None,
     ) -> None:
         self.surrogate: nn.Module = MODELS.build(surrogate)
         try:
@@ -71,4 +74,7 @@ class Transfer:
                 surrogate need not yet fool the model. Defaults to False.
         """
         self.surrogate.to(images.device)
-        return self.attack(self.surrogate, images, target, threat_model)
+        adversarial: Tensor = self.attack(
+            self.surrogate, images, target, threat_model
+        )
+        return adversarial

@@ -38,7 +38,8 @@ class _BasicBlock(nn.Module):
         identity = x if self.shortcut is None else self.shortcut(out)
         out = self.conv1(out)
         out = self.conv2(self.activate(self.bn2(out)))
-        return out + identity
+        total: Tensor = out + identity
+        return total
 
 
 class _Bottleneck(nn.Module):
@@ -68,7 +69,8 @@ class _Bottleneck(nn.Module):
         out = self.conv1(out)
         out = self.conv2(self.activate(self.bn2(out)))
         out = self.conv3(self.activate(self.bn3(out)))
-        return out + identity
+        total: Tensor = out + identity
+        return total
 
 
 _DEPTHS: dict[int, tuple[Any, tuple[int, ...]]] = {
@@ -113,9 +115,9 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         base_channels: int = 64,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        act_cfg: Optional[dict] = None,
-        init_cfg: Union[dict, Sequence[dict], None] = None,
+        norm_cfg: Optional[dict[str, Any]] = None,
+        act_cfg: Optional[dict[str, Any]] = None,
+        init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None] = None,
     ) -> None:
         if depth not in _DEPTHS:
             raise ValueError(

@@ -23,12 +23,12 @@ def conv(in_channels: int, out_channels: int, size: int, stride: int) -> Any:
     )
 
 
-def norm(norm_cfg: dict, channels: int) -> Any:
+def norm(norm_cfg: dict[str, Any], channels: int) -> Any:
     """The normalisation layer of a config."""
     return build_norm_layer(norm_cfg, channels)[1]
 
 
-def activation(act_cfg: dict) -> Any:
+def activation(act_cfg: dict[str, Any]) -> Any:
     """The activation layer of a config."""
     return build_activation_layer(act_cfg)
 
@@ -47,11 +47,11 @@ class PreActivationNet(BaseBackbone):
 
     def __init__(
         self,
-        norm_cfg: dict,
-        act_cfg: dict,
+        norm_cfg: dict[str, Any],
+        act_cfg: dict[str, Any],
         frozen_stages: int,
         norm_eval: bool,
-        init_cfg: Union[dict, Sequence[dict], None],
+        init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None],
     ) -> None:
         super().__init__(init_cfg)
         if not -1 <= frozen_stages <= len(self.stages):

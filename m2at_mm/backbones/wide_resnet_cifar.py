@@ -42,7 +42,8 @@ class _Block(nn.Module):
         # The shortcut starts after the activation only where it changes width.
         identity = x if self.convShortcut is None else self.convShortcut(out)
         out = self.activate(self.bn2(self.conv1(out)))
-        return identity + self.conv2(self.drop(out))
+        total: Tensor = identity + self.conv2(self.drop(out))
+        return total
 
 
 @MODELS.register_module()
@@ -83,9 +84,9 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         drop_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        act_cfg: Optional[dict] = None,
-        init_cfg: Union[dict, Sequence[dict], None] = None,
+        norm_cfg: Optional[dict[str, Any]] = None,
+        act_cfg: Optional[dict[str, Any]] = None,
+        init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None] = None,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(

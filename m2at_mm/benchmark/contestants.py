@@ -114,7 +114,8 @@ class Torchattacks(Contestant):
         )
 
     def attack(self) -> Tensor:
-        return self._pgd(self.images, self.labels)
+        adversarial: Tensor = self._pgd(self.images, self.labels)
+        return adversarial
 
 
 class Limit(Contestant):
@@ -131,7 +132,7 @@ class Limit(Contestant):
     def __init__(
         self,
         *args: Any,
-        precision: Optional[Callable[[], AbstractContextManager]] = None,
+        precision: Optional[Callable[[], AbstractContextManager[Any]]] = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -165,7 +166,7 @@ def build_rivals(
     model: AdversarialClassifier,
     images: Tensor,
     labels: Tensor,
-    precision: Optional[Callable[[], AbstractContextManager]] = None,
+    precision: Optional[Callable[[], AbstractContextManager[Any]]] = None,
 ) -> dict[str, Contestant]:
     """Contestants by name.
 
@@ -202,4 +203,5 @@ class _Network(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
+        logits: Tensor = self.model(images)
+        return logits

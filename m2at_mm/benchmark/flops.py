@@ -29,7 +29,8 @@ def flops_per_iteration(limit: Limit) -> int:
     Args:
         limit (Limit): Runs an iteration.
     """
-    with _Counter() as counter:
+    counter = _Counter()  # type: ignore[no-untyped-call]
+    with counter:
         limit.iterate()
     return counter.flops
 

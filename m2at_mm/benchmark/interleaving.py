@@ -78,7 +78,7 @@ class Interleaving(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict] = None,
+        outputs: Optional[dict[str, Any]] = None,
     ) -> None:
         """Note an iteration's time, and go on to the next contestant."""
         assert self._since is not None

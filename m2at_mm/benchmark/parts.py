@@ -69,7 +69,9 @@ class PartClock(Hook):
             if hasattr(owner, name):
                 owner.__dict__[name] = self._timed(getattr(owner, name), part)
 
-    def _timed(self, function: Callable, part: str) -> Callable:
+    def _timed(
+        self, function: Callable[..., Any], part: str
+    ) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             since = now()
             result = function(*args, **kwargs)
@@ -90,7 +92,7 @@ class PartClock(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict] = None,
+        outputs: Optional[dict[str, Any]] = None,
     ) -> None:
         """Note an iteration's parts."""
         end, spent = now(), self._spent

@@ -218,7 +218,7 @@ class _Check(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict] = None,
+        outputs: Optional[dict[str, Any]] = None,
     ) -> None:
         self.losses.append((outputs or {})['loss'].item())
 

@@ -66,7 +66,8 @@ def _run(config: str, recipe: str, images: Path, seconds: float) -> Outcome:
             return Outcome(
                 config, '', 'fails', f'no result within {seconds:g} s'
             )
-        return receiver.recv()
+        outcome: Outcome = receiver.recv()
+        return outcome
     except EOFError:
         process.join()
         note = f'its process ended with exit code {process.exitcode}'
@@ -78,5 +79,5 @@ def _run(config: str, recipe: str, images: Path, seconds: float) -> Outcome:
 
 def _report(sender: Any, config: str, recipe: str, images: Path) -> None:
     # MMEngine formats a config for its log again and again, for seconds.
-    Config.pretty_text = property(repr)  # type: ignore[method-assign]
+    Config.pretty_text = property(repr)
     sender.send(try_config(config, recipe, images))

@@ -52,7 +52,9 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         # The parent's forward must not normalise.
         self._enable_normalize = False
 
-    def forward(self, data: dict, training: bool = False) -> dict:
+    def forward(
+        self, data: dict[str, Any], training: bool = False
+    ) -> dict[str, Any]:
         """Move a batch to the device and scale it to [0, 1].
 
         Args:
@@ -71,7 +73,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         inputs = data['inputs']
         _check_pixels([inputs] if isinstance(inputs, Tensor) else inputs)
         self._check_labels(data.get('data_samples') or [])
-        batch = super().forward(data, training)
+        batch: dict[str, Any] = super().forward(data, training)
         # Not in place: float pixels can still be the caller's own tensor.
         # Mixing two white pixels can round to just above white.
         batch['inputs'] = (
@@ -94,7 +96,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         mean: Optional[Tensor] = getattr(self, 'mean', None)
         if mean is None:
             return images
-        return (images - mean / 255) / (self.std / 255)
+        normalised: Tensor = (images - mean / 255) / (self.std / 255)
+        return normalised
 
     def _check_labels(self, samples: Iterable[Any]) -> None:
         if self.num_classes is None:

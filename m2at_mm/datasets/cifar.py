@@ -86,7 +86,7 @@ class CIFAR10(_CIFAR10):
         self,
         data_root: str = '',
         split: str = 'train',
-        metainfo: dict | None = None,
+        metainfo: dict[str, Any] | None = None,
         download: bool = True,
         *,
         val_size: int = 1000,
@@ -115,7 +115,7 @@ class CIFAR10(_CIFAR10):
         if not lazy_init:
             self.full_init()
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> list[dict[str, Any]]:
         """Load the samples of the split, after a download if need be.
 
         Returns:
@@ -138,7 +138,7 @@ class CIFAR10(_CIFAR10):
             return self._load_folder(folder)
         raise FileNotFoundError(self._advice(folder, error)) from error
 
-    def _load_official(self) -> list[dict]:
+    def _load_official(self) -> list[dict[str, Any]]:
         """Load the samples of the split with the parent's loader."""
         asked = self.split
         # The parent reads the test files for anything but 'train'.
@@ -153,7 +153,7 @@ class CIFAR10(_CIFAR10):
             part = round_robin(labels, part)
         return [samples[i] for i in part]
 
-    def _load_folder(self, folder: str) -> list[dict]:
+    def _load_folder(self, folder: str) -> list[dict[str, Any]]:
         """Read the images of the split that ``indices`` asks for."""
         paths, labels = self._list_folder(folder)
         part = round_robin(labels, self._part(labels))
@@ -277,7 +277,9 @@ def _read_image(path: str) -> np.ndarray:
     try:
         content = Path(path).read_bytes()
         # Backend named: the pixels must not depend on mmcv's global setting.
-        img = mmcv.imfrombytes(content, channel_order='rgb', backend='cv2')
+        img: np.ndarray = mmcv.imfrombytes(
+            content, channel_order='rgb', backend='cv2'
+        )
     except (OSError, cv2.error) as error:
         text = f'cannot read the image {path}; replace it or remove it'
         raise ValueError(text) from error

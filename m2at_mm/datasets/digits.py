@@ -52,14 +52,14 @@ class Digits(BaseDataset):
     def __init__(
         self,
         split: str = 'train',
-        metainfo: dict | None = None,
+        metainfo: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         check_split(split)
         self.split = split
         super().__init__(ann_file='', metainfo=metainfo, **kwargs)
 
-    def load_data_list(self) -> list[dict]:
+    def load_data_list(self) -> list[dict[str, Any]]:
         """Load the samples of the split.
 
         Returns:

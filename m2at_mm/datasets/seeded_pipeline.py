@@ -32,7 +32,10 @@ class SeededPipeline:
     """
 
     def __init__(
-        self, pipeline: Callable[[dict], Any], seed: int, epoch: Tensor
+        self,
+        pipeline: Callable[[dict[str, Any]], Any],
+        seed: int,
+        epoch: Tensor,
     ) -> None:
         self.pipeline = pipeline
         self.seed = seed
@@ -41,7 +44,7 @@ class SeededPipeline:
         self._counted_epoch = -1
         self._times: Counter[int] = Counter()
 
-    def __call__(self, data: dict) -> Any:
+    def __call__(self, data: dict[str, Any]) -> Any:
         """Transform a sample.
 
         Args:
@@ -80,7 +83,7 @@ def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
     random.seed(int(first))
     np.random.seed(int(second))
     # Not torch.manual_seed, which sets GPUs' streams, too.
-    torch.random.default_generator.manual_seed(int(third))
+    torch.default_generator.manual_seed(int(third))
     try:
         yield
     finally:

@@ -25,8 +25,10 @@ class Attackable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, K)."""
+        logits: Tensor
         if not images.requires_grad:
-            return self.model(images)
+            logits = self.model(images)
+            return logits
         seen = images.view_as(images)
         seen.register_hook(
             lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0)

@@ -38,11 +38,14 @@ class Outcomes:
 
     def correct(self, name: str) -> np.ndarray:
         """Which images are classified correctly, bool of shape (N, )."""
-        return self.predictions[name] == self.labels
+        correct: np.ndarray = self.predictions[name] == self.labels
+        return correct
 
     def worst(self) -> np.ndarray:
         """Which images are correct clean and under every attack."""
-        return np.logical_and.reduce([*map(self.correct, self.predictions)])
+        correct = [*map(self.correct, self.predictions)]
+        worst: np.ndarray = np.logical_and.reduce(correct)
+        return worst
 
     @property
     def attacks(self) -> list[str]:

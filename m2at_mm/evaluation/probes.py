@@ -165,7 +165,8 @@ def _probe_outputs(
 def _difference(first: Tensor, second: Tensor) -> Tensor:
     """Change of each image's logits relative to their length, (N, )."""
     length = first.norm(dim=1).clamp(min=1e-30)
-    return (first - second).norm(dim=1) / length
+    change: Tensor = (first - second).norm(dim=1) / length
+    return change
 
 
 def _probe_gradients(
@@ -232,7 +233,7 @@ def _large_radius(images: Tensor, threat: ThreatModel) -> float:
     if threat.norm == 'linf':
         return min(1.0, large)
     # As long as the corner of the linf ball, to reach as far.
-    reach = _LARGE_EPS * images[0].numel() ** 0.5
+    reach: float = _LARGE_EPS * images[0].numel() ** 0.5
     return max(reach, _LARGE_FACTOR * threat.eps)
 
 

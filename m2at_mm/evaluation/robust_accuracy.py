@@ -34,7 +34,9 @@ class RobustAccuracy(BaseMetric):
 
     default_prefix: Optional[str] = 'robust'
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+    def process(
+        self, data_batch: Any, data_samples: Sequence[dict[str, Any]]
+    ) -> None:
         """Note for each image which predictions are right.
 
         Args:
@@ -59,7 +61,9 @@ class RobustAccuracy(BaseMetric):
                 correct[name] = label == truth
             self.results.append(correct)
 
-    def compute_metrics(self, results: list[dict[str, bool]]) -> dict:
+    def compute_metrics(
+        self, results: list[dict[str, bool]]
+    ) -> dict[str, Any]:
         """Average over the images.
 
         Args:

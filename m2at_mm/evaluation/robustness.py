@@ -161,7 +161,7 @@ class RobustnessEvaluation:
         self,
         name: str,
         cfg: Optional[dict[str, Any]],
-        attack: Optional[Callable],
+        attack: Optional[Callable[..., Any]],
         threat: ThreatModel,
         pool: np.ndarray,
     ) -> Arrays:
@@ -228,7 +228,7 @@ class RobustnessEvaluation:
 
     def _batch(
         self,
-        attack: Optional[Callable],
+        attack: Optional[Callable[..., Any]],
         threat: ThreatModel,
         images: Tensor,
         labels: Tensor,
@@ -254,7 +254,7 @@ class RobustnessEvaluation:
 
     def _attack_and_predict(
         self,
-        attack: Optional[Callable],
+        attack: Optional[Callable[..., Any]],
         threat: ThreatModel,
         images: Tensor,
         labels: Tensor,
@@ -269,7 +269,7 @@ class RobustnessEvaluation:
 
     def _num_classes(self, images: Tensor) -> int:
         with torch.no_grad():
-            num_classes = self.model(images).shape[1]
+            num_classes: int = self.model(images).shape[1]
         known = self.samples.num_classes
         if known is not None and known != num_classes:
             raise ValueError(
@@ -279,7 +279,7 @@ class RobustnessEvaluation:
             )
         return num_classes
 
-    def _probe(self, right: np.ndarray, threat: ThreatModel) -> dict:
+    def _probe(self, right: np.ndarray, threat: ThreatModel) -> dict[str, Any]:
         """Probe on one process, for the same figures on all."""
         pool = right[:NUM_PROBED]
         key = f'probes-{digest(threat.to_dict(), pool)}'

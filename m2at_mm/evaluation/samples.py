@@ -30,8 +30,8 @@ class Samples:
     def __init__(
         self,
         dataset: Any,
-        preprocessor: Callable[[Any, bool], dict],
-        collate_fn: Callable[[list], Any],
+        preprocessor: Callable[[Any, bool], dict[str, Any]],
+        collate_fn: Callable[[list[Any]], Any],
         num_samples: Optional[int] = None,
         num_workers: int = 0,
     ) -> None:

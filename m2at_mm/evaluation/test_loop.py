@@ -73,7 +73,7 @@ class RobustnessTestLoop(BaseLoop):
     def __init__(
         self,
         runner: Runner,
-        dataloader: Union[DataLoader, dict],
+        dataloader: Union[DataLoader[Any], dict[str, Any]],
         evaluator: Any = None,
         attacks: Sequence[str] = DEFAULT_ATTACKS,
         eps: Optional[Sequence[Pixels]] = None,

@@ -61,7 +61,9 @@ class PlainClassifier(nn.Module):
         Returns:
             Tensor: Shape (N, K).
         """
-        return self.model((images - self.mean) / self.std, mode='tensor')
+        normalised = (images - self.mean) / self.std
+        logits: Tensor = self.model(normalised, mode='tensor')
+        return logits
 
 
 def export_state_dict(

@@ -49,7 +49,8 @@ class Imported:
     @property
     def num_classes(self) -> int:
         """Classes of the head."""
-        return self.classifier['head']['num_classes']
+        num_classes: int = self.classifier['head']['num_classes']
+        return num_classes
 
 
 def import_checkpoint(path: Path) -> Imported:

@@ -152,7 +152,8 @@ def _checkpoint_file(runner: Runner) -> Optional[str]:
         return str(runner._load_from)
     latest = Path(runner.work_dir) / 'last_checkpoint'
     if runner._resume and latest.is_file():
-        return find_latest_checkpoint(runner.work_dir)
+        path: Optional[str] = find_latest_checkpoint(runner.work_dir)
+        return path
     return None
 
 

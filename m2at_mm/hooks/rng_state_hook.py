@@ -245,25 +245,27 @@ def _say(what: str) -> None:
     )
 
 
-def _rebuilt(loader: DataLoader, runner: Runner) -> DataLoader:
+def _rebuilt(loader: DataLoader[Any], runner: Runner) -> DataLoader[Any]:
     """The loader with new workers and a sampler at its beginning."""
     cfg = runner.cfg.get('train_dataloader')
     if not isinstance(cfg, dict):  # the runner was given a loader
         return loader
-    return runner.build_dataloader(
+    rebuilt: DataLoader[Any] = runner.build_dataloader(
         dict(cfg, dataset=loader.dataset),
         seed=runner.seed,
         diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
     )
+    return rebuilt
 
 
 def _saves_now(hook: Hook, runner: Runner) -> bool:
     """Whether a checkpoint follows this iteration."""
     if not isinstance(hook, CheckpointHook) or hook.by_epoch:
         return False
-    return hook.every_n_train_iters(
+    due: bool = hook.every_n_train_iters(
         runner, hook.interval, hook.save_begin
-    ) or (hook.save_last and hook.is_last_train_iter(runner))
+    )
+    return due or bool(hook.save_last and hook.is_last_train_iter(runner))
 
 
 def _validation_is_due(runner: Runner) -> bool:
@@ -282,6 +284,5 @@ def _validation_is_due(runner: Runner) -> bool:
         done, last = loop.epoch, loop.max_epochs
         if loop.iter * last != done * loop.max_iters:  # in its middle
             return False
-    return done >= max(1, loop.val_begin) and (
-        done % loop.val_interval == 0 or done == last
-    )
+    ends_interval: bool = done % loop.val_interval == 0 or done == last
+    return ends_interval and bool(done >= max(1, loop.val_begin))

@@ -135,9 +135,10 @@ class SafeCheckpointHook(CheckpointHook):
                 path.unlink()
 
     def _path(self, step: int) -> str:
-        return self.file_backend.join_path(
+        path: str = self.file_backend.join_path(
             self.out_dir, self.filename_tmpl.format(step)
         )
+        return path
 
     @contextmanager
     def _removals_postponed(self, runner: Runner) -> Iterator[None]:

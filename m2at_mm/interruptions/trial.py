@@ -30,7 +30,7 @@ class Training:
     command: Sequence[str]
     seconds_per_line: float = 1.0
 
-    def start(self, work_dir: Path, resume: bool) -> subprocess.Popen:
+    def start(self, work_dir: Path, resume: bool) -> subprocess.Popen[bytes]:
         """The process, as the leader of a group of its own."""
         work_dir.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, *self.command, '--work-dir', str(work_dir)]
@@ -120,7 +120,9 @@ def _is_writing(work_dir: Path) -> bool:
     return any(work_dir.glob('.*.pth.unfinished'))
 
 
-def _wait(process: subprocess.Popen, reached: Callable[[], bool]) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], reached: Callable[[], bool]
+) -> None:
     end = time.monotonic() + _PATIENCE
     while not reached():
         if process.poll() is not None:

@@ -114,5 +114,5 @@ def _steepest(gradient: Tensor, norm: str) -> Tensor:
 def _shorten(perturbation: Tensor, eps: float, norm: str) -> Tensor:
     if norm == 'linf':
         return perturbation.clamp(-eps, eps)
-    length = perturbation.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    length: Tensor = perturbation.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     return perturbation * (eps / length.clamp(min=eps))

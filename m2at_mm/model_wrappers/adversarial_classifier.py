@@ -85,14 +85,14 @@ class AdversarialClassifier(BaseModel):
 
     def __init__(
         self,
-        classifier: dict,
-        threat_model: dict,
-        method: dict,
-        train_attack: Optional[dict] = None,
-        eval_attacks: Optional[dict[str, dict]] = None,
+        classifier: dict[str, Any],
+        threat_model: dict[str, Any],
+        method: dict[str, Any],
+        train_attack: Optional[dict[str, Any]] = None,
+        eval_attacks: Optional[dict[str, dict[str, Any]]] = None,
         label_smoothing: float = 0.0,
-        data_preprocessor: Optional[Union[dict, nn.Module]] = None,
-        init_cfg: Optional[dict] = None,
+        data_preprocessor: Optional[Union[dict[str, Any], nn.Module]] = None,
+        init_cfg: Optional[dict[str, Any]] = None,
     ) -> None:
         threat = ThreatModel(**threat_model)
         classifier, settings = take_over_preprocessing(
@@ -155,7 +155,8 @@ class AdversarialClassifier(BaseModel):
     @property
     def num_classes(self) -> Optional[int]:
         """The number of classes, None if neither head nor data tell it."""
-        return self.data_preprocessor.num_classes
+        known: Optional[int] = self.data_preprocessor.num_classes
+        return known
 
     def forward(
         self,
@@ -274,7 +275,7 @@ class AdversarialClassifier(BaseModel):
             ``adversarial_pred_labels``, a dict from the attack's name to the
             label predicted on its adversarial image.
         """
-        samples = self.classifier.predict(
+        samples: list[DataSample] = self.classifier.predict(
             self.data_preprocessor.normalize(inputs), data_samples
         )
         target = _stack_targets(data_samples, soft=False)
@@ -308,9 +309,10 @@ class AdversarialClassifier(BaseModel):
         Args:
             param_name (str): Its name here or in the classifier.
         """
-        return self.classifier.get_layer_depth(
+        depth: tuple[int, int] = self.classifier.get_layer_depth(
             param_name.removeprefix('classifier.')
         )
+        return depth
 
     def __getattr__(self, name: str) -> Any:
         """What the wrapper lacks is the classifier's."""
@@ -323,7 +325,7 @@ class AdversarialClassifier(BaseModel):
 
     # With MMEngine's ``compile`` the training step is compiled around it: an
     # attack compiled as part of the step is built anew again and again.
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def attack_in_training(
         self, model: Any, images: Tensor, target: Tensor
     ) -> Tensor:
@@ -337,7 +339,7 @@ class AdversarialClassifier(BaseModel):
         assert self.train_attack is not None
         return self.train_attack(model, images, target, self.threat_model)
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _labels_under_attack(
         self, attack: PGD, images: Tensor, target: Tensor
     ) -> list[int]:
@@ -345,7 +347,8 @@ class AdversarialClassifier(BaseModel):
             self, images, target, self.threat_model, stop_when_fooled=True
         )
         with torch.no_grad():
-            return self(adversarial).argmax(1).tolist()
+            labels: list[int] = self(adversarial).argmax(1).tolist()
+        return labels
 
 
 def _stack_targets(

@@ -51,7 +51,8 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     """
     with _trainable(classifier):
         scores = classifier(inputs, mode='tensor')
-    return sum(scores) if _has_conformer_head(classifier) else scores
+    logits: Tensor = sum(scores) if _has_conformer_head(classifier) else scores
+    return logits
 
 
 def recorded_scores(classifier: Any, seen: list[Tensor]) -> Optional[Tensor]:
@@ -90,11 +91,15 @@ def classifier_losses(
         samples (list[DataSample]): With ``gt_label`` or ``gt_score``.
     """
     head = getattr(classifier, 'head', None)
+    losses: dict[str, Tensor]
     with _trainable(classifier):
         if isinstance(head, EfficientFormerClsHead) and head.dist:
             # Its own loss refuses to.
-            return ClsHead.loss(head, classifier.extract_feat(inputs), samples)
-        return classifier.loss(inputs, samples)
+            features = classifier.extract_feat(inputs)
+            losses = ClsHead.loss(head, features, samples)
+        else:
+            losses = classifier.loss(inputs, samples)
+    return losses
 
 
 @contextmanager

@@ -50,7 +50,10 @@ class LossReplay:
         }
         self._start = _random_state(images.device)
         self._found.clear()
-        return self.model.method.loss(self.model, self._attack, images, target)
+        losses: dict[str, Tensor] = self.model.method.loss(
+            self.model, self._attack, images, target
+        )
+        return losses
 
     def repeat(self) -> dict[str, Tensor]:
         """The same losses with the present weights.
@@ -75,10 +78,15 @@ class LossReplay:
             _set_random_state(state, images.device)
             return adversarial
 
-        return self.model.method.loss(self.model, attack, images, target)
+        losses: dict[str, Tensor] = self.model.method.loss(
+            self.model, attack, images, target
+        )
+        return losses
 
     def _attack(self, model: Any, images: Tensor, target: Tensor) -> Tensor:
-        adversarial = self.model.attack_in_training(model, images, target)
+        adversarial: Tensor = self.model.attack_in_training(
+            model, images, target
+        )
         self._found.append((adversarial, _random_state(images.device)))
         return adversarial
 

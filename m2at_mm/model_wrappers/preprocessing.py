@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from mmpretrain.models import VGG
 from torch import nn
@@ -12,8 +12,9 @@ _PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
 
 
 def take_over_preprocessing(
-    classifier: dict, outer: Optional[Union[dict, nn.Module]]
-) -> tuple[dict, Union[dict, nn.Module]]:
+    classifier: dict[str, Any],
+    outer: Optional[Union[dict[str, Any], nn.Module]],
+) -> tuple[dict[str, Any], Union[dict[str, Any], nn.Module]]:
     """Move the preprocessing settings from the classifier to the wrapper.
 
     As in a stock config, those inside the model's config go before the

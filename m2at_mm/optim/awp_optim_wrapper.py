@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Optional
 
@@ -70,8 +70,8 @@ class _WeightPerturbation(OptimWrapper):
     def update_params(
         self,
         loss: Tensor,
-        step_kwargs: Optional[dict] = None,
-        zero_kwargs: Optional[dict] = None,
+        step_kwargs: Optional[dict[str, Any]] = None,
+        zero_kwargs: Optional[dict[str, Any]] = None,
     ) -> None:
         """Take the gradient at the perturbed weights, and step from the old.
 
@@ -114,7 +114,7 @@ class _WeightPerturbation(OptimWrapper):
                 for weight, old in zip(weights, kept):
                     weight.copy_(old)
 
-    def _gradients(self, loss: Tensor, weights: list) -> list[Tensor]:
+    def _gradients(self, loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
         """Of the loss, averaged over the processes."""
         # The perturbation does not depend on the scale, but half precision
         # underflows without it.

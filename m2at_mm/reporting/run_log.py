@@ -191,7 +191,7 @@ def _join(
 def _position(record: dict[str, Any], per_epoch: Optional[int]) -> float:
     """Epochs done, or iterations where the loop counts those."""
     if 'iter' in record and per_epoch:
-        return record['iter'] / per_epoch
+        return float(record['iter'] / per_epoch)
     return float(record['step'])
 
 
@@ -224,13 +224,14 @@ def _read_config(path: Path) -> dict[str, Any]:
             'training starts: copy it there, e.g. from the work dir'
         )
     try:
-        return Config.fromfile(path).to_dict()
+        config: dict[str, Any] = Config.fromfile(path).to_dict()
     # A config is Python code and may raise anything.
     except Exception as error:
         raise ValueError(
             f'{path} cannot be read as a config ({error}): put the config of '
             'the training there'
         ) from error
+    return config
 
 
 def _read_environment(text: str) -> dict[str, str]:
@@ -264,7 +265,7 @@ def _read_results(path: Path) -> Optional[dict[str, Any]]:
     ]
     if missing:
         raise ValueError(f'{path} has no {missing[0]!r}: {advice}')
-    return results
+    return dict(results)
 
 
 def _read_predictions(path: Path) -> dict[str, np.ndarray]:

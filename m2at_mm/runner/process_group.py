@@ -57,11 +57,17 @@ def connect_processes(
         backend = settings.get('backend', 'nccl')
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     waits = settings.get('timeout')
-    store, rank, world_size = next(distributed.rendezvous('env://'))
+    # PyTorch documents both names here and marks neither as exported.
+    meeting = distributed.rendezvous('env://')  # type: ignore[attr-defined]
+    store, rank, world_size = next(meeting)
+    prefixed = distributed.PrefixStore(  # type: ignore[attr-defined]
+        # What the processes before the restart left there is out of sight.
+        f'restart_{restarts}',
+        store,
+    )
     distributed.init_process_group(
         backend,
-        # What the processes before the restart left there is out of sight.
-        store=distributed.PrefixStore(f'restart_{restarts}', store),
+        store=prefixed,
         rank=rank,
         world_size=world_size,
         timeout=None if waits is None else timedelta(seconds=waits),
