@@ -179,7 +179,13 @@ class AutoAttack:
         return result
 
     def components(self, num_classes: int) -> tuple[str, ...]:
-        """The attacks that are run on a model with ``num_classes`` classes.
+        """The attacks that are run on a model of so many classes.
+
+        Args:
+            num_classes (int): The number of logits, K.
+
+        Returns:
+            tuple[str, ...]: Names, in the order in which they are run.
 
         Raises:
             ValueError: One of ``attacks`` compares more logits.

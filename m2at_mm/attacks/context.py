@@ -53,10 +53,10 @@ def attack_mode(
               batch norm updates its running statistics at every step.
 
             Defaults to ``'eval'``.
-        images (Tensor, optional): A batch that the model takes, shape
-            (N, C, H, W). With it the convolutions do the work of the batch
-            norms behind them in mode ``'eval'``, see :func:`folded_norms`.
-            Defaults to None.
+        images (Tensor, optional): A batch that the model takes, RGB in
+            [0, 1], shape (N, C, H, W). With it the convolutions do the work
+            of the batch norms behind them in mode ``'eval'``, see
+            :func:`folded_norms`. Defaults to None.
         full_precision (bool): Leave autocast: the model computes in its
             parameters' precision. Defaults to False.
 

@@ -85,10 +85,24 @@ class PGD:
         threat_model: ThreatModel,
         stop_when_fooled: bool = False,
     ) -> Tensor:
-        """Attack ``images``; arguments and result as in :func:`pgd`.
+        """Attack a batch by :func:`pgd`.
 
         That the images are in [0, 1] is what the data preprocessor made sure
         of: it is not checked again, for which the host would wait for a GPU.
+
+        Args:
+            model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+                logits of shape (N, K).
+            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities of
+                shape (N, K).
+            threat_model (ThreatModel): Norm and radius.
+            stop_when_fooled (bool): Whether an image that is misclassified is
+                done; only with ``bn_mode='eval'``. Defaults to False.
+
+        Returns:
+            Tensor: Images inside ball and box exactly, shape (N, C, H, W),
+            detached.
         """
         return pgd(
             model,
@@ -218,7 +232,8 @@ class NFGSM:
             model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
                 logits of shape (N, K).
             images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels or probabilities, as in :func:`pgd`.
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities of
+                shape (N, K).
             threat_model (ThreatModel): The radius; its norm must be linf.
             stop_when_fooled (bool): Not used. Defaults to False.
 

@@ -123,6 +123,9 @@ class ThreatModel:
 
         Args:
             images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+
+        Returns:
+            Ball: It starts, steps and projects in the norm.
         """
         return _BALLS[self.norm](images, self.eps)
 
@@ -193,6 +196,9 @@ class Ball:
 
         Returns:
             Tensor: RGB in [0, 1], same shape.
+
+        Raises:
+            FloatingPointError: Under l2, the images are not finite.
         """
         raise NotImplementedError
 
@@ -232,6 +238,7 @@ class LinfBall(Ball):
     def random_start(
         self, generator: Optional[torch.Generator] = None
     ) -> Tensor:
+        """See :meth:`Ball.random_start`."""
         noise = torch.empty_like(self.images).uniform_(
             -self.eps, self.eps, generator=generator
         )
@@ -240,14 +247,17 @@ class LinfBall(Ball):
     def step(
         self, adversarial: Tensor, gradient: Tensor, size: float
     ) -> Tensor:
+        """See :meth:`Ball.step`."""
         # In place on the signs: one tensor is allocated, not five.
         moved = gradient.sign().mul_(size).add_(adversarial)
         return torch.clamp(moved, self.lower, self.upper, out=moved)
 
     def project(self, adversarial: Tensor) -> Tensor:
+        """See :meth:`Ball.project`."""
         return torch.clamp(adversarial, self.lower, self.upper)
 
     def distance(self, adversarial: Tensor) -> Tensor:
+        """See :meth:`Ball.distance`."""
         change = adversarial.double() - self.images.double()
         return change.flatten(1).abs().amax(1)
 
@@ -258,6 +268,7 @@ class L2Ball(Ball):
     def random_start(
         self, generator: Optional[torch.Generator] = None
     ) -> Tensor:
+        """See :meth:`Ball.random_start`."""
         direction = torch.empty_like(self.images).normal_(generator=generator)
         # In d dimensions the share of the ball within radius r is r^d.
         share = self.images.new_empty(len(self.images)).uniform_(
@@ -270,9 +281,15 @@ class L2Ball(Ball):
     def step(
         self, adversarial: Tensor, gradient: Tensor, size: float
     ) -> Tensor:
+        """See :meth:`Ball.step`."""
         return self.project(adversarial + size * unit_direction(gradient))
 
     def project(self, adversarial: Tensor) -> Tensor:
+        """See :meth:`Ball.project`.
+
+        Raises:
+            FloatingPointError: The images are not finite.
+        """
         projected = self._scale_into_ball(adversarial, 0.0).clamp_(0, 1)
         # Rounding can leave an image a hair outside: pull in by a hair more.
         slack = 4 * torch.finfo(projected.dtype).eps
@@ -287,6 +304,7 @@ class L2Ball(Ball):
         )
 
     def distance(self, adversarial: Tensor) -> Tensor:
+        """See :meth:`Ball.distance`."""
         change = adversarial.double() - self.images.double()
         length: Tensor = change.flatten(1).norm(dim=1)
         return length

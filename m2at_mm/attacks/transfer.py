@@ -63,7 +63,7 @@ class Transfer:
         threat_model: ThreatModel,
         stop_when_fooled: bool = False,
     ) -> Tensor:
-        """Attack the surrogate; arguments and result as of the attack.
+        """Attack the surrogate.
 
         Args:
             model (nn.Module): The attacked model, not used.
@@ -72,6 +72,10 @@ class Transfer:
             threat_model (ThreatModel): Norm and radius.
             stop_when_fooled (bool): Not used: an image that fools the
                 surrogate need not yet fool the model. Defaults to False.
+
+        Returns:
+            Tensor: What the surrogate's attack gives, in [0, 1], shape
+            (N, C, H, W).
         """
         self.surrogate.to(images.device)
         adversarial: Tensor = self.attack(

@@ -71,7 +71,11 @@ class Contestant:
         self.train_step(self.attack())
 
     def train_step(self, images: Tensor) -> None:
-        """A step of SGD on the cross-entropy."""
+        """A step of SGD on the cross-entropy.
+
+        Args:
+            images (Tensor): In [0, 1], shape (N, C, H, W).
+        """
         self.optimizer.zero_grad()
         F.cross_entropy(self.network(images), self.labels).backward()
         self.optimizer.step()
@@ -87,6 +91,7 @@ class PlainLoop(Contestant):
     """
 
     def attack(self) -> Tensor:
+        """See :meth:`Contestant.attack`."""
         images, eps = self.images, self.eps
         delta = torch.empty_like(images).uniform_(-eps, eps)
         delta = (images + delta).clamp(0, 1) - images
@@ -114,6 +119,7 @@ class Torchattacks(Contestant):
         )
 
     def attack(self) -> Tensor:
+        """See :meth:`Contestant.attack`."""
         adversarial: Tensor = self._pgd(self.images, self.labels)
         return adversarial
 
@@ -139,6 +145,7 @@ class Limit(Contestant):
         self.precision = precision or nullcontext
 
     def attack(self) -> Tensor:
+        """See :meth:`Contestant.attack`."""
         parameters = list(self.network.parameters())
         self.network.eval()
         for parameter in parameters:
@@ -154,6 +161,7 @@ class Limit(Contestant):
         return self.images
 
     def train_step(self, images: Tensor) -> None:
+        """See :meth:`Contestant.train_step`."""
         self.optimizer.zero_grad()
         with self.precision():
             loss = F.cross_entropy(self.network(images), self.labels)
@@ -168,7 +176,7 @@ def build_rivals(
     labels: Tensor,
     precision: Optional[Callable[[], AbstractContextManager[Any]]] = None,
 ) -> dict[str, Contestant]:
-    """Contestants by name.
+    """What our training is compared with.
 
     Args:
         names (Sequence[str]): Some of :data:`RIVALS`.
@@ -176,6 +184,9 @@ def build_rivals(
         images (Tensor): RGB in [0, 1], shape (N, C, H, W).
         labels (Tensor): int64, shape (N, ).
         precision (Callable, optional): See :class:`Limit`.
+
+    Returns:
+        dict[str, Contestant]: By name.
 
     Raises:
         ValueError: The train attack has no steps to compare.

@@ -22,12 +22,14 @@ _PEAKS = {
 
 
 def flops_per_iteration(limit: Limit) -> int:
-    """Multiplications and additions of the passes, counted in one iteration.
-
-    Those of convolutions and matrix products, as PyTorch counts them.
+    """Run an iteration and count the operations of its passes.
 
     Args:
         limit (Limit): Runs an iteration.
+
+    Returns:
+        int: Multiplications and additions in convolutions and matrix
+        products, as PyTorch counts them.
     """
     counter = _Counter()  # type: ignore[no-untyped-call]
     with counter:
@@ -55,10 +57,13 @@ class _Counter(TorchDispatchMode):
 
 
 def peak_flops(device: torch.device) -> Optional[float]:
-    """What a GPU can do in half precision per second, None if unknown.
+    """What a GPU can do in half precision.
 
     Args:
         device (torch.device): Any.
+
+    Returns:
+        float, optional: FLOP/s, None if unknown.
     """
     if device.type != 'cuda':
         return None

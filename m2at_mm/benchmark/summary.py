@@ -73,6 +73,9 @@ def to_table(results: Mapping[str, Any]) -> Table:
 
     Args:
         results (Mapping): As written to JSON.
+
+    Returns:
+        Table: A row for each contestant.
     """
     contestants = results['contestants']
     ours = next(iter(contestants))

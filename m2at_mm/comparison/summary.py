@@ -89,7 +89,14 @@ def pareto_front(entries: Sequence[Entry], robust: str) -> list[str]:
 
 
 def to_markdown(entries: Sequence[Entry]) -> str:
-    """A table: mean and half range per figure, and who is on which front."""
+    """A table: mean and half range per figure, and who is on which front.
+
+    Args:
+        entries (Sequence[Entry]): The methods, at least one.
+
+    Returns:
+        str: Markdown, a row per method, accuracies in per cent.
+    """
     figures = list(entries[0].mean)
     fronts = {
         figure: pareto_front(entries, figure)

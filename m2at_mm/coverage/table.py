@@ -20,6 +20,9 @@ def to_markdown(outcomes: Sequence[Outcome], heading: str) -> str:
     Args:
         outcomes (Sequence[Outcome]): Of all configs.
         heading (str): What was run and where, in Markdown.
+
+    Returns:
+        str: The page, in Markdown.
     """
     lines = [heading, '', '| outcome | configs | meaning |', '|---|---:|---|']
     for status in STATUSES:

@@ -120,6 +120,9 @@ class CIFAR10(_CIFAR10):
 
         Returns:
             list[dict]: Samples with ``img`` and ``gt_label``.
+
+        Raises:
+            FileNotFoundError: There are no data and none can be downloaded.
         """
         place = self.data_prefix['root']
         if '://' not in place:  # Else it is a remote one, as s3://bucket.

@@ -49,6 +49,9 @@ class SeededPipeline:
 
         Args:
             data (dict): Of an MMEngine dataset, with ``sample_idx``.
+
+        Returns:
+            Any: What the pipeline gives.
         """
         index = data.get('sample_idx')
         if index is None:

@@ -57,7 +57,12 @@ _NOTICEABLE = {'linf': 2 / 255, 'l2': 0.25}
 
 @dataclass(frozen=True)
 class Alarm:
-    """A sign of gradient masking, with its evidence in numbers."""
+    """A sign of gradient masking, with its evidence in numbers.
+
+    Attributes:
+        name (str): Of the sign, like ``'clean_accuracy_at_chance'``.
+        message (str): What was found, and what it means.
+    """
 
     name: str
     message: str

@@ -37,12 +37,19 @@ class Outcomes:
     notes: list[str] = field(default_factory=list)
 
     def correct(self, name: str) -> np.ndarray:
-        """Which images are classified correctly, bool of shape (N, )."""
+        """Which images are classified correctly.
+
+        Args:
+            name (str): An attack's name, or ``'clean'``.
+
+        Returns:
+            np.ndarray: bool, shape (N, ).
+        """
         correct: np.ndarray = self.predictions[name] == self.labels
         return correct
 
     def worst(self) -> np.ndarray:
-        """Which images are correct clean and under every attack."""
+        """Which are correct clean and under every attack, shape (N, )."""
         correct = [*map(self.correct, self.predictions)]
         worst: np.ndarray = np.logical_and.reduce(correct)
         return worst

@@ -52,6 +52,9 @@ class RobustnessEvaluation:
             Defaults to None.
         adversarial_dir (Path, optional): Folder for the adversarial images.
             Defaults to None: they are not kept.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1.
     """
 
     def __init__(

@@ -63,7 +63,14 @@ class ResultStore:
         self._settings = settings
 
     def load_arrays(self, name: str) -> Optional[Arrays]:
-        """What :meth:`save_arrays` wrote under ``name``, None if nothing."""
+        """What :meth:`save_arrays` wrote.
+
+        Args:
+            name (str): What it was kept under.
+
+        Returns:
+            dict[str, np.ndarray], optional: None if there is nothing.
+        """
         path = self.folder / f'{name}.npz'
         if not path.is_file():
             return None
@@ -71,17 +78,35 @@ class ResultStore:
             return dict(file)
 
     def save_arrays(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays under ``name``, which may have folders in it."""
+        """Keep arrays.
+
+        Args:
+            name (str): To be found by; it may have folders in it.
+            arrays (dict[str, np.ndarray]): Of any shapes.
+        """
         self._describe()
         save_npz(self.folder / f'{name}.npz', arrays)
 
     def load_dict(self, name: str) -> Optional[dict[str, Any]]:
-        """What :meth:`save_dict` wrote under ``name``, None if nothing."""
+        """What :meth:`save_dict` wrote.
+
+        Args:
+            name (str): What it was kept under.
+
+        Returns:
+            dict, optional: None if there is nothing.
+        """
         path = self.folder / f'{name}.json'
         return json.loads(path.read_text()) if path.is_file() else None
 
     def save_dict(self, name: str, content: dict[str, Any]) -> None:
-        """Keep a dict of JSON's types under ``name``."""
+        """Keep settings or figures.
+
+        Args:
+            name (str): To be found by; it may have folders in it.
+            content (dict): Of JSON's types; anything else is kept as its
+                ``repr``.
+        """
         self._describe()
         self._write_json(name, content)
 

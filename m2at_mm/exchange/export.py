@@ -21,9 +21,10 @@ class PlainClassifier(nn.Module):
     Args:
         classifier (nn.Module): An mmpretrain classifier; it is shared, not
             copied.
-        mean (Tensor, optional): Per channel, on the 0-255 scale. Defaults to
-            None: no normalisation.
-        std (Tensor, optional): Likewise.
+        mean (Tensor, optional): Per channel, on the 0-255 scale, shape
+            (C, 1, 1). Defaults to None, zeros.
+        std (Tensor, optional): Likewise. Defaults to None, which divides by
+            nothing. Same shape.
     """
 
     mean: Tensor
@@ -44,7 +45,14 @@ class PlainClassifier(nn.Module):
 
     @classmethod
     def of(cls, wrapper: Any) -> PlainClassifier:
-        """The classifier inside an ``AdversarialClassifier``."""
+        """The classifier inside an ``AdversarialClassifier``.
+
+        Args:
+            wrapper (AdversarialClassifier): It is shared, not copied.
+
+        Returns:
+            PlainClassifier: In eval mode, as is the classifier from then on.
+        """
         preprocessor = wrapper.data_preprocessor
         return cls(
             wrapper.classifier,
@@ -76,7 +84,8 @@ def export_state_dict(
 
     Args:
         model (PlainClassifier): The model.
-        images (Tensor): Not needed; for the interface of the exports.
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W). Not used; the
+            other exports need them.
         path (Path): The file.
     """
     weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}

@@ -102,7 +102,12 @@ class AdversarialVisualizationHook(Hook):
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what would show nothing, or hang."""
+        """Refuse what would show nothing, or hang.
+
+        Raises:
+            ValueError: The visualizer has no backend, the loop has no epochs
+                to count, or the model cannot be run in one process alone.
+        """
         if not runner.visualizer._vis_backends:
             raise ValueError(
                 'visualizer has no vis_backends, so pictures would get lost: '

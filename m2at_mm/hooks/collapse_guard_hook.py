@@ -138,7 +138,12 @@ class CollapseGuardHook(Hook):
         data_batch: DATA_BATCH = None,
         outputs: Optional[dict[str, Any]] = None,
     ) -> None:
-        """Look at the loss that is logged anyway, in all processes."""
+        """Look at the loss that is logged anyway, in all processes.
+
+        Raises:
+            FloatingPointError: It is not finite, and by the action or for
+                lack of a sound checkpoint training does not go back.
+        """
         loss = (outputs or {}).get('loss')
         if loss is None:
             return

@@ -264,8 +264,8 @@ def _saves_now(hook: Hook, runner: Runner) -> bool:
         return False
     due: bool = hook.every_n_train_iters(
         runner, hook.interval, hook.save_begin
-    )
-    return due or bool(hook.save_last and hook.is_last_train_iter(runner))
+    ) or (hook.save_last and hook.is_last_train_iter(runner))
+    return due
 
 
 def _validation_is_due(runner: Runner) -> bool:
@@ -284,5 +284,7 @@ def _validation_is_due(runner: Runner) -> bool:
         done, last = loop.epoch, loop.max_epochs
         if loop.iter * last != done * loop.max_iters:  # in its middle
             return False
-    ends_interval: bool = done % loop.val_interval == 0 or done == last
-    return ends_interval and bool(done >= max(1, loop.val_begin))
+    due: bool = done >= max(1, loop.val_begin) and (
+        done % loop.val_interval == 0 or done == last
+    )
+    return due

@@ -31,7 +31,16 @@ class Training:
     seconds_per_line: float = 1.0
 
     def start(self, work_dir: Path, resume: bool) -> subprocess.Popen[bytes]:
-        """The process, as the leader of a group of its own."""
+        """Start a process, as the leader of a group of its own.
+
+        Args:
+            work_dir (Path): Of the training; it is made.
+            resume (bool): Whether to go on from its checkpoint.
+
+        Returns:
+            subprocess.Popen: Its output goes to ``output.txt`` in the work
+            dir.
+        """
         work_dir.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, *self.command, '--work-dir', str(work_dir)]
         words += ['--resume'] if resume else []
@@ -45,6 +54,10 @@ class Training:
 
     def finish(self, work_dir: Path, resume: bool = False) -> None:
         """Run to the end.
+
+        Args:
+            work_dir (Path): As for :meth:`start`.
+            resume (bool): As for :meth:`start`. Defaults to False.
 
         Raises:
             RuntimeError: It ended with an error.
@@ -89,6 +102,9 @@ def kill_and_resume(
             at a random time after a random line.
         draws (random.Random): Of the moment.
 
+    Returns:
+        Trial: Not compared yet: ``differs`` is empty.
+
     Raises:
         RuntimeError: The training ended by itself before its moment.
     """
@@ -109,7 +125,14 @@ def kill_and_resume(
 
 
 def count_lines(work_dir: Path) -> int:
-    """Lines in the logs of all starts."""
+    """Count the lines in the logs of all starts.
+
+    Args:
+        work_dir (Path): Of the training.
+
+    Returns:
+        int: 0 before its first line.
+    """
     return sum(
         path.read_bytes().count(b'\n')
         for path in work_dir.glob('*/vis_data/scalars.json')

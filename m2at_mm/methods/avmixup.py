@@ -50,7 +50,15 @@ class AVmixup(Method):
         self.vertex_label = check_number('vertex_label', vertex_label, high=1)
 
     def draw(self, images: Tensor) -> Tensor:
-        """Draw a of each image, uniform in [0, 1], shape (N, )."""
+        """Draw the ratio a of each image.
+
+        Args:
+            images (Tensor): In [0, 1], shape (N, C, H, W); only number and
+                device count.
+
+        Returns:
+            Tensor: Uniform in [0, 1], shape (N, ).
+        """
         return torch.rand(len(images), device=images.device)
 
     def loss(

@@ -22,12 +22,29 @@ class TrainingModel(Protocol):
     threat_model: ThreatModel
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits, shape (N, K), of images in [0, 1]."""
+        """The attacked function.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+
+        Returns:
+            Tensor: Logits, shape (N, K).
+        """
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Optional[Tensor]]:
-        """The classifier's own losses, and the logits if it tells them."""
+        """The classifier's own losses on given images and targets.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities
+                of shape (N, K).
+
+        Returns:
+            tuple: The losses by name, and the logits of shape (N, K), or
+            None if the classifier does not tell them.
+        """
 
 
 class Attack(Protocol):
@@ -36,7 +53,17 @@ class Attack(Protocol):
     def __call__(
         self, model: TrainingModel, images: Tensor, target: Tensor
     ) -> Tensor:
-        """Adversarial images, in [0, 1], shape (N, C, H, W)."""
+        """Attack a batch.
+
+        Args:
+            model (TrainingModel): The attacked model.
+            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities
+                of shape (N, K).
+
+        Returns:
+            Tensor: Adversarial images in [0, 1], shape (N, C, H, W).
+        """
 
 
 class Method(ABC):

@@ -19,13 +19,25 @@ from m2at_mm.registry import TASK_UTILS
 
 
 class Mixup(NamedTuple):
-    """Draws of mixup for a batch: a ratio, and each image's partner."""
+    """Draws of mixup for a batch.
+
+    Attributes:
+        ratio (Tensor): In [0, 1], the same for all images, a scalar.
+        partner (Tensor): Index of each image's partner, int64, shape (N, ).
+    """
 
     ratio: Tensor
     partner: Tensor
 
     def apply(self, values: Tensor) -> Tensor:
-        """Mix the rows of a tensor."""
+        """Mix the rows of a tensor.
+
+        Args:
+            values (Tensor): Images or probabilities, shape (N, ...).
+
+        Returns:
+            Tensor: Same shape.
+        """
         return self.ratio * values + (1 - self.ratio) * values[self.partner]
 
 
@@ -42,7 +54,15 @@ class IAT(Method):
     """
 
     def draw(self, images: Tensor) -> tuple[Mixup, Mixup]:
-        """Draw for the clean batch, and for the adversarial one."""
+        """Draw for the clean batch, and for the adversarial one.
+
+        Args:
+            images (Tensor): In [0, 1], shape (N, C, H, W); only number and
+                device count.
+
+        Returns:
+            tuple[Mixup, Mixup]: For the one and the other.
+        """
         clean, adversarial = (
             Mixup(
                 torch.rand((), device=images.device),

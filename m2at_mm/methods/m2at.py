@@ -146,7 +146,15 @@ class M2AT(Method):
         return not hard or self.pairing == 'batch'
 
     def draw(self, images: Tensor) -> MixRatios:
-        """Draw masks, mixing ratios and partners on the images' device."""
+        """Draw masks, mixing ratios and partners.
+
+        Args:
+            images (Tensor): In [0, 1], shape (N, C, H, W); only shape and
+                device count.
+
+        Returns:
+            MixRatios: On the images' device.
+        """
         num = len(images)
         alpha = torch.full((num,), float(self.mix_alpha), device=images.device)
         # Its checks of the arguments would make the host wait.

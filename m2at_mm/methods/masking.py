@@ -55,7 +55,15 @@ def pixel_mask(
 ) -> Tensor:
     """Independent pixels, a share u ~ U(0, 1) of them ones (ours).
 
-    Args and result as for :func:`rectangle_mask`.
+    Args:
+        num (int): Number of masks N.
+        height (int): Height H in pixels.
+        width (int): Width W in pixels.
+        device (torch.device | str): Where the masks are drawn. Defaults to
+            the CPU.
+
+    Returns:
+        Tensor: 0 or 1, float, shape (N, 1, H, W).
     """
     share = torch.rand(num, 1, 1, 1, device=device)
     return (torch.rand(num, 1, height, width, device=device) < share).float()
@@ -100,8 +108,10 @@ def draw_masks(kind: str, images: Tensor, patch_size: int = 4) -> Tensor:
 
     Args:
         kind (str): ``'rectangle'``, ``'pixel'`` or ``'patch'``.
-        images (Tensor): Shape (N, C, H, W); only shape and device count.
-        patch_size (int): For ``'patch'``, see :func:`patch_mask`.
+        images (Tensor): In [0, 1], shape (N, C, H, W); only shape and device
+            count.
+        patch_size (int): For ``'patch'``, see :func:`patch_mask`. Defaults
+            to 4.
 
     Returns:
         Tensor: 0 or 1, float, shape (N, 1, H, W).
@@ -129,20 +139,34 @@ def smooth_labels(target: Tensor, confidence: float) -> Tensor:
 
 
 class MixRatios(NamedTuple):
-    """The random draws of one batch."""
+    """The random draws of one batch.
 
-    mask: Tensor  #: M, 0 or 1, shape (N, 1, H, W)
-    ratio: Tensor  #: lam in [0, 1], shape (N, )
-    partner: Optional[Tensor] = None  #: index of x2's image, shape (N, )
+    Attributes:
+        mask (Tensor): M, 0 or 1, shape (N, 1, H, W).
+        ratio (Tensor): lam in [0, 1], shape (N, ).
+        partner (Tensor, optional): Index of x2's image, int64, shape (N, ).
+            None: that of x1.
+    """
+
+    mask: Tensor
+    ratio: Tensor
+    partner: Optional[Tensor] = None
 
 
 class MixedBatch(NamedTuple):
-    """What masking and mixing makes of a batch."""
+    """What masking and mixing makes of a batch.
 
-    images: Tensor  #: x~ in [0, 1], shape (N, C, H, W)
-    target: Tensor  #: t~, probabilities, shape (N, K)
-    keep_map: Tensor  #: k in [0, 1], before scaling, shape (N, 1, H, W)
-    kept_share: Tensor  #: s in [0, 1], before scaling, shape (N, )
+    Attributes:
+        images (Tensor): x~, RGB in [0, 1], shape (N, C, H, W).
+        target (Tensor): t~, probabilities, shape (N, K).
+        keep_map (Tensor): k in [0, 1], before scaling, shape (N, 1, H, W).
+        kept_share (Tensor): s in [0, 1], before scaling, shape (N, ).
+    """
+
+    images: Tensor
+    target: Tensor
+    keep_map: Tensor
+    kept_share: Tensor
 
 
 def mask_and_mix(

@@ -298,6 +298,9 @@ class AdversarialClassifier(BaseModel):
         Args:
             inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
             **kwargs: See the classifier's ``extract_feat``.
+
+        Returns:
+            Any: What the classifier's ``extract_feat`` gives.
         """
         return self.classifier.extract_feat(
             self.data_preprocessor.normalize(inputs), **kwargs
@@ -308,6 +311,9 @@ class AdversarialClassifier(BaseModel):
 
         Args:
             param_name (str): Its name here or in the classifier.
+
+        Returns:
+            tuple[int, int]: The parameter's layer, and how many there are.
         """
         depth: tuple[int, int] = self.classifier.get_layer_depth(
             param_name.removeprefix('classifier.')
@@ -334,7 +340,11 @@ class AdversarialClassifier(BaseModel):
         Args:
             model: What is attacked.
             images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels or probabilities.
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities
+                of shape (N, K).
+
+        Returns:
+            Tensor: Adversarial images in [0, 1], shape (N, C, H, W).
         """
         assert self.train_attack is not None
         return self.train_attack(model, images, target, self.threat_model)

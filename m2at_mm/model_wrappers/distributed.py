@@ -14,10 +14,13 @@ from m2at_mm.registry import MODEL_WRAPPERS
 
 
 def bare_model(model: Any) -> Any:
-    """The model inside a wrapper for several processes, or itself.
+    """Take a model out of a wrapper for several processes.
 
     Args:
         model (nn.Module): A runner's model.
+
+    Returns:
+        nn.Module: The model inside, or the given one if none is around it.
     """
     return model.module if is_model_wrapper(model) else model
 

@@ -114,7 +114,9 @@ class _WeightPerturbation(OptimWrapper):
                 for weight, old in zip(weights, kept):
                     weight.copy_(old)
 
-    def _gradients(self, loss: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
+    def _gradients(
+        self, loss: Tensor, weights: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Of the loss, averaged over the processes."""
         # The perturbation does not depend on the scale, but half precision
         # underflows without it.

@@ -51,7 +51,14 @@ def recipe_names() -> list[str]:
 
 
 def is_adversarial(cfg: Config) -> bool:
-    """Whether the config's model is an adversarial classifier already."""
+    """Whether the config's model is an adversarial classifier already.
+
+    Args:
+        cfg (Config): Of any training.
+
+    Returns:
+        bool: True also where the type is a class, not its name.
+    """
     kind = (cfg.get('model') or {}).get('type')
     return type_name(kind) == _WRAPPER.split('.')[-1]
 

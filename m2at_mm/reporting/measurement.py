@@ -85,6 +85,9 @@ def measure(run: RunLog, num_images: int) -> Measurement:
         run (RunLog): The run, with a checkpoint.
         num_images (int): Test images, at most; the first ones are used.
 
+    Returns:
+        Measurement: With predictions on all of them.
+
     Raises:
         OSError: The data are missing.
         ValueError: Data, checkpoint and config don't fit each other.

@@ -75,6 +75,12 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
 
     Folders of one name are told apart by the folders that they are in.
 
+    Args:
+        folders (Sequence[Path]): The work dirs.
+
+    Returns:
+        list[RunLog]: In the same order.
+
     Raises:
         ValueError: A folder is given twice.
     """
@@ -103,6 +109,9 @@ def read_run(folder: Path, name: Optional[str] = None) -> RunLog:
         folder (Path): The work dir.
         name (str, optional): What to call the run. Defaults to None, the
             folder's name.
+
+    Returns:
+        RunLog: Without results or predictions where those files are missing.
 
     Raises:
         FileNotFoundError: There is no such folder, or no log in it.

@@ -33,16 +33,26 @@ _MOST_COLUMNS = 11  # of a strip, the clean image and ten steps
 class AttackSteps:
     """Images under attack before the first and after each of K steps.
 
-    Images are RGB in [0, 1], on the CPU.
+    Tensors are on the CPU.
+
+    Attributes:
+        attack (str): The name of its class.
+        loss (str): The loss that it raises, by its name.
+        threat_model (ThreatModel): Norm and radius.
+        images (Tensor): Clean and after each step, RGB in [0, 1], shape
+            (K + 1, N, C, H, W).
+        labels (Tensor): True labels, int64, shape (N, ).
+        losses (Tensor): What the attack raises, shape (K + 1, N).
+        scores (Tensor): Predicted probabilities, shape (K + 1, N, classes).
     """
 
-    attack: str  #: The name of its class.
-    loss: str  #: The loss that it raises, by its name.
+    attack: str
+    loss: str
     threat_model: ThreatModel
-    images: Tensor  #: Clean and after each step, shape (K + 1, N, C, H, W).
-    labels: Tensor  #: True labels, shape (N, ).
-    losses: Tensor  #: What the attack raises, shape (K + 1, N).
-    scores: Tensor  #: Predicted probabilities, shape (K + 1, N, classes).
+    images: Tensor
+    labels: Tensor
+    losses: Tensor
+    scores: Tensor
 
     @classmethod
     def of(
@@ -57,6 +67,9 @@ class AttackSteps:
             model (AdversarialClassifier): In eval mode.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
+
+        Returns:
+            AttackSteps: The same images after each step.
 
         Raises:
             ValueError: The model has no train attack.
@@ -151,7 +164,13 @@ def draw_step_frames(
 ) -> list[Figure]:
     """Draw the frames of an animation: the clean images, then each step.
 
-    Args and panels as for :func:`draw_attack_steps`, with a column per image.
+    Panels as for :func:`draw_attack_steps`, with a column per image.
+
+    Args:
+        path (AttackSteps): The images of the columns.
+        classes (Sequence[str], optional): Names of the classes. Defaults to
+            None, their numbers.
+        note (str): Behind the title. Defaults to ''.
 
     Returns:
         list[Figure]: K + 1 of one size.

@@ -32,16 +32,25 @@ from m2at_mm.visualization.training_images import check_has_masks
 class MaskKinds:
     """A batch, attacked, under masks of each kind.
 
-    Images are RGB in [0, 1] of shape (N, C, H, W), on the CPU.
+    Tensors are on the CPU.
+
+    Attributes:
+        threat_model (ThreatModel): Norm and radius.
+        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+        perturbation (Tensor): Of the train attack, same shape.
+        labels (Tensor): True labels, int64, shape (N, ).
+        ratio (Tensor): Of mixing, the same for each kind, shape (N, ).
+        masks (dict[str, Tensor]): By kind, 0 or 1, shape (N, 1, H, W).
+        keep_maps (dict[str, Tensor]): By kind, in [0, 1], same shape.
     """
 
     threat_model: ThreatModel
     clean: Tensor
-    perturbation: Tensor  #: Of the train attack, shape (N, C, H, W).
-    labels: Tensor  #: True labels, shape (N, ).
-    ratio: Tensor  #: Of mixing, the same for each kind, shape (N, ).
-    masks: dict[str, Tensor]  #: By kind, 0 or 1, shape (N, 1, H, W).
-    keep_maps: dict[str, Tensor]  #: In [0, 1], shape (N, 1, H, W).
+    perturbation: Tensor
+    labels: Tensor
+    ratio: Tensor
+    masks: dict[str, Tensor]
+    keep_maps: dict[str, Tensor]
 
     @classmethod
     def of(
@@ -54,6 +63,9 @@ class MaskKinds:
                 says the size of patches and how the ratio is distributed.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
+
+        Returns:
+            MaskKinds: With the same ratios for each kind.
 
         Raises:
             ValueError: The model's method is not M2AT.

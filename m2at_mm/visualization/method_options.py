@@ -43,20 +43,28 @@ _SAMPLES = 10001  # of a distribution, for its quantiles
 class MethodOptions:
     """A batch, attacked, as M2AT with several options trains on it.
 
-    Images are RGB in [0, 1] of shape (N, C, H, W), on the CPU.
+    Tensors are on the CPU.
+
+    Attributes:
+        threat_model (ThreatModel): Norm and radius.
+        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): True labels, int64, shape (N, ).
+        own (str): The config's options that are not the plain ones.
+        keep_maps (dict[str, Tensor]): By variant, in [0, 1], shape
+            (N, 1, H, W).
+        training (dict[str, Tensor]): Training images by variant, RGB in
+            [0, 1], shape (N, C, H, W).
+        kept (dict[str, Tensor]): The perturbation in them, same shape.
+        targets (dict[str, Tensor]): By variant, probabilities, shape (N, K).
     """
 
     threat_model: ThreatModel
     clean: Tensor
-    labels: Tensor  #: True labels, shape (N, ).
-    own: str  #: The config's options that are not the plain ones.
-    #: By variant, in [0, 1], shape (N, 1, H, W).
+    labels: Tensor
+    own: str
     keep_maps: dict[str, Tensor] = field(default_factory=dict)
-    #: Shape (N, C, H, W).
     training: dict[str, Tensor] = field(default_factory=dict)
-    #: Perturbation in the training images, same shape.
     kept: dict[str, Tensor] = field(default_factory=dict)
-    #: Probabilities, shape (N, K).
     targets: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -73,6 +81,9 @@ class MethodOptions:
                 own options are the last variant, its masks those of all.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
+
+        Returns:
+            MethodOptions: With every variant.
 
         Raises:
             ValueError: The model's method is not M2AT.

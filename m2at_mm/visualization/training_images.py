@@ -30,23 +30,38 @@ from m2at_mm.visualization.witness import watch
 class TrainingImages:
     """What a method makes of a batch, with the predictions on it.
 
-    Images are RGB in [0, 1] of shape (N, C, H, W), on the CPU. What a method
-    doesn't have is None: masks are M2AT's, training images those of methods
-    that train on the attack, and without a train attack only the clean
-    images are left.
+    Tensors are on the CPU. What a method doesn't have is None: masks are
+    M2AT's, training images those of methods that train on the attack, and
+    without a train attack only the clean images are left.
+
+    Attributes:
+        method (str): The name of its class.
+        threat_model (ThreatModel): Norm and radius.
+        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): True labels, int64, shape (N, ).
+        clean_scores (Tensor): Predicted probabilities, shape (N, K).
+        adversarial (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
+        adversarial_scores (Tensor, optional): Predicted probabilities, shape
+            (N, K).
+        training (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
+        target (Tensor, optional): Of the training images, probabilities,
+            shape (N, K).
+        keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
+        kept (Tensor, optional): The perturbation in the training images,
+            shape (N, C, H, W).
     """
 
-    method: str  #: The name of its class.
+    method: str
     threat_model: ThreatModel
     clean: Tensor
-    labels: Tensor  #: True labels, shape (N, ).
-    clean_scores: Tensor  #: Predicted probabilities, shape (N, K).
+    labels: Tensor
+    clean_scores: Tensor
     adversarial: Optional[Tensor] = None
-    adversarial_scores: Optional[Tensor] = None  #: Shape (N, K).
+    adversarial_scores: Optional[Tensor] = None
     training: Optional[Tensor] = None
-    target: Optional[Tensor] = None  #: Of the training images, shape (N, K).
-    keep_map: Optional[Tensor] = None  #: In [0, 1], shape (N, 1, H, W).
-    kept: Optional[Tensor] = None  #: Kept perturbation, (N, C, H, W).
+    target: Optional[Tensor] = None
+    keep_map: Optional[Tensor] = None
+    kept: Optional[Tensor] = None
 
     @classmethod
     def of(
@@ -58,6 +73,9 @@ class TrainingImages:
             model (AdversarialClassifier): In eval mode, with any method.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
+
+        Returns:
+            TrainingImages: All images of the batch.
         """
         found: dict[str, Any] = {}
         with torch.no_grad():
@@ -80,7 +98,14 @@ class TrainingImages:
         )
 
     def first(self, num: int) -> TrainingImages:
-        """The first ``num`` images."""
+        """Leave all images out but the first.
+
+        Args:
+            num (int): How many to keep, at most.
+
+        Returns:
+            TrainingImages: With views of the tensors.
+        """
         tensors = {
             one.name: getattr(self, one.name)[:num]
             for one in fields(self)
@@ -115,7 +140,16 @@ class TrainingImages:
         return panels
 
     def describe(self, row: int, classes: Classes) -> str:
-        """Label, predictions and training target of an image."""
+        """Label, predictions and training target of an image.
+
+        Args:
+            row (int): Its position in the batch.
+            classes (Sequence[str], optional): Names of the classes, None for
+                their numbers.
+
+        Returns:
+            str: A line for each.
+        """
         label = int(self.labels[row])
         name = class_name(label, classes)
         lines = [
