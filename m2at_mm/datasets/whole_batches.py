@@ -74,6 +74,14 @@ class WholeBatches(BaseDataset):
             data_samples=BatchLabels(torch.tensor(labels)),
         )
 
+    def get_gt_labels(self) -> np.ndarray:
+        """The class of each image, int64 of shape (len(self), )."""
+        if self.serialize_data:
+            return super().get_gt_labels()
+        # The parent copies each image on the way.
+        self.full_init()
+        return np.array([sample['gt_label'] for sample in self.data_list])
+
     def _check_pipeline(self) -> None:
         steps = getattr(self.pipeline, 'transforms', [self.pipeline])
         names = [type(step).__name__ for step in steps]

@@ -195,3 +195,11 @@ def test_no_draws() -> None:
     digits().__getitems__(INDICES)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
+
+
+@pytest.mark.parametrize('serialized', [True, False])
+def test_labels_of_the_whole_dataset(serialized: bool) -> None:
+    dataset = digits(serialize_data=serialized)
+    found = dataset.get_gt_labels()
+    expected = [int(dataset[i]['data_samples'].gt_label) for i in range(40)]
+    assert found.tolist() == expected
