@@ -57,6 +57,12 @@ DATASETS = _root.Registry(
     parent=_root.DATASETS,
     locations=['m2at_mm.datasets'],
 )
+# What joins a dataset's samples to a batch.
+FUNCTIONS = _root.Registry(
+    'function',
+    parent=_root.FUNCTIONS,
+    locations=['m2at_mm.datasets'],
+)
 # Attacks and training methods.
 TASK_UTILS = _root.Registry(
     'task util',

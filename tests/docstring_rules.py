@@ -31,7 +31,7 @@ _TENSOR = re.compile(r'\b(Tensor|ndarray)\b')
 _NOT_ONE = re.compile(r'\b(dict|Callable)\b')
 _SHAPE = re.compile(r'\b(shape|scalar)\b', re.IGNORECASE)
 _IMAGES = {'images', 'inputs', 'adversarial', 'clean', 'training'}
-_RANGE = re.compile(r'\[0, 1\]|0-255|0\.\.255')
+_RANGE = re.compile(r'\[0, 1\]|0-255|0\.\.255|any dtype and range')
 
 
 @dataclass(frozen=True)

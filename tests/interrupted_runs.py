@@ -41,9 +41,16 @@ class KillAt(Hook):
 
 
 def build_runner(
-    work_dir: Path, loop: str, hooked: bool = True, **settings: Any
+    work_dir: Path,
+    loop: str,
+    hooked: bool = True,
+    whole_batches: bool = False,
+    **settings: Any,
 ) -> Runner:
-    """Epochs of three batches, or nine iterations."""
+    """Epochs of three batches, or nine iterations.
+
+    Augmented by the dataset, or by the preprocessor in whole batches.
+    """
     cfg = small_digits_config(work_dir, IMAGES, BATCH)
     by_epoch = loop == 'epochs'
     cfg.train_cfg = dict(
@@ -76,7 +83,11 @@ def build_runner(
             ),
         )
     )
-    cfg.train_dataloader.dataset.pipeline = AUGMENTED
+    if not whole_batches:
+        cfg.data_preprocessor.augment = None
+        cfg.train_dataloader.dataset.update(
+            pipeline=AUGMENTED, whole_batches=False
+        )
     if loop == 'iterations':
         cfg.train_dataloader.sampler = dict(
             type='InfiniteSampler', shuffle=True

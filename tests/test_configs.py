@@ -97,7 +97,23 @@ def test_network_and_pixels_are_those_of_mmpretrain() -> None:
     assert ours.model.classifier.to_dict() == classifier
     pixels = stock.data_preprocessor.to_dict()
     pixels.pop('_scope_', None)
+    crop, flip, _ = stock.train_dataloader.dataset.pipeline
+    assert (crop.type, crop.crop_size) == ('RandomCrop', 32)
+    assert (flip.type, flip.direction) == ('RandomFlip', 'horizontal')
+    pixels['augment'] = dict(crop_padding=crop.padding, flip_prob=flip.prob)
     assert ours.data_preprocessor.to_dict() == pixels
+
+
+def test_free_at_has_the_transforms_of_mmpretrain() -> None:
+    ours = _load('free-at_resnet18_cifar10')
+    stock = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+    dataset = ours.train_dataloader.dataset
+    expected = stock.train_dataloader.dataset.pipeline
+    assert ours.data_preprocessor.augment is None
+    assert not dataset.whole_batches
+    assert [dict(one) for one in dataset.pipeline] == [
+        {key: one[key] for key in one if key != '_scope_'} for one in expected
+    ]
 
 
 def test_cifar100_pixels_are_those_of_mmpretrain() -> None:

@@ -29,7 +29,8 @@ def test_a_killed_worker_ends_training(tmp_path: Path) -> None:
         num_workers=1,
         batch_size=4,
         dataset=dict(
-            pipeline=[dict(type='mmengine.Die'), dict(type='PackInputs')]
+            pipeline=[dict(type='mmengine.Die'), dict(type='PackInputs')],
+            whole_batches=False,
         ),
     )
     runner = build_digits_runner(tmp_path, 20, train_dataloader=loader)

@@ -56,6 +56,7 @@ TYPES = {
     'CIFAR10': 'DATASETS',
     'CIFAR100': 'DATASETS',
     'Digits': 'DATASETS',
+    'whole_batch_collate': 'FUNCTIONS',
 }
 # Looks types up as the Runner does, where nobody has imported m2at_mm.
 LOOK_UP = """
@@ -63,11 +64,15 @@ import importlib, json, sys
 from mmengine.registry import DefaultScope
 
 registries = importlib.import_module(sys.argv[1])
+root = importlib.import_module('mmengine.registry')
 types = json.loads(sys.argv[2])
 assert not any(name.startswith('m2at_mm') for name in sys.modules)
 with DefaultScope.overwrite_default_scope('mmpretrain'):
     found = {
-        name: getattr(registries, kind).get('m2at_mm.' + name)
+        # mmpretrain has no FUNCTIONS of its own.
+        name: getattr(
+            registries, kind, getattr(root, kind)
+        ).get('m2at_mm.' + name)
         for name, kind in types.items()
     }
 print(json.dumps({

@@ -29,9 +29,11 @@ from m2at_mm.benchmark import (
     flops_per_iteration,
     peak_flops,
     summarise,
+    time_validation,
     to_table,
 )
 from m2at_mm.benchmark.contestants import Contestant, Limit
+from m2at_mm.evaluation.samples import Samples
 from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import TASK_UTILS
 from m2at_mm.runner.atomic_files import write_whole
@@ -76,23 +78,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--amp', action='store_true', help='ours and the limit in bfloat16'
     )
+    parser.add_argument(
+        '--validation',
+        metavar='CHECKPOINT',
+        help='time the robust validation of a trained network in place of '
+        'training iterations',
+    )
+    parser.add_argument(
+        '--num-images',
+        type=int,
+        default=1000,
+        metavar='N',
+        help='that are validated (default: 1000)',
+    )
     parser.add_argument('--out', type=Path, help='JSON file for the results')
     return parser.parse_args()
 
 
 def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     """The config without validation and checkpoints."""
-    for name in ('rounds', 'block'):
-        if getattr(args, name) < 1:
-            raise ValueError(
-                f'--{name} {getattr(args, name)} must be at least 1'
-            )
+    for name in ('rounds', 'block', 'num_images'):
+        number = getattr(args, name)
+        if number < 1:
+            option = name.replace('_', '-')
+            raise ValueError(f'--{option} {number} must be at least 1')
     if args.config is None:
         args.config = str(config_root() / 'pgd-at_resnet18_cifar10.py')
     cfg = cli.load_adversarial_config(args.config, 'pgd-at')
     cli.merge_common_options(cfg, args)
     cfg.work_dir = args.work_dir or log_dir
     cfg.log_level = 'WARNING'
+    if args.validation is not None:
+        cfg.load_from = args.validation
+        return cfg
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('overfitting', None)
@@ -104,15 +122,17 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
 def rivals_of(names: Sequence[str], runner: Runner) -> dict[str, Contestant]:
     """The rivals, with a batch of the training data."""
     model: Any = runner.model
-    data = next(iter(runner.train_dataloader))
-    batch = model.data_preprocessor(data, training=False)
-    labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
-    images = batch['inputs']
+    loader = runner.train_dataloader
+    samples = Samples(
+        loader.dataset, model.data_preprocessor, loader.collate_fn
+    )
+    first = list(range(loader.batch_size))
+    ((images, labels),) = samples.batches([first])
     return build_rivals(
         names,
         model,
         images,
-        labels.to(images.device),
+        labels,
         lambda: runner.optim_wrapper.optim_context(model),
     )
 
@@ -209,6 +229,32 @@ def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
     )
 
 
+def measure_validation(
+    args: argparse.Namespace, cfg: Config
+) -> dict[str, Any]:
+    """The figures of a robust validation."""
+    runner = cli.build_runner(cfg, args)
+    runner.load_or_resume()
+    loader = runner.build_dataloader(cfg.test_dataloader)
+    model: Any = runner.model
+    samples = Samples(
+        loader.dataset,
+        model.data_preprocessor,
+        loader.collate_fn,
+        args.num_images,
+    )
+    order = torch.arange(args.num_images).split(loader.batch_size)
+    batches = list(samples.batches([part.tolist() for part in order]))
+    found = time_validation(model, batches, args.rounds)
+    return dict(
+        settings=settings_of(cfg, args, batches[0][0].device),
+        num_images=args.num_images,
+        batch_size=loader.batch_size,
+        accuracy=found['accuracy'],
+        **summarise(found['times'], args.num_images, {}),
+    )
+
+
 def settings_of(
     cfg: Config, args: argparse.Namespace, device: torch.device
 ) -> dict[str, Any]:
@@ -235,14 +281,20 @@ def main() -> None:
     args = parse_args()
     with TemporaryDirectory() as log_dir:
         cfg = load_config(args, log_dir)
-        results = measure(args, cfg)
+        if args.validation is None:
+            results = measure(args, cfg)
+        else:
+            results = measure_validation(args, cfg)
     console = Console()
     console.print(to_table(results))
-    whole = sum(results['parts'].values())
-    for part, seconds in results['parts'].items():
+    for name, (clean, robust) in results.get('accuracy', {}).items():
         console.print(
-            f'{part:>18}: {1000 * seconds:8.2f} ms {seconds / whole:7.1%}'
+            f'{name:>18}: clean {clean:.1f} %, robust {robust:.1f} %'
         )
+    parts = results.get('parts', {})
+    for part, seconds in parts.items():
+        share = seconds / sum(parts.values())
+        console.print(f'{part:>18}: {1000 * seconds:8.2f} ms {share:7.1%}')
     if args.out is not None:
         text = json.dumps(results, indent=1) + '\n'
         write_whole(args.out, lambda path: path.write_text(text))

@@ -5,6 +5,7 @@ from m2at_mm.benchmark.flops import flops_per_iteration, peak_flops
 from m2at_mm.benchmark.interleaving import Interleaving
 from m2at_mm.benchmark.parts import PARTS, PartClock
 from m2at_mm.benchmark.summary import summarise, to_table
+from m2at_mm.benchmark.validation import time_validation
 
 __all__ = [
     'PARTS',
@@ -16,5 +17,6 @@ __all__ = [
     'flops_per_iteration',
     'peak_flops',
     'summarise',
+    'time_validation',
     'to_table',
 ]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from m2at_mm.attacks import PGD
 from m2at_mm.attacks.threat_model import parse_pixels
 from m2at_mm.model_wrappers import AdversarialClassifier
 
@@ -31,10 +32,12 @@ class Contestant:
     It trains a network of its own, a copy, so that no state is shared.
 
     Args:
-        model (AdversarialClassifier): Copied. Its attack gives steps, step
-            size and radius.
+        model (AdversarialClassifier): Copied. Its threat model gives the
+            radius.
         images (Tensor): RGB in [0, 1], shape (N, C, H, W).
         labels (Tensor): int64, shape (N, ).
+        attack (PGD, optional): Gives steps and step size. Defaults to None,
+            the train attack.
     """
 
     #: Whether batches are in the layout of our preprocessor, and under the
@@ -42,7 +45,11 @@ class Contestant:
     tuned = False
 
     def __init__(
-        self, model: AdversarialClassifier, images: Tensor, labels: Tensor
+        self,
+        model: AdversarialClassifier,
+        images: Tensor,
+        labels: Tensor,
+        attack: Optional[PGD] = None,
     ) -> None:
         layout = torch.contiguous_format
         if self.tuned:
@@ -53,8 +60,9 @@ class Contestant:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4
         )
-        attack: Any = model.train_attack
-        self.steps: int = attack.steps
+        attack = attack or model.train_attack
+        assert attack is not None
+        self.steps = attack.steps
         self.eps = model.threat_model.eps
         self.step_size = (
             self.eps / 4

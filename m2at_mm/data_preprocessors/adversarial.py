@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Optional
+from collections.abc import Iterable, Iterator
+from typing import Any, Optional, Union
 
 import torch
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from m2at_mm.data_preprocessors.augment import RandomCropAndFlip
+from m2at_mm.methods.masking import one_hot
 from m2at_mm.registry import MODELS
+from m2at_mm.structures import BatchLabels
 
 
 @MODELS.register_module()
@@ -23,20 +26,31 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     ``num_classes`` and ``batch_augments``, which mix the images in pixel
     space. The only difference: :meth:`forward` divides by 255 instead of
     normalising, and the attacked function begins with :meth:`normalize`.
-    Batches come in :attr:`memory_format`.
+    Batches come in :attr:`memory_format`. Labels come as a list of
+    ``DataSample`` or, in training, as :class:`m2at_mm.structures.BatchLabels`.
 
     Args:
+        augment (dict, optional): Random crops and flips of training batches,
+            on the device and before all else: the arguments of
+            :class:`RandomCropAndFlip`. Defaults to None.
         **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`.
 
     Raises:
-        ValueError: ``pad_size_divisor`` is not 1, or only one of ``mean`` and
-            ``std`` is given.
+        ValueError: ``pad_size_divisor`` is not 1, only one of ``mean`` and
+            ``std`` is given, or one in ``augment`` is out of its range.
+
+    Example:
+        >>> data_preprocessor = dict(
+        ...     type='m2at_mm.AdversarialDataPreprocessor',
+        ...     augment=dict(crop_padding=4, flip_prob=0.5))
     """
 
     #: Memory layout of the batches; convolutions are faster in this one.
     memory_format: torch.memory_format = torch.channels_last
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self, augment: Optional[dict[str, Any]] = None, **kwargs: Any
+    ) -> None:
         if kwargs.get('pad_size_divisor', 1) != 1:
             raise ValueError(
                 f'pad_size_divisor={kwargs["pad_size_divisor"]!r} is not '
@@ -51,6 +65,11 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         super().__init__(**kwargs)
         # The parent's forward must not normalise.
         self._enable_normalize = False
+        # Batches in pinned memory are copied while the GPU computes.
+        self._non_blocking = True
+        self.augment = (
+            None if augment is None else RandomCropAndFlip(**augment)
+        )
 
     def forward(
         self, data: dict[str, Any], training: bool = False
@@ -60,20 +79,28 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         Args:
             data (dict): ``inputs``, pixels in 0-255 of shape (N, C, H, W) or
                 a list of (C, H, W), and ``data_samples``.
-            training (bool): Whether to apply the batch augmentations.
+            training (bool): Whether to crop, flip and mix.
 
         Returns:
             dict: ``inputs``, RGB in [0, 1], shape (N, C, H, W), and
             ``data_samples``.
 
         Raises:
-            ValueError: Pixels are not in 0-255, or a label is not one of the
-                ``num_classes``.
+            ValueError: Pixels are not in 0-255, a label is not one of the
+                ``num_classes``, or ``augment`` meets images of several sizes.
         """
-        inputs = data['inputs']
+        inputs, labels = data['inputs'], data.get('data_samples')
         _check_pixels([inputs] if isinstance(inputs, Tensor) else inputs)
-        self._check_labels(data.get('data_samples') or [])
-        batch: dict[str, Any] = super().forward(data, training)
+        self._check_labels(labels or [])
+        if training and self.augment is not None:
+            inputs = self.augment(_stack(self.cast_data(inputs)))
+        batch: dict[str, Any]
+        if isinstance(labels, BatchLabels):
+            batch = super().forward(dict(inputs=inputs), training)
+            labels = labels.to(self.device, non_blocking=self._non_blocking)
+            batch = self._mix(batch['inputs'], labels, training)
+        else:
+            batch = super().forward(dict(data, inputs=inputs), training)
         # Not in place: float pixels can still be the caller's own tensor.
         # Mixing two white pixels can round to just above white.
         batch['inputs'] = (
@@ -99,26 +126,63 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         normalised: Tensor = (images - mean / 255) / (self.std / 255)
         return normalised
 
-    def _check_labels(self, samples: Iterable[Any]) -> None:
+    def _mix(
+        self, images: Tensor, labels: BatchLabels, training: bool
+    ) -> dict[str, Any]:
+        """What the parent does with a list of samples."""
+        if self.to_onehot:
+            scores = one_hot(labels.target, self.num_classes)
+            if training and self.batch_augments is not None:
+                images, scores = self.batch_augments(images, scores)
+            labels = BatchLabels(labels.labels, scores)
+        return dict(inputs=images, data_samples=labels)
+
+    def _check_labels(
+        self, samples: Union[Iterable[Any], BatchLabels]
+    ) -> None:
         if self.num_classes is None:
             return
-        for sample in samples:
-            if not isinstance(sample, DataSample) or 'gt_label' not in sample:
-                continue
-            label = sample.gt_label
-            if label.device.type != 'cpu':  # checked before it was moved
-                continue
-            wrong = [
-                n for n in label.tolist() if not 0 <= n < self.num_classes
-            ]
-            if wrong:
+        for label, image in _labels(samples):
+            if not 0 <= label < self.num_classes:
                 raise ValueError(
-                    f'label {wrong[0]} of image '
-                    f'{sample.get("img_path", sample.get("sample_idx", "?"))} '
+                    f'label {label} of image {image} '
                     f'is outside the classes 0 to {self.num_classes - 1}: '
                     'set num_classes in head and data_preprocessor to the '
                     "dataset's number of classes, or mend the labels"
                 )
+
+
+def _labels(
+    samples: Union[Iterable[Any], BatchLabels],
+) -> Iterator[tuple[int, Any]]:
+    """Labels that were not moved, and so checked, before; and the image."""
+    if isinstance(samples, BatchLabels):
+        if samples.labels.device.type == 'cpu':
+            for index, label in enumerate(samples.labels.tolist()):
+                yield label, f'{index} of the batch'
+        return
+    for sample in samples:
+        if not isinstance(sample, DataSample) or 'gt_label' not in sample:
+            continue
+        if sample.gt_label.device.type == 'cpu':
+            for label in sample.gt_label.tolist():
+                yield (
+                    label,
+                    sample.get('img_path', sample.get('sample_idx', '?')),
+                )
+
+
+def _stack(inputs: Union[Tensor, list[Tensor]]) -> Tensor:
+    if isinstance(inputs, Tensor):
+        return inputs
+    sizes = sorted({tuple(image.shape) for image in inputs})
+    if len(sizes) > 1:
+        raise ValueError(
+            f'augment needs images of one size, but a batch has {sizes}: '
+            'resize them in the pipeline, or crop and flip there and set '
+            'data_preprocessor.augment=None'
+        )
+    return torch.stack(list(inputs))
 
 
 def _check_pixels(inputs: Iterable[Tensor]) -> None:

@@ -29,6 +29,7 @@ from mmpretrain.datasets.utils import (
 )
 
 from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
+from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
@@ -37,7 +38,7 @@ DOWNLOAD_TIMEOUT = 30.0
 
 
 @DATASETS.register_module()
-class CIFAR10(_CIFAR10):
+class CIFAR10(WholeBatches, _CIFAR10):
     """mmpretrain's CIFAR-10 with a validation split, also from image files.
 
     ``val`` is a fixed, class-balanced part of the training images, which
@@ -61,7 +62,8 @@ class CIFAR10(_CIFAR10):
         val_size (int): Number of images in ``val``, a multiple of the number
             of classes. Defaults to 1000.
         lazy_init (bool): Whether to load at first use. Defaults to False.
-        **kwargs: Other keyword arguments of mmpretrain's ``CIFAR10``.
+        **kwargs: Other keyword arguments of mmpretrain's ``CIFAR10``, and
+            ``whole_batches`` of :class:`WholeBatches`.
 
     Each sample has ``img`` (ndarray): RGB in 0..255, uint8, shape
     (32, 32, 3), and ``gt_label`` (int).

@@ -6,9 +6,9 @@ from typing import Any
 
 import mmcv
 import numpy as np
-from mmpretrain.datasets import BaseDataset
 
 from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
+from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
 # Of 174 to 183 images per class: 300 test and 200 validation images in all.
@@ -17,7 +17,7 @@ VAL_PER_CLASS = 20
 
 
 @DATASETS.register_module()
-class Digits(BaseDataset):
+class Digits(WholeBatches):
     """The 1,797 handwritten digits inside scikit-learn, in CIFAR's shape.
 
     The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB, for
@@ -30,7 +30,8 @@ class Digits(BaseDataset):
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
         metainfo (dict, optional): Meta information of the dataset. Defaults
             to None.
-        **kwargs: Other keyword arguments of mmpretrain's ``BaseDataset``.
+        **kwargs: Other keyword arguments of mmpretrain's ``BaseDataset``,
+            and ``whole_batches`` of :class:`WholeBatches`.
 
     Each sample has ``img`` (ndarray): RGB in 0..255, uint8, shape
     (32, 32, 3), and ``gt_label`` (int).

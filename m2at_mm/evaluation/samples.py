@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from m2at_mm.structures import BatchLabels
 
 
 class Samples:
@@ -85,7 +87,9 @@ class Samples:
             yield images, _labels(batch['data_samples']).to(images.device)
 
 
-def _labels(samples: Sequence[Any]) -> Tensor:
+def _labels(samples: Union[Sequence[Any], BatchLabels]) -> Tensor:
+    if isinstance(samples, BatchLabels):
+        return samples.labels
     labels = [sample.get('gt_label') for sample in samples]
     if any(label is None or label.numel() != 1 for label in labels):
         raise ValueError(

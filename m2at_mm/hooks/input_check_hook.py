@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
+from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
@@ -33,6 +34,7 @@ class InputCheckHook(Hook):
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
     - a label of the dataset is outside the model's classes;
+    - a dataset gives whole batches to a ``collate_fn`` of samples;
     - ``save_best`` names an attack that ``eval_attacks`` doesn't have;
     - pretrained weights that an ``init_cfg`` names are not there.
 
@@ -121,8 +123,9 @@ class InputCheckHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Check labels, and the name of the best checkpoint's figure."""
+        """Check labels, batches, and the best checkpoint's figure."""
         _check_labels(runner, runner.train_dataloader.dataset)
+        _check_collation(runner.train_dataloader)
         if runner.val_loop is not None:
             _check_labels(runner, runner.val_dataloader.dataset)
             _check_save_best(runner)
@@ -228,6 +231,20 @@ def _check_labels(runner: Runner, dataset: Any) -> None:
             f'{len(labels)} images): set num_classes in head and '
             "data_preprocessor to the dataset's number of classes, or mend "
             'the labels'
+        )
+
+
+def _check_collation(loader: Any) -> None:
+    function = getattr(loader.collate_fn, 'func', loader.collate_fn)
+    if getattr(loader.dataset, 'whole_batches', False) and function in (
+        default_collate,
+        pseudo_collate,
+    ):
+        raise ValueError(
+            f'collate_fn={function.__name__!r} joins samples, but '
+            f'{type(loader.dataset).__name__} has whole_batches=True: set '
+            "train_dataloader.collate_fn=dict(type='m2at_mm."
+            "whole_batch_collate')"
         )
 
 

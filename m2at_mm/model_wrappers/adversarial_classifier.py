@@ -28,6 +28,7 @@ from m2at_mm.model_wrappers.preprocessing import (
 from m2at_mm.model_wrappers.recorded_logits import recorded_logits
 from m2at_mm.model_wrappers.transparent_keys import make_transparent
 from m2at_mm.registry import MODELS, TASK_UTILS
+from m2at_mm.structures import BatchLabels
 
 
 @MODELS.register_module()
@@ -161,15 +162,15 @@ class AdversarialClassifier(BaseModel):
     def forward(
         self,
         inputs: Tensor,
-        data_samples: Optional[list[DataSample]] = None,
+        data_samples: Union[list[DataSample], BatchLabels, None] = None,
         mode: str = 'tensor',
     ) -> Union[Tensor, dict[str, Tensor], list[DataSample]]:
         """One of the three modes of an MMEngine model.
 
         Args:
             inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-            data_samples (list[DataSample], optional): Annotations, needed
-                for ``'loss'``. Defaults to None.
+            data_samples (list[DataSample] | BatchLabels, optional):
+                Annotations, needed for ``'loss'``. Defaults to None.
             mode (str): ``'tensor'`` for logits, ``'loss'`` or ``'predict'``.
                 Defaults to ``'tensor'``.
 
@@ -193,14 +194,16 @@ class AdversarialClassifier(BaseModel):
         )
 
     def loss(
-        self, inputs: Tensor, data_samples: Optional[list[DataSample]]
+        self,
+        inputs: Tensor,
+        data_samples: Union[list[DataSample], BatchLabels, None],
     ) -> dict[str, Tensor]:
         """The method's losses of a batch.
 
         Args:
             inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-            data_samples (list[DataSample]): With ``gt_label``, or with
-                ``gt_score`` after batch augmentations.
+            data_samples (list[DataSample] | BatchLabels): With ``gt_label``,
+                or with ``gt_score`` after batch augmentations.
 
         Returns:
             dict[str, Tensor]: See :meth:`m2at_mm.methods.Method.loss`.
@@ -260,7 +263,7 @@ class AdversarialClassifier(BaseModel):
     def predict(
         self,
         inputs: Tensor,
-        data_samples: Optional[list[DataSample]] = None,
+        data_samples: Union[list[DataSample], BatchLabels, None] = None,
     ) -> list[DataSample]:
         """Predict clean images, and attacked ones if there are labels.
 
@@ -274,7 +277,17 @@ class AdversarialClassifier(BaseModel):
             images. With ``eval_attacks`` each also has
             ``adversarial_pred_labels``, a dict from the attack's name to the
             label predicted on its adversarial image.
+
+        Raises:
+            TypeError: The labels are ``BatchLabels``, which hold no
+                predictions.
         """
+        if isinstance(data_samples, BatchLabels):
+            raise TypeError(
+                'data_samples=BatchLabels are for training: set '
+                'whole_batches=False in the datasets of val_dataloader and '
+                'test_dataloader'
+            )
         samples: list[DataSample] = self.classifier.predict(
             self.data_preprocessor.normalize(inputs), data_samples
         )
@@ -362,15 +375,17 @@ class AdversarialClassifier(BaseModel):
 
 
 def _stack_targets(
-    samples: Optional[list[DataSample]], soft: bool
+    samples: Union[list[DataSample], BatchLabels, None], soft: bool
 ) -> Optional[Tensor]:
     """The targets of a batch, None if it has none.
 
     Args:
-        samples (list[DataSample], optional): Annotations.
+        samples (list[DataSample] | BatchLabels, optional): Annotations.
         soft (bool): Whether ``gt_score``, of shape (N, K), goes before
             ``gt_label``, of shape (N, ).
     """
+    if isinstance(samples, BatchLabels):
+        return samples.target
     if not samples:
         return None
     fields = ('gt_score', 'gt_label') if soft else ('gt_label', 'gt_score')

@@ -18,7 +18,8 @@ def take_over_preprocessing(
     """Move the preprocessing settings from the classifier to the wrapper.
 
     As in a stock config, those inside the model's config go before the
-    top-level ones, and ``train_cfg`` holds batch augmentations.
+    top-level ones, and ``train_cfg`` holds batch augmentations. Crops and
+    flips, which belong to the dataset, stay.
     """
     classifier = copy.deepcopy(classifier)
     inner = classifier.pop('data_preprocessor', None)
@@ -27,7 +28,10 @@ def take_over_preprocessing(
         return classifier, outer
     settings = dict(copy.deepcopy(outer or {}))
     if inner and settings.get('type') != _PREPROCESSOR:
-        settings = dict(inner)
+        settings = {
+            **{key: settings[key] for key in settings if key == 'augment'},
+            **inner,
+        }
     stock_type = settings.get('type', 'ClsDataPreprocessor').split('.')[-1]
     if stock_type == 'ClsDataPreprocessor':
         settings['type'] = _PREPROCESSOR

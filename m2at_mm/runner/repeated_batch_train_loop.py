@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import LOOPS
 from m2at_mm.runner.resumable_epoch_train_loop import ResumableEpochTrainLoop
 
@@ -25,7 +26,8 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
         **kwargs: See :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
-        ValueError: ``repeats`` is not a whole number of at least 1.
+        ValueError: ``repeats`` is not a whole number of at least 1, or the
+            preprocessor would crop each repetition anew.
 
     Example:
         >>> train_cfg = dict(
@@ -39,6 +41,16 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
                 f'repeats={repeats!r} must be a whole number of at least 1'
             )
         super().__init__(*args, **kwargs)
+        preprocessor = getattr(
+            bare_model(self.runner.model), 'data_preprocessor', None
+        )
+        if getattr(preprocessor, 'augment', None) is not None:
+            raise ValueError(
+                'data_preprocessor.augment would crop and flip each '
+                'repetition of a batch anew: set it to None, and give the '
+                'dataset whole_batches=False and a pipeline with RandomCrop '
+                'and RandomFlip, as free-at_resnet18_cifar10.py does'
+            )
         self.repeats = repeats
         self._max_iters *= repeats
 

@@ -12,7 +12,11 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from m2at_mm.data_preprocessors import AdversarialDataPreprocessor
+from m2at_mm.data_preprocessors import (
+    AdversarialDataPreprocessor,
+    RandomCropAndFlip,
+)
+from m2at_mm.structures import BatchLabels
 
 # Three different channels, so that a mixed-up order shows.
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 61.5])
@@ -259,3 +263,104 @@ def test_mixed_white_pixels_stay_in_the_box() -> None:
             dict(inputs=pixels, data_samples=samples), training=True
         )
         assert batch['inputs'].max() <= 1
+
+
+# --- crops and flips, and labels in one object ------------------------------
+
+
+@pytest.mark.parametrize('kind', ['list', 'tensor', 'float-tensor'])
+@pytest.mark.parametrize('to_rgb', [True, False])
+def test_training_batches_are_cropped_and_flipped(
+    kind: str, to_rgb: bool
+) -> None:
+    preprocessor = AdversarialDataPreprocessor(
+        augment=dict(crop_padding=2, flip_prob=0.5), to_rgb=to_rgb
+    )
+    torch.manual_seed(1)
+    images = preprocessor(dict(inputs=INPUTS[kind]()), True)['inputs']
+    torch.manual_seed(1)
+    expected = RandomCropAndFlip(2, 0.5)(pixels()) / 255
+    assert torch.equal(images, expected.flip(1) if to_rgb else expected)
+    assert not torch.equal(expected, pixels() / 255)
+
+
+def test_other_batches_are_left_and_draw_nothing() -> None:
+    preprocessor = AdversarialDataPreprocessor(
+        augment=dict(crop_padding=2, flip_prob=0.5)
+    )
+    before = torch.get_rng_state()
+    images = preprocessor(dict(inputs=pixels()))['inputs']
+    assert torch.equal(images, pixels() / 255)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_images_of_several_sizes_cannot_be_cropped_together() -> None:
+    preprocessor = AdversarialDataPreprocessor(augment=dict(crop_padding=2))
+    images = [torch.zeros(3, 8, 10), torch.zeros(3, 8, 8)]
+    with pytest.raises(
+        ValueError, match=r'one size, .*\(3, 8, 8\), \(3, 8, 10\).*resize'
+    ):
+        preprocessor(dict(inputs=images), True)
+
+
+def test_wrong_augment() -> None:
+    with pytest.raises(ValueError, match='crop_padding=-4'):
+        AdversarialDataPreprocessor(augment=dict(crop_padding=-4))
+
+
+@pytest.mark.parametrize('training', [True, False], ids=['train', 'test'])
+@pytest.mark.parametrize('mix', [None, 'mixup', 'cutmix'])
+def test_labels_in_one_object_are_treated_as_samples(
+    mix: Optional[str], training: bool
+) -> None:
+    labels = [0, 1, 2, 3, 4, 0]
+    augments = mix and dict(augments=AUGMENTS[mix])
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        preprocessor = AdversarialDataPreprocessor(
+            **NORM, num_classes=5, batch_augments=augments
+        )
+    found = []
+    for given in (samples(labels), BatchLabels(torch.tensor(labels))):
+        np.random.seed(1)
+        torch.manual_seed(1)
+        data = dict(inputs=pixels(), data_samples=given)
+        found.append(preprocessor(data, training))
+    one, other = found
+    assert torch.equal(one['inputs'], other['inputs'])
+    batch = other['data_samples']
+    assert batch.labels.tolist() == labels
+    if mix is None:
+        assert batch.scores is None
+        return
+    scores = torch.stack([one.gt_score for one in one['data_samples']])
+    assert torch.equal(batch.scores, scores.float())
+    assert given.scores is None  # of the caller
+
+
+def test_mixed_labels_need_the_number_of_classes() -> None:
+    preprocessor = AdversarialDataPreprocessor(to_onehot=True)
+    labels = BatchLabels(torch.zeros(6, dtype=torch.int64))
+    with pytest.raises(ValueError, match='set num_classes'):
+        preprocessor(dict(inputs=pixels(), data_samples=labels), True)
+
+
+@pytest.mark.parametrize('label', [5, -1])
+def test_label_of_a_whole_batch_outside_the_classes(label: int) -> None:
+    labels = BatchLabels(torch.tensor([0, 4, label, 0, 0, 0]))
+    preprocessor = AdversarialDataPreprocessor(num_classes=5)
+    with pytest.raises(
+        ValueError, match=rf'label {label} of image 2 of the batch .*0 to 4'
+    ):
+        preprocessor(dict(inputs=pixels(), data_samples=labels), True)
+
+
+def test_a_whole_batch_waits_for_nothing() -> None:
+    """On a device without values: whatever looked at one would raise."""
+    preprocessor = AdversarialDataPreprocessor(
+        **NORM, num_classes=5, augment=dict(crop_padding=2, flip_prob=0.5)
+    ).to('meta')
+    labels = BatchLabels(torch.tensor([0, 1, 2, 3, 4, 0]))
+    batch = preprocessor(dict(inputs=pixels(), data_samples=labels), True)
+    assert batch['inputs'].device.type == 'meta'
+    assert batch['inputs'].shape == (6, 3, 8, 10)
+    assert batch['data_samples'].labels.device.type == 'meta'

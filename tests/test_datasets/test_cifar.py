@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import socket
 import tarfile
 import urllib.error
@@ -13,23 +12,21 @@ from unittest.mock import Mock
 import mmcv
 import numpy as np
 import pytest
+from cifar_files import (
+    NAMES,
+    TEST,
+    TRAIN,
+    make_folder,
+    make_official,
+    pixels,
+)
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain import datasets as stock_datasets
 from PIL import Image
 
 from m2at_mm.datasets import CIFAR10, CIFAR100, cifar
 
-NAMES = CIFAR10.METAINFO['classes']
-TRAIN, TEST = 6, 3  # images per class in the small folders made here
 DOWNLOADER = 'download_and_extract_archive'
-
-
-def pixels(part: str, label: int, index: int) -> np.ndarray:
-    """An image that tells where it is from by its top left pixel."""
-    seed = [label, index, part == 'test']
-    img = np.random.RandomState(seed).randint(0, 256, (32, 32, 3), np.uint8)
-    img[0, 0] = label, index, part == 'test'
-    return img
 
 
 def origins(dataset: CIFAR10) -> list[tuple[str, int, int]]:
@@ -44,51 +41,6 @@ def origins(dataset: CIFAR10) -> list[tuple[str, int, int]]:
         assert sample['gt_label'] == label
         found.append((part, label, index))
     return found
-
-
-def make_folder(root: Path, names: tuple = NAMES, suffix: str = 'png') -> Path:
-    for part, count in (('train', TRAIN), ('test', TEST)):
-        for label, name in enumerate(names):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for i in range(count):
-                image = Image.fromarray(pixels(part, label, i))
-                image.save(folder / f'{i:04d}.{suffix}')
-    return root
-
-
-def write_batch(path: Path, part: str, order: list, key: str) -> list[str]:
-    """Write a file as the official ones are; return its list entry."""
-    rows = [pixels(part, *item).transpose(2, 0, 1).ravel() for item in order]
-    batch = {'data': np.stack(rows), key: [label for label, _ in order]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(pickle.dumps(batch))
-    return [path.name, hashlib.md5(path.read_bytes()).hexdigest()]
-
-
-def make_official(
-    root: Path, monkeypatch: pytest.MonkeyPatch, cls: type[CIFAR10] = CIFAR10
-) -> list[tuple[str, int, int]]:
-    """Write official files, mixed up; return their training samples."""
-    labels = len(cls.METAINFO['classes'])
-    order = [(label, i) for i in range(TRAIN) for label in range(labels)]
-    np.random.RandomState(3).shuffle(order)
-    # Number the samples of a class as they come.
-    counts: Counter = Counter()
-    for n, (label, _) in enumerate(order):
-        order[n] = (label, counts[label])
-        counts[label] += 1
-    tests = [(label, i) for i in range(TEST) for label in range(labels)]
-    folder = root / cls.base_folder
-    key = 'labels' if cls is CIFAR10 else 'fine_labels'
-    entries = [
-        write_batch(folder / 'a', 'train', order[:25], key),
-        write_batch(folder / 'b', 'train', order[25:], key),
-    ]
-    monkeypatch.setattr(cls, 'train_list', entries, raising=False)
-    entries = [write_batch(folder / 'c', 'test', tests[::-1], key)]
-    monkeypatch.setattr(cls, 'test_list', entries, raising=False)
-    return [('train', *item) for item in order]
 
 
 @pytest.fixture

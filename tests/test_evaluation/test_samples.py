@@ -8,6 +8,7 @@ from evaluation_support import samples_of
 from mmpretrain.structures import DataSample
 
 from m2at_mm.evaluation import Samples
+from m2at_mm.structures import BatchLabels
 
 IMAGES = torch.rand(5, 3, 4, 4)
 LABELS = torch.tensor([4, 3, 2, 1, 0])
@@ -40,3 +41,16 @@ def test_image_without_exactly_one_label(label: Optional[list[int]]) -> None:
     )
     with pytest.raises(ValueError, match='must have one gt_label'):
         next(iter(samples.batches([[0]])))
+
+
+def test_labels_in_one_object() -> None:
+    samples = Samples(
+        range(5),
+        lambda data, training: data,
+        lambda items: dict(
+            inputs=IMAGES[items], data_samples=BatchLabels(LABELS[items])
+        ),
+    )
+    [(images, labels)] = samples.batches([[3, 0]])
+    assert torch.equal(images, IMAGES[[3, 0]])
+    assert labels.tolist() == [1, 4]

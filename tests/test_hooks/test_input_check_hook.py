@@ -409,7 +409,26 @@ def test_a_config_in_a_checkpoint_is_not_run(
     checkpoint['meta']['config'] = f'open({str(mark)!r}, "w").close()'
     path = tmp_path / 'given.pth'
     torch.save(checkpoint, path)
-    runner = build_runner(tmp_path, load_from=str(path))
+    runner = build_runner(
+        tmp_path,
+        load_from=str(path),
+        # The best checkpoint may have made room for another run's.
+        default_hooks=dict(checkpoint=dict(published_keys=None)),
+    )
     runner._resume = True
     runner.train()
     assert not mark.exists()
+
+
+@pytest.mark.parametrize('name', ['default_collate', 'pseudo_collate'])
+def test_whole_batches_need_their_collate_function(
+    name: str, tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(
+        tmp_path, train_dataloader=dict(collate_fn=dict(type=name))
+    )
+    with pytest.raises(
+        ValueError, match=f"'{name}' joins samples, .*whole_batch_collate"
+    ):
+        runner.train()
+    assert not steps

@@ -20,25 +20,32 @@ from m2at_mm.hooks import RNGStateHook
 
 
 @pytest.mark.parametrize(
-    ('loop', 'killed_at', 'in_validation', 'workers'),
+    ('loop', 'killed_at', 'in_validation', 'workers', 'whole_batches'),
     [
-        ('epochs', 5, False, 0),
-        ('epochs', 6, True, 2),
-        ('middle', 5, False, 2),
-        ('middle', 7, False, 0),
-        ('iterations', 5, False, 2),
-        ('iterations', 6, True, 0),
+        ('epochs', 5, False, 0, False),
+        ('epochs', 6, True, 2, True),
+        ('middle', 5, False, 2, False),
+        ('middle', 7, False, 0, True),
+        ('middle', 5, False, 2, True),
+        ('iterations', 5, False, 2, False),
+        ('iterations', 6, True, 0, True),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in [
-                ('epochs', 6, False, 2),
-                ('epochs', 6, True, 0),
-                ('middle', 5, False, 0),
-                ('middle', 6, True, 0),
-                ('middle', 6, True, 2),
-                ('middle', 7, False, 2),
-                ('iterations', 5, False, 0),
-                ('iterations', 6, True, 2),
+                ('epochs', 6, False, 2, False),
+                ('epochs', 6, True, 0, False),
+                ('epochs', 6, True, 2, False),
+                ('epochs', 5, False, 0, True),
+                ('middle', 5, False, 0, False),
+                ('middle', 6, True, 0, False),
+                ('middle', 6, True, 2, False),
+                ('middle', 6, True, 2, True),
+                ('middle', 7, False, 2, False),
+                ('middle', 7, False, 0, False),
+                ('iterations', 5, False, 0, False),
+                ('iterations', 5, False, 2, True),
+                ('iterations', 6, True, 2, False),
+                ('iterations', 6, True, 0, False),
             ]
         ),
     ],
@@ -48,12 +55,14 @@ def test_resumed_is_uninterrupted(
     killed_at: int,
     in_validation: bool,
     workers: int,
+    whole_batches: bool,
     tmp_path: Path,
 ) -> None:
-    settings = dict(
+    settings: dict = dict(
+        whole_batches=whole_batches,
         train_dataloader=dict(
             num_workers=workers, persistent_workers=bool(workers)
-        )
+        ),
     )
     whole, parts = tmp_path / 'whole', tmp_path / 'parts'
     seeded(0)

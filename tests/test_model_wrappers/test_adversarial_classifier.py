@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.structures import DataSample
@@ -26,7 +27,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from m2at_mm.attacks import ThreatModel, pgd
+from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import MODELS
+from m2at_mm.structures import BatchLabels
 
 PGD10 = dict(pgd10=dict(type='m2at_mm.PGD', steps=2))
 TINY_VIT: dict = dict(
@@ -458,3 +461,69 @@ def test_label_smoothing_changes_what_is_learnt_alone(soft: bool) -> None:
 def test_wrong_label_smoothing(value: float) -> None:
     with pytest.raises(ValueError, match=f'label_smoothing={value}'):
         build_adversarial(label_smoothing=value)
+
+
+# Every method with the attack of its recipe.
+METHODS: dict[str, Any] = {
+    'Standard': None,
+    'PGDAT': dict(type='m2at_mm.PGD', steps=2),
+    'M2AT': dict(type='m2at_mm.PGD', steps=2),
+    'TRADES': dict(type='m2at_mm.PGD', steps=2, loss='kl', noise_std=0.001),
+    'MART': dict(type='m2at_mm.PGD', steps=2),
+    'AVmixup': dict(type='m2at_mm.PGD', steps=2),
+    'IAT': dict(type='m2at_mm.NFGSM'),
+    'FreeAT': None,
+}
+
+
+def _as_one(batch: dict) -> dict:
+    labels = BatchLabels(labels_of(batch['data_samples']))
+    return dict(batch, data_samples=labels)
+
+
+@pytest.mark.parametrize('mixed', [False, True], ids=['hard', 'mixed'])
+@pytest.mark.parametrize('method', METHODS)
+def test_labels_in_one_object_give_the_same_training(
+    method: str, mixed: bool
+) -> None:
+    if mixed and method == 'MART':
+        pytest.skip('it needs hard labels')
+    settings = dict(mean=MEAN, std=STD, num_classes=10)
+    if mixed:
+        settings['batch_augments'] = dict(
+            augments=dict(type='Mixup', alpha=1.0)
+        )
+    ends = []
+    for change in (dict, _as_one):
+        model = build_adversarial(
+            method=dict(type=f'm2at_mm.{method}'),
+            train_attack=METHODS[method],
+            data_preprocessor=settings,
+        ).train()
+        wrapper = AWPOptimWrapper if method == 'M2AT' else OptimWrapper
+        optim = wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+        torch.manual_seed(0)
+        np.random.seed(0)
+        for seed in range(2):
+            model.train_step(change(raw_batch(seed=seed)), optim)
+        ends.append(model.state_dict())
+    for one, other in zip(*(end.values() for end in ends)):
+        assert torch.equal(one, other)
+
+
+def test_labels_in_one_object_are_not_for_predictions() -> None:
+    model = build_adversarial()
+    with pytest.raises(TypeError, match='whole_batches=False'):
+        model.val_step(_as_one(raw_batch()))
+
+
+def test_crops_and_flips_of_the_dataset_stay() -> None:
+    inner = dict(mean=MEAN, std=STD, num_classes=10)
+    model = build_adversarial(
+        classifier=dict(classifier_cfg(), data_preprocessor=inner),
+        data_preprocessor=dict(mean=STD, std=MEAN, augment=dict()),
+    )
+    assert model.data_preprocessor.augment is not None
+    assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
+        MEAN
+    )

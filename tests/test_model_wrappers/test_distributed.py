@@ -18,6 +18,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
 )
 from two_processes import on_two_processes
 
+from m2at_mm.data_preprocessors import RandomCropAndFlip
 from m2at_mm.methods import M2AT
 from m2at_mm.methods.masking import MixRatios
 from m2at_mm.model_wrappers import (
@@ -58,8 +59,16 @@ def _work(rank: int) -> Any:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     model.train_step(raw_batch(num=4, seed=rank), OptimWrapper(optimizer))
     masks = M2AT().draw(torch.zeros(4, 3, 32, 32)).mask
-    result = dict(gradients=gradients, masks=masks)
-    return result
+    torch.manual_seed(5)
+    model._draws_apart = rank == 0
+    bare = bare_model(model)
+    bare.data_preprocessor.augment = RandomCropAndFlip(4, 0.5)
+    crops: list[torch.Tensor] = []
+    bare.data_preprocessor.register_forward_hook(
+        lambda _, args, batch: crops.append(batch['inputs'])
+    )
+    model.train_step(raw_batch(num=16), OptimWrapper(optimizer))
+    return dict(gradients=gradients, masks=masks, crops=crops[0])
 
 
 def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
@@ -72,6 +81,12 @@ def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
         assert torch.equal(first, second)
         torch.testing.assert_close(first, (one + two) / 2)
     assert not torch.equal(found[0]['masks'], found[1]['masks'])
+    # The same images, each cropped apart.
+    same = [
+        torch.equal(one, other)
+        for one, other in zip(found[0]['crops'], found[1]['crops'])
+    ]
+    assert len(same) == 16 and sum(same) < 3
 
 
 def _m2at_draws(rows: slice) -> MixRatios:

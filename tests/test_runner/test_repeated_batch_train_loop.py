@@ -18,6 +18,7 @@ def _config(folder: Path, repeats: int) -> Config:
     backbone = cfg.model.classifier.backbone
     backbone.base_channels = backbone.stem_channels = 8
     cfg.model.classifier.head.in_channels = 64
+    cfg.data_preprocessor.augment = None
     cfg.train_dataloader.dataset.indices = 60
     cfg.train_cfg = dict(
         type='m2at_mm.RepeatedBatchTrainLoop', repeats=repeats, max_epochs=2
@@ -46,6 +47,13 @@ def test_each_batch_is_trained_on_in_a_row(tmp_path: Path) -> None:
         assert torch.equal(seen[start], seen[start + 1])
         assert torch.equal(seen[start], seen[start + 2])
     assert not torch.equal(seen[0], seen[6])
+
+
+def test_repetitions_are_not_cropped_anew(tmp_path: Path) -> None:
+    cfg = _config(tmp_path, 3)
+    cfg.data_preprocessor.augment = dict(crop_padding=4)
+    with pytest.raises(ValueError, match=r'augment would crop .* to None'):
+        Runner.from_cfg(cfg).train()
 
 
 @pytest.mark.parametrize('repeats', [0, 1.5])

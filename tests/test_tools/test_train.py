@@ -73,7 +73,8 @@ def test_loss_falls_and_robust_accuracy_is_logged(
         r'robust/clean: ([\d.]+)  robust/pgd10: ([\d.]+)', output
     )
     assert len(reported) == 3
-    assert float(reported[-1][0]) > 50  # chance is 10
+    # Guessing gives 10, and on 50 images hardly ever above 23.
+    assert float(reported[-1][0]) > 25
 
 
 def test_best_checkpoint_is_the_one_of_highest_robust_accuracy(

@@ -6,13 +6,11 @@ data_preprocessor = dict(
     mean=[125.307, 122.961, 113.8575],
     std=[51.5865, 50.847, 51.255],
     to_rgb=False,  # the dataset gives RGB
+    # mmpretrain's RandomCrop and RandomFlip of cifar10_bs16.py, on the device
+    augment=dict(crop_padding=4, flip_prob=0.5),
 )
 
-train_pipeline = [
-    dict(type='RandomCrop', crop_size=32, padding=4),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
-]
+train_pipeline = [dict(type='PackInputs')]
 test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
@@ -23,7 +21,10 @@ train_dataloader = dict(
         data_root='data/cifar10',
         split='train',
         pipeline=train_pipeline,
+        whole_batches=True,
+        serialize_data=False,  # else each image is unpickled when it is read
     ),
+    collate_fn=dict(type='m2at_mm.whole_batch_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(

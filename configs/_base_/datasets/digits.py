@@ -5,20 +5,23 @@ data_preprocessor = dict(
     mean=[127.5, 127.5, 127.5],
     std=[127.5, 127.5, 127.5],
     to_rgb=False,  # the dataset gives RGB
+    augment=dict(crop_padding=4),  # no flip: 2 is not S
 )
 
-train_pipeline = [
-    dict(type='RandomCrop', crop_size=32, padding=4),  # no flip: 2 is not S
-    dict(type='PackInputs'),
-]
+train_pipeline = [dict(type='PackInputs')]
 test_pipeline = [dict(type='PackInputs')]
 
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,  # the images are in memory
     dataset=dict(
-        type='m2at_mm.Digits', split='train', pipeline=train_pipeline
+        type='m2at_mm.Digits',
+        split='train',
+        pipeline=train_pipeline,
+        whole_batches=True,
+        serialize_data=False,  # else each image is unpickled when it is read
     ),
+    collate_fn=dict(type='m2at_mm.whole_batch_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
 )
 val_dataloader = dict(

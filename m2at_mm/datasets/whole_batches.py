@@ -1,0 +1,111 @@
+"""Datasets that give a batch at once, in place of its samples."""
+
+from __future__ import annotations
+
+from typing import Any, Union
+
+import numpy as np
+import torch
+from mmengine.dataset import default_collate
+from mmpretrain.datasets import BaseDataset
+
+from m2at_mm.registry import FUNCTIONS
+from m2at_mm.structures import BatchLabels
+
+
+class WholeBatches(BaseDataset):
+    """Mixin of datasets whose images are in memory and of one size.
+
+    With ``whole_batches`` a dataloader gets all pixels of a batch in one
+    tensor and all labels in one object: no Python object per sample is
+    transformed, collated and sent from a worker. Random crops and flips are
+    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`.
+    It is fastest with ``serialize_data=False``. A single sample, and with it
+    a wrapper like ``ConcatDataset``, gives what it always gave.
+
+    Args:
+        *args: See mmpretrain's ``BaseDataset``.
+        whole_batches (bool): Whether to give batches as
+            ``dict(inputs=Tensor, data_samples=BatchLabels)``, for training
+            with ``collate_fn=dict(type='m2at_mm.whole_batch_collate')``.
+            Defaults to False.
+        **kwargs: See mmpretrain's ``BaseDataset``.
+
+    Raises:
+        ValueError: ``whole_batches`` with transforms in the pipeline.
+    """
+
+    def __init__(
+        self, *args: Any, whole_batches: bool = False, **kwargs: Any
+    ) -> None:
+        self.whole_batches = whole_batches
+        super().__init__(*args, **kwargs)
+        if whole_batches:
+            self._check_pipeline()
+
+    def __getitems__(
+        self, indices: list[int]
+    ) -> Union[dict[str, Any], list[Any]]:
+        """A batch, as PyTorch's dataloader asks for it.
+
+        Args:
+            indices (list[int]): Positions of N samples.
+
+        Returns:
+            dict | list: ``inputs``, uint8 of shape (N, C, H, W), and
+            ``data_samples``; a list of samples without ``whole_batches``.
+
+        Raises:
+            ValueError: The pipeline was given transforms after the start.
+        """
+        if not self.whole_batches:
+            return [self[index] for index in indices]
+        self._check_pipeline()
+        self.full_init()
+        # get_data_info would copy each sample once more.
+        read = (
+            self.get_data_info
+            if self.serialize_data
+            else self.data_list.__getitem__
+        )
+        samples = [read(index) for index in indices]
+        pixels = np.stack([sample['img'] for sample in samples])
+        labels = [sample['gt_label'] for sample in samples]
+        return dict(
+            inputs=torch.from_numpy(pixels).permute(0, 3, 1, 2),
+            data_samples=BatchLabels(torch.tensor(labels)),
+        )
+
+    def get_gt_labels(self) -> np.ndarray:
+        """The class of each image, int64 of shape (len(self), )."""
+        if self.serialize_data:
+            labels: np.ndarray = super().get_gt_labels()
+            return labels
+        # The parent copies each image on the way.
+        self.full_init()
+        return np.array([sample['gt_label'] for sample in self.data_list])
+
+    def _check_pipeline(self) -> None:
+        steps = getattr(self.pipeline, 'transforms', [self.pipeline])
+        names = [type(step).__name__ for step in steps]
+        if names not in ([], ['PackInputs']):
+            raise ValueError(
+                f'whole_batches=True gives images as they are, but the '
+                f"pipeline is {names}: leave dict(type='PackInputs') alone in "
+                'it and crop and flip by data_preprocessor.augment, or set '
+                'whole_batches=False and data_preprocessor.augment=None'
+            )
+
+
+@FUNCTIONS.register_module()  # type: ignore[untyped-decorator]
+def whole_batch_collate(batch: Union[dict[str, Any], list[Any]]) -> Any:
+    """Pass on a whole batch; join samples as MMEngine's default does.
+
+    Args:
+        batch (dict | list): Of :meth:`WholeBatches.__getitems__`, or the
+            samples of any other dataset.
+
+    Returns:
+        Any: The batch, as the data preprocessor takes it.
+    """
+    return batch if isinstance(batch, dict) else default_collate(batch)

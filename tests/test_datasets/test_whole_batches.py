@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cifar_files import make_folder, make_official
+from mmcv.transforms import Compose
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS, DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.registry import TRANSFORMS
+from torch.utils.data import DataLoader, Subset
+
+from m2at_mm.datasets import CIFAR10, Digits, whole_batch_collate
+from m2at_mm.datasets.seeded_pipeline import SeededPipeline
+from m2at_mm.structures import BatchLabels
+
+PACKED = [dict(type='PackInputs')]
+INDICES = [7, 0, 39, 7]
+
+
+def digits(**settings: Any) -> Digits:
+    settings = dict(indices=40, pipeline=PACKED, whole_batches=True) | settings
+    return Digits(**settings)
+
+
+def assert_same(batch: dict, dataset: Any, indices: list[int]) -> None:
+    """A whole batch is what the samples make, one after the other."""
+    expected = default_collate([dataset[index] for index in indices])
+    assert batch['inputs'].dtype == torch.uint8
+    assert torch.equal(batch['inputs'], expected['inputs'])
+    assert isinstance(batch['data_samples'], BatchLabels)
+    labels = [int(sample.gt_label) for sample in expected['data_samples']]
+    assert batch['data_samples'].labels.dtype == torch.int64
+    assert batch['data_samples'].labels.tolist() == labels
+    assert batch['data_samples'].scores is None
+
+
+@pytest.mark.parametrize('serialized', [True, False])
+def test_a_batch_is_that_of_the_samples(serialized: bool) -> None:
+    dataset = digits(serialize_data=serialized)
+    assert len(dataset) == 40
+    assert_same(dataset.__getitems__(INDICES), dataset, INDICES)
+
+
+@pytest.mark.parametrize('serialized', [True, False])
+@pytest.mark.parametrize('official', [True, False])
+def test_cifar(
+    official: bool,
+    serialized: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if official:
+        make_official(tmp_path, monkeypatch)
+    else:
+        make_folder(tmp_path)
+    dataset = CIFAR10(
+        str(tmp_path),
+        val_size=10,
+        download=False,
+        pipeline=PACKED,
+        whole_batches=True,
+        serialize_data=serialized,
+        lazy_init=True,
+    )
+    batch = dataset.__getitems__(INDICES)
+    assert len(dataset) == 50
+    assert_same(batch, dataset, INDICES)
+    batch['inputs'].zero_()  # nobody else's pixels
+    assert_same(dataset.__getitems__(INDICES), dataset, INDICES)
+
+
+def test_without_a_pipeline() -> None:
+    batch = digits(pipeline=[]).__getitems__(INDICES)
+    assert_same(batch, digits(), INDICES)
+
+
+def test_off_by_default() -> None:
+    dataset = Digits(indices=40, pipeline=PACKED)
+    samples = dataset.__getitems__([3, 4])
+    assert [int(one['data_samples'].gt_label) for one in samples] == [3, 4]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_every_sample_comes_once_from_a_built_dataloader(
+    workers: int,
+) -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        loader = Runner.build_dataloader(
+            dict(
+                batch_size=16,
+                num_workers=workers,
+                dataset=dict(
+                    type='m2at_mm.Digits',
+                    indices=40,
+                    pipeline=PACKED,
+                    whole_batches=True,
+                ),
+                sampler=dict(type='DefaultSampler', shuffle=True),
+                collate_fn=dict(type='m2at_mm.whole_batch_collate'),
+            )
+        )
+    # What RNGStateHook does before the workers start.
+    pipeline = SeededPipeline(loader.dataset.pipeline, 0, torch.zeros(()))
+    loader.dataset.pipeline = pipeline
+    order = list(loader.sampler)
+    batches = list(loader)
+    assert [len(batch['inputs']) for batch in batches] == [16, 16, 8]
+    for number, batch in enumerate(batches):
+        part = order[16 * number : 16 * (number + 1)]
+        assert_same(batch, loader.dataset, part)
+
+
+def test_subset_passes_whole_batches_on() -> None:
+    loader = DataLoader(
+        Subset(digits(), [5, 6, 7]),
+        batch_size=3,
+        collate_fn=whole_batch_collate,
+    )
+    [batch] = loader
+    assert_same(batch, digits(), [5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    ('wrapper', 'length'),
+    [
+        (dict(type='ConcatDataset'), 80),
+        (dict(type='RepeatDataset', times=3), 120),
+        (dict(type='ClassBalancedDataset', oversample_thr=1e-3), 40),
+        (dict(type='KFoldDataset', num_splits=2, fold=0), 20),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else '',
+)
+def test_wrappers_give_samples(wrapper: dict, length: int) -> None:
+    inner = dict(
+        type='m2at_mm.Digits',
+        indices=40,
+        pipeline=PACKED,
+        whole_batches=True,
+    )
+    concat = wrapper['type'] == 'ConcatDataset'
+    inside = dict(datasets=[inner, inner]) if concat else dict(dataset=inner)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = DATASETS.build(wrapper | inside)
+    assert len(dataset) == length
+    loader = DataLoader(dataset, batch_size=4, collate_fn=whole_batch_collate)
+    first = next(iter(loader))
+    samples = [dataset[index] for index in range(4)]
+    assert torch.equal(
+        first['inputs'], torch.stack([one['inputs'] for one in samples])
+    )
+    assert [int(one.gt_label) for one in first['data_samples']] == [
+        int(one['data_samples'].gt_label) for one in samples
+    ]
+
+
+CROPPED = [dict(type='RandomCrop', crop_size=32, padding=4), *PACKED]
+MESSAGE = r"\['RandomCrop', 'PackInputs'\]: .*data_preprocessor\.augment"
+
+
+def test_transforms_are_refused() -> None:
+    with pytest.raises(ValueError, match=MESSAGE):
+        digits(pipeline=CROPPED)
+    assert len(digits(pipeline=CROPPED, whole_batches=False)) == 40
+
+
+@pytest.mark.parametrize('seeded', [True, False])
+def test_transforms_of_a_later_epoch_are_refused(seeded: bool) -> None:
+    """mmpretrain's SwitchRecipeHook sets a new pipeline."""
+    dataset = digits()
+    pipeline = Compose([TRANSFORMS.build(one) for one in CROPPED])
+    dataset.pipeline = (
+        SeededPipeline(pipeline, 0, torch.zeros(())) if seeded else pipeline
+    )
+    with pytest.raises(ValueError, match=MESSAGE):
+        dataset.__getitems__([0])
+
+
+def test_parts_of_a_dataset() -> None:
+    dataset = digits(serialize_data=False)
+    part = dataset.get_subset([8, 9])
+    assert part.__getitems__([1])['data_samples'].labels.tolist() == [9]
+    dataset.get_subset_(2)
+    assert dataset.__getitems__([1])['data_samples'].labels.tolist() == [1]
+
+
+def test_no_draws() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    digits().__getitems__(INDICES)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+
+
+@pytest.mark.parametrize('serialized', [True, False])
+def test_labels_of_the_whole_dataset(serialized: bool) -> None:
+    dataset = digits(serialize_data=serialized)
+    found = dataset.get_gt_labels()
+    expected = [int(dataset[i]['data_samples'].gt_label) for i in range(40)]
+    assert found.tolist() == expected
