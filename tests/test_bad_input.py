@@ -215,6 +215,24 @@ CASES: dict[str, Bad] = {
             'default_hooks.pictures.interval': 0,
         },
     ),
+    'benchmark of no round': Bad(
+        '--rounds 0 must be', words=('--rounds', '0'), tool='benchmark'
+    ),
+    'benchmark of an attack without steps': Bad(
+        'train_attack=NFGSM has no number of steps',
+        words=('--against', 'limit'),
+        config=ROOT / 'configs' / 'n-fgsm_resnet18_cifar10.py',
+        options={'train_dataloader.dataset.data_root': '{images}'},
+        tool='benchmark',
+    ),
+    'validation of a missing checkpoint': Bad(
+        'no_such.pth',
+        words=('--validation', 'no_such.pth'),
+        tool='benchmark',
+    ),
+    'compiled in no mode': Bad(
+        "compile_mode='fast' is unknown", {ATTACK + 'compile_mode': 'fast'}
+    ),
     'plan without runs': Bad(
         'plan.*runs',
         config='{plan}',

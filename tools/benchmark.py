@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import json
 import platform
+import resource
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -271,6 +272,9 @@ def settings_of(
         block=args.block,
         workers=cfg.train_dataloader.num_workers,
         device=processor,
+        # Of the whole process, in the units of Linux.
+        peak_resident_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / 1024,
         threads=torch.get_num_threads(),
         versions=dict(torch=torch.__version__, m2at_mm=m2at_mm.__version__),
     )
