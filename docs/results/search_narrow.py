@@ -6,9 +6,7 @@
 _base_ = 'compare_narrow.py'
 
 seeds = [0]
-evaluation = dict(
-    _delete_=True, attacks=['pgd20', 'cw20'], num_samples=1000
-)
+evaluation = dict(_delete_=True, attacks=['pgd20', 'cw20'], num_samples=1000)
 common = {'test_dataloader.dataset.split': 'val'}
 
 _pgd5 = {
