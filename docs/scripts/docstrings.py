@@ -1,0 +1,25 @@
+"""Shows reStructuredText in docstrings as the Markdown that the site wants."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from griffe import Extension, Object
+
+_ROLE = re.compile(r':(?:attr|class|data|exc|func|meth|mod):`~?([^`]+)`')
+_LITERAL_BLOCK = re.compile(r'::(?=\n\s*\n)')
+
+
+def to_markdown(text: str) -> str:
+    """Roles become code, and the colons of a literal block one colon."""
+    return _LITERAL_BLOCK.sub(':', _ROLE.sub(r'`\1`', text))
+
+
+class Docstrings(Extension):
+    """Extension of griffe, which mkdocstrings reads the package with."""
+
+    def on_object(self, *, obj: Object, **kwargs: Any) -> None:
+        """Rewrite the docstring of one object."""
+        if obj.docstring is not None:
+            obj.docstring.value = to_markdown(obj.docstring.value)
