@@ -8,12 +8,17 @@ from typing import Any
 from griffe import Extension, Object
 
 _ROLE = re.compile(r':(?:attr|class|data|exc|func|meth|mod):`~?([^`]+)`')
+_EXAMPLE = re.compile(r'^Example:$', re.MULTILINE)
 _LITERAL_BLOCK = re.compile(r'::(?=\n\s*\n)')
 
 
 def to_markdown(text: str) -> str:
-    """Roles become code, and the colons of a literal block one colon."""
-    return _LITERAL_BLOCK.sub(':', _ROLE.sub(r'`\1`', text))
+    """Roles become code, the colons of a literal block one colon.
+
+    A single example becomes examples: griffe shows those alone as Python.
+    """
+    text = _EXAMPLE.sub('Examples:', _ROLE.sub(r'`\1`', text))
+    return _LITERAL_BLOCK.sub(':', text)
 
 
 class Docstrings(Extension):
