@@ -20,13 +20,14 @@ export GIT_PYTHON_REFRESH := quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all check-configs lint clean
+.PHONY: help demo test test-all check-configs docs lint clean
 
 help:
 	@echo 'make demo      train, attack and picture M2AT on the embedded digits'
 	@echo 'make test      lint, check types and run all tests but the slow ones'
 	@echo 'make test-all  the same with the slow tests'
 	@echo 'make check-configs  try M2AT on a config of each family of mmpretrain'
+	@echo 'make docs      build the documentation site into site/'
 	@echo 'make lint      lint and check types only'
 	@echo 'make clean     remove build leftovers and caches'
 	@echo 'Set PYTHON to choose the interpreter that $(VENV) is made with.'
@@ -67,9 +68,14 @@ lint: $(VENV)/.installed-test
 	@echo '== Types'
 	$(BIN)/python -m mypy
 
+docs: $(VENV)/.installed-docs
+	@echo '== Documentation'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo '== Done: $(CURDIR)/site/index.html'
+
 clean:
 	@echo '== Removing build leftovers and caches; keeping $(VENV), data and work_dirs'
-	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find m2at_mm configs tools tests -type d -name __pycache__ -prune \
 		-exec rm -rf {} +
 

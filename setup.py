@@ -11,7 +11,7 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 # What OpenMMLab's tools look for in `<package>/.mim` of an installed package.
-MIM_SOURCES = ('configs', 'tools', 'model-index.yml')
+MIM_SOURCES = ('configs', 'tools', 'model-index.yml', 'docs/methods')
 
 
 def read_version() -> str:
@@ -68,6 +68,11 @@ EVAL = ['pyautoattack>=0.2']
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['scikit-learn', 'matplotlib']
 REPORT = ['matplotlib', 'jinja2']
+DOCS = [
+    'mkdocs>=1.6,<2',
+    'mkdocs-material>=9.5,<10',
+    'mkdocstrings[python]>=0.26',
+]
 TEST = [
     'pytest',
     'pytest-xdist',
@@ -80,6 +85,7 @@ TEST = [
     *EXPORT,
     *DEMO,
     *REPORT,
+    *DOCS,
 ]
 
 setup(
@@ -121,6 +127,7 @@ setup(
         'export': EXPORT,
         'demo': DEMO,
         'report': REPORT,
+        'docs': DOCS,
         'test': TEST,
         'dev': [*TEST, 'pre-commit', 'pre-commit-hooks'],
     },

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmpretrain.registry import MODELS
+from modelindex.load_model_index import load
 from tools_support import ROOT, clean_env
 
 from m2at_mm.coverage.shrink import forget_checkpoints
@@ -111,6 +112,17 @@ def test_the_installed_package_is_the_one_that_runs(
         str(package / '__init__.py'),
         str(package / '.mim' / 'configs'),
     ]
+
+
+def test_the_model_index_is_installed_with_what_it_names(
+    installed: Path,
+) -> None:
+    mim = installed / 'm2at_mm' / '.mim'
+    index = load(str(mim / 'model-index.yml'))
+    index.build_models_with_collections()
+    assert len(index.models) == len(list((mim / 'configs').glob('*.py')))
+    for model in index.models:
+        assert (mim / model.config).is_file()
 
 
 def test_one_flag_on_a_stock_config(

@@ -50,6 +50,11 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
         for pair in _find_pairs(model, images):
             with torch.no_grad():
                 weight, bias = pair.fold()
+                if not images.is_contiguous():
+                    # Else copied into this layout at each use.
+                    weight = weight.contiguous(
+                        memory_format=torch.channels_last
+                    )
             # Plain tensors for the time being: nothing trains them.
             parameters: dict[str, Any] = pair.conv._parameters
             undo.append((pair, parameters['weight'], parameters['bias']))

@@ -56,7 +56,7 @@ def _reasons(outcomes: Sequence[Outcome], status: str) -> list[str]:
     lines = ['', f'## {status.capitalize()}: {_MEANING[status]}', '']
     for reason, configs in sorted(by_reason.items()):
         lines.append(f'- {reason}:')
-        lines += [f'  - `{config}`' for config in configs]
+        lines += [f'    - `{config}`' for config in configs]
     return lines
 
 

@@ -31,8 +31,8 @@ class SafeCheckpointHook(CheckpointHook):
     local folders; other storage backends are used as they are.
 
     Args:
-        *args: See :class:`mmengine.hooks.CheckpointHook`.
-        **kwargs: The same.
+        *args (Any): See :class:`mmengine.hooks.CheckpointHook`.
+        **kwargs (Any): The same.
 
     Raises:
         OSError: A checkpoint cannot be written, like on a full disk. The ones

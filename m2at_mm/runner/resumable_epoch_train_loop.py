@@ -18,8 +18,8 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     was never interrupted.
 
     Args:
-        *args: See :class:`mmengine.runner.EpochBasedTrainLoop`.
-        **kwargs: The same.
+        *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
+        **kwargs (Any): The same.
 
     Example:
         >>> train_cfg = dict(

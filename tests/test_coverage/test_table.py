@@ -24,7 +24,7 @@ def test_counts_and_reasons() -> None:
     assert '| vgg |  | 2 |  |  |' in lines
     assert '| vit |  |  |  | 1 |' in lines
     at = lines.index('- several labels:')
-    assert lines[at + 1 : at + 3] == ['  - `vgg/c.py`', '  - `vgg/d.py`']
+    assert lines[at + 1 : at + 3] == ['    - `vgg/c.py`', '    - `vgg/d.py`']
     assert '- IndexError:' in lines
     assert '- `resnet/b.py`: float32' in lines
     assert not any(line.startswith('## Upstream') for line in lines)

@@ -1,0 +1,287 @@
+"""Writes the tables of results from the JSON files in docs/results.
+
+    python docs/scripts/make_results.py
+
+Every evaluation, comparison and trial there is found by itself. On the pages
+of docs/results and docs/methods a table stands between two comments that name
+it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import performance_tables
+from performance_tables import to_table
+
+from m2at_mm.comparison import plot_trade_off, summarise
+
+DOCS = Path(__file__).resolve().parents[1]
+RESULTS, METHODS = DOCS / 'results', DOCS / 'methods'
+# Titles of the experiments, in the order of the page; others go last, under
+# the name of their file.
+TITLES = {
+    'compare_narrow': 'All methods under one small budget',
+    'narrow_resnet18_12e': "M2AT's scale on a narrow ResNet-18",
+    'full_evaluation': 'Every attack on the narrow networks',
+    'finetune': 'Adversarial fine-tuning of a stock checkpoint',
+}
+NAMES = {
+    'undefended': 'undefended',
+    'standard': 'standard',
+    'pgd-at': 'PGD-AT',
+    'm2at_scale1.0_label0.5': 'M2AT, scale 1, perturbed_label 0.5',
+    'm2at_scale1.5_label0.7': 'M2AT, scale 1.5, perturbed_label 0.7',
+    'm2at_scale2.0_label0.8': 'M2AT, scale 2, perturbed_label 0.8',
+    'plain_robust': 'plain robust',
+    'stock': 'stock, undefended',
+    'm2at-finetune': 'after m2at-finetune',
+}
+ATTACKS = {
+    'fgsm': 'FGSM',
+    'pgd20': 'PGD-20',
+    'pgd100': 'PGD-100, 5 restarts',
+    'cw20': 'margin PGD-20',
+    'cw100': 'margin PGD-100',
+    'apgd-ce': 'APGD-CE',
+    'apgd-t': 'APGD-T',
+    'autoattack': 'AutoAttack',
+}
+TRAININGS = {'fast-at': 'Fast-AT without random start', 'pgd-at': 'PGD-AT'}
+Runs = dict[str, list[dict[str, Any]]]
+
+
+def load(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text('utf-8'))
+
+
+def is_evaluation(content: Any) -> bool:
+    """Whether this is a results.json of tools/test.py."""
+    return isinstance(content, dict) and 'worst_case' in content
+
+
+def evaluated() -> dict[str, Runs]:
+    """The evaluations in folders: by folder and network, one a seed."""
+    rank = {name: k for k, name in enumerate(NAMES)}
+    found: dict[str, Runs] = {}
+    for path in sorted(RESULTS.glob('*/*.json')):
+        content = load(path)
+        if is_evaluation(content):
+            name = re.sub(r'_seed\d+$', '', path.stem)
+            runs = found.setdefault(path.parent.name, {})
+            runs.setdefault(name, []).append(content)
+    return {
+        folder: dict(
+            sorted(runs.items(), key=lambda run: rank.get(run[0], len(rank)))
+        )
+        for folder, runs in found.items()
+    }
+
+
+def compared() -> dict[str, Runs]:
+    """The comparisons that tools/compare.py wrote, by file and method."""
+    found = {path.stem: load(path) for path in RESULTS.glob('*.json')}
+    return {
+        name: content
+        for name, content in found.items()
+        if isinstance(content, dict)
+        and all(
+            isinstance(runs, list) and all(map(is_evaluation, runs))
+            for runs in content.values()
+        )
+    }
+
+
+def experiments() -> dict[str, Runs]:
+    """All of both, in the order of the page."""
+    found = {**evaluated(), **compared()}
+    order = dict.fromkeys([*TITLES, *sorted(found)])
+    return {name: found[name] for name in order if name in found}
+
+
+def figures(run: dict[str, Any]) -> list[str]:
+    """Clean accuracy, each attack and the worst case, as they are shown."""
+    values = [run['clean'], *run['attacks'].values(), run['worst_case']]
+    if run.get('pgd_minus_autoattack') is not None:
+        values.append(run['pgd_minus_autoattack'])
+    return [f'{value:.1f}' for value in values]
+
+
+def table_of_runs(name: str) -> str:
+    """All figures of an experiment, a row for each run."""
+    runs = experiments()[name]
+    first = next(iter(runs.values()))[0]
+    head = [ATTACKS[attack] for attack in first['attacks']]
+    head = ['clean', *head, 'worst case']
+    if first.get('pgd_minus_autoattack') is not None:
+        head.append('PGD minus AutoAttack')
+    several = any(len(seeds) > 1 for seeds in runs.values())
+    rows = [
+        [NAMES.get(key, key), *([str(seed)] if several else []), *figures(run)]
+        for key, seeds in runs.items()
+        for seed, run in enumerate(seeds)
+    ]
+    first_columns = ['method', 'seed'] if several else ['network']
+    return to_table([*first_columns, *head], rows)
+
+
+def table_of_collapse() -> str:
+    """The guard's figures after each epoch."""
+    rows = []
+    for key, run in load(RESULTS / 'collapse.json').items():
+        said = [error.partition(':')[0] for error in run['errors']]
+        for epoch, values in enumerate(
+            zip(run['clean'], run['fgsm'], run['pgd']), 1
+        ):
+            last = epoch == len(run['clean'])
+            rows.append(
+                [
+                    TRAININGS[key],
+                    str(epoch),
+                    *(f'{value:.1f}' for value in values),
+                    said[0] if said and last else '',
+                ]
+            )
+    head = ['training', 'epoch', 'clean', 'FGSM', 'PGD-10', 'said in the log']
+    return to_table(head, rows)
+
+
+def overview(name: str, runs: Runs) -> str:
+    """An experiment in the columns that all have in common."""
+    rows = []
+    for entry in summarise(runs):
+        mean, spread = entry.mean, entry.spread
+        cells = [
+            f'{mean[key]:.1f}'
+            + (f' ± {spread[key]:.1f}' if entry.seeds > 1 else '')
+            if key in mean
+            else ''
+            for key in ('clean', 'pgd20', 'worst_case')
+        ]
+        gap = ''
+        if 'pgd20' in mean:
+            gap = f'{mean["pgd20"] - mean["worst_case"]:.1f}'
+        label = NAMES.get(entry.name, entry.name)
+        rows.append([label, str(entry.seeds), *cells, gap])
+    head = ['network', 'seeds', 'clean', 'PGD-20', 'worst case', 'gap']
+    page, picture = RESULTS / f'{name}.md', RESULTS / f'{name}.png'
+    title = TITLES.get(name, name)
+    heading = f'[{title}]({page.name})' if page.exists() else title
+    parts = [f'## {heading}', conditions(runs), to_table(head, rows)]
+    if picture.exists():
+        parts.append(f'![Clean against worst-case accuracy]({picture.name})\n')
+    return '\n\n'.join(part.rstrip('\n') for part in parts) + '\n'
+
+
+def conditions(runs: Runs) -> str:
+    """Attacks, images and alarms of an experiment, in words."""
+    every = [run for seeds in runs.values() for run in seeds]
+    used = {attack for run in every for attack in run['attacks']}
+    shown = ', '.join(ATTACKS[key] for key in ATTACKS if key in used)
+    images = sorted({run['num_samples'] for run in every})
+    alarms = sum(len(run['alarms']) for run in every)
+    return (
+        f'Worst case over {shown}; {" or ".join(map(str, images))} test '
+        f'images; {alarms or "no"} alarms.'
+    )
+
+
+def table_of_trials() -> str:
+    """The interrupted trainings of each kind."""
+    rows = []
+    for path in sorted(RESULTS.glob('interruptions_*.json')):
+        trials = load(path)
+        rows.append(
+            [
+                f'[{path.stem.partition("_")[2]}]({path.name})',
+                str(len(trials)),
+                str(sum(trial['writing'] for trial in trials)),
+                str(sum(not trial['differs'] for trial in trials)),
+            ]
+        )
+    head = ['checkpoints after', 'killed and resumed', 'killed while writing']
+    return to_table([*head, 'bit for bit equal'], rows)
+
+
+def table_of_method(method: str) -> str:
+    """What was measured of a method, an experiment and network a row."""
+    rows = []
+    for name, runs in experiments().items():
+        own = {
+            key: seeds
+            for key, seeds in runs.items()
+            if re.split(r'[_+]|-finetune', key)[0] == method
+        }
+        for entry in summarise(own):
+            figures_shown = (
+                f'{entry.mean[key]:.1f}' for key in ('clean', 'worst_case')
+            )
+            label = NAMES.get(entry.name, entry.name)
+            rows.append([TITLES.get(name, name), label, *figures_shown])
+    if not rows:
+        return 'Nothing yet.\n'
+    return (
+        'Mean over the seeds; networks, attacks and conditions are in '
+        '[Results](../../results/index.md).\n\n'
+        + to_table(['experiment', 'network', 'clean', 'worst case'], rows)
+    )
+
+
+def tables() -> dict[Path, dict[str, str]]:
+    """Each generated part, by page and name."""
+    found = {
+        RESULTS / f'{name}.md': {'runs': table_of_runs(name)}
+        for name in ('narrow_resnet18_12e', 'full_evaluation', 'finetune')
+    }
+    found[RESULTS / 'collapse.md'] = {'epochs': table_of_collapse()}
+    for page in METHODS.glob('*/README.md'):
+        found[page] = {'measured': table_of_method(page.parent.name)}
+    parts = [overview(*item) for item in experiments().items()]
+    found[RESULTS / 'index.md'] = {
+        'evaluations': '\n'.join(parts),
+        'interruptions': table_of_trials(),
+    }
+    found[DOCS / 'performance.md'] = performance_tables.tables()
+    return found
+
+
+def fill(text: str, parts: dict[str, str]) -> str:
+    """Put each part between its two comments.
+
+    Raises:
+        ValueError: The text has no such comments.
+    """
+    for name, part in parts.items():
+        begin, end = f'<!-- {name}: make_results.py -->', f'<!-- /{name} -->'
+        before, found, rest = text.partition(begin)
+        _, also_found, after = rest.partition(end)
+        if not (found and also_found):
+            raise ValueError(f'no {begin} ... {end} in the page: add both')
+        text = f'{before}{begin}\n\n{part}\n{end}{after}'
+    return text
+
+
+def main() -> None:
+    """Write pages and picture."""
+    narrow = 'narrow_resnet18_12e'
+    entries = summarise(
+        {
+            NAMES[key].partition(', perturbed')[0]: runs
+            for key, runs in experiments()[narrow].items()
+        }
+    )
+    plot_trade_off(
+        [entry for entry in entries if entry.name != 'standard'],
+        RESULTS / f'{narrow}.png',
+    )
+    for path, parts in tables().items():
+        path.write_text(fill(path.read_text('utf-8'), parts), 'utf-8')
+
+
+if __name__ == '__main__':
+    main()

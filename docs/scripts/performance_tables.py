@@ -1,0 +1,122 @@
+"""The tables of docs/performance.md, from the files of tools/benchmark.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / 'results'
+NETWORKS = {
+    'benchmark_w16': 'a quarter as wide, batch 64, PGD-10',
+    'benchmark_w64': 'full width, batch 32, PGD-4',
+}
+SERIES = {
+    'batch': 'images in a batch',
+    'steps': 'attack steps',
+    'size': 'height and width (batch 16)',
+    'classes': 'classes',
+}
+
+
+def to_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ['---'] * len(head), *rows]
+    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
+
+
+def load(name: str) -> Any:
+    """What a JSON file of the results holds."""
+    return json.loads((RESULTS / f'{name}.json').read_text('utf-8'))
+
+
+def table_of_iterations() -> str:
+    """The contestants of each benchmark."""
+    rows = []
+    for name, network in NETWORKS.items():
+        found = load(name)
+        for which, one in found['contestants'].items():
+            rows.append(
+                [
+                    f'[{network}](results/{name}.json)',
+                    which,
+                    f'{1000 * one["seconds"]:.0f}',
+                    f'{one["images_per_second"]:.1f}',
+                    _ratio(found['ratios'].get(which)),
+                ]
+            )
+    return to_table(
+        ['ResNet-18', 'iteration', 'ms', 'images/s', 'time / m2at_mm'], rows
+    )
+
+
+def _ratio(ratio: Any) -> str:
+    if ratio is None:
+        return '1'
+    low, high = ratio['range']
+    return f'{ratio["median"]:.2f} ({low:.2f} to {high:.2f})'
+
+
+def table_of_parts() -> str:
+    """Where the time of our iteration goes."""
+    rows = []
+    found = {network: load(name) for name, network in NETWORKS.items()}
+    parts = [one['parts'] for one in found.values()]
+    for part in parts[0]:
+        cells = [part]
+        for one in parts:
+            share = 100 * one[part] / sum(one.values())
+            cells.append(f'{1000 * one[part]:.1f} ms, {share:.1f} %')
+        rows.append(cells)
+    return to_table(['part', *found], rows)
+
+
+def table_of_validation() -> str:
+    """Robust validation in two ways."""
+    found = load('benchmark_validation')
+    rows = [
+        [
+            name,
+            f'{one["seconds"]:.1f}',
+            *(f'{value:.1f}' for value in found['accuracy'][name]),
+            _ratio(found['ratios'].get(name)),
+        ]
+        for name, one in found['contestants'].items()
+    ]
+    head = ['', 'seconds', 'clean, %', 'PGD-10, %', 'time / m2at_mm']
+    return to_table(head, rows)
+
+
+def table_of_growth() -> str:
+    """An iteration against one thing at a time."""
+    rows = []
+    for name, label in SERIES.items():
+        points = sorted(
+            (RESULTS / 'growth').glob(f'{name}_*.json'),
+            key=lambda path: int(path.stem.partition('_')[2]),
+        )
+        for path in points:
+            found = json.loads(path.read_text('utf-8'))
+            one = found['contestants']['m2at_mm']
+            rows.append(
+                [
+                    f'[{label}](results/growth/{path.name})',
+                    path.stem.partition('_')[2],
+                    f'{1000 * one["seconds"]:.0f}',
+                    f'{one["images_per_second"]:.1f}',
+                    f'{found["settings"]["peak_resident_mib"]:.0f}',
+                ]
+            )
+    head = ['', '', 'ms', 'images/s', 'peak memory of the process, MiB']
+    return to_table(head, rows)
+
+
+def tables() -> dict[str, str]:
+    """Each generated part of the page, by name."""
+    return {
+        'iterations': table_of_iterations(),
+        'parts': table_of_parts(),
+        'validation': table_of_validation(),
+        'growth': table_of_growth(),
+    }

@@ -1,0 +1,181 @@
+"""The site: it builds, and what it says of the sources is so."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from docs_support import DOCS, ROOT, load_script
+from tools_support import clean_env
+
+PACKAGE = ROOT / 'm2at_mm'
+SOURCES = [*PACKAGE.rglob('*.py'), *(ROOT / 'tools').glob('*.py')]
+FOR_ALL = {'registry', 'version', 'compat'}
+needs_mkdocs = pytest.mark.skipif(
+    any(find_spec(name) is None for name in ('mkdocs', 'material')),
+    reason='mkdocs-material is not installed: see the extra `docs`',
+)
+
+
+def parts_imported(path: Path) -> Iterator[str]:
+    """Folders and modules of the package that a module of it imports."""
+    package = ['m2at_mm', *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            start = base if node.level else []
+            module = [*start, *filter(None, [node.module])]
+            names = ['.'.join([*module, one.name]) for one in node.names]
+        for name in names:
+            root, _, rest = name.partition('.')
+            if root == 'm2at_mm':
+                yield rest.partition('.')[0]
+
+
+def imports() -> set[tuple[str, str]]:
+    """Pairs of parts of the package, of which one imports the other."""
+    found = set()
+    for path in PACKAGE.rglob('*.py'):
+        inner = path.relative_to(PACKAGE)
+        part = inner.parts[0] if len(inner.parts) > 1 else path.stem
+        found |= {(part, target) for target in parts_imported(path)}
+    return {
+        (part, target)
+        for part, target in found
+        if part != target and part != '__init__' and target not in FOR_ALL
+    }
+
+
+def arrows() -> set[tuple[str, str]]:
+    drawing = (DOCS / 'images' / 'architecture.svg').read_text('utf-8')
+    return set(re.findall(r'data-from="(\w+)" data-to="(\w+)"', drawing))
+
+
+def reachable(start: str, ways: set[tuple[str, str]]) -> set[str]:
+    found: set[str] = set()
+    todo = [start]
+    while todo:
+        part = todo.pop()
+        new = {end for begin, end in ways if begin == part} - found
+        found |= new
+        todo += new
+    return found
+
+
+def test_every_arrow_of_the_drawing_is_an_import() -> None:
+    assert arrows() <= imports()
+
+
+@pytest.mark.parametrize('part', sorted({part for part, _ in imports()}))
+def test_every_import_goes_along_the_arrows(part: str) -> None:
+    targets = {target for begin, target in imports() if begin == part}
+    assert targets <= reachable(part, arrows())
+    assert part not in reachable(part, arrows())
+
+
+def test_the_drawing_has_every_package_and_is_that_of_its_script() -> None:
+    script = load_script('draw_architecture')
+    drawing = (DOCS / 'images' / 'architecture.svg').read_text('utf-8')
+    assert drawing == script.draw()
+    drawn = set(re.findall(r'class="name"[^>]*>(\w+)<', drawing))
+    folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
+    assert drawn == {*folders, 'cli'}
+
+
+def messages() -> Iterator[str]:
+    """Every text in the sources but docstrings; parts of f-strings."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text('utf-8'))):
+            for child in ast.iter_child_nodes(node):
+                if isinstance(node, ast.Expr):  # a docstring
+                    continue
+                if isinstance(child, ast.Constant) and isinstance(
+                    child.value, str
+                ):
+                    yield child.value
+
+
+def test_every_message_of_troubleshooting_is_in_the_sources() -> None:
+    page = (DOCS / 'troubleshooting.md').read_text('utf-8')
+    quoted = re.findall(r'^### `([^`]*)`$', page, re.MULTILINE)
+    assert len(quoted) == len(re.findall('^### ', page, re.MULTILINE)) > 20
+    texts = list(messages())
+    for message in quoted:
+        assert any(message in text for text in texts), message
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    nav = (ROOT / 'mkdocs.yml').read_text('utf-8').partition('\nplugins:')[0]
+    for page in DOCS.rglob('*.md'):
+        name = page.relative_to(DOCS).as_posix()
+        if name.startswith('results/compare_') or name == 'api/index.md':
+            continue  # linked from the results; added by the hook
+        assert re.search(rf'[-:] {re.escape(name)}$', nav, re.MULTILINE), name
+
+
+@needs_mkdocs
+def test_the_api_has_every_public_name() -> None:
+    script = load_script('api_pages')
+    packages = list(script.packages())
+    assert {one.name for one in packages} == {
+        path.parent.name for path in PACKAGE.glob('*/__init__.py')
+    }
+    for package in packages:
+        module = importlib.import_module(f'm2at_mm.{package.name}')
+        homes = re.findall('^::: (.*)$', script.page(package), re.MULTILINE)
+        assert {home.rpartition('.')[2] for home in homes} == set(
+            module.__all__
+        )
+        for home in homes:
+            source, _, name = home.rpartition('.')
+            defined = getattr(importlib.import_module(source), name)
+            # A function may have the name of its module.
+            assert defined is getattr(module, name)
+
+
+@needs_mkdocs
+def test_the_site_builds_without_a_warning_and_needs_no_network(
+    tmp_path: Path,
+) -> None:
+    words = [sys.executable, '-m', 'mkdocs', 'build', '--strict']
+    done = subprocess.run(
+        [*words, '--site-dir', str(tmp_path / 'site')],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=dict(clean_env(), NO_MKDOCS_2_WARNING='1'),
+    )
+    assert done.returncode == 0, done.stdout
+    assert 'WARNING' not in done.stdout
+    pages = list((tmp_path / 'site').rglob('*.html'))
+    assert len(pages) > 40
+    for page in pages:
+        text = page.read_text('utf-8')
+        assert not re.search(
+            r'<(script|img|iframe)[^>]*src="?(https?:)?//', text
+        )
+        assert not re.search(
+            r'<link[^>]*rel="?(stylesheet|preconnect)[^>]*href="?(https?:)?//',
+            text,
+        )
+        assert ':class:`' not in text and ':func:`' not in text
+
+
+def test_docstrings_become_markdown() -> None:
+    pytest.importorskip('griffe')
+    script = load_script('docstrings')
+    text = 'See :func:`~a.b` and :class:`C`, d::\n\n    x = 1\n\nno::colons'
+    assert script.to_markdown(f'{text}\n\nExample:\n') == (
+        'See `a.b` and `C`, d:\n\n    x = 1\n\nno::colons\n\nExamples:\n'
+    )
