@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +19,8 @@ PAGES = [
 def load_script(name: str) -> ModuleType:
     """A module of docs/scripts."""
     path = DOCS / 'scripts' / f'{name}.py'
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # they import each other
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

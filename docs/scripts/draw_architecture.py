@@ -28,15 +28,15 @@ BOXES = {
     'visualization': (3, 2, 1, 'pictures'),
     'benchmark': (4, 2, 1, 'speed'),
     'model_wrappers': (0, 3, 5, 'the adversarial classifier, and its DDP'),
-    'methods': (0, 4, 5, 'attack to loss: M2AT and what it is compared to'),
-    'attacks': (0, 5, 2, 'threat model, PGD, AutoAttack'),
-    'backbones': (2, 5, 1, 'networks for CIFAR'),
-    'data_preprocessors': (3, 5, 1, 'images in [0, 1]'),
-    'datasets': (4, 5, 1, 'held-out splits'),
+    'data_preprocessors': (3, 4, 1, 'images in [0, 1]'),
+    'methods': (0, 5, 5, 'attack to loss: M2AT and what it is compared to'),
+    'attacks': (0, 6, 2, 'threat model, PGD, AutoAttack'),
+    'backbones': (2, 6, 1, 'networks for CIFAR'),
+    'datasets': (4, 6, 1, 'held-out splits'),
 }
 # An arrow stands for at least one import; what can be reached along arrows
-# may be imported, too. The registry, the version and what mends MMEngine
-# (`compat`) are for all and not drawn.
+# may be imported, too. The registry, the version, what mends MMEngine
+# (`compat`) and the labels of a batch (`structures`) are for all, not drawn.
 ARROWS = (
     ('coverage', 'cli'),
     ('reporting', 'cli'),
@@ -55,6 +55,7 @@ ARROWS = (
     ('visualization', 'model_wrappers'),
     ('benchmark', 'model_wrappers'),
     ('model_wrappers', 'methods'),
+    ('data_preprocessors', 'methods'),
     ('methods', 'attacks'),
 )
 STYLE = (
