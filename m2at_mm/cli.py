@@ -126,6 +126,24 @@ def set_work_dir(
         cfg.work_dir = osp.join('work_dirs', name + suffix)
 
 
+def use_amp(cfg: Config) -> None:
+    """Automatic mixed precision, where nothing else gets lost by it.
+
+    Args:
+        cfg (Config): Its ``optim_wrapper`` changes.
+
+    Raises:
+        ValueError: The config has a wrapper that is neither of MMEngine's.
+    """
+    stock = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if stock not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ValueError(
+            f'--amp would replace the optim_wrapper {stock!r}: set mixed '
+            'precision in the config instead'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+
+
 def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
     """Merge what :func:`add_common_arguments` read, last of all."""
     cfg.launcher = args.launcher

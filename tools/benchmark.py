@@ -33,7 +33,11 @@ from m2at_mm.benchmark import (
     time_validation,
     to_table,
 )
-from m2at_mm.benchmark.contestants import Contestant, Limit
+from m2at_mm.benchmark.contestants import (
+    Contestant,
+    Limit,
+    check_attack,
+)
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import TASK_UTILS
@@ -116,7 +120,8 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('overfitting', None)
     if args.amp:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype='bfloat16')
+        cli.use_amp(cfg)
+        cfg.optim_wrapper.setdefault('dtype', 'bfloat16')
     return cfg
 
 
@@ -156,6 +161,7 @@ def switches_of(
 ) -> dict[str, Callable[[], None]]:
     """By name, what makes the model train with a method."""
     model: Any = runner.model
+    check_attack(model)
     pairs = {OURS: (model.method, model.train_attack)}
     for name in recipes:
         recipe = Config.fromfile(

@@ -61,13 +61,7 @@ def load_config(args: argparse.Namespace) -> Config:
         # There is no figure to choose the best checkpoint by.
         cfg.default_hooks.checkpoint.pop('save_best', None)
     if args.amp:
-        stock = cfg.optim_wrapper.get('type', 'OptimWrapper')
-        if stock not in ('OptimWrapper', 'AmpOptimWrapper'):
-            raise ValueError(
-                f'--amp would replace the optim_wrapper {stock!r}: set mixed '
-                'precision in the config instead'
-            )
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cli.use_amp(cfg)
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:
         cfg.resume = True

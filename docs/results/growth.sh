@@ -1,9 +1,10 @@
 #!/bin/bash
 # Time and memory of an M2AT iteration against batch size, attack steps, image
 # size and classes: one JSON file for each point.
-# Usage: bash docs/results/growth.sh [OUT]   (from the repository's root)
+# Usage: bash docs/results/growth.sh OUT   (from the repository's root)
+# Points that are in OUT already are left as they are.
 set -eu
-out=${1:-docs/results/growth}
+out=$1
 config=configs/m2at_resnet18_cifar10.py
 narrow="model.classifier.backbone.base_channels=16
     model.classifier.backbone.stem_channels=16

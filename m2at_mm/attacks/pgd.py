@@ -162,7 +162,8 @@ class _Batch:
         reference = target
         if loss == 'kl':
             with torch.no_grad():
-                reference = _logits(model, images)
+                # A CUDA graph writes its next output over this one.
+                reference = _logits(model, images).clone()
         return cls(
             model,
             images,
@@ -257,9 +258,14 @@ def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise TypeError(
             'an attacked model must return logits of shape (N, K), but '
-            f'{type(model).__name__} returned {_describe(logits)}'
+            f'{_name(model)} returned {_describe(logits)}'
         )
     return logits.float() if logits.dtype != torch.float64 else logits
+
+
+def _name(model: Callable[[Tensor], Tensor]) -> str:
+    (model,) = getattr(model, 'args', [model])  # a compiled one's
+    return type(model).__name__
 
 
 def _describe(output: object) -> str:

@@ -84,11 +84,9 @@ class PGD:
         target: Tensor,
         threat_model: ThreatModel,
         stop_when_fooled: bool = False,
+        check_range: bool = True,
     ) -> Tensor:
         """Attack a batch by :func:`pgd`.
-
-        That the images are in [0, 1] is what the data preprocessor made sure
-        of: it is not checked again, for which the host would wait for a GPU.
 
         Args:
             model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
@@ -99,6 +97,8 @@ class PGD:
             threat_model (ThreatModel): Norm and radius.
             stop_when_fooled (bool): Whether an image that is misclassified is
                 done; only with ``bn_mode='eval'``. Defaults to False.
+            check_range (bool): Check that the images are in [0, 1], for which
+                the host waits for a GPU. Defaults to True.
 
         Returns:
             Tensor: Images inside ball and box exactly, shape (N, C, H, W),
@@ -110,7 +110,7 @@ class PGD:
             target,
             threat_model,
             stop_when_fooled=stop_when_fooled and self.bn_mode == 'eval',
-            check_range=False,
+            check_range=check_range,
             **self._settings(threat_model),
         )
 

@@ -133,7 +133,7 @@ class Torchattacks(Contestant):
 
 
 class Limit(Contestant):
-    """What no loop around the same network in eager mode can do without.
+    """The passes of the network, and nothing else.
 
     Args:
         precision (Callable, optional): Makes the context of the passes, like
@@ -199,11 +199,7 @@ def build_rivals(
     Raises:
         ValueError: The train attack has no steps to compare.
     """
-    if getattr(model.train_attack, 'steps', None) is None:
-        raise ValueError(
-            f'train_attack={type(model.train_attack).__name__} has no number '
-            "of steps: benchmark a config with dict(type='m2at_mm.PGD')"
-        )
+    check_attack(model)
     made: dict[str, Contestant] = {}
     for name in names:
         if name == 'limit':
@@ -212,6 +208,15 @@ def build_rivals(
             kind = PlainLoop if name == 'plain' else Torchattacks
             made[name] = kind(model, images, labels)
     return made
+
+
+def check_attack(model: AdversarialClassifier) -> None:
+    """Raise ValueError where the train attack has no steps to compare."""
+    if getattr(model.train_attack, 'steps', None) is None:
+        raise ValueError(
+            f'train_attack={type(model.train_attack).__name__} has no number '
+            "of steps: benchmark a config with dict(type='m2at_mm.PGD')"
+        )
 
 
 class _Network(nn.Module):

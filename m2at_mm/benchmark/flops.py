@@ -10,14 +10,13 @@ from torch.utils.flop_counter import flop_registry
 
 from m2at_mm.benchmark.contestants import Limit
 
-# Dense, in float16 or bfloat16 on tensor cores, as the vendor states them.
+# Dense, in float16 or bfloat16 on tensor cores, as the vendor states them, by
+# the name that PyTorch gives. Other variants of a chip have other peaks.
 _PEAKS = {
-    'H200': 989e12,
-    'H100': 989e12,
-    'A100': 312e12,
-    'L4': 121e12,
-    'V100': 125e12,
-    'T4': 65e12,
+    'NVIDIA H200': 989e12,
+    'NVIDIA H100 80GB HBM3': 989e12,
+    'NVIDIA A100-SXM4-40GB': 312e12,
+    'NVIDIA A100-SXM4-80GB': 312e12,
 }
 
 
@@ -67,5 +66,4 @@ def peak_flops(device: torch.device) -> Optional[float]:
     """
     if device.type != 'cuda':
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in _PEAKS.items() if key in name), None)
+    return _PEAKS.get(torch.cuda.get_device_name(device))

@@ -28,7 +28,8 @@ def summarise(
             with the others.
         batch_size (int): Images in an iteration.
         peak_memory (Mapping[str, int]): In bytes, where known.
-        flops (int, optional): Of an iteration. Defaults to None, unknown.
+        flops (int, optional): Of an iteration of the first and of the limit;
+            the others make other passes. Defaults to None, unknown.
         peak (float, optional): FLOP/s of the device. Defaults to None,
             unknown.
 
@@ -36,6 +37,7 @@ def summarise(
         dict: ``contestants`` and ``ratios``, by name.
     """
     contestants = {}
+    ours = next(iter(times))
     for name, rounds in times.items():
         flat = np.concatenate([np.asarray(one) for one in rounds])
         low, median, high = np.percentile(flat, [25, 50, 75])
@@ -46,9 +48,8 @@ def summarise(
         )
         if name in peak_memory:
             contestants[name]['peak_memory_bytes'] = peak_memory[name]
-        if flops and peak:
+        if flops and peak and name in (ours, 'limit'):
             contestants[name]['share_of_peak'] = flops / float(median) / peak
-    ours = next(iter(times))
     ratios = {
         name: _ratio(times[name], times[ours])
         for name in times

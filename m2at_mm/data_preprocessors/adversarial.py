@@ -190,7 +190,7 @@ def _check_pixels(inputs: Iterable[Tensor]) -> None:
         if pixels.dtype == torch.uint8 or pixels.numel() == 0:
             continue
         low, high = pixels.min().item(), pixels.max().item()
-        if low < 0 or high > 255:
+        if not (low >= 0 and high <= 255):  # nor NaN
             raise ValueError(
                 f'pixels must be in 0-255, but are in [{low:g}, {high:g}]: '
                 'remove the normalisation from the pipeline and set mean and '

@@ -35,6 +35,7 @@ class InputCheckHook(Hook):
       the head may be missing or of another shape, as in fine-tuning;
     - a label of the dataset is outside the model's classes;
     - a dataset gives whole batches to a ``collate_fn`` of samples;
+    - the dataset crops or flips, and so does the preprocessor;
     - ``save_best`` names an attack that ``eval_attacks`` doesn't have;
     - pretrained weights that an ``init_cfg`` names are not there.
 
@@ -126,6 +127,7 @@ class InputCheckHook(Hook):
         """Check labels, batches, and the best checkpoint's figure."""
         _check_labels(runner, runner.train_dataloader.dataset)
         _check_collation(runner.train_dataloader)
+        _check_augmented_once(runner)
         if runner.val_loop is not None:
             _check_labels(runner, runner.val_dataloader.dataset)
             _check_save_best(runner)
@@ -245,6 +247,21 @@ def _check_collation(loader: Any) -> None:
             f'{type(loader.dataset).__name__} has whole_batches=True: set '
             "train_dataloader.collate_fn=dict(type='m2at_mm."
             "whole_batch_collate')"
+        )
+
+
+def _check_augmented_once(runner: Runner) -> None:
+    preprocessor = getattr(bare_model(runner.model), 'data_preprocessor', None)
+    pipeline = getattr(runner.train_dataloader.dataset, 'pipeline', None)
+    names = {
+        type(step).__name__ for step in getattr(pipeline, 'transforms', [])
+    }
+    twice = names & {'RandomCrop', 'RandomResizedCrop', 'RandomFlip'}
+    if twice and getattr(preprocessor, 'augment', None) is not None:
+        raise ValueError(
+            f'the training pipeline has {sorted(twice)}, and '
+            'data_preprocessor.augment crops and flips once more: set '
+            'data_preprocessor.augment=None, or take them out of the pipeline'
         )
 
 

@@ -669,8 +669,7 @@ SETTINGS: dict[str, Any] = dict(
     full_precision=True,
     compile_mode='default',
 )
-# The preprocessor has clamped the images.
-CHECKED = dict(check_range=False)
+CHECKED = dict(check_range=True)
 
 
 @pytest.mark.parametrize(
@@ -689,7 +688,7 @@ CHECKED = dict(check_range=False)
                 bn_mode='eval',
                 full_precision=False,
                 compile_mode=None,
-                check_range=False,
+                check_range=True,
                 stop_when_fooled=False,
             ),
         ),
@@ -873,3 +872,12 @@ def test_overflowing_logits_end_an_evaluation() -> None:
         pgd(
             Overflowing(), images, labels, ThreatModel(), stop_when_fooled=True
         )
+
+
+def test_settings_check_the_range_unless_told_otherwise(
+    net: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = digits
+    with pytest.raises(ValueError, match=r'must be in \[0, 1\]'):
+        PGD(steps=1)(net, 255 * images, labels, ThreatModel())
+    PGD(steps=1)(net, images, labels, ThreatModel(), check_range=False)

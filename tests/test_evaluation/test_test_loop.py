@@ -146,5 +146,6 @@ def test_wrong_settings(settings: dict, message: str, tmp_path: Path) -> None:
 def test_plain_model_is_refused(tmp_path: Path) -> None:
     cfg = _config(classifier_cfg(), tmp_path)
     cfg.model = cfg.model.classifier
+    cfg.data_preprocessor.pop('augment')  # mmpretrain's knows none
     with pytest.raises(TypeError, match=r'needs an m2at_mm\.Adversarial'):
         Runner.from_cfg(cfg).test()

@@ -432,3 +432,24 @@ def test_whole_batches_need_their_collate_function(
     ):
         runner.train()
     assert not steps
+
+
+def test_images_are_cropped_by_one_of_two(
+    tmp_path: Path, steps: list[str]
+) -> None:
+    pipeline = [
+        dict(type='RandomCrop', crop_size=32, padding=4),
+        dict(type='PackInputs'),
+    ]
+    runner = build_runner(
+        tmp_path,
+        train_dataloader=dict(
+            dataset=dict(whole_batches=False, pipeline=pipeline)
+        ),
+        data_preprocessor=dict(augment=dict(crop_padding=4)),
+    )
+    with pytest.raises(
+        ValueError, match=r"\['RandomCrop'\], and data_preprocessor.augment"
+    ):
+        runner.train()
+    assert not steps
