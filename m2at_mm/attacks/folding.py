@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
@@ -207,7 +207,7 @@ class _Trace:
             if id(value) in self.outputs:
                 self.readers[id(value)] = norm
 
-    def note(self, arguments: list[Any]) -> None:
+    def note(self, arguments: Sequence[Any]) -> None:
         """Count an operation on a convolution's output."""
         for key in {id(value) for value in arguments} & self.outputs.keys():
             self.reads[key] = self.reads.get(key, 0) + 1
@@ -238,10 +238,16 @@ class _Reads(TorchFunctionMode):
         kwargs: Optional[dict[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
-        inputs, _ = tree_flatten((args, kwargs))
+        inputs = _leaves((*args, *kwargs.values()))
         result = func(*args, **kwargs)
-        outputs, _ = tree_flatten(result)
         # Not the reading of a shape.
-        if any(isinstance(one, Tensor) for one in outputs):
+        if any(isinstance(one, Tensor) for one in _leaves((result,))):
             self.trace.note(inputs)
         return result
+
+
+def _leaves(values: tuple[Any, ...]) -> Sequence[Any]:
+    """What is inside of containers; most values are in none."""
+    if any(isinstance(value, (tuple, list, dict)) for value in values):
+        return tree_flatten(values)[0]
+    return values
