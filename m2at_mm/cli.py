@@ -22,10 +22,20 @@ from m2at_mm.version import __version__
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """The config, and mmpretrain's options that every tool has."""
+def add_common_arguments(
+    parser: argparse.ArgumentParser, config: Optional[str] = None
+) -> None:
+    """The config, and mmpretrain's options that every tool has.
+
+    Args:
+        parser (ArgumentParser): Of a tool.
+        config (str, optional): The config where none is given. Defaults to
+            None: it must be.
+    """
     parser.add_argument(
         'config',
+        nargs=None if config is None else '?',
+        default=config,
         help='a config file, or mmpretrain::FOLDER/NAME.py for one of '
         "mmpretrain's",
     )

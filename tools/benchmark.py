@@ -52,11 +52,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         epilog='; '.join(f'{name}: {text}' for name, text in RIVALS.items()),
     )
-    cli.add_common_arguments(parser)
-    parser.set_defaults(config=None)
-    for action in parser._actions:
-        if action.dest == 'config':
-            action.nargs = '?'
+    cli.add_common_arguments(
+        parser, str(config_root() / 'pgd-at_resnet18_cifar10.py')
+    )
     parser.add_argument(
         '--against',
         nargs='*',
@@ -107,8 +105,6 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
         if number < 1:
             option = name.replace('_', '-')
             raise ValueError(f'--{option} {number} must be at least 1')
-    if args.config is None:
-        args.config = str(config_root() / 'pgd-at_resnet18_cifar10.py')
     cfg = cli.load_adversarial_config(args.config, 'pgd-at')
     cli.merge_common_options(cfg, args)
     cfg.work_dir = args.work_dir or log_dir
