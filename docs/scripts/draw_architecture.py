@@ -35,8 +35,9 @@ BOXES = {
     'datasets': (4, 6, 1, 'held-out splits'),
 }
 # An arrow stands for at least one import; what can be reached along arrows
-# may be imported, too. The registry, the version, what mends MMEngine
-# (`compat`) and the labels of a batch (`structures`) are for all, not drawn.
+# may be imported, too. The registry, the version, checks of arguments, what
+# mends MMEngine (`compat`) and the labels of a batch (`structures`) are for
+# all, not drawn.
 ARROWS = (
     ('coverage', 'cli'),
     ('reporting', 'cli'),

@@ -9,13 +9,12 @@ it.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import performance_tables
-from performance_tables import to_table
+from performance_tables import load, to_table
 
 from m2at_mm.comparison import plot_trade_off, summarise
 
@@ -52,11 +51,6 @@ ATTACKS = {
 }
 TRAININGS = {'fast-at': 'Fast-AT without random start', 'pgd-at': 'PGD-AT'}
 Runs = dict[str, list[dict[str, Any]]]
-
-
-def load(path: Path) -> Any:
-    """What a JSON file holds."""
-    return json.loads(path.read_text('utf-8'))
 
 
 def is_evaluation(content: Any) -> bool:

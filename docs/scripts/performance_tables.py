@@ -26,16 +26,16 @@ def to_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
 
-def load(name: str) -> Any:
-    """What a JSON file of the results holds."""
-    return json.loads((RESULTS / f'{name}.json').read_text('utf-8'))
+def load(path: Path) -> Any:
+    """What a JSON file holds."""
+    return json.loads(path.read_text('utf-8'))
 
 
 def table_of_iterations() -> str:
     """The contestants of each benchmark."""
     rows = []
     for name, network in NETWORKS.items():
-        found = load(name)
+        found = load(RESULTS / f'{name}.json')
         for which, one in found['contestants'].items():
             rows.append(
                 [
@@ -61,7 +61,10 @@ def _ratio(ratio: Any) -> str:
 def table_of_parts() -> str:
     """Where the time of our iteration goes."""
     rows = []
-    found = {network: load(name) for name, network in NETWORKS.items()}
+    found = {
+        network: load(RESULTS / f'{name}.json')
+        for name, network in NETWORKS.items()
+    }
     parts = [one['parts'] for one in found.values()]
     for part in parts[0]:
         cells = [part]
@@ -74,7 +77,7 @@ def table_of_parts() -> str:
 
 def table_of_validation() -> str:
     """Robust validation in two ways."""
-    found = load('benchmark_validation')
+    found = load(RESULTS / 'benchmark_validation.json')
     rows = [
         [
             name,
@@ -97,7 +100,7 @@ def table_of_growth() -> str:
             key=lambda path: int(path.stem.partition('_')[2]),
         )
         for path in points:
-            found = json.loads(path.read_text('utf-8'))
+            found = load(path)
             one = found['contestants']['m2at_mm']
             rows.append(
                 [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from dataclasses import dataclass, replace
 from typing import Callable, Optional
@@ -9,6 +10,7 @@ from typing import Callable, Optional
 import torch
 from torch import Tensor, nn
 
+from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
@@ -264,7 +266,8 @@ def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 
 def _name(model: Callable[[Tensor], Tensor]) -> str:
-    (model,) = getattr(model, 'args', [model])  # a compiled one's
+    if isinstance(model, functools.partial):  # see compiled()
+        (model,) = model.args
     return type(model).__name__
 
 
@@ -302,10 +305,7 @@ def check_settings(
 ) -> float:
     """Check what a user can get wrong and return the step size."""
     for name, value in (('steps', steps), ('restarts', restarts)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(
-                f'{name}={value!r} must be a whole number of at least 1'
-            )
+        check_count(name, value)
     if loss not in LOSSES:
         raise ValueError(
             f'loss={loss!r} is unknown: choose one of {sorted(LOSSES)}'
@@ -332,6 +332,13 @@ def check_settings(
             f'compile_mode={compile_mode!r} is unknown: choose one of '
             f'{list(COMPILE_MODES)}, or None'
         )
+    return parse_step_size(step_size, threat_model)
+
+
+def parse_step_size(
+    step_size: Optional[Pixels], threat_model: ThreatModel
+) -> float:
+    """The length of a step, a quarter of the radius if none is given."""
     if step_size is None:
         return threat_model.eps / 4
     size = parse_pixels(step_size, 'step_size')

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.losses import cross_entropy
-from m2at_mm.attacks.pgd import check_settings, pgd
+from m2at_mm.attacks.pgd import check_settings, parse_step_size, pgd
 from m2at_mm.attacks.threat_model import Pixels, ThreatModel
 from m2at_mm.registry import TASK_UTILS
 
@@ -112,6 +112,19 @@ class PGD:
             stop_when_fooled=stop_when_fooled and self.bn_mode == 'eval',
             check_range=check_range,
             **self._settings(threat_model),
+        )
+
+    def length_of_step(self, threat_model: ThreatModel) -> float:
+        """What a step is long, in the norm and on the scale of [0, 1].
+
+        Args:
+            threat_model (ThreatModel): Norm and radius.
+
+        Returns:
+            float: The step size.
+        """
+        return parse_step_size(
+            self._settings(threat_model)['step_size'], threat_model
         )
 
     def _settings(self, threat_model: ThreatModel) -> dict[str, Any]:

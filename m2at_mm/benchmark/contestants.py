@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD
-from m2at_mm.attacks.threat_model import parse_pixels
 from m2at_mm.model_wrappers import AdversarialClassifier
 
 #: The rivals, and what each is.
@@ -51,11 +50,10 @@ class Contestant:
         labels: Tensor,
         attack: Optional[PGD] = None,
     ) -> None:
-        layout = torch.contiguous_format
+        self._layout: torch.memory_format = torch.contiguous_format
         if self.tuned:
-            layout = model.data_preprocessor.memory_format
-        self.images = images.detach().clone(memory_format=layout)
-        self.labels = labels
+            self._layout = model.data_preprocessor.memory_format
+        self.load(images, labels)
         self.network = _Network(copy.deepcopy(model)).train()
         self.optimizer = torch.optim.SGD(
             self.network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4
@@ -64,11 +62,17 @@ class Contestant:
         assert attack is not None
         self.steps = attack.steps
         self.eps = model.threat_model.eps
-        self.step_size = (
-            self.eps / 4
-            if attack.step_size is None
-            else parse_pixels(attack.step_size, 'step_size')
-        )
+        self.step_size = attack.length_of_step(model.threat_model)
+
+    def load(self, images: Tensor, labels: Tensor) -> None:
+        """Go on with another batch.
+
+        Args:
+            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            labels (Tensor): int64, shape (N, ).
+        """
+        self.images = images.detach().clone(memory_format=self._layout)
+        self.labels = labels
 
     def attack(self) -> Tensor:
         """Adversarial images of the batch, shape (N, C, H, W)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,13 +46,19 @@ def time_validation(
             'to be compared with one loop'
         )
     model.eval()
-    ways = {'m2at_mm': _predict, 'plain': _by_hand}
+    (attack,) = model.eval_attacks.values()
+    loop = PlainLoop(model, *batches[0], attack)
+    loop.network.eval()
+    ways = {
+        'm2at_mm': functools.partial(_predict, model),
+        'plain': functools.partial(_by_hand, loop),
+    }
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
     accuracy: dict[str, list[float]] = {}
     for number in range(rounds + 1):
         for name, way in ways.items():
             since = now()
-            right = torch.stack([way(model, *batch) for batch in batches])
+            right = torch.stack([way(*batch) for batch in batches])
             if number:
                 times[name].append([now() - since])
             total = sum(len(labels) for _, labels in batches)
@@ -77,13 +84,9 @@ def _predict(
     return torch.tensor(right).sum(0)
 
 
-def _by_hand(
-    model: AdversarialClassifier, images: Tensor, labels: Tensor
-) -> Tensor:
+def _by_hand(loop: PlainLoop, images: Tensor, labels: Tensor) -> Tensor:
     """How many are right, clean and attacked, shape (2, )."""
-    (attack,) = model.eval_attacks.values()
-    loop = PlainLoop(model, images, labels, attack)
-    loop.network.eval()
+    loop.load(images, labels)
     adversarial = loop.attack()
     with torch.no_grad():
         right = [

@@ -17,6 +17,7 @@ from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from m2at_mm.arguments import check_count
 from m2at_mm.attacks import attack_mode, own_random_stream
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
@@ -90,10 +91,7 @@ class AdversarialVisualizationHook(Hook):
             ('num_images', num_images),
             ('num_rows', num_rows),
         ):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(
-                    f'{name}={number!r} must be a whole number of at least 1'
-                )
+            check_count(name, number)
         self.interval = interval
         self.by_epoch = by_epoch
         self.num_images = num_images

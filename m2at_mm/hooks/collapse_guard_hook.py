@@ -13,6 +13,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
+from m2at_mm.arguments import check_count
 from m2at_mm.attacks import (
     FGSM,
     PGD,
@@ -98,10 +99,7 @@ class CollapseGuardHook(Hook):
             ('patience', patience),
             ('max_rollbacks', max_rollbacks),
         ):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(
-                    f'{name}={number!r} must be a whole number of at least 1'
-                )
+            check_count(name, number)
         if not 0 < max_gap < 100:
             raise ValueError(f'max_gap={max_gap!r} must be in (0, 100) points')
         if not 0 < step_factor < 1:

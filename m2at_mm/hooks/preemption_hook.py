@@ -15,6 +15,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from m2at_mm.arguments import check_count
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.atomic_files import name_last_checkpoint
@@ -55,10 +56,7 @@ class PreemptionHook(Hook):
     priority = 'LOWEST'
 
     def __init__(self, interval: int = 10) -> None:
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(
-                f'interval={interval!r} must be a whole number of at least 1'
-            )
+        check_count('interval', interval)
         self.interval = interval
         self._asked = False
         self._stock_handler: Any = None

@@ -8,6 +8,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from m2at_mm.arguments import check_count
 from m2at_mm.attacks.losses import kl_divergence
 from m2at_mm.methods.base import (
     Attack,
@@ -95,13 +96,8 @@ class M2AT(Method):
                     f'{name}={choice!r} is unknown: choose one of '
                     f'{list(choices)}'
                 )
+        check_count('patch_size', patch_size)
         for name, value, fits, wanted in (
-            (
-                'patch_size',
-                patch_size,
-                isinstance(patch_size, int) and patch_size >= 1,
-                'a whole number of at least 1',
-            ),
             (
                 'mix_alpha',
                 mix_alpha,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from m2at_mm.arguments import check_count
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import LOOPS
 from m2at_mm.runner.resumable_epoch_train_loop import ResumableEpochTrainLoop
@@ -36,10 +37,7 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     """
 
     def __init__(self, *args: Any, repeats: int = 8, **kwargs: Any) -> None:
-        if not isinstance(repeats, int) or repeats < 1:
-            raise ValueError(
-                f'repeats={repeats!r} must be a whole number of at least 1'
-            )
+        check_count('repeats', repeats)
         super().__init__(*args, **kwargs)
         preprocessor = getattr(
             bare_model(self.runner.model), 'data_preprocessor', None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tiny import build_adversarial, raw_batch
 from torch import Tensor
 
-from m2at_mm.attacks import pgd
+from m2at_mm.attacks import FGSM, pgd
 from m2at_mm.benchmark import RIVALS, build_rivals
 
 STEPS = 3
@@ -90,3 +90,11 @@ def test_attack_without_steps_is_refused() -> None:
     model.train_attack = object()
     with pytest.raises(ValueError, match='train_attack=object has no number'):
         build_rivals(['limit'], model, images, labels)
+
+
+def test_steps_are_as_long_as_the_attacks() -> None:
+    model, images, labels = _problem()
+    model.train_attack = FGSM(random_start=True, step=1.25)
+    rival = build_rivals(['plain'], model, images, labels)['plain']
+    assert (rival.steps, rival.eps) == (1, 8 / 255)
+    assert rival.step_size == pytest.approx(1.25 * 8 / 255, rel=1e-12)
