@@ -195,6 +195,22 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     return runner
 
 
+def build_trained_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """The config's runner, its network as ``load_from`` left it.
+
+    Args:
+        cfg (Config): With ``load_from``, or the network is untrained.
+        args (Namespace): See :func:`build_runner`.
+
+    Returns:
+        Runner: Not yet training or testing.
+    """
+    runner = build_runner(cfg, args)
+    runner.call_hook('before_run')  # where EMAHook makes its model
+    runner.load_or_resume()
+    return runner
+
+
 def describe_origin() -> str:
     """What MMEngine's log lacks: this package's version, and the command."""
     lines = [

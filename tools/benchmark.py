@@ -236,9 +236,8 @@ def measure_validation(
     args: argparse.Namespace, cfg: Config
 ) -> dict[str, Any]:
     """The figures of a robust validation."""
-    runner = cli.build_runner(cfg, args)
-    runner.load_or_resume()
-    loader = runner.build_dataloader(cfg.test_dataloader)
+    runner = cli.build_trained_runner(cfg, args)
+    loader = runner.test_dataloader
     model: Any = runner.model
     samples = Samples(
         loader.dataset,

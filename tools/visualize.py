@@ -120,9 +120,7 @@ def main() -> None:
     args = parse_args()
     check_out(args)
     with TemporaryDirectory() as log_dir:
-        runner = cli.build_runner(load_config(args, log_dir), args)
-        runner.call_hook('before_run')  # where EMAHook makes its model
-        runner.load_or_resume()
+        runner = cli.build_trained_runner(load_config(args, log_dir), args)
     model = runner.model.eval()
     batch = model.data_preprocessor(next(iter(runner.test_dataloader)))
     labels = torch.cat([sample.gt_label for sample in batch['data_samples']])

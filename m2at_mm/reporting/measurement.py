@@ -136,11 +136,9 @@ def _load(
     run: RunLog, folder: Path, num_images: int
 ) -> tuple[AdversarialClassifier, Samples]:
     cfg = _config(run, folder)
-    runner = cli.build_runner(
+    runner = cli.build_trained_runner(
         cfg, argparse.Namespace(launcher='none', local_rank=0)
     )
-    runner.call_hook('before_run')  # where EMAHook makes its model
-    runner.load_or_resume()
     model = bare_model(runner.model).eval()
     loader = runner.test_dataloader
     samples = Samples(
