@@ -112,6 +112,9 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     if args.validation is not None:
         cfg.load_from = args.validation
         return cfg
+    # Before the data are read.
+    attack = cfg.model.get('train_attack')
+    check_attack(attack and TASK_UTILS.build(attack))
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('overfitting', None)
@@ -157,7 +160,6 @@ def switches_of(
 ) -> dict[str, Callable[[], None]]:
     """By name, what makes the model train with a method."""
     model: Any = runner.model
-    check_attack(model)
     pairs = {OURS: (model.method, model.train_attack)}
     for name in recipes:
         recipe = Config.fromfile(

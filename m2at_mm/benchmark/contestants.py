@@ -203,7 +203,7 @@ def build_rivals(
     Raises:
         ValueError: The train attack has no steps to compare.
     """
-    check_attack(model)
+    check_attack(model.train_attack)
     made: dict[str, Contestant] = {}
     for name in names:
         if name == 'limit':
@@ -214,11 +214,11 @@ def build_rivals(
     return made
 
 
-def check_attack(model: AdversarialClassifier) -> None:
-    """Raise ValueError where the train attack has no steps to compare."""
-    if getattr(model.train_attack, 'steps', None) is None:
+def check_attack(attack: object) -> None:
+    """Raise ValueError where a train attack has no steps to compare."""
+    if getattr(attack, 'steps', None) is None:
         raise ValueError(
-            f'train_attack={type(model.train_attack).__name__} has no number '
+            f'train_attack={type(attack).__name__} has no number '
             "of steps: benchmark a config with dict(type='m2at_mm.PGD')"
         )
 
