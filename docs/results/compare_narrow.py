@@ -1,7 +1,7 @@
 # A plan for tools/compare.py, all methods on one small budget:
 #   python tools/compare.py docs/results/compare_narrow.py \
-#       --work-dir work_dirs/compare_narrow --out docs/results/compare_narrow \
-#       --jobs 2
+#       --work-dir work_dirs/compare_narrow \
+#       --out work_dirs/compare_narrow/table --jobs 2
 # ResNet-18 at an eighth of the width, 6,000 training images, 12 epochs, PGD-5.
 seeds = [0, 1]
 checkpoint = 'last'  # twelve epochs are too few to overfit

@@ -1,8 +1,10 @@
 # A plan for tools/compare.py: M2AT's options under the budget of
 # compare_narrow.py, evaluated on the validation split:
 #   python tools/compare.py docs/results/search_narrow.py \
-#       --work-dir work_dirs/search_narrow --out docs/results/search_narrow \
-#       --jobs 2
+#       --work-dir work_dirs/search_narrow \
+#       --out work_dirs/search_narrow/table --jobs 2
+# One or two options at a time are changed from the config's. PGD-AT and TRADES
+# are there to compare with.
 _base_ = 'compare_narrow.py'
 
 seeds = [0]
@@ -14,32 +16,28 @@ _pgd5 = {
     'model.train_attack.steps': 5,
     'model.train_attack.step_size': '3/255',
 }
-_config = 'configs/m2at_resnet18_cifar10.py'
 _options = {
-    'scale 2, label 0.8': dict(scale=2.0, perturbed_label=0.8),
-    'scale 2, label 1': dict(scale=2.0, perturbed_label=1.0),
-    'pixel, scale 2, label 0.8': dict(
-        scale=2.0, perturbed_label=0.8, mask='pixel'
-    ),
-    'mix_alpha 0.2, scale 2, label 0.8': dict(
-        scale=2.0, perturbed_label=0.8, mix_alpha=0.2
-    ),
-    'consistency 2, scale 2, label 1': dict(
-        scale=2.0, perturbed_label=1.0, consistency=2.0
-    ),
-    'scale 1.5, label 0.7': dict(scale=1.5, perturbed_label=0.7),
-    'batch, scale 2, label 0.8': dict(
-        scale=2.0, perturbed_label=0.8, pairing='batch'
-    ),
-    'literal, scale 2, label 0.8': dict(
-        scale=2.0, perturbed_label=0.8, label_order='literal'
-    ),
+    'm2at': dict(),
+    'scale 1': dict(scale=1.0),
+    'consistency 6, label 1': dict(consistency=6.0, perturbed_label=1.0),
+    'label 1': dict(perturbed_label=1.0),
+    'scale 2': dict(scale=2.0),
+    'scale 1, label 1': dict(scale=1.0, perturbed_label=1.0),
+    'mask pixel': dict(mask='pixel'),
+    'mix_alpha 0.2': dict(mix_alpha=0.2),
+    'pairing batch': dict(pairing='batch'),
+    'label_order literal': dict(label_order='literal'),
+    'label 0.5': dict(perturbed_label=0.5),
 }
 runs = dict(
     _delete_=True,
     **{
+        name: dict(config=f'configs/{name}_resnet18_cifar10.py', options=_pgd5)
+        for name in ('pgd-at', 'trades')
+    },
+    **{
         name: dict(
-            config=_config,
+            config='configs/m2at_resnet18_cifar10.py',
             options={
                 **_pgd5,
                 **{f'model.method.{k}': v for k, v in chosen.items()},

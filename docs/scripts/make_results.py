@@ -24,6 +24,7 @@ RESULTS, METHODS = DOCS / 'results', DOCS / 'methods'
 # the name of their file.
 TITLES = {
     'compare_narrow': 'All methods under one small budget',
+    'search_narrow': "M2AT's options under that budget, on held-out images",
     'narrow_resnet18_12e': "M2AT's scale on a narrow ResNet-18",
     'full_evaluation': 'Every attack on the narrow networks',
     'finetune': 'Adversarial fine-tuning of a stock checkpoint',
@@ -177,10 +178,13 @@ def conditions(runs: Runs) -> str:
     used = {attack for run in every for attack in run['attacks']}
     shown = ', '.join(ATTACKS[key] for key in ATTACKS if key in used)
     images = sorted({run['num_samples'] for run in every})
+    datasets = [run.get('settings', {}).get('dataset', {}) for run in every]
+    held_out = all(dataset.get('split') == 'val' for dataset in datasets)
+    kind = 'validation' if held_out else 'test'
     alarms = sum(len(run['alarms']) for run in every)
     return (
-        f'Worst case over {shown}; {" or ".join(map(str, images))} test '
-        f'images; {alarms or "no"} alarms.'
+        f'Worst case over {shown}; {" or ".join(map(str, images))} '
+        f'{kind} images; {alarms or "no"} alarms.'
     )
 
 
