@@ -17,6 +17,7 @@ from typing import Any, Callable, Optional
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.runner import Runner
 from rich.console import Console
 
@@ -26,10 +27,12 @@ from m2at_mm.benchmark import (
     RIVALS,
     Interleaving,
     PartClock,
-    build_rivals,
     flops_per_iteration,
     peak_flops,
+    rivals_of,
     summarise,
+    switches_of,
+    time_all_reduce,
     time_validation,
     to_table,
 )
@@ -39,11 +42,10 @@ from m2at_mm.benchmark.contestants import (
     check_attack,
 )
 from m2at_mm.evaluation.samples import Samples
+from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import TASK_UTILS
 from m2at_mm.runner.atomic_files import write_whole
-
-OURS = 'm2at_mm'
 
 
 def parse_args() -> argparse.Namespace:
@@ -105,6 +107,11 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
         if number < 1:
             option = name.replace('_', '-')
             raise ValueError(f'--{option} {number} must be at least 1')
+    if args.validation is not None and args.launcher != 'none':
+        raise ValueError(
+            f'--launcher {args.launcher} with --validation: it is timed in '
+            'one process, leave the launcher out'
+        )
     cfg = cli.load_adversarial_config(args.config, 'pgd-at')
     cli.merge_common_options(cfg, args)
     cfg.work_dir = args.work_dir or log_dir
@@ -124,24 +131,6 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     return cfg
 
 
-def rivals_of(names: Sequence[str], runner: Runner) -> dict[str, Contestant]:
-    """The rivals, with a batch of the training data."""
-    model: Any = runner.model
-    loader = runner.train_dataloader
-    samples = Samples(
-        loader.dataset, model.data_preprocessor, loader.collate_fn
-    )
-    first = list(range(loader.batch_size))
-    ((images, labels),) = samples.batches([first])
-    return build_rivals(
-        names,
-        model,
-        images,
-        labels,
-        lambda: runner.optim_wrapper.optim_context(model),
-    )
-
-
 def check_rivals(names: Optional[Sequence[str]]) -> list[str]:
     """Those asked for, or all that are installed."""
     installed = importlib.util.find_spec('torchattacks') is not None
@@ -153,31 +142,6 @@ def check_rivals(names: Optional[Sequence[str]]) -> list[str]:
             'torchattacks, or name others'
         )
     return list(names)
-
-
-def switches_of(
-    recipes: Sequence[str], runner: Runner
-) -> dict[str, Callable[[], None]]:
-    """By name, what makes the model train with a method."""
-    model: Any = runner.model
-    pairs = {OURS: (model.method, model.train_attack)}
-    for name in recipes:
-        recipe = Config.fromfile(
-            str(config_root() / '_base_' / 'recipes' / f'{name}.py')
-        ).model
-        attack = dict(recipe.train_attack)
-        if attack['type'] == 'm2at_mm.PGD':
-            for setting in ('steps', 'step_size', 'compile_mode'):
-                attack[setting] = getattr(model.train_attack, setting)
-        pairs[f'{OURS} {name}'] = (
-            TASK_UTILS.build(recipe.method),
-            TASK_UTILS.build(attack),
-        )
-
-    def switch(name: str) -> None:
-        model.method, model.train_attack = pairs[name]
-
-    return {name: partial(switch, name) for name in pairs}
 
 
 def train_until_finished(
@@ -211,11 +175,13 @@ def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
         partial(switches_of, args.methods), get_rivals, args.rounds, args.block
     )
     runner = train_until_finished(cfg, args, contest)
-    device = next(runner.model.parameters()).device
+    model = bare_model(runner.model)
+    device = next(model.parameters()).device
     flops = None
     if isinstance(limit := rivals.get('limit'), Limit):
         flops = flops_per_iteration(limit)
-    batch_size = cfg.train_dataloader.batch_size
+    # Of all processes together; the floating-point operations are of one.
+    batch_size = cfg.train_dataloader.batch_size * get_world_size()
     results = summarise(
         contest.times,
         batch_size,
@@ -223,6 +189,8 @@ def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
         flops,
         peak_flops(device) if args.amp else None,
     )
+    if get_world_size() > 1:
+        results['all_reduce'] = time_all_reduce(model, args.rounds)
     clock = PartClock(args.rounds * args.block)
     train_until_finished(cfg, args, clock)
     return dict(
@@ -279,8 +247,29 @@ def settings_of(
         peak_resident_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / 1024,
         threads=torch.get_num_threads(),
+        processes=get_world_size(),
         versions=dict(torch=torch.__version__, m2at_mm=m2at_mm.__version__),
     )
+
+
+def report(results: dict[str, Any]) -> None:
+    """Print the figures."""
+    console = Console()
+    console.print(to_table(results))
+    for name, (clean, robust) in results.get('accuracy', {}).items():
+        console.print(
+            f'{name:>18}: clean {clean:.1f} %, robust {robust:.1f} %'
+        )
+    parts = results.get('parts', {})
+    for part, seconds in parts.items():
+        share = seconds / sum(parts.values())
+        console.print(f'{part:>18}: {1000 * seconds:8.2f} ms {share:7.1%}')
+    if 'all_reduce' in results:
+        sent = results['all_reduce']
+        console.print(
+            f'{"exchange alone":>18}: {1000 * sent["seconds"]:8.2f} ms, '
+            f'{sent["bytes"] / 2**20:.1f} MiB a process'
+        )
 
 
 def main() -> None:
@@ -292,16 +281,9 @@ def main() -> None:
             results = measure(args, cfg)
         else:
             results = measure_validation(args, cfg)
-    console = Console()
-    console.print(to_table(results))
-    for name, (clean, robust) in results.get('accuracy', {}).items():
-        console.print(
-            f'{name:>18}: clean {clean:.1f} %, robust {robust:.1f} %'
-        )
-    parts = results.get('parts', {})
-    for part, seconds in parts.items():
-        share = seconds / sum(parts.values())
-        console.print(f'{part:>18}: {1000 * seconds:8.2f} ms {share:7.1%}')
+    if not is_main_process():
+        return
+    report(results)
     if args.out is not None:
         text = json.dumps(results, indent=1) + '\n'
         write_whole(args.out, lambda path: path.write_text(text))

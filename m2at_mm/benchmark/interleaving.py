@@ -30,7 +30,9 @@ class Interleaving(Hook):
     Attributes:
         times (dict[str, list[list[float]]]): By name, the seconds of each
             iteration in each measured round.
-        peak_memory (dict[str, int]): On a GPU by name, in bytes.
+        peak_memory (dict[str, int]): On a GPU by name, in bytes, beyond what
+            all contestants hold between their blocks (each has weights,
+            momenta and a batch).
     """
 
     #: After all other hooks, whose time counts.
@@ -58,6 +60,7 @@ class Interleaving(Hook):
         self._block: list[float] = []
         self._since: Optional[float] = None
         self._round = 0
+        self._held = 0
 
     def before_train(self, runner: Runner) -> None:
         """Prepare all contestants, when the network has its weights."""
@@ -96,12 +99,17 @@ class Interleaving(Hook):
 
     def _begin(self) -> None:
         self.methods[self._waiting[0]]()
-        _reset_memory()
+        self._reset_memory()
         self._since = now()
+
+    def _reset_memory(self) -> None:
+        if torch.cuda.is_available():
+            self._held = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
 
     def _time_rivals(self) -> None:
         for name, iterate in self.rivals.items():
-            _reset_memory()
+            self._reset_memory()
             for _ in range(self.block):
                 since = now()
                 iterate()
@@ -112,7 +120,7 @@ class Interleaving(Hook):
         if self._round >= self.warmup:
             self.times[name].append(self._block)
         if torch.cuda.is_available():
-            used = torch.cuda.max_memory_allocated()
+            used = torch.cuda.max_memory_allocated() - self._held
             self.peak_memory[name] = max(self.peak_memory.get(name, 0), used)
         self._block = []
 
@@ -122,8 +130,3 @@ def now() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def _reset_memory() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()

@@ -8,6 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from m2at_mm.benchmark.interleaving import now
+from m2at_mm.model_wrappers.distributed import bare_model
 
 #: The parts, in the order of an iteration.
 PARTS = (
@@ -28,7 +29,8 @@ class PartClock(Hook):
     """Splits the time of the Runner's iterations into :data:`PARTS`.
 
     On a GPU each part is waited for, so their sum is more than an iteration
-    takes without this clock. The first iteration is not counted. After
+    takes without this clock. On several processes the exchange of gradients
+    is in the backward pass. The first iteration is not counted. After
     ``iterations`` more it ends the training with :class:`Finished`.
 
     Args:
@@ -55,16 +57,16 @@ class PartClock(Hook):
         """Time what the Runner calls in an iteration, from now on.
 
         Args:
-            runner (Runner): Its model is not inside DistributedDataParallel.
+            runner (Runner): Its model is adversarial.
         """
-        model: Any = runner.model
+        model = bare_model(runner.model)
         for owner, name, part in (
             (model.data_preprocessor, 'forward', 'preprocessing'),
             (model, 'attack_in_training', 'attack'),
             (model.method, 'mix', 'mask and mix'),
             (runner.optim_wrapper, 'step', 'optimiser'),
             (runner.optim_wrapper, 'zero_grad', 'optimiser'),
-            (model, 'train_step', _STEP),
+            (runner.model, 'train_step', _STEP),
         ):
             if hasattr(owner, name):
                 owner.__dict__[name] = self._timed(getattr(owner, name), part)
