@@ -23,6 +23,7 @@ from rich.console import Console
 
 import m2at_mm
 from m2at_mm import cli
+from m2at_mm.arguments import check_count
 from m2at_mm.benchmark import (
     RIVALS,
     Interleaving,
@@ -103,10 +104,8 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     """The config without validation and checkpoints."""
     for name in ('rounds', 'block', 'num_images'):
-        number = getattr(args, name)
-        if number < 1:
-            option = name.replace('_', '-')
-            raise ValueError(f'--{option} {number} must be at least 1')
+        option = name.replace('_', '-')
+        check_count(f'--{option}', getattr(args, name))
     if args.validation is not None and args.launcher != 'none':
         raise ValueError(
             f'--launcher {args.launcher} with --validation: it is timed in '

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2at_mm.arguments import check_count
 from m2at_mm.reporting import Measurement, RunLog, measure, read_runs, render
 from m2at_mm.runner.atomic_files import write_whole
 
@@ -54,8 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what the end of the work would stumble over."""
-    if args.num_images < 1:
-        raise ValueError(f'--num-images {args.num_images} must be at least 1')
+    check_count('--num-images', args.num_images)
     if args.out.is_dir():
         raise ValueError(
             f'--out {str(args.out)!r} is a folder: give the name of a file in '

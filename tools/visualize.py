@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from m2at_mm import cli
+from m2at_mm.arguments import check_count
 from m2at_mm.visualization import (
     AttackSteps,
     MaskKinds,
@@ -79,8 +80,7 @@ def parse_args() -> argparse.Namespace:
 
 def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     """The config set up for one batch of test images."""
-    if args.num_images < 1:
-        raise ValueError(f'--num-images {args.num_images} must be at least 1')
+    check_count('--num-images', args.num_images)
     cfg = cli.load_adversarial_config(args.config, 'm2at')
     cfg.work_dir = args.work_dir or log_dir
     cfg.log_level = 'WARNING'  # a picture needs no log of hooks

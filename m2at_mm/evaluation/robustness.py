@@ -14,6 +14,7 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from m2at_mm.arguments import check_count
 from m2at_mm.attacks import AutoAttack, ThreatModel, own_random_stream
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import Progress, run_in_memory
@@ -68,8 +69,7 @@ class RobustnessEvaluation:
         transfer: Optional[dict[str, Any]] = None,
         adversarial_dir: Optional[Path] = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f'batch_size={batch_size} must be at least 1')
+        check_count('batch_size', batch_size)
         self._bare = model.eval()
         self.model = Attackable(model)
         self.samples = samples

@@ -153,7 +153,10 @@ def test_other_norm(checkpoint: Path, tmp_path: Path) -> None:
         (['--attacks', 'transfer'], 'give --transfer CONFIG CHECKPOINT'),
         (['--num-samples', '0'], 'num_samples=0 must be from 1'),
         (['--norm', 'l2'], 'give eps, too'),
-        (['--batch-size', '0'], 'batch_size=0 must be at least 1'),
+        (
+            ['--batch-size', '0'],
+            'batch_size=0 must be a whole number of at least 1',
+        ),
     ],
     ids=lambda value: value[0] + value[1] if isinstance(value, list) else '',
 )
