@@ -66,8 +66,8 @@ class BuildPyWithMim(build_py):
 
 EVAL = ['pyautoattack>=0.2']
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
-DEMO = ['scikit-learn', 'matplotlib']
-REPORT = ['matplotlib', 'jinja2']
+DEMO = ['scikit-learn', 'matplotlib>=3.7']
+REPORT = ['matplotlib>=3.7', 'jinja2']
 DOCS = [
     'mkdocs>=1.6,<2',
     'mkdocs-material>=9.5,<10',

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+MARKERS = 'osD^v<>PX'
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def plot_trade_off(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 5), dpi=120, layout='constrained')
+    figure = Figure(figsize=(8, 5), dpi=120, layout='constrained')
     axes = figure.add_subplot()
     by_name = {entry.name: entry for entry in entries}
     front = [by_name[name] for name in pareto_front(entries, robust)]
@@ -147,24 +150,21 @@ def plot_trade_off(
         label='Pareto front',
         zorder=1,
     )
-    for entry in entries:
+    # Names stand beside the axes: points that are close would hide them.
+    for entry, marker in zip(entries, itertools.cycle(MARKERS)):
         axes.errorbar(
             entry.mean['clean'],
             entry.mean[robust],
             xerr=entry.spread['clean'],
             yerr=entry.spread[robust],
-            marker='o',
+            linestyle='',
+            marker=marker,
             capsize=2,
-        )
-        axes.annotate(
-            entry.name,
-            (entry.mean['clean'], entry.mean[robust]),
-            textcoords='offset points',
-            xytext=(6, 6),
+            label=entry.name,
         )
     axes.set_xlabel('clean accuracy (%)')
     axes.set_ylabel(f'{robust.replace("_", " ")} accuracy (%)')
-    axes.legend()
+    figure.legend(loc='outside right center')
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

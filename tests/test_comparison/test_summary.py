@@ -62,5 +62,5 @@ def test_picture(tmp_path: Path) -> None:
     path = tmp_path / 'new' / 'plot.png'
     plot_trade_off(summarise(RESULTS), path)
     with Image.open(path) as image:
-        assert image.size == pytest.approx((840, 600), abs=2)
+        assert image.size == pytest.approx((960, 600), abs=2)
         assert len(image.convert('RGB').getcolors(1 << 20)) > 50
