@@ -1,6 +1,6 @@
 #!/bin/bash
 # Time and memory of an M2AT iteration against batch size, attack steps, image
-# size and classes: one JSON file for each point.
+# size, classes and processes: one JSON file for each point.
 # Usage: bash docs/results/growth.sh OUT   (from the repository's root)
 # Points that are in OUT already are left as they are.
 set -eu
@@ -12,11 +12,13 @@ narrow="model.classifier.backbone.base_channels=16
     train_dataloader.dataset.indices=3000
     train_dataloader.num_workers=0"
 
+start=python
+launcher=none
 point() {  # NAME OPTIONS...
     local name=$1
     shift
-    [ -e "$out/$name.json" ] || python tools/benchmark.py $config --against \
-        --rounds 3 --block 2 --out "$out/$name.json" \
+    [ -e "$out/$name.json" ] || $start tools/benchmark.py $config --against \
+        --rounds 3 --block 2 --out "$out/$name.json" --launcher $launcher \
         --cfg-options $narrow train_dataloader.batch_size=64 "$@"
 }
 
@@ -31,4 +33,13 @@ config=docs/results/growth_sizes.py
 for n in 32 48 64 96; do
     point "size_$n" train_dataloader.batch_size=16 \
         train_dataloader.dataset.pipeline.0.scale=$n
+done
+# Each process has one thread and a batch of 64.
+config=configs/m2at_resnet18_cifar10.py
+launcher=pytorch
+export OMP_NUM_THREADS=1
+for n in 1 2; do
+    start="torchrun --standalone --nproc_per_node=$n"
+    point "processes_$n"
+    point "quick-processes_$n" model.train_attack.steps=1
 done

@@ -17,6 +17,8 @@ SERIES = {
     'steps': 'attack steps',
     'size': 'height and width (batch 16)',
     'classes': 'classes',
+    'processes': 'processes of one thread',
+    'quick-processes': 'processes of one thread (PGD-1)',
 }
 
 
@@ -115,6 +117,66 @@ def table_of_growth() -> str:
     return to_table(head, rows)
 
 
+def sentence_on_exchange() -> str:
+    """What two processes send each other."""
+    longer, quick = (
+        load(RESULTS / 'growth' / f'{name}_2.json')
+        for name in ('processes', 'quick-processes')
+    )
+    sent = longer['all_reduce']
+    shares = [
+        100 * sent['seconds'] / one['contestants']['m2at_mm']['seconds']
+        for one in (longer, quick)
+    ]
+    return (
+        f'Summing {sent["bytes"] / 2**20:.1f} MiB of gradients over two '
+        f'processes takes {1000 * sent["seconds"]:.1f} ms by\n'
+        f'itself: {shares[0]:.1f} % of an iteration with PGD-10, '
+        f'{shares[1]:.1f} % with PGD-1.\n'
+    )
+
+
+def table_of_changes() -> str:
+    """An attack step and a training batch, in each way."""
+    default, kept = (
+        load(RESULTS / f'{name}.json') for name in ('changes', 'changes_kept')
+    )
+    rows = []
+    for part, label in (
+        ('attack_step', 'attack step, batch of 64'),
+        ('training_batch', 'reading and preparing a batch of 128'),
+    ):
+        for way, one in default[part]['contestants'].items():
+            other = kept[part]['contestants'][way]
+            rows.append(
+                [
+                    label,
+                    way,
+                    f'{1000 * one["seconds"]:.1f}',
+                    _ratio(default[part]['ratios'].get(way)),
+                    f'{1000 * other["seconds"]:.1f}',
+                    _ratio(kept[part]['ratios'].get(way)),
+                ]
+            )
+    head = ['', 'way', 'ms', 'time / the first']
+    return to_table(
+        [*head, 'ms, memory kept', 'time / the first'],
+        rows,
+    )
+
+
+def sentence_on_start_up() -> str:
+    """From PyTorch's import to the first iteration."""
+    found = load(RESULTS / 'start_up.json')
+    return (
+        "From the end of PyTorch's own import to the first iteration of\n"
+        f'`{found["config"]}` it takes '
+        f'{found["seconds_to_first_iteration"]:.1f} s\n'
+        '([figures](results/start_up.json)), most of it to read 50,000 image '
+        'files.\n'
+    )
+
+
 def tables() -> dict[str, str]:
     """Each generated part of the page, by name."""
     return {
@@ -122,4 +184,7 @@ def tables() -> dict[str, str]:
         'parts': table_of_parts(),
         'validation': table_of_validation(),
         'growth': table_of_growth(),
+        'exchange': sentence_on_exchange(),
+        'changes': table_of_changes(),
+        'start-up': sentence_on_start_up(),
     }
