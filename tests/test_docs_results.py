@@ -81,9 +81,9 @@ def test_a_new_comparison_is_picked_up(
         '## [All methods under one small budget](compare_narrow.md)\n'
     )
     assert (
-        '| trades | 2 | 51.0 ± 1.0 | 22.5 ± 0.5 | 20.5 ± 0.5 | 2.0 |' in part
+        '| TRADES | 2 | 51.0 ± 1.0 | 22.5 ± 0.5 | 20.5 ± 0.5 | 2.0 |' in part
     )
-    assert '| m2at | 1 | 60.0 | 12.0 | 10.0 | 2.0 |' in part
+    assert '| M2AT | 1 | 60.0 | 12.0 | 10.0 | 2.0 |' in part
     assert '(compare_narrow.png)' in part
     assert '| 51.0 | 20.5 |' in SCRIPT.table_of_method('trades')
 

@@ -54,4 +54,17 @@ runs = {
         config=_folder + 'm2at_resnet18_cifar10.py',
         options={**_pgd5, 'optim_wrapper.type': 'm2at_mm.AWPOptimWrapper'},
     ),
+    # The two that search_narrow.py found on validation images.
+    'm2at_scale1': dict(
+        config=_folder + 'm2at_resnet18_cifar10.py',
+        options={**_pgd5, 'model.method.scale': 1.0},
+    ),
+    'm2at_consistency6': dict(
+        config=_folder + 'm2at_resnet18_cifar10.py',
+        options={
+            **_pgd5,
+            'model.method.consistency': 6.0,
+            'model.method.perturbed_label': 1.0,
+        },
+    ),
 }

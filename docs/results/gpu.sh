@@ -5,13 +5,16 @@
 # The options are for a rehearsal on a small machine, as in
 #   bash docs/results/gpu.sh /tmp/out --cfg-options \
 #       train_dataloader.batch_size=4 model.train_attack.steps=1 \
-#       train_dataloader.dataset.indices=200
-# with ROUNDS=1 BLOCK=1 EPOCHS=1.
+#       train_dataloader.dataset.indices=40 train_dataloader.num_workers=0
+# with ROUNDS=1 BLOCK=1 EPOCHS=1 IMAGES=8, and NO_AMP=1 where there is no GPU.
 set -euo pipefail
 out=$1
 shift
 options=(--cfg-options "${@:2}")
 mkdir -p "$out"
+amp=(--amp)
+bfloat16=(optim_wrapper.dtype=bfloat16)
+[ -z "${NO_AMP:-}" ] || amp=() bfloat16=()
 
 # 1. The tests that need a GPU.
 python -m pytest -q -m gpu tests | tee "$out/tests.txt"
@@ -24,20 +27,20 @@ time_one() {  # NAME CONFIG WORDS...
         --block "${BLOCK:-10}" --out "$out/$name.json" "$@"
 }
 for mode in None default reduce-overhead; do
-    for precision in '' --amp; do
+    for precision in '' "${amp[@]}"; do
         time_one "resnet18_${mode}${precision}" pgd-at_resnet18_cifar10 \
             --methods m2at $precision "${options[@]}" \
             model.train_attack.compile_mode=$mode
     done
 done
-time_one wrn34-10 pgd-at_wrn34-10_cifar10 --amp --against limit \
+time_one wrn34-10 pgd-at_wrn34-10_cifar10 "${amp[@]}" --against limit \
     "${options[@]}" model.train_attack.compile_mode=reduce-overhead
 
 # 3. Thirty epochs of PGD-10 on all of CIFAR-10, by the clock.
 start=$(date +%s)
-python tools/train.py configs/pgd-at_resnet18_cifar10.py --amp --no-validate \
+python tools/train.py configs/pgd-at_resnet18_cifar10.py "${amp[@]}" --no-validate \
     --work-dir "$out/pgd-at" "${options[@]}" \
-    optim_wrapper.dtype=bfloat16 train_cfg.max_epochs="${EPOCHS:-30}" \
+    "${bfloat16[@]}" train_cfg.max_epochs="${EPOCHS:-30}" \
     param_scheduler.milestones='[20,25]' \
     model.train_attack.compile_mode=reduce-overhead
 echo "seconds: $(($(date +%s) - start))" | tee "$out/thirty_epochs.txt"

@@ -3,8 +3,8 @@
 #   python tools/compare.py docs/results/search_narrow.py \
 #       --work-dir work_dirs/search_narrow \
 #       --out work_dirs/search_narrow/table --jobs 2
-# One or two options at a time are changed from the config's. PGD-AT and TRADES
-# are there to compare with.
+# Scale and the consistency loss first, then the other options around the scale
+# that did better. PGD-AT and TRADES are there to compare with.
 _base_ = 'compare_narrow.py'
 
 seeds = [0]
@@ -20,14 +20,11 @@ _options = {
     'm2at': dict(),
     'scale 1': dict(scale=1.0),
     'consistency 6, label 1': dict(consistency=6.0, perturbed_label=1.0),
-    'label 1': dict(perturbed_label=1.0),
-    'scale 2': dict(scale=2.0),
     'scale 1, label 1': dict(scale=1.0, perturbed_label=1.0),
-    'mask pixel': dict(mask='pixel'),
-    'mix_alpha 0.2': dict(mix_alpha=0.2),
-    'pairing batch': dict(pairing='batch'),
-    'label_order literal': dict(label_order='literal'),
-    'label 0.5': dict(perturbed_label=0.5),
+    'scale 1, pixel': dict(scale=1.0, mask='pixel'),
+    'scale 1, mix_alpha 0.2': dict(scale=1.0, mix_alpha=0.2),
+    'scale 1, batch': dict(scale=1.0, pairing='batch'),
+    'scale 1, literal': dict(scale=1.0, label_order='literal'),
 }
 runs = dict(
     _delete_=True,

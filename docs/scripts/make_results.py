@@ -24,7 +24,7 @@ RESULTS, METHODS = DOCS / 'results', DOCS / 'methods'
 # the name of their file.
 TITLES = {
     'compare_narrow': 'All methods under one small budget',
-    'search_narrow': "M2AT's options under that budget, on held-out images",
+    'search_narrow': "M2AT's options under that budget",
     'narrow_resnet18_12e': "M2AT's scale on a narrow ResNet-18",
     'full_evaluation': 'Every attack on the narrow networks',
     'finetune': 'Adversarial fine-tuning of a stock checkpoint',
@@ -36,6 +36,15 @@ NAMES = {
     'm2at_scale1.0_label0.5': 'M2AT, scale 1, perturbed_label 0.5',
     'm2at_scale1.5_label0.7': 'M2AT, scale 1.5, perturbed_label 0.7',
     'm2at_scale2.0_label0.8': 'M2AT, scale 2, perturbed_label 0.8',
+    'm2at': 'M2AT',
+    'm2at_scale1': 'M2AT, scale 1',
+    'm2at_consistency6': 'M2AT, consistency 6, perturbed_label 1',
+    'm2at+awp': 'M2AT + AWP',
+    'trades': 'TRADES',
+    'mart': 'MART',
+    'avmixup': 'AVmixup',
+    'iat': 'IAT',
+    'fast-at': 'Fast-AT',
     'plain_robust': 'plain robust',
     'stock': 'stock, undefended',
     'm2at-finetune': 'after m2at-finetune',
@@ -51,6 +60,7 @@ ATTACKS = {
     'autoattack': 'AutoAttack',
 }
 TRAININGS = {'fast-at': 'Fast-AT without random start', 'pgd-at': 'PGD-AT'}
+PICTURES = ('narrow_resnet18_12e', 'compare_narrow')
 Runs = dict[str, list[dict[str, Any]]]
 
 
@@ -235,6 +245,10 @@ def tables() -> dict[Path, dict[str, str]]:
         RESULTS / f'{name}.md': {'runs': table_of_runs(name)}
         for name in ('narrow_resnet18_12e', 'full_evaluation', 'finetune')
     }
+    found[RESULTS / 'compare_narrow.md'] = {
+        'runs': table_of_runs('compare_narrow'),
+        'search': table_of_runs('search_narrow'),
+    }
     found[RESULTS / 'collapse.md'] = {'epochs': table_of_collapse()}
     for page in METHODS.glob('*/README.md'):
         found[page] = {'measured': table_of_method(page.parent.name)}
@@ -263,19 +277,22 @@ def fill(text: str, parts: dict[str, str]) -> str:
     return text
 
 
-def main() -> None:
-    """Write pages and picture."""
-    narrow = 'narrow_resnet18_12e'
+def draw_trade_off(name: str) -> None:
+    """Draw the picture of an experiment, without its undefended network."""
     entries = summarise(
         {
             NAMES[key].partition(', perturbed')[0]: runs
-            for key, runs in experiments()[narrow].items()
+            for key, runs in experiments()[name].items()
+            if key != 'standard'
         }
     )
-    plot_trade_off(
-        [entry for entry in entries if entry.name != 'standard'],
-        RESULTS / f'{narrow}.png',
-    )
+    plot_trade_off(entries, RESULTS / f'{name}.png')
+
+
+def main() -> None:
+    """Write pages and pictures."""
+    for name in PICTURES:
+        draw_trade_off(name)
     for path, parts in tables().items():
         path.write_text(fill(path.read_text('utf-8'), parts), 'utf-8')
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,15 @@ def test_runs_by_seed(tmp_path: Path) -> None:
     assert plan.checkpoint == 'best'
 
 
-def test_shipped_plan() -> None:
+@pytest.mark.parametrize('name', ['compare_narrow', 'search_narrow'])
+def test_shipped_plans_are_those_of_their_results(name: str) -> None:
     folder = Path(__file__).resolve().parents[2] / 'docs' / 'results'
-    runs = list(load_plan(folder / 'compare_narrow.py'))
-    assert len(runs) == 18
+    runs = list(load_plan(folder / f'{name}.py'))
+    results = json.loads((folder / f'{name}.json').read_text('utf-8'))
+    found = {
+        (method, one['seed']) for method in results for one in results[method]
+    }
+    assert found == {(run.name, run.seed) for run in runs}
     for run in runs:
         assert (folder.parents[1] / run.config).is_file()
 
