@@ -216,7 +216,7 @@ CASES: dict[str, Bad] = {
         },
     ),
     'benchmark of no round': Bad(
-        '--rounds 0 must be', words=('--rounds', '0'), tool='benchmark'
+        '--rounds=0 must be', words=('--rounds', '0'), tool='benchmark'
     ),
     'benchmark of an attack without steps': Bad(
         'train_attack=NFGSM has no number of steps',

@@ -19,6 +19,7 @@ from m2at_mm.arguments import check_count
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.atomic_files import name_last_checkpoint
+from m2at_mm.runner.data_workers import end_with_parent
 
 #: 128 + SIGTERM, as shells write it.
 EXIT_CODE = 143
@@ -69,6 +70,10 @@ class PreemptionHook(Hook):
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
         hook = _checkpoint_hook(runner)
         self._last_ckpt = None if hook is None else hook.last_ckpt
+        # Schedulers send the signal to the data workers, too.
+        end_with_parent(runner.train_dataloader)
+        if runner.val_loop is not None:
+            end_with_parent(runner.val_dataloader)
         try:
             self._stock_handler = signal.signal(signal.SIGTERM, self._remember)
         except ValueError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -43,6 +44,19 @@ class Terminate(Hook):
         if not self.sent and now == (self.iteration, self.in_validation):
             self.sent = True
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class TerminateJob(Terminate):
+    """Sends it to all processes of the run, as schedulers do."""
+
+    def _send(self, runner: Runner, in_validation: bool) -> None:
+        if not self.sent and runner.iter == self.iteration:
+            self.sent = True
+            workers = multiprocessing.active_children()
+            assert workers
+            pids = [os.getpid(), *(worker.pid for worker in workers)]
+            # From a shell: a worker obeys its parent.
+            assert os.system(f'kill -TERM {" ".join(map(str, pids))}') == 0
 
 
 def terminated(work_dir: Path, terminate: Terminate, **settings: Any) -> None:
@@ -101,6 +115,15 @@ def test_resumed_is_uninterrupted(
         same(*(end[part] for end in ends), part)
     # The checkpoint of the signal is gone once there is a later one.
     assert names(parts) == names(whole)
+
+
+@pytest.mark.skipif(
+    not hasattr(signal, 'sigwaitinfo'), reason='no sigwaitinfo'
+)
+def test_signal_to_data_workers_loses_nothing(tmp_path: Path) -> None:
+    loader = dict(num_workers=1)
+    terminated(tmp_path, TerminateJob(4), train_dataloader=loader)
+    assert 'preempted_iter_5.pth' in names(tmp_path)
 
 
 def test_accumulated_gradients_are_applied_first(tmp_path: Path) -> None:
