@@ -30,6 +30,10 @@ def evaluation(runs: Sequence[RunLog]) -> Section:
     found = {run.name: run.results for run in runs if run.results is not None}
     blocks = []
     if found:
+        blocks += [
+            Block('text', _verdict(run, results))
+            for run, results in found.items()
+        ]
         blocks.append(Block('table', content=_accuracy_table(found)))
         figure = draw_intervals(
             'final-accuracy', {run.name: run.results for run in runs}
@@ -55,6 +59,22 @@ def evaluation(runs: Sequence[RunLog]) -> Section:
         for note in run.results.get('notes') or []:
             blocks.append(Block('text', f'{run.name}: {note}'))
     return Section('evaluation', 'Final evaluation', blocks)
+
+
+def _verdict(run: str, results: Mapping[str, Any]) -> str:
+    """How robust the network is, and how far that can be trusted."""
+    text = (
+        f'{run}: {results["clean"]:.1f} % clean and at most '
+        f'{results["worst_case"]:.1f} % under {_radius(results)}, on '
+        f'{results["num_samples"]} images. It is an upper bound: another '
+        'attack can only lower it.'
+    )
+    if 'autoattack' not in results['attacks']:
+        return f'{text} Run AutoAttack, too, before you trust it.'
+    gap = results.get('pgd_minus_autoattack')
+    if gap is None:
+        return text
+    return f'{text} AutoAttack leaves {gap:.1f} points less than PGD.'
 
 
 def _accuracy_table(found: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -36,9 +36,9 @@ def render(
     """
     sections = [
         log_sections.overview(runs),
+        accuracy_sections.evaluation(runs),
         log_sections.settings(runs),
         log_sections.curves(runs),
-        accuracy_sections.evaluation(runs),
         accuracy_sections.sweep(runs, measured),
         accuracy_sections.confusions(runs, measured),
     ]

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -45,6 +45,23 @@ def test_final_evaluation(runs: list[RunLog]) -> None:
     assert warnings == ['one: saturated_loss: look']
     texts = [one.text for one in section.blocks if one.kind == 'text']
     assert any(text.startswith('two has no results.json') for text in texts)
+    assert texts[0].startswith('one: 80.0 % clean and at most ')
+    assert 'under linf 8/255, on 100 images' in texts[0]
+    assert 'upper bound' in texts[0] and 'Run AutoAttack' in texts[0]
+
+
+@pytest.mark.parametrize(
+    ('gap', 'end'),
+    [(2.04, 'leaves 2.0 points less than PGD.'), (None, 'lower it.')],
+)
+def test_gap_to_autoattack(
+    tmp_path: Path, gap: Optional[float], end: str
+) -> None:
+    results = results_of({'autoattack': 40.0}, pgd_minus_autoattack=gap)
+    write_session(tmp_path / 'run')
+    write_results(tmp_path / 'run', results)
+    section = accuracy_sections.evaluation(read_runs([tmp_path / 'run']))
+    assert section.blocks[0].text.endswith(end)
 
 
 def test_sweep_of_the_results(runs: list[RunLog]) -> None:
