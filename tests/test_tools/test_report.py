@@ -94,9 +94,9 @@ def test_page(report: Path) -> None:
     sections = [attrs['id'] for attrs in page.all('h2')]
     assert sections == [
         'runs',
+        'evaluation',
         'settings',
         'curves',
-        'evaluation',
         'sweep',
         'classes',
         'examples',
