@@ -304,8 +304,8 @@ def check_settings(
     compile_mode: Optional[str] = None,
 ) -> float:
     """Check what a user can get wrong and return the step size."""
-    for name, value in (('steps', steps), ('restarts', restarts)):
-        check_count(name, value)
+    check_count('steps', steps)
+    check_count('restarts', restarts)
     if loss not in LOSSES:
         raise ValueError(
             f'loss={loss!r} is unknown: choose one of {sorted(LOSSES)}'

@@ -43,20 +43,21 @@ class Terminate(Hook):
         now = (runner.iter, in_validation)
         if not self.sent and now == (self.iteration, self.in_validation):
             self.sent = True
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._kill()
+
+    def _kill(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class TerminateJob(Terminate):
     """Sends it to all processes of the run, as schedulers do."""
 
-    def _send(self, runner: Runner, in_validation: bool) -> None:
-        if not self.sent and runner.iter == self.iteration:
-            self.sent = True
-            workers = multiprocessing.active_children()
-            assert workers
-            pids = [os.getpid(), *(worker.pid for worker in workers)]
-            # From a shell: a worker obeys its parent.
-            assert os.system(f'kill -TERM {" ".join(map(str, pids))}') == 0
+    def _kill(self) -> None:
+        workers = multiprocessing.active_children()
+        assert workers
+        pids = [os.getpid(), *(worker.pid for worker in workers)]
+        # From a shell: a worker obeys its parent.
+        assert os.system(f'kill -TERM {" ".join(map(str, pids))}') == 0
 
 
 def terminated(work_dir: Path, terminate: Terminate, **settings: Any) -> None:

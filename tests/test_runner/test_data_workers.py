@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Slow(Dataset):  # type: ignore[type-arg]
-    """Eight numbers, and the seed that the worker's init function set."""
+    """Eight numbers, plus the offset that the worker's init function set."""
 
     offset = 0
 
