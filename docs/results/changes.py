@@ -1,4 +1,4 @@
-"""Times an attack step and a training batch, each with and without a change.
+"""Times parts of an iteration, each with and without a change.
 
     python docs/results/changes.py OUT.json
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Callable
 
@@ -65,11 +66,16 @@ def dataset(**settings: Any) -> CIFAR10:
     return CIFAR10('data/cifar10', indices=2000, **settings)
 
 
-def steps(model: Any) -> dict[str, Callable[[], Any]]:
-    """An attack step in each way, each prepared anew for a block."""
+def attacked_batch(model: Any) -> tuple[Tensor, Tensor]:
+    """Images and labels as an attack gets them."""
     whole = dataset(pipeline=[PACK], whole_batches=True)
     batch = model.data_preprocessor(whole.__getitems__([*range(STEP_BATCH)]))
-    images, labels = batch['inputs'], batch['data_samples'].labels
+    return batch['inputs'], batch['data_samples'].labels
+
+
+def steps(model: Any) -> dict[str, Callable[[], Any]]:
+    """An attack step in each way, each prepared anew for a block."""
+    images, labels = attacked_batch(model)
 
     @contextmanager
     def way(
@@ -90,6 +96,29 @@ def steps(model: Any) -> dict[str, Callable[[], Any]]:
             way, model, images.contiguous(), True
         ),
         'compiled': partial(way, compiled(model, 'default'), images, False),
+    }
+
+
+def starts(model: Any) -> dict[str, Callable[[], Any]]:
+    """What an attack does before its first step."""
+    images, _ = attacked_batch(model)
+
+    @contextmanager
+    def way(anew: bool) -> Iterator[Callable[[], None]]:
+        def start() -> None:
+            if anew:
+                # A change of the model, after which nothing is taken for
+                # granted.
+                model.number_of_starts = next(numbers)
+            with attack_mode(model, 'eval', images):
+                pass
+
+        yield start
+
+    numbers = count()
+    return {
+        'pairs remembered': partial(way, False),
+        'pairs searched anew': partial(way, True),
     }
 
 
@@ -142,6 +171,7 @@ def main() -> None:
     model = build_model()
     results = dict(
         attack_step=measure(steps(model), STEP_BATCH),
+        attack_start=measure(starts(model), STEP_BATCH),
         training_batch=measure(loads(model), DATA_BATCH),
         allocator={k: v for k, v in os.environ.items() if 'MALLOC_' in k},
         device=platform.processor() or platform.machine(),

@@ -137,13 +137,14 @@ def sentence_on_exchange() -> str:
 
 
 def table_of_changes() -> str:
-    """An attack step and a training batch, in each way."""
+    """Parts of an iteration, in each way."""
     default, kept = (
         load(RESULTS / f'{name}.json') for name in ('changes', 'changes_kept')
     )
     rows = []
     for part, label in (
         ('attack_step', 'attack step, batch of 64'),
+        ('attack_start', 'an attack before its first step'),
         ('training_batch', 'reading and preparing a batch of 128'),
     ):
         for way, one in default[part]['contestants'].items():

@@ -125,7 +125,7 @@ def pgd(
         for restart in range(restarts):
             if not len(todo):
                 break
-            part = batch.select(todo)
+            part = batch if len(todo) == len(result) else batch.select(todo)
             start = part.images
             if random_start:
                 start = part.random_start(noise_std, generator)
@@ -160,7 +160,8 @@ class _Batch:
         threat_model: ThreatModel,
         loss: str,
     ) -> _Batch:
-        images = images.detach().clone()
+        # Copies are no inference tensors, which autograd would not take.
+        images, target = images.detach().clone(), target.detach().clone()
         reference = target
         if loss == 'kl':
             with torch.no_grad():
