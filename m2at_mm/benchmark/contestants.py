@@ -18,6 +18,8 @@ from m2at_mm.model_wrappers import AdversarialClassifier
 RIVALS = {
     'plain': 'a loop of plain PyTorch: train mode, gradients of all weights '
     'at each step, contiguous float32',
+    'script': 'that loop with the two further forward passes of the public '
+    'scripts on robust overfitting',
     'torchattacks': 'the PGD of torchattacks, then a step in contiguous '
     'float32',
     'limit': 'the passes alone: forward and input gradient per attack step, '
@@ -96,10 +98,8 @@ class Contestant:
 class PlainLoop(Contestant):
     """PGD adversarial training as it is written by hand.
 
-    As in the public scripts on robust overfitting (arXiv 2002.11569): the
-    network stays in train mode, and each attack step computes the gradients
-    of all weights along with that of the images. Without those scripts'
-    further passes for logging.
+    The network stays in train mode, and each attack step computes the
+    gradients of all weights along with that of the images.
     """
 
     def attack(self) -> Tensor:
@@ -117,6 +117,32 @@ class PlainLoop(Contestant):
             delta.data = (images + moved).clamp(0, 1) - images
             delta.grad.zero_()
         return (images + delta.detach()).clamp(0, 1)
+
+
+class Script(PlainLoop):
+    """The loop of the public scripts on robust overfitting.
+
+    Those of arXiv 2002.11569, ``train_cifar.py``, which many have copied:
+    after the attack a forward pass, by which they choose among restarts, also
+    where there is one; after the training step another on the clean images,
+    for the log. Both keep the graph.
+    """
+
+    def attack(self) -> Tensor:
+        """See :meth:`Contestant.attack`."""
+        adversarial = super().attack()
+        losses = F.cross_entropy(
+            self.network(adversarial), self.labels, reduction='none'
+        )
+        worse = losses.detach() >= 0
+        return torch.where(worse.view(-1, 1, 1, 1), adversarial, self.images)
+
+    def train_step(self, images: Tensor) -> None:
+        """See :meth:`Contestant.train_step`."""
+        super().train_step(images)
+        logits = self.network(self.images)
+        F.cross_entropy(logits, self.labels).item()
+        (logits.argmax(1) == self.labels).sum().item()
 
 
 class Torchattacks(Contestant):
@@ -181,6 +207,9 @@ class Limit(Contestant):
         self.optimizer.step()
 
 
+_LOOPS = {'plain': PlainLoop, 'script': Script, 'torchattacks': Torchattacks}
+
+
 def build_rivals(
     names: Sequence[str],
     model: AdversarialClassifier,
@@ -209,8 +238,7 @@ def build_rivals(
         if name == 'limit':
             made[name] = Limit(model, images, labels, precision=precision)
         else:
-            kind = PlainLoop if name == 'plain' else Torchattacks
-            made[name] = kind(model, images, labels)
+            made[name] = _LOOPS[name](model, images, labels)
     return made
 
 

@@ -30,13 +30,13 @@ def _problem(**settings: Any) -> tuple[Any, Tensor, Tensor]:
     return model, batch['inputs'], labels
 
 
-@pytest.mark.parametrize('name', ['plain', 'torchattacks'])
+@pytest.mark.parametrize('name', ['plain', 'script', 'torchattacks'])
 def test_rivals_attack_as_pgd_does(name: str) -> None:
     if name not in INSTALLED:
         pytest.skip('torchattacks is not installed')
     model, images, labels = _problem()
     rival = build_rivals([name], model, images, labels)[name]
-    model.train(name == 'plain')
+    model.train(name != 'torchattacks')
     torch.manual_seed(1)
     found = rival.attack()
     torch.manual_seed(1)
@@ -48,7 +48,7 @@ def test_rivals_attack_as_pgd_does(name: str) -> None:
         model.threat_model,
         steps=STEPS,
         step_size='3/255',
-        bn_mode='train' if name == 'plain' else 'eval',
+        bn_mode='eval' if name == 'torchattacks' else 'train',
     )
     same = ((found - expected).abs() < 1e-6).float().mean()
     assert same > 0.98  # but for signs of gradients near zero
@@ -66,6 +66,25 @@ def test_each_trains_a_network_of_its_own() -> None:
         assert all(p.requires_grad for p in rival.network.parameters())
         assert all(module.training for module in rival.network.modules())
     assert all(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize(('name', 'more'), [('plain', 0), ('script', 2)])
+def test_passes_of_the_loops(name: str, more: int) -> None:
+    model, images, labels = _problem()
+    rival = build_rivals([name], model, images, labels)[name]
+    seen: list[Tensor] = []
+    graphs: list[bool] = []
+
+    def note(module: Any, args: tuple[Tensor], logits: Tensor) -> None:
+        seen.append(args[0].detach())
+        graphs.append(logits.requires_grad and module.training)
+
+    rival.network.register_forward_hook(note)
+    rival.iterate()
+    assert len(seen) == STEPS + 1 + more and all(graphs)
+    if name == 'script':
+        assert torch.equal(seen[STEPS], seen[STEPS + 1])
+        assert torch.equal(seen[-1], images)
 
 
 def test_limit_is_the_passes_and_a_full_step() -> None:

@@ -32,9 +32,9 @@ def test_prints_and_writes_figures(tmp_path: Path) -> None:
         ),
     )
     results = json.loads(out.read_text())
-    names = ['m2at_mm', 'm2at_mm pgd-at', 'plain', 'limit']
+    names = ['m2at_mm', 'm2at_mm pgd-at', 'plain', 'script', 'limit']
     if importlib.util.find_spec('torchattacks') is not None:
-        names.insert(3, 'torchattacks')
+        names.insert(4, 'torchattacks')
     assert list(results['contestants']) == names
     assert all(name in output for name in names)
     assert results['flops_per_iteration'] > 0
