@@ -66,20 +66,24 @@ def dataset(**settings: Any) -> CIFAR10:
     return CIFAR10('data/cifar10', indices=2000, **settings)
 
 
-def attacked_batch(model: Any) -> tuple[Tensor, Tensor]:
+def attacked_batch(model: Any, size: int) -> tuple[Tensor, Tensor]:
     """Images and labels as an attack gets them."""
     whole = dataset(pipeline=[PACK], whole_batches=True)
-    batch = model.data_preprocessor(whole.__getitems__([*range(STEP_BATCH)]))
+    batch = model.data_preprocessor(whole.__getitems__([*range(size)]))
     return batch['inputs'], batch['data_samples'].labels
 
 
 def steps(model: Any) -> dict[str, Callable[[], Any]]:
     """An attack step in each way, each prepared anew for a block."""
-    images, labels = attacked_batch(model)
+    images, labels = attacked_batch(model, STEP_BATCH)
+    more = attacked_batch(model, 2 * STEP_BATCH)
 
     @contextmanager
     def way(
-        call: Callable[[Tensor], Tensor], inputs: Tensor, folded: bool
+        call: Callable[[Tensor], Tensor],
+        inputs: Tensor,
+        folded: bool,
+        labels: Tensor = labels,
     ) -> Iterator[Callable[[], None]]:
         def step() -> None:
             start = inputs.detach().requires_grad_(True)
@@ -96,12 +100,15 @@ def steps(model: Any) -> dict[str, Callable[[], Any]]:
             way, model, images.contiguous(), True
         ),
         'compiled': partial(way, compiled(model, 'default'), images, False),
+        'folded, twice the images': partial(
+            way, model, more[0], True, more[1]
+        ),
     }
 
 
 def starts(model: Any) -> dict[str, Callable[[], Any]]:
     """What an attack does before its first step."""
-    images, _ = attacked_batch(model)
+    images, _ = attacked_batch(model, STEP_BATCH)
 
     @contextmanager
     def way(anew: bool) -> Iterator[Callable[[], None]]:
