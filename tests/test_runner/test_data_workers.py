@@ -43,7 +43,8 @@ def test_signal_from_elsewhere_ends_no_worker() -> None:
     )
     end_with_parent(loader)
     batches = iter(loader)
-    seen = [int(next(batches))]
+    # One of each worker: both have begun.
+    seen = [int(next(batches)) for _ in range(2)]
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     # From a shell, which is not their parent.
