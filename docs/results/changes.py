@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Callable
 
@@ -106,29 +105,6 @@ def steps(model: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-def starts(model: Any) -> dict[str, Callable[[], Any]]:
-    """What an attack does before its first step."""
-    images, _ = attacked_batch(model, STEP_BATCH)
-
-    @contextmanager
-    def way(anew: bool) -> Iterator[Callable[[], None]]:
-        def start() -> None:
-            if anew:
-                # A change of the model, after which nothing is taken for
-                # granted.
-                model.number_of_starts = next(numbers)
-            with attack_mode(model, 'eval', images):
-                pass
-
-        yield start
-
-    numbers = count()
-    return {
-        'pairs remembered': partial(way, False),
-        'pairs searched anew': partial(way, True),
-    }
-
-
 def loads(model: Any) -> dict[str, Callable[[], Any]]:
     """A training batch on the device in each way."""
     whole = dataset(pipeline=[PACK], whole_batches=True, serialize_data=False)
@@ -178,7 +154,6 @@ def main() -> None:
     model = build_model()
     results = dict(
         attack_step=measure(steps(model), STEP_BATCH),
-        attack_start=measure(starts(model), STEP_BATCH),
         training_batch=measure(loads(model), DATA_BATCH),
         allocator={k: v for k, v in os.environ.items() if 'MALLOC_' in k},
         device=platform.processor() or platform.machine(),

@@ -144,7 +144,6 @@ def table_of_changes() -> str:
     rows = []
     for part, label in (
         ('attack_step', 'attack step, batch of 64'),
-        ('attack_start', 'an attack before its first step'),
         ('training_batch', 'reading and preparing a batch of 128'),
     ):
         for way, one in default[part]['contestants'].items():

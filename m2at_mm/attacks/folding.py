@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
 
-from m2at_mm.attacks.conv_norm_pairs import ConvNormPair, find_pairs
+from m2at_mm.attacks.random_stream import own_random_stream
+
+# What a module calls around its forward pass.
+_HOOKS = (
+    '_forward_pre_hooks',
+    '_forward_hooks',
+    '_backward_pre_hooks',
+    '_backward_hooks',
+)
 
 
 @contextmanager
@@ -22,18 +36,18 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     up to rounding, for less time and memory. Afterwards, also on an
     exception, every module is what it was.
 
-    What belongs together is seen in a forward pass, see :func:`find_pairs`.
-    Models that draw random numbers or are compiled are left alone, as are
-    modules with hooks.
+    What belongs together is seen in a forward pass of one image, anew each
+    time: every operation on a convolution's output counts. Models that draw
+    random numbers or are compiled are left alone, as are modules with hooks.
 
     Args:
         model (nn.Module): In eval mode, with frozen parameters, as inside
             :func:`attack_mode`.
         images (Tensor): A batch that it takes, shape (N, C, H, W).
     """
-    undo: list[tuple[ConvNormPair, Any, Any]] = []
+    undo: list[tuple[_Pair, Any, Any]] = []
     try:
-        for pair in find_pairs(model, images):
+        for pair in _find_pairs(model, images):
             with torch.no_grad():
                 weight, bias = pair.fold()
                 if not images.is_contiguous():
@@ -56,3 +70,184 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
 
 def _identity(input: Tensor) -> Tensor:
     return input
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A convolution and the batch norm that alone reads its output."""
+
+    conv: nn.Conv2d
+    norm: _BatchNorm
+
+    def fold(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that does the work of both."""
+        norm, weight = self.norm, self.conv.weight
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        shift = -norm.running_mean
+        if self.conv.bias is not None:
+            shift = shift + self.conv.bias
+        bias = shift * scale
+        if norm.bias is not None:
+            bias = bias + norm.bias
+        folded = weight * scale.view(-1, 1, 1, 1)
+        return folded.to(weight.dtype), bias.to(weight.dtype)
+
+
+def _find_pairs(model: nn.Module, images: Tensor) -> list[_Pair]:
+    """The pairs of a model that can be folded, maybe none."""
+    modules = list(model.modules())
+    convs = [m for m in modules if _is_free_conv(m)]
+    norms = [m for m in modules if _is_free_norm(m)]
+    if not (convs and norms and len(images)) or _is_compiled(modules):
+        return []
+    trace = _Trace()
+    with own_random_stream(images.device), torch.no_grad():
+        before = _random_state()
+        with trace.watching(convs, norms):
+            model(images[:1])
+        if not _equal(before, _random_state()):
+            return []
+    return trace.pairs()
+
+
+def _is_free(module: nn.Module) -> bool:
+    """Whether nobody watches or replaces the module's forward pass."""
+    return 'forward' not in module.__dict__ and not any(
+        getattr(module, hooks, None) for hooks in _HOOKS
+    )
+
+
+def _is_free_conv(module: nn.Module) -> bool:
+    # Not what computes its weights or pads in a way of its own.
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and isinstance(module._parameters.get('weight'), nn.Parameter)
+        and module.weight.shape[0] == module.out_channels
+        and _is_free(module)
+    )
+
+
+def _is_free_norm(module: nn.Module) -> bool:
+    plain = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
+    return (
+        isinstance(module, _BatchNorm)
+        and type(module).forward in plain
+        and module.running_mean is not None
+        and module.running_var is not None
+        and _is_free(module)
+    )
+
+
+def _is_compiled(modules: list[nn.Module]) -> bool:
+    """Whether torch.compile holds any of the modules' computation."""
+    return any(
+        getattr(module, '_compiled_call_impl', None) is not None
+        or hasattr(module, '_orig_mod')
+        or hasattr(
+            module.__dict__.get('forward'), '_torchdynamo_orig_callable'
+        )
+        for module in modules
+    )
+
+
+def _random_state() -> list[Any]:
+    keys: Any = np.random.get_state()
+    return [
+        torch.get_rng_state(),
+        random.getstate(),
+        keys[1].tolist(),
+        keys[2],
+    ]
+
+
+def _equal(first: list[Any], second: list[Any]) -> bool:
+    return torch.equal(first[0], second[0]) and first[1:] == second[1:]
+
+
+@dataclass
+class _Trace:
+    """Who read which convolution's output in a forward pass."""
+
+    # By id; the tensors are kept, for ids that are not used again.
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = field(default_factory=dict)
+    reads: dict[int, int] = field(default_factory=dict)
+    readers: dict[int, _BatchNorm] = field(default_factory=dict)
+    calls: dict[nn.Module, int] = field(default_factory=dict)
+
+    @contextmanager
+    def watching(self, convs: list[Any], norms: list[Any]) -> Iterator[None]:
+        """Note the calls of modules and all operations inside."""
+        with ExitStack() as stack:
+            for conv in convs:
+                handle = conv.register_forward_hook(self._after_conv)
+                stack.callback(handle.remove)
+            for norm in norms:
+                handle = norm.register_forward_pre_hook(
+                    self._before_norm, with_kwargs=True
+                )
+                stack.callback(handle.remove)
+            stack.enter_context(_Reads(self))
+            yield
+
+    def _after_conv(
+        self, conv: nn.Conv2d, args: tuple[Any, ...], out: Tensor
+    ) -> None:
+        self.calls[conv] = self.calls.get(conv, 0) + 1
+        self.outputs[id(out)] = (conv, out)
+
+    def _before_norm(
+        self, norm: _BatchNorm, args: tuple[Any, ...], kw: dict[str, Any]
+    ) -> None:
+        self.calls[norm] = self.calls.get(norm, 0) + 1
+        for value in (*args, *kw.values()):
+            if id(value) in self.outputs:
+                self.readers[id(value)] = norm
+
+    def note(self, arguments: Sequence[Any]) -> None:
+        """Count an operation on a convolution's output."""
+        for key in {id(value) for value in arguments} & self.outputs.keys():
+            self.reads[key] = self.reads.get(key, 0) + 1
+
+    def pairs(self) -> list[_Pair]:
+        """Modules that ran once, in a row, with nobody else reading."""
+        return [
+            _Pair(conv, self.readers[key])
+            for key, (conv, _) in self.outputs.items()
+            if key in self.readers
+            and self.reads.get(key) == 1
+            and self.calls[conv] == self.calls[self.readers[key]] == 1
+        ]
+
+
+class _Reads(TorchFunctionMode):
+    """Tells a trace of every operation that makes a tensor of others."""
+
+    def __init__(self, trace: _Trace) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Optional[dict[str, Any]] = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        inputs = _leaves((*args, *kwargs.values()))
+        result = func(*args, **kwargs)
+        # Not the reading of a shape.
+        if any(isinstance(one, Tensor) for one in _leaves((result,))):
+            self.trace.note(inputs)
+        return result
+
+
+def _leaves(values: tuple[Any, ...]) -> Sequence[Any]:
+    """What is inside of containers; most values are in none."""
+    if any(isinstance(value, (tuple, list, dict)) for value in values):
+        return tree_flatten(values)[0]
+    return values

@@ -361,7 +361,7 @@ def test_attacks_find_the_same_images(
         network = trained(build_adversarial())
         if not folded:
             monkeypatch.setattr(
-                'm2at_mm.attacks.folding.find_pairs', lambda *args: []
+                'm2at_mm.attacks.folding._find_pairs', lambda *args: []
             )
         torch.manual_seed(0)
         threat = ThreatModel(eps='8/255')
