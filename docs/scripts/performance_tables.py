@@ -143,7 +143,7 @@ def table_of_changes() -> str:
     )
     rows = []
     for part, label in (
-        ('attack_step', 'attack step, batch of 64'),
+        ('attack_step', 'attack step'),
         ('training_batch', 'reading and preparing a batch of 128'),
     ):
         for way, one in default[part]['contestants'].items():
@@ -172,7 +172,7 @@ def sentence_on_start_up() -> str:
         "From the end of PyTorch's own import to the first iteration of\n"
         f'`{found["config"]}` it takes '
         f'{found["seconds_to_first_iteration"]:.1f} s\n'
-        '([figures](results/start_up.json)), most of it to read 50,000 image '
+        '([figures](results/start_up.json)), much of it to read 50,000 image '
         'files.\n'
     )
 
