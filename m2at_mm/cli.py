@@ -189,6 +189,10 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     distribution = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
     connect_processes(args.launcher, distribution)
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # Without it PyTorch refuses products on a GPU, which begins to use
+        # the setting with its first one.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
     runner = build(cfg)
     runner.logger.info(describe_origin())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+from unittest import mock
 
 import pytest
 
@@ -79,3 +81,18 @@ def test_origin_names_version_commit_and_command(
     assert told['m2at_mm'] == __version__
     assert told['command'] == "python tools/train.py 'a config.py'"
     assert re.match(r'[0-9a-f]{7}|v?\d|none|unknown', told['commit'])
+
+
+@pytest.mark.parametrize('on', [False, True])
+def test_deterministic_runs_set_up_the_gpu_library(
+    on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
+    monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
+    built = mock.Mock()
+    monkeypatch.setattr(cli.Runner, 'from_cfg', lambda cfg: built)
+    cfg = cli.Config(dict(randomness=dict(deterministic=on)))
+    assert cli.build_runner(cfg, _parse('x.py')) is built
+    assert os.environ.get('CUBLAS_WORKSPACE_CONFIG') == (
+        ':4096:8' if on else None
+    )

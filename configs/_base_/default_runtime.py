@@ -3,6 +3,8 @@ _base_ = 'mmpretrain::_base_/default_runtime.py'
 
 default_hooks = dict(
     logger=dict(interval=50),
+    # A GPU is not waited for in each iteration.
+    runtime_info=dict(type='m2at_mm.RuntimeInfoHook'),
     checkpoint=dict(
         type='m2at_mm.SafeCheckpointHook',
         max_keep_ckpts=1,

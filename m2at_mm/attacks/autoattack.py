@@ -90,7 +90,9 @@ class AutoAttack:
     Each attack goes on where the one before it failed, with the settings of
     its version: 100 iterations, one restart, 5000 queries. The outcome depends
     on the batch, since random starts are drawn for a batch at a time, from
-    the same ``seed`` for every batch and attack, as in the package.
+    the same ``seed`` for every batch and attack, as in the package. It runs in
+    the model's own precision also under autocast: the last of its steps are
+    shorter than half precision can tell apart.
 
     Args:
         attacks (Sequence[str], optional): Of ``'apgd-ce'``, ``'apgd-dlr'``,
@@ -157,7 +159,8 @@ class AutoAttack:
         labels = hard_labels(target)
         result = images.clone()
         logits = _Logits(model)
-        with attack_mode(model), own_random_stream(images.device):
+        attacked = attack_mode(model, full_precision=True)
+        with attacked, own_random_stream(images.device):
             clean = logits(images)
             robust = clean.argmax(1) == labels
             package = self._package(logits, images.device, threat_model)

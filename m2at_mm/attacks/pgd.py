@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.folding import folding_pays
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
 from m2at_mm.attacks.threat_model import (
     Pixels,
@@ -114,7 +115,8 @@ def pgd(
         )
     _check_images(images, check_range)
     ascend = _ascend_until_fooled if stop_when_fooled else _ascend
-    traced = None if compile_mode else images
+    folds = folding_pays(images.device, steps * restarts)
+    traced = images if folds and not compile_mode else None
     with attack_mode(model, bn_mode, traced, full_precision):
         attacked = compiled(model, compile_mode) if compile_mode else model
         batch = _Batch.of(attacked, images, target, threat_model, loss)
@@ -240,13 +242,17 @@ def _ascend_until_fooled(
     active = torch.arange(len(result), device=result.device)
     for _ in range(steps):
         fooled, gradient = batch.gradient(adversarial)
-        if not bool(gradient.isfinite().all()):
+        # Asked together, as the host waits for a GPU to answer.
+        finite, some = torch.stack(
+            [gradient.isfinite().all(), fooled.any()]
+        ).tolist()
+        if not finite:
             raise FloatingPointError(
                 'the gradient of the images is not finite: the attack would '
                 'fail and the accuracy under it mean nothing. Look for '
                 'overflowing logits, e.g. in half precision'
             )
-        if bool(fooled.any()):
+        if some:
             active, batch = active[~fooled], batch.select(~fooled)
             adversarial, gradient = adversarial[~fooled], gradient[~fooled]
             if not len(active):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.folding import folding_pays
 from m2at_mm.attacks.losses import cross_entropy
 from m2at_mm.attacks.pgd import check_settings, parse_step_size, pgd
 from m2at_mm.attacks.threat_model import Pixels, ThreatModel
@@ -263,7 +264,8 @@ class NFGSM:
             )
         eps = threat_model.eps
         noise = torch.empty_like(images).uniform_(-eps, eps)
-        with attack_mode(model, self.bn_mode, images, self.full_precision):
+        traced = images if folding_pays(images.device, 1) else None
+        with attack_mode(model, self.bn_mode, traced, self.full_precision):
             start = images.detach() + self.noise * noise
             start.requires_grad_(True)
             loss = cross_entropy(model(start).float(), target).sum()

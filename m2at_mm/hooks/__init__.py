@@ -9,6 +9,7 @@ from m2at_mm.hooks.input_check_hook import InputCheckHook
 from m2at_mm.hooks.preemption_hook import PreemptionHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.hooks.robust_overfitting_hook import RobustOverfittingHook
+from m2at_mm.hooks.runtime_info_hook import RuntimeInfoHook
 from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from m2at_mm.hooks.sync_buffers_hook import SyncBuffersHook
 
@@ -20,6 +21,7 @@ __all__ = [
     'PreemptionHook',
     'RNGStateHook',
     'RobustOverfittingHook',
+    'RuntimeInfoHook',
     'SafeCheckpointHook',
     'SyncBuffersHook',
 ]

@@ -244,20 +244,11 @@ class AdversarialClassifier(BaseModel):
             scores = one_hot(target, self.num_classes)
             even = self.label_smoothing / scores.shape[1]
             target = (1 - self.label_smoothing) * scores + even
-        # Soft targets come with a label for heads that need one, as the
-        # margin of ArcFace does.
-        samples = [
-            DataSample().set_gt_label(label.view(1))
-            for label in hard_labels(target)
-        ]
-        if target.ndim == 2:
-            for sample, score in zip(samples, target):
-                sample.set_gt_score(score)
         with recorded_logits(self.classifier) as seen:
             losses = classifier_losses(
                 self.classifier,
                 self.data_preprocessor.normalize(images),
-                samples,
+                _to_samples(target),
             )
         return losses, recorded_scores(self.classifier, seen)
 
@@ -378,6 +369,24 @@ class AdversarialClassifier(BaseModel):
         with torch.no_grad():
             labels: list[int] = self(adversarial).argmax(1).tolist()
         return labels
+
+
+def _to_samples(target: Tensor) -> list[DataSample]:
+    """The annotations that a classifier's loss takes.
+
+    Soft targets come with a label for heads that need one, as the margin of
+    ArcFace does.
+    """
+    samples = []
+    # Cut up by one operation each: one for each image would keep the host
+    # busier than a GPU.
+    for label in hard_labels(target).view(-1, 1).unbind():
+        samples.append(DataSample())
+        samples[-1].set_field(label, 'gt_label', dtype=Tensor)
+    if target.ndim == 2:
+        for sample, score in zip(samples, target.unbind()):
+            sample.set_field(score, 'gt_score', dtype=Tensor)
+    return samples
 
 
 def _stack_targets(

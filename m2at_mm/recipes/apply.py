@@ -16,6 +16,7 @@ from m2at_mm.recipes.types import leaf_datasets, type_name
 
 _WRAPPER = 'm2at_mm.AdversarialClassifier'
 _OUR_HOOKS = (
+    'runtime_info',
     'checkpoint',
     'input_check',
     'rng_state',

@@ -7,6 +7,7 @@ from typing import Any, Callable
 
 import pytest
 import torch
+from device_free import Watch
 from mmcv.cnn.bricks import ConvAWS2d
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from tiny import build_adversarial, classifier_cfg
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from m2at_mm.attacks import NFGSM, ThreatModel, attack_mode, pgd
+from m2at_mm.attacks.folding import folding_pays
 
 IMAGES = torch.rand(
     5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
@@ -377,3 +379,51 @@ def test_attacks_find_the_same_images(
     torch.testing.assert_close(
         attacked(folded=True), attacked(folded=False), rtol=0, atol=1e-9
     )
+
+
+@pytest.mark.parametrize('on', [False, True], ids=['float32', 'autocast'])
+def test_weights_are_cast_once_for_autocast(on: bool) -> None:
+    network = small().float()
+    images = IMAGES.float()
+    with torch.autocast('cpu', torch.bfloat16, enabled=on):
+        with attack_mode(network, 'eval', images), torch.no_grad():
+            kinds = {network[0].weight.dtype, network[2].weight.dtype}
+            logits = network(images)
+        expected = {torch.float32, torch.bfloat16 if on else torch.float32}
+        # The first convolution has no batch norm behind it.
+        assert kinds == expected
+        plain = network(images)
+    tolerance = 0.02 * plain.abs().max().item() if on else 1e-5
+    assert torch.allclose(logits.float(), plain.float(), atol=tolerance)
+
+
+def test_weights_in_double_precision_stay_so_under_autocast() -> None:
+    network = small()
+    with torch.autocast('cpu', torch.bfloat16):
+        with attack_mode(network, 'eval', IMAGES):
+            assert network[2].weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ('device', 'passes', 'pays'),
+    [('cpu', 1, True), ('cuda', 7, False), ('cuda', 8, True)],
+)
+def test_single_steps_on_a_gpu_do_without(
+    device: str, passes: int, pays: bool
+) -> None:
+    assert folding_pays(torch.device(device), passes) == pays
+
+
+@pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])
+def test_an_attack_asks_whether_folding_pays(steps: int, folded: bool) -> None:
+    # Any device but the CPU counts as a GPU.
+    network = small().float().to('meta')
+    images, labels = IMAGES.float().to('meta'), LABELS.to('meta')
+    settings = dict(steps=steps, check_range=False)
+    with Watch() as watch:
+        pgd(network, images, labels, ThreatModel(), **settings)
+    seen = sum(
+        count for name, count in watch.calls.items() if 'batch_norm' in name
+    )
+    # The search for pairs runs it once.
+    assert seen == (1 if folded else 2 * steps)

@@ -1,0 +1,112 @@
+"""Logged values that the host reads together."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import torch
+from mmengine.hooks import LoggerHook
+from mmengine.hooks import RuntimeInfoHook as StockRuntimeInfoHook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.runner import Runner
+from torch import Tensor
+
+from m2at_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class RuntimeInfoHook(StockRuntimeInfoHook):
+    """MMEngine's RuntimeInfoHook, for which a GPU is not waited for.
+
+    The stock hook reads each logged value in each iteration: the host waits
+    until the GPU has finished, and the GPU then waits until the host has
+    prepared the next iteration. This hook keeps the values on their device
+    and reads them together, when a LoggerHook is about to log, at the end of
+    an epoch, before a validation and before a checkpoint. What is logged and
+    saved is the same. A hook that reads ``train/loss`` from the message hub at
+    another time finds the value of the last log.
+
+    Example:
+        >>> default_hooks = dict(
+        ...     runtime_info=dict(type='m2at_mm.RuntimeInfoHook'))
+    """
+
+    def __init__(self) -> None:
+        self._unread: list[dict[str, Any]] = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Optional[dict[str, Any]] = None,
+    ) -> None:
+        """Keep the logged values, and read all where they are needed.
+
+        Args:
+            runner (Runner): The training's.
+            batch_idx (int): Number of the batch in its epoch.
+            data_batch: Not used. Defaults to None.
+            outputs (dict, optional): Logged values by name: numbers, or
+                tensors of one element on any device. Defaults to None.
+        """
+        # Copies: a CUDA graph writes its next output over this one.
+        self._unread.append(
+            {
+                name: value.detach().clone() if _is_tensor(value) else value
+                for name, value in (outputs or {}).items()
+            }
+        )
+        if any(
+            hook.every_n_inner_iters(batch_idx, hook.interval)
+            or hook.end_of_epoch(runner.train_dataloader, batch_idx)
+            for hook in runner.hooks
+            if isinstance(hook, LoggerHook)
+        ):
+            self._read(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Read what is left of the epoch."""
+        self._read(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        """Read, as the end of a validation is logged, too."""
+        self._read(runner)
+        super().before_val(runner)
+
+    def before_save_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put all values into the checkpoint, which holds the history."""
+        if self._unread:
+            self._read(runner)
+            checkpoint['message_hub'] = runner.message_hub.state_dict()
+
+    def after_train(self, runner: Runner) -> None:
+        """Read what is left."""
+        self._read(runner)
+        super().after_train(runner)
+
+    def _read(self, runner: Runner) -> None:
+        """Move all values to the host at once, in the order they came."""
+        values = [
+            (f'train/{name}', value)
+            for outputs in self._unread
+            for name, value in outputs.items()
+        ]
+        self._unread = []
+        tensors = [value for _, value in values if _is_tensor(value)]
+        numbers: list[float] = []
+        if tensors:
+            numbers = torch.stack(
+                [t.double().squeeze() for t in tensors]
+            ).tolist()
+        read = iter(numbers)
+        for name, value in values:
+            runner.message_hub.update_scalar(
+                name, next(read) if _is_tensor(value) else value
+            )
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, Tensor)

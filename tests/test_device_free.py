@@ -1,0 +1,232 @@
+"""Whole training steps and evaluation batches, without a device."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, Optional
+
+import pytest
+import torch
+from device_free import HostWaitError, Watch, beta_without_values
+from mmengine.optim import OptimWrapper
+from tiny import build_adversarial, raw_batch
+from torch import Tensor
+
+from m2at_mm.evaluation.samples import Samples
+from m2at_mm.methods import M2AT, PGDAT
+from m2at_mm.optim import AWPOptimWrapper
+from m2at_mm.registry import TASK_UTILS
+from m2at_mm.structures import BatchLabels
+
+PGD = dict(type='m2at_mm.PGD', steps=2)
+METHODS: dict[str, dict[str, Any]] = {
+    'standard': dict(type='m2at_mm.Standard'),
+    'pgd-at': dict(type='m2at_mm.PGDAT'),
+    'm2at': dict(type='m2at_mm.M2AT'),
+    'm2at, soft labels': dict(
+        type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.7, mask='pixel'
+    ),
+    'm2at, pairs': dict(type='m2at_mm.M2AT', pairing='batch', mask='patch'),
+    'm2at, consistency': dict(type='m2at_mm.M2AT', consistency=6.0),
+    'trades': dict(type='m2at_mm.TRADES'),
+    'mart': dict(type='m2at_mm.MART'),
+    'avmixup': dict(type='m2at_mm.AVmixup'),
+    'iat': dict(type='m2at_mm.IAT'),
+    'free-at': dict(type='m2at_mm.FreeAT'),
+}
+ATTACKS: dict[str, dict[str, Any]] = {
+    'pgd': PGD,
+    'folded pgd': dict(PGD, steps=8),
+    'margin pgd': dict(PGD, loss='margin', random_start=False),
+    'kl pgd': dict(PGD, loss='kl', noise_std=0.001),
+    'two restarts': dict(PGD, restarts=2),
+    'batch statistics': dict(PGD, bn_mode='batch'),
+    'fgsm-rs': dict(type='m2at_mm.FGSM', random_start=True, step=1.25),
+    'n-fgsm': dict(type='m2at_mm.NFGSM'),
+}
+NORMS = {
+    'linf': dict(norm='linf', eps='8/255'),
+    'l2': dict(norm='l2', eps='128/255'),
+}
+
+
+@pytest.fixture(autouse=True)
+def _training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    logging.getLogger('mmengine').setLevel(logging.WARNING)
+    # Its check of ball and box is a wait, and not there in training.
+    monkeypatch.delenv('M2AT_MM_DEBUG')
+    with beta_without_values():
+        yield
+
+
+def _batch(num: int, whole: bool = True) -> dict[str, Any]:
+    batch = raw_batch(num=num)
+    if whole:
+        labels = torch.cat([s.gt_label for s in batch['data_samples']])
+        batch['data_samples'] = BatchLabels(labels)
+    return batch
+
+
+def _model(device: str = 'meta', **settings: Any) -> Any:
+    return build_adversarial(**settings).train().to(device)
+
+
+def _step(
+    model: Any, num: int = 4, amp: bool = False, whole: bool = True
+) -> Counter[str]:
+    """A forward, a backward pass and a step of SGD; what was called."""
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4
+    )
+    batch = model.data_preprocessor(_batch(num, whole), training=True)
+    # Autocast knows no meta device: half precision is watched on the CPU.
+    precision = torch.autocast('cpu', torch.bfloat16) if amp else nullcontext()
+    with Watch() as watch:
+        with precision:
+            losses = model(**batch, mode='loss')
+        loss, _ = model.parse_losses(losses)
+        OptimWrapper(optimizer).update_params(loss)
+    return watch.calls
+
+
+@pytest.mark.parametrize('amp', [False, True], ids=['float32', 'amp'])
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('name', METHODS)
+def test_a_method_waits_for_nothing(name: str, norm: str, amp: bool) -> None:
+    model = _model(
+        'cpu' if amp else 'meta',
+        method=METHODS[name],
+        train_attack=ATTACKS['kl pgd' if name == 'trades' else 'pgd'],
+        threat_model=NORMS[norm],
+    )
+    _step(model, amp=amp)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('name', ATTACKS)
+def test_an_attack_waits_for_nothing(name: str, norm: str) -> None:
+    if (name, norm) == ('n-fgsm', 'l2'):
+        pytest.skip('N-FGSM is defined for linf')
+    _step(_model(train_attack=ATTACKS[name], threat_model=NORMS[norm]))
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(label_smoothing=0.1),
+        dict(
+            method=dict(type='m2at_mm.M2AT'),
+            data_preprocessor=dict(
+                mean=[1.0, 2.0, 3.0],
+                std=[4.0, 5.0, 6.0],
+                num_classes=10,
+                augment=dict(crop_padding=4, flip_prob=0.5),
+            ),
+        ),
+    ],
+    ids=['label smoothing', 'crops and flips'],
+)
+@pytest.mark.parametrize('whole', [True, False], ids=['whole', 'samples'])
+def test_a_batch_waits_for_nothing(settings: dict, whole: bool) -> None:
+    _step(_model(**settings), whole=whole)
+
+
+def test_weight_perturbation_waits_for_nothing() -> None:
+    # It keeps the random streams of a GPU, which are none of the meta device.
+    model = _model('cpu')
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    wrapper = AWPOptimWrapper(optimizer=optimizer)
+    batch = model.data_preprocessor(_batch(4), training=True)
+    with Watch():
+        with wrapper.optim_context(model):
+            losses = model(**batch, mode='loss')
+        loss, _ = model.parse_losses(losses)
+        wrapper.update_params(loss)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_no_work_of_the_host_grows_with_the_batch(name: str) -> None:
+    small, large = (
+        _step(_model(method=METHODS[name], train_attack=PGD), num=num)
+        for num in (4, 8)
+    )
+    assert small == large
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_a_batch_of_an_evaluation_is_attacked_on_its_device(norm: str) -> None:
+    model = _model(threat_model=NORMS[norm]).eval()
+    raw = _batch(4, whole=False)
+    dataset = [
+        dict(inputs=image, data_samples=sample)
+        for image, sample in zip(raw['inputs'], raw['data_samples'])
+    ]
+    samples = Samples(dataset, model.data_preprocessor, _collate)
+    ((images, labels),) = samples.batches([[0, 1, 2, 3]])
+    attack = TASK_UTILS.build(PGD)
+    with Watch():
+        found = attack(
+            model, images, labels, model.threat_model, check_range=False
+        )
+        predicted = model(found).argmax(1)
+    assert {t.device.type for t in (found, labels, predicted)} == {'meta'}
+
+
+def _collate(items: list[Any]) -> dict[str, Any]:
+    return dict(
+        inputs=torch.stack([item['inputs'] for item in items]),
+        data_samples=[item['data_samples'] for item in items],
+    )
+
+
+class _Planted(PGDAT):
+    """What the tests above must not overlook."""
+
+    fault: Optional[str] = None
+
+    def loss(
+        self, model: Any, attack: Any, images: Tensor, target: Any
+    ) -> Any:
+        if self.fault == 'read':
+            images.mean().item()
+        elif self.fault == 'condition' and images.max() > 1:
+            images = images / 255
+        elif self.fault == 'mask':
+            images = images + images[images > 0.5].mean()
+        elif self.fault == 'CPU tensor':
+            images = images + torch.zeros(len(images), 1, 1, 1)
+        elif self.fault == 'copy':
+            weights = torch.ones(len(images), 1, 1, 1)
+            images = images * weights.to(images.device)
+        elif self.fault == 'host loop':
+            images = torch.stack([image.clamp(0, 1) for image in images])
+        return super().loss(model, attack, images, target)
+
+
+@pytest.mark.parametrize(
+    'fault', ['read', 'condition', 'mask', 'CPU tensor', 'copy', 'host loop']
+)
+def test_planted_faults_are_caught(
+    fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Planted, 'fault', fault)
+    model = _model()
+    model.method = _Planted()
+    if fault == 'host loop':
+        assert _step(model, num=4) != _step(model, num=8)
+        return
+    with pytest.raises((HostWaitError, RuntimeError, NotImplementedError)):
+        _step(model)
+    monkeypatch.setattr(_Planted, 'fault', None)
+    _step(model)
+
+
+def test_masks_are_drawn_on_the_device() -> None:
+    with Watch():
+        draws = M2AT(pairing='batch').draw(
+            torch.empty(4, 3, 8, 8, device='meta')
+        )
+    assert all(tensor.is_meta for tensor in draws)

@@ -1,0 +1,113 @@
+"""What is logged and saved, read by the host later than by MMEngine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from device_free import Watch
+from digits_runner import small_digits_config
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
+
+from m2at_mm.hooks import RuntimeInfoHook
+
+_TIMES = ('time', 'data_time', 'eta', 'memory')
+LOOPS = {
+    'epochs': dict(by_epoch=True, max_epochs=2),
+    'iterations': dict(by_epoch=False, max_iters=7, val_interval=4),
+}
+
+
+def _train(folder: Path, kind: str, loop: dict[str, Any]) -> Any:
+    """Seven iterations, or two epochs of five, with a log after each three."""
+    cfg = small_digits_config(folder, num_images=20, batch_size=4)
+    cfg.train_cfg = dict(loop)
+    cfg.default_hooks.runtime_info = dict(type=kind)
+    cfg.default_hooks.logger.interval = 3
+    cfg.default_hooks.checkpoint.update(
+        by_epoch=False, interval=4, max_keep_ckpts=-1, published_keys=None
+    )
+    cfg.log_processor = dict(by_epoch=loop['by_epoch'])
+    cfg.randomness = dict(seed=0)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def _curves(hub: Any) -> dict[str, list[float]]:
+    return {
+        name: buffer.data[0].tolist()
+        for name, buffer in hub.log_scalars.items()
+        if not name.endswith(_TIMES)
+    }
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    (file,) = folder.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return [
+        {name: line[name] for name in line if not name.endswith(_TIMES)}
+        for line in lines
+    ]
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+def test_history_log_and_checkpoint_are_the_stock_hook_s(
+    loop: str, tmp_path: Path
+) -> None:
+    runs = {
+        kind: _train(tmp_path / kind.replace('.', '-'), kind, LOOPS[loop])
+        for kind in ('RuntimeInfoHook', 'm2at_mm.RuntimeInfoHook')
+    }
+    stock, ours = runs.values()
+    curves = _curves(ours.message_hub)
+    assert curves == _curves(stock.message_hub)
+    assert len(curves['train/loss']) == ours.iter >= 7
+    folders = [Path(runner.work_dir) for runner in (stock, ours)]
+    assert _lines(folders[0]) == _lines(folders[1])
+    saved = [
+        torch.load(folder / 'iter_4.pth', weights_only=True)['message_hub']
+        for folder in folders
+    ]
+    histories = [_curves(SimpleNamespace(**hub)) for hub in saved]
+    assert histories[0] == histories[1]
+    assert len(histories[1]['train/loss']) == 4
+
+
+def _runner(interval: int) -> Any:
+    logger = LoggerHook(interval=interval)
+    return SimpleNamespace(
+        hooks=[logger],
+        train_dataloader=range(100),
+        message_hub=MessageHub('test_runtime_info_hook'),
+    )
+
+
+def test_between_logs_nothing_is_read() -> None:
+    hook, runner = RuntimeInfoHook(), _runner(interval=10)
+    outputs = dict(loss=torch.zeros((), device='meta'), lr=0.1)
+    with Watch():
+        for index in range(9):
+            hook.after_train_iter(runner, index, outputs=outputs)
+    with pytest.raises(RuntimeError, match='meta'):
+        hook.after_train_iter(runner, 9, outputs=outputs)
+
+
+def test_values_are_those_of_their_iteration() -> None:
+    hook, runner = RuntimeInfoHook(), _runner(interval=4)
+    loss = torch.zeros(1)
+    for index in range(4):
+        loss += 1  # in place, as a CUDA graph writes
+        values = dict(loss=loss, share=torch.tensor(0.1 * index), steps=index)
+        hook.after_train_iter(runner, index, outputs=values)
+    found = _curves(runner.message_hub)
+    assert found['train/loss'] == [1, 2, 3, 4]
+    assert found['train/steps'] == [0, 1, 2, 3]
+    assert np.allclose(found['train/share'], [0.0, 0.1, 0.2, 0.3])
