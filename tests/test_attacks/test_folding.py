@@ -415,7 +415,10 @@ def test_single_steps_on_a_gpu_do_without(
 
 
 @pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])
-def test_an_attack_asks_whether_folding_pays(steps: int, folded: bool) -> None:
+def test_an_attack_asks_whether_folding_pays(
+    steps: int, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('M2AT_MM_DEBUG')
     # Any device but the CPU counts as a GPU.
     network = small().float().to('meta')
     images, labels = IMAGES.float().to('meta'), LABELS.to('meta')
