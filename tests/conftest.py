@@ -110,6 +110,7 @@ def _load_resnet18(width: int, state_dict: dict[str, Tensor]) -> nn.Module:
 def robust_model() -> nn.Module:
     """A narrow CIFAR-10 ResNet-18, trained by PGD-AT outside this project."""
     path = ROOT.parent / 'shared' / 'data' / 'plain_robust_resnet18_w16.pth'
+    path = Path(os.environ.get('ROBUST_MODEL', path))
     if not path.is_file():
         pytest.skip(f'no robust model in {path}')
     checkpoint = torch.load(path, map_location='cpu', weights_only=True)

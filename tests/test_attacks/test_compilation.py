@@ -80,20 +80,3 @@ def test_generated_code_gives_the_eager_images() -> None:
     model = build_adversarial(classifier=classifier)
     eager, found = (_attack(model, mode) for mode in (None, 'default'))
     assert (eager != found).float().mean() < 0.01
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-@pytest.mark.parametrize('loss', ['ce', 'kl'])
-@pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
-def test_compiled_on_a_gpu(mode: str, loss: str) -> None:
-    torch._dynamo.reset()
-    model = build_adversarial().cuda()
-    images = torch.rand(8, 3, 32, 32, device='cuda')
-    labels = torch.arange(8, device='cuda')
-    found = []
-    for chosen in (None, mode, mode, mode):
-        torch.manual_seed(0)
-        attack = PGD(steps=3, loss=loss, restarts=2, compile_mode=chosen)
-        found.append(attack(model, images, labels, model.threat_model))
-    assert all((one != found[0]).float().mean() < 0.02 for one in found[1:])

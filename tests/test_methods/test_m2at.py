@@ -279,14 +279,6 @@ def test_draws_are_repeatable() -> None:
         assert torch.equal(one, other)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-def test_draws_are_on_the_images_gpu() -> None:
-    draws = M2AT(pairing='batch').draw(torch.zeros(4, 3, 8, 8).cuda())
-
-    assert [tensor.is_cuda for tensor in draws] == [True] * 3
-
-
 # --- consistency -----------------------------------------------------------
 
 

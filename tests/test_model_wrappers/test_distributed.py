@@ -307,27 +307,3 @@ def test_every_method_on_two_processes_with_accumulation(
     for name, weights in first.items():
         for one, other in zip(weights, second[name]):
             assert torch.equal(one, other), name  # one model, not two
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-@pytest.mark.parametrize('name', METHODS)
-def test_every_method_with_mixed_precision(name: str, dtype: str) -> None:
-    init_default_scope('mmpretrain')
-    model = build_adversarial(
-        method=dict(type=f'm2at_mm.{name}'), **METHODS[name]
-    )
-    model = model.cuda().train()
-    wrapper = OPTIM_WRAPPERS.build(
-        dict(
-            type='AmpOptimWrapper',
-            dtype=dtype,
-            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
-            accumulative_counts=2,
-        )
-    )
-    for seed in range(4):
-        log = model.train_step(raw_batch(seed=seed), wrapper)
-        assert torch.isfinite(log['loss'])
-    assert all(p.isfinite().all() for p in model.parameters())

@@ -226,24 +226,6 @@ def test_is_an_optim_wrapper_of_mmengine() -> None:
     assert issubclass(AWPOptimWrapper, OptimWrapper)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-@pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_mixed_precision(dtype: str) -> None:
-    model = _model(method=dict(type='m2at_mm.M2AT')).cuda()
-    wrapper = OPTIM_WRAPPERS.build(
-        dict(
-            type='m2at_mm.AWPAmpOptimWrapper',
-            dtype=dtype,
-            optimizer=torch.optim.SGD(model.parameters(), lr=RATE),
-        )
-    )
-    for seed in range(3):
-        log = model.train_step(raw_batch(seed=seed), wrapper)
-        assert torch.isfinite(log['loss'])
-    assert all(p.isfinite().all() for p in model.parameters())
-
-
 def test_weight_without_gradient_is_not_moved() -> None:
     model, batch = _model(classifier=classifier_cfg()), raw_batch()
     model.train_step(batch, _wrapper(model))

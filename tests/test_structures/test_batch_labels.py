@@ -29,11 +29,3 @@ def test_goes_from_process_to_process() -> None:
     copy = pickle.loads(pickle.dumps(BatchLabels(LABELS, SCORES)))
     assert torch.equal(copy.labels, LABELS)
     assert torch.equal(copy.scores, SCORES)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device')
-def test_pinned() -> None:
-    pinned = BatchLabels(LABELS, SCORES).pin_memory()
-    assert pinned.labels.is_pinned() and pinned.target.is_pinned()
-    assert torch.equal(pinned.target, SCORES)

@@ -1,0 +1,265 @@
+"""What only a GPU shows; the file needs few packages beside the project."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper
+from mmengine.registry import init_default_scope
+from tiny import build_adversarial, raw_batch
+from torch import Tensor
+
+from m2at_mm.attacks import PGD, AutoAttack, ThreatModel
+from m2at_mm.registry import OPTIM_WRAPPERS
+from m2at_mm.runner.process_state import process_state, set_process_state
+from m2at_mm.structures import BatchLabels
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device'),
+]
+
+TRAIN_ATTACK = dict(type='m2at_mm.PGD', steps=2)
+FOLDED = dict(type='m2at_mm.PGD', steps=8)
+KL = dict(TRAIN_ATTACK, loss='kl', noise_std=0.001)
+#: By name, the method and its train attack.
+METHODS: dict[str, tuple[dict[str, Any], Any]] = {
+    'standard': (dict(type='m2at_mm.Standard'), TRAIN_ATTACK),
+    'pgd-at': (dict(type='m2at_mm.PGDAT'), FOLDED),
+    'fast-at': (dict(type='m2at_mm.PGDAT'), dict(type='m2at_mm.FGSM')),
+    'm2at': (dict(type='m2at_mm.M2AT'), TRAIN_ATTACK),
+    'm2at, options': (
+        dict(
+            type='m2at_mm.M2AT',
+            mask='patch',
+            pairing='batch',
+            perturbed_label=0.7,
+            scale=2.0,
+        ),
+        FOLDED,
+    ),
+    'trades': (dict(type='m2at_mm.TRADES'), KL),
+    'mart': (dict(type='m2at_mm.MART'), TRAIN_ATTACK),
+    'avmixup': (dict(type='m2at_mm.AVmixup'), TRAIN_ATTACK),
+    'iat': (dict(type='m2at_mm.IAT'), TRAIN_ATTACK),
+    'free-at': (dict(type='m2at_mm.FreeAT'), None),
+}
+NORMS = {'linf': '8/255', 'l2': '128/255'}
+# float16 is scaled, for which the host reads whether a gradient overflowed.
+WRAPPERS = {
+    'float32': dict(type='OptimWrapper'),
+    'float16': dict(type='AmpOptimWrapper', dtype='float16'),
+    'bfloat16': dict(
+        type='AmpOptimWrapper',
+        dtype='bfloat16',
+        loss_scale=dict(enabled=False),
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _like_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    init_default_scope('mmpretrain')
+    # Its check of ball and box reads; the tests that need it set it.
+    monkeypatch.delenv('M2AT_MM_DEBUG', raising=False)
+
+
+@contextlib.contextmanager
+def no_waits() -> Iterator[None]:
+    """PyTorch raises where the host waits for the GPU."""
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+def _model(method: str = 'm2at', norm: str = 'linf', **settings: Any) -> Any:
+    init, attack = METHODS[method]
+    model = build_adversarial(
+        method=init,
+        train_attack=attack,
+        threat_model=dict(norm=norm, eps=NORMS[norm]),
+        **settings,
+    )
+    return model.cuda().train()
+
+
+def _wrapper(model: Any, cfg: dict[str, Any], **settings: Any) -> Any:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    return OPTIM_WRAPPERS.build(dict(cfg, optimizer=optimizer, **settings))
+
+
+def _whole(seed: int = 0) -> dict[str, Any]:
+    batch = raw_batch(num=8, seed=seed)
+    labels = torch.cat([one.gt_label for one in batch['data_samples']])
+    pinned = batch['inputs'].pin_memory()
+    return dict(inputs=pinned, data_samples=BatchLabels(labels).pin_memory())
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('method', METHODS)
+def test_a_step_waits_for_nothing(
+    method: str, norm: str, precision: str
+) -> None:
+    model = _model(method, norm)
+    wrapper = _wrapper(model, WRAPPERS[precision])
+    # The first one allocates, and chooses algorithms.
+    model.train_step(_whole(), wrapper)
+    with no_waits():
+        log = model.train_step(_whole(1), wrapper)
+    assert torch.isfinite(log['loss'])
+
+
+def test_a_wait_is_caught() -> None:
+    images = torch.rand(2, device='cuda')
+    with pytest.raises(RuntimeError, match='synchroniz'), no_waits():
+        images.sum().item()
+
+
+@pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
+@pytest.mark.parametrize('method', METHODS)
+def test_every_method_with_mixed_precision(
+    method: str, precision: str
+) -> None:
+    model = _model(method)
+    wrapper = _wrapper(model, WRAPPERS[precision], accumulative_counts=2)
+    for seed in range(4):
+        log = model.train_step(raw_batch(seed=seed), wrapper)
+        assert torch.isfinite(log['loss'])
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
+def test_weight_perturbation_with_mixed_precision(precision: str) -> None:
+    model = _model()
+    wrapper = _wrapper(
+        model,
+        dict(WRAPPERS[precision], type='m2at_mm.AWPAmpOptimWrapper'),
+    )
+    for seed in range(3):
+        log = model.train_step(raw_batch(seed=seed), wrapper)
+        assert torch.isfinite(log['loss'])
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('precision', WRAPPERS)
+def test_attacks_stay_inside_ball_and_box(norm: str, precision: str) -> None:
+    model = _model('pgd-at', norm).eval()
+    batch = model.data_preprocessor(_whole())
+    images, labels = batch['inputs'], batch['data_samples'].labels
+    with _wrapper(model, WRAPPERS[precision]).optim_context(model):
+        found = PGD(steps=10, restarts=2)(
+            model, images, labels, model.threat_model
+        )
+    assert model.threat_model.ball(images).contains(found).all()
+    assert (found != images).any()
+
+
+def test_the_gpu_finds_what_the_cpu_finds() -> None:
+    """Folded or not, with TF32 off: the same images but for rounding."""
+    model = _model('pgd-at').eval()
+    batch = model.data_preprocessor(_whole())
+    images, labels = batch['inputs'], batch['data_samples'].labels
+    attack, threat = PGD(steps=8, random_start=False), model.threat_model
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        on_gpu = attack(model, images, labels, threat).cpu()
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+    on_cpu = attack(model.cpu(), images.cpu(), labels.cpu(), threat)
+    assert (on_gpu - on_cpu).abs().gt(1e-3).float().mean() < 0.02
+
+
+@pytest.mark.parametrize('loss', ['ce', 'kl'])
+@pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
+def test_compiled(mode: str, loss: str) -> None:
+    torch._dynamo.reset()
+    model = build_adversarial().cuda()
+    images = torch.rand(8, 3, 32, 32, device='cuda')
+    labels = torch.arange(8, device='cuda')
+    found = []
+    for chosen in (None, mode, mode, mode):
+        torch.manual_seed(0)
+        attack = PGD(steps=3, loss=loss, restarts=2, compile_mode=chosen)
+        found.append(attack(model, images, labels, model.threat_model))
+    assert all((one != found[0]).float().mean() < 0.02 for one in found[1:])
+
+
+def test_autoattack_in_half_precision_is_that_in_float32() -> None:
+    pytest.importorskip('pyautoattack')
+    model = _model().eval()
+    batch = model.data_preprocessor(_whole())
+    images, labels = batch['inputs'], model(batch['inputs']).argmax(1)
+    attack = AutoAttack(['apgd-ce'])
+    whole = attack(model, images, labels, ThreatModel())
+    with torch.autocast('cuda', torch.bfloat16):
+        half = attack(model, images, labels, ThreatModel())
+    assert (half - whole).abs().gt(1e-3).float().mean() < 0.02
+
+
+def test_labels_are_pinned() -> None:
+    labels, scores = torch.tensor([1, 2]), torch.eye(2)
+    pinned = BatchLabels(labels, scores).pin_memory()
+    assert pinned.labels.is_pinned() and pinned.target.is_pinned()
+    assert torch.equal(pinned.target, scores)
+
+
+def _weights_after(steps: int, resumed_at: int) -> list[Tensor]:
+    """Train; at a step, go on in a new model from what a checkpoint keeps."""
+    model = _model()
+    wrapper = _wrapper(model, WRAPPERS['bfloat16'])
+    torch.manual_seed(0)
+    for step in range(steps):
+        if step == resumed_at:
+            weights, kept = model.state_dict(), process_state(model)
+            optimizer = wrapper.state_dict()
+            torch.manual_seed(1)
+            model = _model()
+            wrapper = _wrapper(model, WRAPPERS['bfloat16'])
+            model.load_state_dict(weights)
+            wrapper.load_state_dict(optimizer)
+            set_process_state(model, kept)
+        model.train_step(_whole(step), wrapper)
+    return [parameter.detach() for parameter in model.parameters()]
+
+
+def test_deterministic_runs_go_on_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    cudnn = torch.backends.cudnn
+    monkeypatch.setattr(cudnn, 'deterministic', True)
+    torch.use_deterministic_algorithms(True)
+    try:
+        whole, resumed = _weights_after(4, -1), _weights_after(4, 2)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed))
+
+
+def test_a_work_dir_s_checkpoint_goes_from_gpu_to_cpu(tmp_path: Path) -> None:
+    model = _model()
+    torch.save(model.state_dict(), tmp_path / 'gpu.pth')
+    loaded = torch.load(tmp_path / 'gpu.pth', map_location='cpu')
+    other = build_adversarial(seed=1)
+    other.load_state_dict(loaded)
+    images = torch.rand(2, 3, 32, 32)
+    model.eval(), other.eval()
+    found = model(images.cuda()).cpu()
+    assert torch.allclose(found, other(images), atol=1e-2)
+
+
+def test_the_stock_wrapper_trains_on_a_gpu() -> None:
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    log = model.train_step(raw_batch(), OptimWrapper(optimizer))
+    assert torch.isfinite(log['loss'])
