@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from typing import Any
 from unittest import mock
 
 import pytest
+import torch
+from mmengine.optim import OptimWrapper
 
 from m2at_mm import cli
 from m2at_mm.version import __version__
@@ -96,3 +99,25 @@ def test_deterministic_runs_set_up_the_gpu_library(
     assert os.environ.get('CUBLAS_WORKSPACE_CONFIG') == (
         ':4096:8' if on else None
     )
+
+
+@pytest.mark.parametrize(
+    ('given', 'scale'),
+    [
+        (dict(), 'dynamic'),
+        (dict(type=OptimWrapper), 'dynamic'),
+        (dict(type='AmpOptimWrapper', dtype='float16'), 'dynamic'),
+        (dict(dtype='bfloat16'), dict(enabled=False)),
+        (dict(dtype=torch.bfloat16), dict(enabled=False)),
+        (dict(dtype='bfloat16', loss_scale='dynamic'), 'dynamic'),
+        (dict(loss_scale=512.0), 512.0),
+    ],
+)
+def test_half_precision_scales_the_loss_where_it_must(
+    given: dict, scale: Any
+) -> None:
+    cfg = cli.Config(dict(optim_wrapper=given))
+    cli.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == scale
+    assert cfg.optim_wrapper.get('dtype') == given.get('dtype')

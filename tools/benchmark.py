@@ -125,8 +125,8 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     cfg.default_hooks.checkpoint = None
     cfg.default_hooks.pop('overfitting', None)
     if args.amp:
-        cli.use_amp(cfg)
         cfg.optim_wrapper.setdefault('dtype', 'bfloat16')
+        cli.use_amp(cfg)
     return cfg
 
 

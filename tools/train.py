@@ -60,15 +60,14 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
         # There is no figure to choose the best checkpoint by.
         cfg.default_hooks.checkpoint.pop('save_best', None)
-    if args.amp:
-        cli.use_amp(cfg)
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.auto_scale_lr:
         cfg.auto_scale_lr.enable = True
     cli.merge_common_options(cfg, args)
+    if args.amp:
+        cli.use_amp(cfg)
     go_on_inside_epochs(cfg)
     go_on_after_restart(cfg)
     return cfg
