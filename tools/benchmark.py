@@ -198,6 +198,7 @@ def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
         flops_per_iteration=flops,
         **results,
         parts={part: median(times) for part, times in clock.times.items()},
+        waits={part: median(times) for part, times in clock.waits.items()},
     )
 
 
@@ -262,7 +263,11 @@ def report(results: dict[str, Any]) -> None:
     parts = results.get('parts', {})
     for part, seconds in parts.items():
         share = seconds / sum(parts.values())
-        console.print(f'{part:>18}: {1000 * seconds:8.2f} ms {share:7.1%}')
+        waited = results['waits'][part]
+        console.print(
+            f'{part:>18}: {1000 * seconds:8.2f} ms {share:7.1%}'
+            + (f', {1000 * waited:.2f} ms waited' if waited > 1e-4 else '')
+        )
     if 'all_reduce' in results:
         sent = results['all_reduce']
         console.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Callable, Optional
 
 from mmengine.hooks import Hook
@@ -39,6 +40,9 @@ class PartClock(Hook):
     Attributes:
         times (dict[str, list[float]]): By part, the seconds in each
             iteration.
+        waits (dict[str, list[float]]): By part, the seconds among them in
+            which the host had nothing to do but wait for the GPU. Where they
+            are few, the host is what limits the speed.
     """
 
     #: After all other hooks, whose time counts.
@@ -50,8 +54,13 @@ class PartClock(Hook):
     def __init__(self, iterations: int = 5) -> None:
         self.iterations = iterations
         self.times: dict[str, list[float]] = {part: [] for part in PARTS}
-        self._spent = dict.fromkeys((*PARTS, _STEP), 0.0)
+        self.waits: dict[str, list[float]] = {part: [] for part in PARTS}
         self._iteration_end: Optional[float] = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._spent = dict.fromkeys((*PARTS, _STEP), 0.0)
+        self._waited = dict.fromkeys((*PARTS, _STEP), 0.0)
 
     def before_train(self, runner: Runner) -> None:
         """Time what the Runner calls in an iteration, from now on.
@@ -77,7 +86,10 @@ class PartClock(Hook):
         def timed(*args: Any, **kwargs: Any) -> Any:
             since = now()
             result = function(*args, **kwargs)
-            self._spent[part] += now() - since
+            launched = time.perf_counter()
+            end = now()
+            self._spent[part] += end - since
+            self._waited[part] += end - launched
             return result
 
         return timed
@@ -104,9 +116,12 @@ class PartClock(Hook):
             rest = step - sum(spent[part] for part in _INSIDE)
             spent['loss and backward'] = rest
             spent['hooks'] = whole - step - spent['data']
+            waited = self._waited
+            waited['loss and backward'] = waited[_STEP]
             for part in PARTS:
                 self.times[part].append(spent[part])
+                self.waits[part].append(waited[part])
         if len(self.times['data']) == self.iterations:
             raise self.Finished
-        self._spent = dict.fromkeys((*PARTS, _STEP), 0.0)
+        self._reset()
         self._iteration_end = now()

@@ -8,7 +8,7 @@ import pytest
 from digits_runner import build_digits_runner
 from mmengine.hooks import Hook
 
-from m2at_mm.benchmark import PARTS, PartClock
+from m2at_mm.benchmark import PARTS, PartClock, parts
 
 
 def _slowed(function: Any, seconds: float) -> Any:
@@ -56,3 +56,26 @@ def test_time_is_found_in_its_part(tmp_path: Path) -> None:
     found = {part: min(times) for part, times in clock.times.items()}
     assert all(found[part] >= expected[part] for part in PARTS), found
     assert found['data'] < 0.35 and found['optimiser'] < 0.35
+    # Nothing is left over when a function of the CPU returns.
+    assert all(max(waits) < 0.01 for waits in clock.waits.values())
+
+
+def test_waiting_for_a_gpu_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, left = PartClock(), [0.0]
+
+    def wait_for_gpu() -> float:
+        time.sleep(left.pop())
+        left.append(0.0)
+        return time.perf_counter()
+
+    monkeypatch.setattr(parts, 'now', wait_for_gpu)
+
+    def launch() -> None:
+        time.sleep(0.02)
+        left[0] = 0.1
+
+    clock._timed(launch, 'attack')()
+    assert clock._spent['attack'] >= 0.12
+    assert 0.1 <= clock._waited['attack'] < 0.12
