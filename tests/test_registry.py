@@ -51,6 +51,7 @@ TYPES = {
     'PreemptionHook': 'HOOKS',
     'RNGStateHook': 'HOOKS',
     'RobustOverfittingHook': 'HOOKS',
+    'RuntimeInfoHook': 'HOOKS',
     'SafeCheckpointHook': 'HOOKS',
     'SyncBuffersHook': 'HOOKS',
     'CIFAR10': 'DATASETS',

@@ -114,7 +114,6 @@ def pgd(
             ' with batch statistics the images left would change'
         )
     _check_images(images, check_range)
-    ascend = _ascend_until_fooled if stop_when_fooled else _ascend
     folds = folding_pays(images.device, steps * restarts)
     traced = images if folds and not compile_mode else None
     with attack_mode(model, bn_mode, traced, full_precision):
@@ -131,7 +130,10 @@ def pgd(
             start = part.images
             if random_start:
                 start = part.random_start(noise_std, generator)
-            found = ascend(part, start, steps, size)
+            if stop_when_fooled:
+                found = _ascend_until_fooled(part, start, steps, size)
+            else:
+                found = _ascend(part, start, steps, size)
             if restart > 0:
                 found = part.worse(result[todo], found)
             result[todo] = found
