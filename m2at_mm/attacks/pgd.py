@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.entrance import at_entrance
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
 from m2at_mm.attacks.threat_model import (
     Pixels,
@@ -87,7 +88,8 @@ def pgd(
 
     Returns:
         Tensor: Images inside ball and box exactly, shape (N, C, H, W),
-        detached.
+        detached; of float32, or of float64 if the given ones are. A model of
+        another precision is given copies in its own.
 
     Raises:
         ValueError: A setting is out of its range, or the images are not in
@@ -114,7 +116,8 @@ def pgd(
         )
     _check_images(images, check_range)
     ascend = _ascend_until_fooled if stop_when_fooled else _ascend
-    traced = None if compile_mode else images
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    traced = None if compile_mode else at_entrance(model, images)
     with attack_mode(model, bn_mode, traced, full_precision):
         attacked = compiled(model, compile_mode) if compile_mode else model
         batch = _Batch.of(attacked, images, target, threat_model, loss)
@@ -257,19 +260,20 @@ def _ascend_until_fooled(
 
 
 def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    logits = model(images)
+    logits = model(at_entrance(_module(model), images))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise TypeError(
             'an attacked model must return logits of shape (N, K), but '
-            f'{_name(model)} returned {_describe(logits)}'
+            f'{type(_module(model)).__name__} returned {_describe(logits)}'
         )
     return logits.float() if logits.dtype != torch.float64 else logits
 
 
-def _name(model: Callable[[Tensor], Tensor]) -> str:
+def _module(model: Callable[[Tensor], Tensor]) -> nn.Module:
     if isinstance(model, functools.partial):  # see compiled()
         (model,) = model.args
-    return type(model).__name__
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def _describe(output: object) -> str:
