@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode
+from m2at_mm.attacks.entrance import at_entrance
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.attacks.random_stream import own_random_stream
 from m2at_mm.attacks.threat_model import ThreatModel
@@ -230,7 +231,8 @@ class _Logits(nn.Module):
             images = images.view_as(images)
             # The package reshapes gradients by view.
             images.register_hook(lambda gradient: gradient.contiguous())
-        logits: Tensor = self._model[0](images)
+        (model,) = self._model
+        logits: Tensor = model(at_entrance(model, images))
         return logits.float()
 
 

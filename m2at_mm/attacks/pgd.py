@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.entrance import at_entrance
 from m2at_mm.attacks.folding import folding_pays
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
 from m2at_mm.attacks.threat_model import (
@@ -88,7 +89,8 @@ def pgd(
 
     Returns:
         Tensor: Images inside ball and box exactly, shape (N, C, H, W),
-        detached.
+        detached; of float32, or of float64 if the given ones are. A model of
+        another precision is given copies in its own.
 
     Raises:
         ValueError: A setting is out of its range, or the images are not in
@@ -114,8 +116,11 @@ def pgd(
             ' with batch statistics the images left would change'
         )
     _check_images(images, check_range)
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
     folds = folding_pays(images.device, steps * restarts)
-    traced = images if folds and not compile_mode else None
+    traced = None
+    if folds and not compile_mode:
+        traced = at_entrance(model, images)
     with attack_mode(model, bn_mode, traced, full_precision):
         attacked = compiled(model, compile_mode) if compile_mode else model
         batch = _Batch.of(attacked, images, target, threat_model, loss)
@@ -265,19 +270,20 @@ def _ascend_until_fooled(
 
 
 def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    logits = model(images)
+    logits = model(at_entrance(_module(model), images))
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise TypeError(
             'an attacked model must return logits of shape (N, K), but '
-            f'{_name(model)} returned {_describe(logits)}'
+            f'{type(_module(model)).__name__} returned {_describe(logits)}'
         )
     return logits.float() if logits.dtype != torch.float64 else logits
 
 
-def _name(model: Callable[[Tensor], Tensor]) -> str:
+def _module(model: Callable[[Tensor], Tensor]) -> nn.Module:
     if isinstance(model, functools.partial):  # see compiled()
         (model,) = model.args
-    return type(model).__name__
+    assert isinstance(model, nn.Module)
+    return model
 
 
 def _describe(output: object) -> str:

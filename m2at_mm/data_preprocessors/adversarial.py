@@ -134,6 +134,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             scores = one_hot(labels.target, self.num_classes)
             if training and self.batch_augments is not None:
                 images, scores = self.batch_augments(images, scores)
+            else:
+                scores = scores.long()  # one-hot, as the parent's are
             labels = BatchLabels(labels.labels, scores)
         return dict(inputs=images, data_samples=labels)
 

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.atomic_files import name_last_checkpoint
+from m2at_mm.runner.plain_content import make_plain, restore
 
 # Of the weights, in a published copy's name.
 _HASH = '[0-9a-f]' * 8
@@ -29,6 +30,9 @@ class SafeCheckpointHook(CheckpointHook):
     a full disk in between leaves nothing to go on from. Here a checkpoint is
     written beside, then renamed, and outdated ones go last. That holds for
     local folders; other storage backends are used as they are.
+
+    Every checkpoint holds tensors and built-in types only, so it loads into
+    stock mmpretrain with ``weights_only=True``, this package not imported.
 
     Args:
         *args (Any): See :class:`mmengine.hooks.CheckpointHook`.
@@ -68,10 +72,10 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Leave functions out, which ``weights_only=True`` refuses to load.
+        """Save only what ``weights_only=True`` loads, without this package.
 
-        MMEngine's OneCycleLR puts its curve, a function, into its state; a
-        scheduler that goes on has its own.
+        MMEngine's OneCycleLR puts its curve, a function, into its state; it
+        is left out, as a scheduler that goes on has its own.
         """
         schedulers = checkpoint.get('param_schedulers', [])
         if isinstance(schedulers, dict):
@@ -79,6 +83,13 @@ class SafeCheckpointHook(CheckpointHook):
         for state in schedulers:
             for key in [key for key in state if callable(state[key])]:
                 del state[key]
+        make_plain(checkpoint)
+
+    def after_load_checkpoint(
+        self, runner: Runner, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore what :meth:`before_save_checkpoint` replaced."""
+        restore(checkpoint)
 
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]

@@ -49,6 +49,11 @@ class AVmixup(Method):
         self.clean_label = check_number('clean_label', clean_label, high=1)
         self.vertex_label = check_number('vertex_label', vertex_label, high=1)
 
+    @property
+    def changes_labels(self) -> bool:
+        """See :attr:`Method.changes_labels`; it mixes them."""
+        return True
+
     def draw(self, images: Tensor) -> Tensor:
         """Draw the ratio a of each image.
 

@@ -83,6 +83,11 @@ class Method(ABC):
     #: as Mixup and CutMix make them.
     needs_hard_labels: bool = False
 
+    @property
+    def changes_labels(self) -> bool:
+        """Whether :meth:`loss` trains towards probabilities of its own."""
+        return False
+
     def state_dict(self) -> dict[str, Tensor]:
         """What a resumed run needs, tensors by name; most keep nothing."""
         return {}

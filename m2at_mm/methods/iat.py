@@ -53,6 +53,11 @@ class IAT(Method):
     images, with the label of the larger part as truth.
     """
 
+    @property
+    def changes_labels(self) -> bool:
+        """See :attr:`Method.changes_labels`; it mixes them."""
+        return True
+
     def draw(self, images: Tensor) -> tuple[Mixup, Mixup]:
         """Draw for the clean batch, and for the adversarial one.
 

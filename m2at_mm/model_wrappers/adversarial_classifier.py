@@ -12,16 +12,18 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel, differentiable_checkpoints
+from m2at_mm.attacks.entrance import at_entrance
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.methods import Method
 from m2at_mm.methods.masking import one_hot
 from m2at_mm.model_wrappers.heads import (
     classifier_logits,
     classifier_losses,
-    recorded_scores,
+    count_classes,
     why_unsupported,
 )
 from m2at_mm.model_wrappers.loss_replay import LossReplay
+from m2at_mm.model_wrappers.loss_targets import accepted_targets, loss_modules
 from m2at_mm.model_wrappers.preprocessing import (
     needs_plain_layout,
     take_over_preprocessing,
@@ -63,8 +65,9 @@ class AdversarialClassifier(BaseModel):
             None.
 
     Raises:
-        ValueError: The method needs a train attack and there is none, or an
-            argument of a part is wrong.
+        ValueError: The method needs a train attack and there is none, method
+            or loss cannot be trained towards the soft targets that the
+            settings make, or an argument of a part is wrong.
 
     Example:
         >>> model = dict(
@@ -127,14 +130,6 @@ class AdversarialClassifier(BaseModel):
                 'below 1'
             )
         self.label_smoothing = label_smoothing
-        mixes = getattr(self.data_preprocessor, 'batch_augments', None)
-        if self.method.needs_hard_labels and mixes is not None:
-            raise ValueError(
-                f'method={method["type"]!r} needs hard labels, but '
-                'batch_augments mix them: remove batch_augments from '
-                'data_preprocessor (train_cfg.augments in the stock config), '
-                'or choose another method'
-            )
         self.classifier = MMPRETRAIN_MODELS.build(classifier)
         make_transparent(self, 'classifier')
         head = getattr(self.classifier, 'head', None)
@@ -147,12 +142,43 @@ class AdversarialClassifier(BaseModel):
         if head is not None and getattr(head, 'cal_acc', False):
             # It refuses soft labels, and the method logs the accuracy.
             head.cal_acc = False
-        num_classes = getattr(head, 'num_classes', None)
+        num_classes = count_classes(self.classifier)
         if num_classes is not None:
             # The logits decide where a base config's data settings differ.
             self.data_preprocessor.num_classes = num_classes
         if needs_plain_layout(self.classifier):
             self.data_preprocessor.memory_format = torch.contiguous_format
+        self._accepted = accepted_targets(self.classifier, self.num_classes)
+        self._check_soft_targets()
+
+    def _check_soft_targets(self) -> None:
+        """Refuse soft targets that method or loss can't be trained towards."""
+        name = type(self.method).__name__
+        mixes = getattr(self.data_preprocessor, 'batch_augments', None)
+        sources = {
+            f'method={name!r}': self.method.changes_labels,
+            f'label_smoothing={self.label_smoothing}': self.label_smoothing,
+            'batch_augments': mixes is not None,
+        }
+        soft = [source for source, is_soft in sources.items() if is_soft]
+        if self.method.needs_hard_labels and mixes is not None:
+            raise ValueError(
+                f'method={name!r} needs hard labels, but '
+                'batch_augments mix them: remove batch_augments from '
+                'data_preprocessor (train_cfg.augments in the stock config), '
+                'or choose another method'
+            )
+        if soft and not self._accepted.scores:
+            losses = [
+                type(one).__name__ for one in loss_modules(self.classifier)
+            ]
+            raise ValueError(
+                f'{" and ".join(soft)} give soft targets, but '
+                f'loss={", ".join(losses)} takes labels only: leave them out '
+                '(M2AT keeps labels with clean_label=1, perturbed_label=1 and '
+                "pairing='self'; PGDAT, TRADES and MART always do), or give a "
+                'loss that takes probabilities, like CrossEntropyLoss'
+            )
 
     @property
     def num_classes(self) -> Optional[int]:
@@ -184,7 +210,7 @@ class AdversarialClassifier(BaseModel):
         """
         if mode == 'tensor':
             return classifier_logits(
-                self.classifier, self.data_preprocessor.normalize(inputs)
+                self.classifier, self._network_input(inputs)
             )
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -210,7 +236,8 @@ class AdversarialClassifier(BaseModel):
             dict[str, Tensor]: See :meth:`m2at_mm.methods.Method.loss`.
 
         Raises:
-            ValueError: A sample has no label.
+            ValueError: A sample has no label, or it has probabilities where
+                method or loss takes labels only.
         """
         target = _stack_targets(data_samples, soft=True)
         if target is None:
@@ -218,7 +245,7 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        target = target.to(inputs.device)
+        target = self._trainable_target(target.to(inputs.device))
         with differentiable_checkpoints():
             if self.loss_replay is not None:
                 return self.loss_replay.record(inputs, target)
@@ -237,20 +264,24 @@ class AdversarialClassifier(BaseModel):
                 of shape (N, K).
 
         Returns:
-            tuple: The losses by name, and the logits that the classifier's
-            loss module was given, of shape (N, K), or None if it has none.
+            tuple: The losses by name, and the logits of the same forward
+            pass, of shape (N, K): those of the attacked function, also where
+            the loss adds a margin to them. None if the head is not called.
         """
         if self.label_smoothing:
             scores = one_hot(target, self.num_classes)
             even = self.label_smoothing / scores.shape[1]
             target = (1 - self.label_smoothing) * scores + even
+        if target.ndim == 2 or not self._accepted.labels:
+            # Some binary losses take probabilities only.
+            target = at_entrance(self, one_hot(target, self.num_classes))
         with recorded_logits(self.classifier) as seen:
             losses = classifier_losses(
                 self.classifier,
-                self.data_preprocessor.normalize(images),
+                self._network_input(images),
                 _to_samples(target),
             )
-        return losses, recorded_scores(self.classifier, seen)
+        return losses, seen[0] if seen else None
 
     def predict(
         self,
@@ -281,11 +312,11 @@ class AdversarialClassifier(BaseModel):
                 'test_dataloader'
             )
         samples: list[DataSample] = self.classifier.predict(
-            self.data_preprocessor.normalize(inputs), data_samples
+            self._network_input(inputs), data_samples
         )
         target = _stack_targets(data_samples, soft=False)
         if self.eval_attacks and target is not None:
-            target = target.to(inputs.device)
+            target = hard_labels(target.to(inputs.device))
             labels = {
                 name: self._labels_under_attack(attack, inputs, target)
                 for name, attack in self.eval_attacks.items()
@@ -308,8 +339,33 @@ class AdversarialClassifier(BaseModel):
             Any: What the classifier's ``extract_feat`` gives.
         """
         return self.classifier.extract_feat(
-            self.data_preprocessor.normalize(inputs), **kwargs
+            self._network_input(inputs), **kwargs
         )
+
+    def _network_input(self, images: Tensor) -> Tensor:
+        """Images in [0, 1] as the classifier takes them, normalised."""
+        images = at_entrance(self.classifier, images)
+        return at_entrance(
+            self.classifier, self.data_preprocessor.normalize(images)
+        )
+
+    def _trainable_target(self, target: Tensor) -> Tensor:
+        """Labels of shape (N, ), or probabilities of shape (N, K) as floats.
+
+        Integers of shape (N, K) are one-hot labels, as ``to_onehot`` of
+        mmpretrain's preprocessor gives them.
+        """
+        hard = self.method.needs_hard_labels or not self._accepted.scores
+        if target.ndim == 2 and not target.is_floating_point():
+            return target.argmax(1) if hard else target.float()
+        if target.ndim == 2 and hard:
+            raise ValueError(
+                'the batch has probabilities of shape '
+                f'{tuple(target.shape)} as targets, but the method '
+                f'{type(self.method).__name__} or the loss takes labels only: '
+                'give gt_label in place of gt_score, and mix no images'
+            )
+        return target
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """Depth of a parameter, for layer-wise learning rates.

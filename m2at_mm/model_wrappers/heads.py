@@ -13,6 +13,7 @@ from mmpretrain.models.heads import (
     LeViTClsHead,
     MultiLabelClsHead,
     MultiTaskHead,
+    VigClsHead,
 )
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
@@ -38,6 +39,25 @@ def why_unsupported(head: type) -> Optional[str]:
     return None
 
 
+def count_classes(classifier: nn.Module) -> Optional[int]:
+    """The number of a classifier's logits, None if it does not tell.
+
+    Args:
+        classifier (nn.Module): Of mmpretrain.
+    """
+    head = getattr(classifier, 'head', None)
+    if isinstance(head, VigClsHead):
+        return int(head.fc2.out_features)
+    found: Optional[int] = getattr(head, 'num_classes', None)
+    if head is None:  # of timm or Hugging Face
+        network = getattr(classifier, 'model', None)
+        config = getattr(network, 'config', None)
+        found = getattr(config, 'num_labels', None) or getattr(
+            network, 'num_classes', None
+        )
+    return found
+
+
 def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     """The logits that a classifier predicts from, one row per image.
 
@@ -51,29 +71,18 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     """
     with _trainable(classifier):
         scores = classifier(inputs, mode='tensor')
-    logits: Tensor = sum(scores) if _has_conformer_head(classifier) else scores
+    logits: Tensor = joined_logits(getattr(classifier, 'head', None), scores)
     return logits
 
 
-def recorded_scores(classifier: Any, seen: list[Tensor]) -> Optional[Tensor]:
-    """The logits behind a classifier's losses.
+def joined_logits(head: Optional[nn.Module], scores: Any) -> Any:
+    """One row of logits per image from what a head gives.
 
     Args:
-        classifier: Of mmpretrain.
-        seen (list[Tensor]): What its loss modules were given, in order.
-
-    Returns:
-        Tensor, optional: Shape (N, K), None if nothing was seen.
+        head (nn.Module, optional): Head of a classifier.
+        scores: Its output. Conformer's two are added, others stay.
     """
-    if not seen:
-        return None
-    return (
-        sum(seen[1:2], seen[0]) if _has_conformer_head(classifier) else seen[0]
-    )
-
-
-def _has_conformer_head(classifier: Any) -> bool:
-    return isinstance(getattr(classifier, 'head', None), ConformerHead)
+    return sum(scores) if isinstance(head, ConformerHead) else scores
 
 
 def classifier_losses(

@@ -15,7 +15,8 @@ class BatchLabels:
     Args:
         labels (Tensor): Class of each image, int64, shape (N, ).
         scores (Tensor, optional): Probabilities, shape (N, K), where
-            batch augmentations have mixed the images. Defaults to None.
+            batch augmentations have mixed the images; int64 where they are
+            one-hot labels. Defaults to None.
     """
 
     labels: Tensor

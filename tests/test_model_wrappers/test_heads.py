@@ -148,7 +148,8 @@ def test_arcface_takes_labels_and_soft_targets(soft: bool) -> None:
     angles = (features @ weights.T).acos()
     margin = 0.3 * F.one_hot(LABELS, 10)
     expected = 64 * (angles + margin).cos()
-    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-3)
+    # The margin is the loss's alone.
+    torch.testing.assert_close(logits, wrapper(images))
     torch.testing.assert_close(
         losses['loss'],
         F.cross_entropy(expected, target),

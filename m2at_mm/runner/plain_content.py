@@ -1,0 +1,113 @@
+"""The content of checkpoints in types that PyTorch loads by itself.
+
+``torch.load(weights_only=True)``, the default since PyTorch 2.6, refuses the
+``HistoryBuffer`` of MMEngine's message hub and NumPy's types where no package
+has allow-listed them. What is saved in their place here is read everywhere.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor
+
+# The parts that hold more than tensors.
+_PARTS = ('message_hub', 'meta', 'optimizer', 'param_schedulers')
+_KIND = 'm2at_mm.kind'
+_TORCH = (Tensor, torch.dtype, torch.device)
+
+
+def make_plain(checkpoint: dict[str, Any]) -> None:
+    """Replace what only some environments can load.
+
+    What has no replacement is left out of the message hub, with a warning.
+
+    Args:
+        checkpoint (dict): As MMEngine is about to save it; its entries are
+            replaced, not changed.
+    """
+    hub = checkpoint.get('message_hub')
+    if hub is not None:
+        checkpoint['message_hub'] = {
+            part: _savable(entries) for part, entries in hub.items()
+        }
+    for part in _PARTS[1:]:
+        if part in checkpoint:
+            checkpoint[part] = _plain(checkpoint[part])
+
+
+def restore(checkpoint: dict[str, Any]) -> None:
+    """Undo :func:`make_plain`; older checkpoints stay as they are.
+
+    Args:
+        checkpoint (dict): As it was loaded; its entries are replaced.
+    """
+    for part in _PARTS:
+        if part in checkpoint:
+            checkpoint[part] = _restored(checkpoint[part])
+
+
+def _savable(entries: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in entries.items():
+        try:
+            found[name] = _plain(value)
+        except TypeError as error:
+            print_log(
+                f'{name!r} of the message hub is not saved: {error}',
+                logger='current',
+                level=logging.WARNING,
+            )
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """The same in built-in types and tensors."""
+    if isinstance(value, HistoryBuffer):
+        log, count = value.data
+        return {
+            _KIND: 'HistoryBuffer',
+            'log': _plain(log),
+            'count': _plain(count),
+            'max_length': value.max_length,
+        }
+    if isinstance(value, np.ndarray):
+        return {_KIND: 'ndarray', 'values': torch.tensor(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        kind = OrderedDict if isinstance(value, OrderedDict) else dict
+        return kind((_plain(k), _plain(v)) for k, v in value.items())
+    for kind in (list, tuple, set):
+        if isinstance(value, kind):
+            return kind(_plain(one) for one in value)
+    for kind in (bool, int, float, complex, str, bytes):
+        if isinstance(value, kind):
+            return kind(value)
+    if value is None or isinstance(value, _TORCH):
+        return value
+    raise TypeError(
+        f'torch.load with weights_only=True refuses a {type(value).__name__}: '
+        'keep numbers, strings, tensors, lists or dicts of them'
+    )
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.get(_KIND) == 'ndarray':
+            return value['values'].numpy()
+        content = {k: _restored(v) for k, v in value.items() if k != _KIND}
+        if value.get(_KIND) == 'HistoryBuffer':
+            buffer = HistoryBuffer(max_length=content['max_length'])
+            buffer._log_history = content['log']
+            buffer._count_history = content['count']
+            return buffer
+        return type(value)(content)
+    if type(value) in (list, tuple, set):
+        return type(value)(_restored(one) for one in value)
+    return value

@@ -1,0 +1,231 @@
+"""What is attacked, trained, logged and exported is one function."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmpretrain.models.heads as stock_heads
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.heads import ClsHead
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.structures import DataSample
+from tiny import build_adversarial
+from torch import Tensor, nn
+
+from m2at_mm.exchange import PlainClassifier
+from m2at_mm.model_wrappers.heads import why_unsupported
+
+NUM, WIDTH, CLASSES = 6, 16, 5
+LABELS = torch.arange(NUM) % CLASSES
+# Each head of mmpretrain for one label per image, with what it takes.
+HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    'no layer': (dict(type='ClsHead'), 'logits'),
+    'linear': (dict(type='LinearClsHead'), 'vector'),
+    'stacked': (
+        dict(
+            type='StackedLinearClsHead',
+            mid_channels=[8],
+            norm_cfg=dict(type='BN1d'),
+        ),
+        'vector',
+    ),
+    'transformer': (dict(type='VisionTransformerClsHead'), 'vector'),
+    'transformer, hidden': (
+        dict(type='VisionTransformerClsHead', hidden_dim=8),
+        'vector',
+    ),
+    'DeiT': (dict(type='DeiTClsHead'), 'pair'),
+    'LeViT': (dict(type='LeViTClsHead', distillation=False), 'vector'),
+    'LeViT, distilled': (dict(type='LeViTClsHead'), 'vector'),
+    'EfficientFormer': (
+        dict(type='EfficientFormerClsHead', distillation=False),
+        'vector',
+    ),
+    'EfficientFormer, distilled': (
+        dict(type='EfficientFormerClsHead'),
+        'vector',
+    ),
+    'Conformer': (
+        dict(type='ConformerHead', in_channels=[WIDTH, WIDTH]),
+        'pair',
+    ),
+    'Vig': (dict(type='VigClsHead', hidden_dim=8), 'vector'),
+    'ArcFace': (dict(type='ArcFaceClsHead', scale=8.0), 'vector'),
+    'ArcFace, centres': (
+        dict(type='ArcFaceClsHead', num_subcenters=3, easy_margin=True),
+        'vector',
+    ),
+}
+METHODS = {
+    'TRADES': dict(type='m2at_mm.TRADES'),
+    'MART': dict(type='m2at_mm.MART'),
+    'M2AT': dict(type='m2at_mm.M2AT', consistency=1.0),
+}
+
+
+@MMPRETRAIN_MODELS.register_module()
+class FeaturesOfImages(nn.Module):
+    """A backbone without a neck, for images of any shape."""
+
+    def __init__(self, channels: int, gives: str) -> None:
+        super().__init__()
+        self.gives = gives
+        width = CLASSES if gives == 'logits' else WIDTH
+        self.layers = nn.ModuleList(
+            nn.Linear(3 * channels, width)
+            for _ in range(2 if gives == 'pair' else 1)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Any, ...]:
+        parts = images.flatten(2)[..., ::5].chunk(3, dim=2)
+        seen = torch.cat([part.mean(2) for part in parts], dim=1)
+        found = [layer(seen) for layer in self.layers]
+        return (found if self.gives == 'pair' else found[0],)
+
+
+def build(head: str, channels: int = 3, **settings: Any) -> Any:
+    cfg, gives = HEADS[head]
+    given = {} if cfg['type'] == 'ClsHead' else dict(num_classes=CLASSES)
+    if given and 'in_channels' not in cfg:
+        given['in_channels'] = WIDTH
+    wrapper = build_adversarial(
+        classifier=dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='FeaturesOfImages', channels=channels, gives=gives
+            ),
+            head=dict(cfg, **given),
+        ),
+        data_preprocessor=dict(
+            mean=[120.0] * channels,
+            std=[60.0] * channels,
+            num_classes=CLASSES,
+        ),
+        **settings,
+    )
+    draw = torch.Generator().manual_seed(0)
+    for parameter in wrapper.parameters():  # some heads begin at zero
+        parameter.data.normal_(generator=draw)
+    return wrapper
+
+
+def images(channels: int = 3, num: int = NUM) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(num, channels, 9, 14, generator=draw)
+
+
+def predicted(wrapper: Any, given: Tensor) -> Tensor:
+    """The probabilities that mmpretrain's own ``predict`` gives."""
+    channels = given.shape[1]
+    pixels = 255 * given
+    mean, std = torch.full((channels, 1, 1), 120.0), 60.0
+    samples = wrapper.classifier.predict((pixels - mean) / std)
+    return torch.stack([sample.pred_score for sample in samples])
+
+
+def test_the_table_has_every_head() -> None:
+    known = {
+        name
+        for name in stock_heads.__all__
+        if isinstance(getattr(stock_heads, name), type)
+        and issubclass(getattr(stock_heads, name), ClsHead)
+    }
+    supported = {
+        name
+        for name in known
+        if why_unsupported(getattr(stock_heads, name)) is None
+    }
+    assert supported == {cfg['type'] for cfg, _ in HEADS.values()}
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('head', HEADS)
+def test_attacked_trained_and_exported_are_predicted(
+    head: str, channels: int
+) -> None:
+    wrapper = build(head, channels, method=dict(type='m2at_mm.Standard'))
+    wrapper.eval()
+    given = images(channels)
+    expected = predicted(wrapper, given)
+    with torch.no_grad():
+        _, trained = wrapper.supervised_loss(given, LABELS)
+        exported = PlainClassifier.of(wrapper)(given)
+        for logits in (wrapper(given), trained, exported):
+            torch.testing.assert_close(logits.softmax(1), expected)
+        torch.testing.assert_close(trained, wrapper(given))
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('head', HEADS)
+def test_consistency_compares_one_function(head: str, method: str) -> None:
+    """Without a perturbation there is no divergence."""
+    wrapper = build(head, method=METHODS[method]).eval()
+    given = images()
+    with torch.no_grad():
+        losses = wrapper.method.loss(
+            wrapper, lambda model, unperturbed, _: unperturbed, given, LABELS
+        )
+    assert float(losses['loss_consistency']) == pytest.approx(0, abs=1e-5)
+    right = predicted(wrapper, given).argmax(1) == LABELS
+    assert losses['adversarial_accuracy'] == 100 * right.float().mean()
+
+
+# A batch norm cannot train on one image.
+WITH_NORM = ('stacked', 'LeViT', 'LeViT, distilled', 'Vig')
+
+
+@pytest.mark.parametrize(
+    ('head', 'num'),
+    [
+        (head, num)
+        for head in HEADS
+        for num in (1, NUM)
+        if num > 1 or head not in WITH_NORM
+    ],
+)
+def test_trained_end_to_end(head: str, num: int) -> None:
+    wrapper = build(head, eval_attacks=dict(a=dict(type='m2at_mm.PGD')))
+    samples = [DataSample().set_gt_label(int(k)) for k in LABELS[:num]]
+    given = images(num=num)
+    losses = wrapper.train()(given, samples, mode='loss')
+    losses['loss'].backward()
+    assert all(bool(value.isfinite().all()) for value in losses.values())
+    found = wrapper.eval()(given, samples, mode='predict')
+    expected = predicted(wrapper, given)
+    for sample, scores in zip(found, expected):
+        torch.testing.assert_close(sample.pred_score, scores)
+
+
+@pytest.mark.parametrize(
+    'dtype', [torch.float64, torch.float16, torch.bfloat16]
+)
+@pytest.mark.parametrize('method', [*METHODS, 'AVmixup'])
+@pytest.mark.parametrize('head', ['linear', 'Conformer', 'ArcFace'])
+def test_models_of_another_precision(
+    head: str, method: str, dtype: torch.dtype
+) -> None:
+    cfg = METHODS.get(method, dict(type=f'm2at_mm.{method}'))
+    wrapper = build(head, method=cfg, label_smoothing=0.0)
+    if head == 'ArcFace':  # its margin would overflow a half's angle
+        wrapper.head.set_margins(0.0)
+    wrapper.to(dtype)
+    samples = [DataSample().set_gt_label(int(k)) for k in LABELS]
+    losses = wrapper.train()(images(), samples, mode='loss')
+    sum(v for k, v in losses.items() if 'loss' in k).backward()
+    wrapper.eval()
+    with torch.no_grad():
+        _, trained = wrapper.supervised_loss(images(), LABELS)
+        logits = wrapper(images())
+        assert logits.dtype == dtype
+        assert torch.equal(trained, logits)
+        assert torch.equal(PlainClassifier.of(wrapper)(images()), logits)
+    reference = build(head, method=cfg).eval()
+    expected = reference(images()).softmax(1).detach()
+    torch.testing.assert_close(
+        F.softmax(logits.double(), 1),
+        expected.double(),
+        rtol=0.0,
+        atol=1e-5 if dtype == torch.float64 else 0.1,
+    )

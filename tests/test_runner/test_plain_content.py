@@ -1,0 +1,162 @@
+"""Checkpoints of a training load where this package is not imported."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from collections import Counter, OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from digits_runner import build_digits_runner
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from tiny import classifier_cfg
+
+from m2at_mm.runner import plain_content
+from m2at_mm.runner.plain_content import make_plain, restore
+
+# What a user of stock mmpretrain calls with a config and a checkpoint.
+STOCK = """
+import sys, numpy as np, torch
+config, *files = sys.argv[1:]
+from mmengine.config import Config
+from mmengine.runner import load_checkpoint
+from mmpretrain.apis import ImageClassificationInferencer, init_model
+from mmpretrain.registry import MODELS
+image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), 'uint8')
+for file in files:
+    torch.load(file, weights_only=True)
+    (found,) = ImageClassificationInferencer(
+        config, pretrained=file, device='cpu')(image)
+    model = init_model(config, file, device='cpu')
+    load_checkpoint(model, file, strict=True)
+    print(found['pred_label'], *found['pred_scores'].round(4))
+assert 'm2at_mm' not in sys.modules
+"""
+
+
+def test_checkpoints_load_into_stock_mmpretrain(tmp_path: Path) -> None:
+    runner = build_digits_runner(
+        tmp_path,
+        10,
+        epochs=2,
+        param_scheduler=[dict(type='OneCycleLR', eta_max=0.1, total_steps=2)],
+        custom_hooks=[dict(type='EMAHook')],
+    )
+    runner.message_hub.update_info('threshold', np.float32(0.5))
+    runner.train()
+    stock = tmp_path / 'stock.py'
+    Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                classifier_cfg(),
+                data_preprocessor=dict(mean=[127.5], std=[127.5]),
+            ),
+            test_dataloader=dict(
+                dataset=dict(
+                    pipeline=[
+                        dict(type='LoadImageFromFile'),
+                        dict(type='PackInputs'),
+                    ]
+                )
+            ),
+        )
+    ).dump(stock)
+    files = [*tmp_path.glob('best_*.pth'), *tmp_path.glob('epoch_*.pth')]
+    assert len(files) >= 2
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', STOCK, str(stock)]
+        + [str(file) for file in files],
+        capture_output=True,
+        text=True,
+        env=dict(PATH='', OMP_NUM_THREADS='1', MPLCONFIGDIR=str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(done.stdout.split('\n')) > len(files)
+
+
+def buffer(values: list[Any]) -> HistoryBuffer:
+    return HistoryBuffer(values, [2] * len(values), max_length=7)
+
+
+CONTENT: dict[str, Any] = {
+    'history': buffer([0.5, 2.0]),
+    'history of integers': buffer([1, 2]),
+    'empty history': buffer([]),
+    'array': np.arange(6, dtype=np.float32).reshape(2, 3),
+    'nested': {'a': [np.zeros(2), (1, 'x')], 3: {1, 2}},
+    'scalars': [np.float32(0.25), np.int64(3), np.bool_(True), np.str_('x')],
+    'plain': [None, True, 1, 2.5, 'x', b'x', torch.ones(2), torch.float16],
+    'dicts': [OrderedDict(a=1), Counter([3, 3])],
+}
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, HistoryBuffer):
+        assert one.max_length == other.max_length
+        return all(same(a, b) for a, b in zip(one.data, other.data))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and bool((one == other).all())
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(
+            same(one[key], other[key]) for key in one
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@pytest.mark.parametrize('name', CONTENT)
+@pytest.mark.parametrize('part', ['log_scalars', 'optimizer'])
+def test_what_is_replaced_comes_back(
+    part: str, name: str, tmp_path: Path
+) -> None:
+    value = CONTENT[name]
+    checkpoint: dict[str, Any] = dict(optimizer=value)
+    if part == 'log_scalars':
+        checkpoint = dict(message_hub=dict(log_scalars=dict(x=value)))
+    original = copy.deepcopy(checkpoint)
+    make_plain(checkpoint)
+    torch.save(checkpoint, tmp_path / 'x.pth')
+    allowed = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        loaded = torch.load(tmp_path / 'x.pth', weights_only=True)
+    finally:
+        torch.serialization.add_safe_globals(allowed)
+    restore(loaded)
+    assert same(original, loaded)
+    restore(original)  # an older checkpoint, saved as it was
+    assert same(original, loaded)
+
+
+def test_what_cannot_be_saved_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        plain_content, 'print_log', lambda text, **_: said.append(text)
+    )
+    hub = dict(runtime_info=dict(path=Path('x'), epoch=1))
+    checkpoint: dict[str, Any] = dict(message_hub=hub)
+    make_plain(checkpoint)
+    assert checkpoint['message_hub'] == dict(runtime_info=dict(epoch=1))
+    assert hub['runtime_info'].keys() == {'path', 'epoch'}  # the live one
+    assert len(said) == 1
+    assert said[0].startswith("'path' of the message hub is not saved")
+
+
+def test_a_resumed_run_has_the_history(tmp_path: Path) -> None:
+    build_digits_runner(tmp_path, 10, epochs=1).train()
+    runner = build_digits_runner(tmp_path, 10, epochs=2, resume=True)
+    runner.load_or_resume()
+    log, _ = runner.message_hub.get_scalar('train/loss').data
+    assert len(log) == 1 and log.dtype == np.float64
