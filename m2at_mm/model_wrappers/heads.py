@@ -17,6 +17,8 @@ from mmpretrain.models.heads import (
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from m2at_mm.attacks.logits import logits_of
+
 
 def why_unsupported(head: type) -> Optional[str]:
     """Why a kind of head cannot be attacked, None if it can.
@@ -50,7 +52,7 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
         averaged, as their ``predict`` does, also in train mode.
     """
     with _trainable(classifier):
-        scores = classifier(inputs, mode='tensor')
+        scores = logits_of(lambda x: classifier(x, mode='tensor'), inputs)
     logits: Tensor = sum(scores) if _has_conformer_head(classifier) else scores
     return logits
 
