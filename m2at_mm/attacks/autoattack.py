@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode
-from m2at_mm.attacks.entrance import at_entrance
-from m2at_mm.attacks.losses import hard_labels
+from m2at_mm.attacks.logits import logits_of, predicted_labels
+from m2at_mm.attacks.losses import as_target, check_classes, hard_labels
 from m2at_mm.attacks.random_stream import own_random_stream
 from m2at_mm.attacks.threat_model import ThreatModel
 from m2at_mm.registry import TASK_UTILS
@@ -154,16 +154,20 @@ class AutoAttack:
             where every attack failed or the clean image is misclassified.
 
         Raises:
-            ValueError: The model has too few classes for one of ``attacks``.
+            TypeError: The target has a wrong shape or type.
+            ValueError: The model has too few classes for one of ``attacks``,
+                or the target does not fit its classes.
         """
         images = images.detach().contiguous().float()
+        target = as_target(target, len(images))
         labels = hard_labels(target)
         result = images.clone()
         logits = _Logits(model)
         attacked = attack_mode(model, full_precision=True)
         with attacked, own_random_stream(images.device):
             clean = logits(images)
-            robust = clean.argmax(1) == labels
+            check_classes(target, clean.shape[1])
+            robust = predicted_labels(clean) == labels
             package = self._package(logits, images.device, threat_model)
             num_classes = clean.shape[1]
             _set_targets(package, num_classes)
@@ -177,7 +181,7 @@ class AutoAttack:
                 # The package may round a pixel out of the ball.
                 found = threat_model.ball(images[left]).project(found.detach())
                 with torch.no_grad():
-                    fooled = logits(found).argmax(1) != labels[left]
+                    fooled = predicted_labels(logits(found)) != labels[left]
                 result[left[fooled]] = found[fooled]
                 robust[left[fooled]] = False
         return result
@@ -231,8 +235,7 @@ class _Logits(nn.Module):
             images = images.view_as(images)
             # The package reshapes gradients by view.
             images.register_hook(lambda gradient: gradient.contiguous())
-        (model,) = self._model
-        logits: Tensor = model(at_entrance(model, images))
+        logits: Tensor = logits_of(self._model[0], images)
         return logits.float()
 
 

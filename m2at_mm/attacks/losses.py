@@ -81,6 +81,85 @@ LOSSES: dict[str, AttackLoss] = {
 }
 
 
+def as_target(
+    target: Tensor, num_images: int, check_values: bool = True
+) -> Tensor:
+    """Labels or probabilities as the losses take them.
+
+    Args:
+        target (Tensor): Labels, whole numbers of shape (N, ), or
+            probabilities or one-hot labels, shape (N, K).
+        num_images (int): N, the number of images.
+        check_values (bool): Check the values, too, for which the host waits
+            for a GPU. Defaults to True.
+
+    Returns:
+        Tensor: Labels, int64 of shape (N, ), or probabilities, floats of
+        shape (N, K).
+
+    Raises:
+        TypeError: ``target`` has another shape, or labels are not whole
+            numbers.
+        ValueError: A label is negative, or a row of probabilities is
+            negative somewhere or does not add up to 1.
+    """
+    fractions = target.is_floating_point() or target.is_complex()
+    if target.shape == (num_images,) and not fractions:
+        labels = target.long()
+        if check_values and bool((labels < 0).any()):
+            raise ValueError(
+                f'target has label {int(labels.min())}: labels are classes, '
+                'counted from 0'
+            )
+        return labels
+    columns = target.shape[1] if target.ndim == 2 else 0
+    if len(target.shape) == 0 or len(target) != num_images or columns < 2:
+        raise TypeError(
+            f'target must be labels, whole numbers of shape ({num_images}, ), '
+            f'or probabilities of shape ({num_images}, K), but got '
+            f'{target.dtype} of shape {tuple(target.shape)}'
+        )
+    scores = target if fractions else target.float()
+    if check_values:
+        totals = scores.sum(1, dtype=torch.float64)
+        if not bool((scores >= 0).all() & ((totals - 1).abs() < 0.01).all()):
+            raise ValueError(
+                'target has rows that are no probabilities: they are in '
+                f'[{scores.min():g}, {scores.max():g}] and add up to '
+                f'{totals.min():g} to {totals.max():g}, not to 1. Give an '
+                'image one label, or apply softmax'
+            )
+    return scores
+
+
+def check_classes(
+    target: Tensor, num_classes: int, check_values: bool = True
+) -> None:
+    """Refuse a target of other classes than the model has.
+
+    Args:
+        target (Tensor): Of :func:`as_target`.
+        num_classes (int): The number of logits, K.
+        check_values (bool): See :func:`as_target`. Defaults to True.
+
+    Raises:
+        ValueError: A label is not below K, or probabilities are not of shape
+            (N, K).
+    """
+    if target.ndim == 2:
+        fits = target.shape[1] == num_classes
+        found = f'probabilities of {target.shape[1]} classes'
+    else:
+        largest = int(target.max()) if check_values and len(target) else 0
+        fits, found = largest < num_classes, f'label {largest}'
+    if not fits:
+        raise ValueError(
+            f'target has {found}, but the model has {num_classes} classes, '
+            f'0 to {num_classes - 1}: mend the labels, or give the model that '
+            'belongs to them'
+        )
+
+
 def hard_labels(target: Tensor) -> Tensor:
     """Labels of shape (N, ) from labels or probabilities of shape (N, K)."""
     return target if target.ndim == 1 else target.argmax(1)

@@ -13,9 +13,15 @@ from torch import Tensor, nn
 from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
-from m2at_mm.attacks.entrance import at_entrance
 from m2at_mm.attacks.folding import folding_pays
-from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
+from m2at_mm.attacks.logits import at_entrance, logits_of, predicted_labels
+from m2at_mm.attacks.losses import (
+    LOSSES,
+    AttackLoss,
+    as_target,
+    check_classes,
+    hard_labels,
+)
 from m2at_mm.attacks.threat_model import (
     Pixels,
     ThreatModel,
@@ -82,8 +88,9 @@ def pgd(
             ``'max-autotune'``. The first attack takes a minute or so longer.
             Defaults to None: nothing is compiled, and convolutions do the
             work of batch norms, see :func:`folded_norms`.
-        check_range (bool): Check that the images are in [0, 1], for which
-            the host waits for a GPU. Defaults to True.
+        check_range (bool): Check that the images are in [0, 1], and the
+            values of the target, for which the host waits for a GPU. Defaults
+            to True.
         generator (torch.Generator, optional): Source of the random starts.
             Defaults to None, PyTorch's own.
 
@@ -93,9 +100,11 @@ def pgd(
         another precision is given copies in its own.
 
     Raises:
-        ValueError: A setting is out of its range, or the images are not in
-            [0, 1].
-        TypeError: The images are not floats or the model gives no logits.
+        ValueError: A setting is out of its range, the images are not in
+            [0, 1], or the target has other classes than the model or rows
+            that are no probabilities.
+        TypeError: The images are not floats, the target has a wrong shape or
+            type, or the model gives no logits.
         FloatingPointError: With ``stop_when_fooled``, an image's gradient is
             not finite.
     """
@@ -116,6 +125,7 @@ def pgd(
             ' with batch statistics the images left would change'
         )
     _check_images(images, check_range)
+    target = as_target(target, len(images), check_range)
     images = images.to(torch.promote_types(images.dtype, torch.float32))
     folds = folding_pays(images.device, steps * restarts)
     traced = None
@@ -123,7 +133,9 @@ def pgd(
         traced = at_entrance(model, images)
     with attack_mode(model, bn_mode, traced, full_precision):
         attacked = compiled(model, compile_mode) if compile_mode else model
-        batch = _Batch.of(attacked, images, target, threat_model, loss)
+        batch = _Batch.of(
+            attacked, images, target, threat_model, loss, check_range
+        )
         result = batch.images.clone()
         todo = torch.arange(len(result), device=result.device)
         if stop_when_fooled:
@@ -159,6 +171,9 @@ class _Batch:
     reference: Tensor  # what the loss compares the logits with
     loss: AttackLoss
     threat_model: ThreatModel
+    # Until the model has told its number of classes.
+    unchecked: Optional[Tensor] = None
+    check_values: bool = True
 
     @classmethod
     def of(
@@ -168,22 +183,25 @@ class _Batch:
         target: Tensor,
         threat_model: ThreatModel,
         loss: str,
+        check_values: bool,
     ) -> _Batch:
         # Copies are no inference tensors, which autograd would not take.
         images, target = images.detach().clone(), target.detach().clone()
-        reference = target
-        if loss == 'kl':
-            with torch.no_grad():
-                # A CUDA graph writes its next output over this one.
-                reference = _logits(model, images).clone()
-        return cls(
+        batch = cls(
             model,
             images,
             hard_labels(target),
-            reference,
+            target,
             LOSSES[loss],
             threat_model,
+            target,
+            check_values,
         )
+        if loss == 'kl':
+            with torch.no_grad():
+                # A CUDA graph writes its next output over this one.
+                batch.reference = batch.logits(images).clone()
+        return batch
 
     def __post_init__(self) -> None:
         self.ball = self.threat_model.ball(self.images)
@@ -206,26 +224,35 @@ class _Batch:
         noise = torch.empty_like(self.images).normal_(generator=generator)
         return self.ball.project(self.images + noise_std * noise)
 
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of images of this batch, shape (N, K)."""
+        logits = _logits(self.model, images)
+        if self.unchecked is not None:
+            check_classes(self.unchecked, logits.shape[1], self.check_values)
+            self.unchecked = None
+        return logits
+
     def gradient(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
         """Which images are misclassified, and the loss's input gradient."""
         adversarial = adversarial.detach().requires_grad_(True)
-        logits = _logits(self.model, adversarial)
+        logits = self.logits(adversarial)
         loss = self.loss(logits, self.reference).sum()
         gradient = _input_gradient(loss, adversarial)
-        return logits.detach().argmax(1) != self.labels, gradient
+        return predicted_labels(logits.detach()) != self.labels, gradient
 
     @torch.no_grad()
     def fooled(self, adversarial: Tensor) -> Tensor:
         """Which images are misclassified, bool of shape (N, )."""
-        return _logits(self.model, adversarial).argmax(1) != self.labels
+        # Of logits that overflow the gradient is to tell: see below.
+        return self.logits(adversarial).argmax(1) != self.labels
 
     @torch.no_grad()
     def worse(self, first: Tensor, second: Tensor) -> Tensor:
         """Per image the misclassified one, else the one of higher loss."""
         fooled, losses = [], []
         for adversarial in (first, second):
-            logits = _logits(self.model, adversarial)
-            fooled.append(logits.argmax(1) != self.labels)
+            logits = self.logits(adversarial)
+            fooled.append(predicted_labels(logits) != self.labels)
             losses.append(self.loss(logits, self.reference))
         take_second = torch.where(
             fooled[0] == fooled[1], losses[1] > losses[0], fooled[1]
@@ -270,7 +297,7 @@ def _ascend_until_fooled(
 
 
 def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    logits = model(at_entrance(_module(model), images))
+    logits = logits_of(model, images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise TypeError(
             'an attacked model must return logits of shape (N, K), but '

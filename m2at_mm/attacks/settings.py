@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.folding import folding_pays
-from m2at_mm.attacks.losses import cross_entropy
+from m2at_mm.attacks.logits import at_entrance, logits_of
+from m2at_mm.attacks.losses import as_target, check_classes, cross_entropy
 from m2at_mm.attacks.pgd import check_settings, parse_step_size, pgd
 from m2at_mm.attacks.threat_model import Pixels, ThreatModel
 from m2at_mm.registry import TASK_UTILS
@@ -255,20 +256,28 @@ class NFGSM:
             Tensor: In [0, 1], shape (N, C, H, W), detached.
 
         Raises:
-            ValueError: The threat model is not linf.
+            TypeError: The target has a wrong shape or type.
+            ValueError: The threat model is not linf, or the target is not of
+                the model's classes.
         """
         if threat_model.norm != 'linf':
             raise ValueError(
                 'N-FGSM is defined for linf, but the threat model is '
                 f'{threat_model}: use PGD'
             )
+        target = as_target(target, len(images), check_values=False)
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
         eps = threat_model.eps
         noise = torch.empty_like(images).uniform_(-eps, eps)
-        traced = images if folding_pays(images.device, 1) else None
+        traced = None
+        if folding_pays(images.device, 1):
+            traced = at_entrance(model, images)
         with attack_mode(model, self.bn_mode, traced, self.full_precision):
             start = images.detach() + self.noise * noise
             start.requires_grad_(True)
-            loss = cross_entropy(model(start).float(), target).sum()
+            logits = logits_of(model, start).float()
+            check_classes(target, logits.shape[1], check_values=False)
+            loss = cross_entropy(logits, target).sum()
             (gradient,) = torch.autograd.grad(loss, start)
         step = self.step * eps * gradient.sign()
         return (start.detach() + step).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -10,6 +10,7 @@ from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+from m2at_mm.attacks.losses import as_target, check_classes
 from m2at_mm.data_preprocessors.augment import RandomCropAndFlip
 from m2at_mm.methods.masking import one_hot
 from m2at_mm.registry import MODELS
@@ -26,6 +27,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     ``num_classes`` and ``batch_augments``, which mix the images in pixel
     space. The only difference: :meth:`forward` divides by 255 instead of
     normalising, and the attacked function begins with :meth:`normalize`.
+    Without ``mean`` and ``std`` the network sees 0-255, as in mmpretrain.
     Batches come in :attr:`memory_format`. Labels come as a list of
     ``DataSample`` or, in training, as :class:`m2at_mm.structures.BatchLabels`.
 
@@ -65,6 +67,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         super().__init__(**kwargs)
         # The parent's forward must not normalise.
         self._enable_normalize = False
+        # In training, and else: whether float pixels above 1 were seen.
+        self._seen_above_1 = {True: False, False: False}
         # Batches in pinned memory are copied while the GPU computes.
         self._non_blocking = True
         self.augment = (
@@ -86,14 +90,14 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             ``data_samples``.
 
         Raises:
-            ValueError: Pixels are not in 0-255, a label is not one of the
-                ``num_classes``, or ``augment`` meets images of several sizes.
+            ValueError: Pixels are not in 0-255, images are of several sizes,
+                or an image's label is not one of the ``num_classes``.
         """
-        inputs, labels = data['inputs'], data.get('data_samples')
-        _check_pixels([inputs] if isinstance(inputs, Tensor) else inputs)
+        inputs, labels = _stack(data['inputs']), data.get('data_samples')
+        self._check_pixels(inputs, training)
         self._check_labels(labels or [])
         if training and self.augment is not None:
-            inputs = self.augment(_stack(self.cast_data(inputs)))
+            inputs = self.augment(self.cast_data(inputs))
         batch: dict[str, Any]
         if isinstance(labels, BatchLabels):
             batch = super().forward(dict(inputs=inputs), training)
@@ -118,11 +122,11 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             images (Tensor): RGB in [0, 1], shape (N, C, H, W).
 
         Returns:
-            Tensor: Same shape; the images themselves without mean and std.
+            Tensor: Same shape; 255 * images without mean and std.
         """
         mean: Optional[Tensor] = getattr(self, 'mean', None)
         if mean is None:
-            return images
+            return 255 * images
         normalised: Tensor = (images - mean / 255) / (self.std / 255)
         return normalised
 
@@ -139,58 +143,9 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             labels = BatchLabels(labels.labels, scores)
         return dict(inputs=images, data_samples=labels)
 
-    def _check_labels(
-        self, samples: Union[Iterable[Any], BatchLabels]
-    ) -> None:
-        if self.num_classes is None:
-            return
-        for label, image in _labels(samples):
-            if not 0 <= label < self.num_classes:
-                raise ValueError(
-                    f'label {label} of image {image} '
-                    f'is outside the classes 0 to {self.num_classes - 1}: '
-                    'set num_classes in head and data_preprocessor to the '
-                    "dataset's number of classes, or mend the labels"
-                )
-
-
-def _labels(
-    samples: Union[Iterable[Any], BatchLabels],
-) -> Iterator[tuple[int, Any]]:
-    """Labels that were not moved, and so checked, before; and the image."""
-    if isinstance(samples, BatchLabels):
-        if samples.labels.device.type == 'cpu':
-            for index, label in enumerate(samples.labels.tolist()):
-                yield label, f'{index} of the batch'
-        return
-    for sample in samples:
-        if not isinstance(sample, DataSample) or 'gt_label' not in sample:
-            continue
-        if sample.gt_label.device.type == 'cpu':
-            for label in sample.gt_label.tolist():
-                yield (
-                    label,
-                    sample.get('img_path', sample.get('sample_idx', '?')),
-                )
-
-
-def _stack(inputs: Union[Tensor, list[Tensor]]) -> Tensor:
-    if isinstance(inputs, Tensor):
-        return inputs
-    sizes = sorted({tuple(image.shape) for image in inputs})
-    if len(sizes) > 1:
-        raise ValueError(
-            f'augment needs images of one size, but a batch has {sizes}: '
-            'resize them in the pipeline, or crop and flip there and set '
-            'data_preprocessor.augment=None'
-        )
-    return torch.stack(list(inputs))
-
-
-def _check_pixels(inputs: Iterable[Tensor]) -> None:
-    for pixels in inputs:
+    def _check_pixels(self, pixels: Tensor, training: bool) -> None:
         if pixels.dtype == torch.uint8 or pixels.numel() == 0:
-            continue
+            return
         low, high = pixels.min().item(), pixels.max().item()
         if not (low >= 0 and high <= 255):  # nor NaN
             raise ValueError(
@@ -198,3 +153,75 @@ def _check_pixels(inputs: Iterable[Tensor]) -> None:
                 'remove the normalisation from the pipeline and set mean and '
                 'std in data_preprocessor'
             )
+        self._seen_above_1[training] |= high > 1
+        # Whole numbers are a black image, or one of black and almost black.
+        if not self._seen_above_1[training] and bool((pixels % 1).any()):
+            raise ValueError(
+                f'pixels must be in 0-255, but are in [{low:g}, {high:g}], as '
+                'torchvision/ToTensor scales them: remove it from the '
+                'pipeline, and give mean and std in data_preprocessor on the '
+                'scale of 0-255'
+            )
+
+    def _check_labels(
+        self, samples: Union[Iterable[Any], BatchLabels]
+    ) -> None:
+        if isinstance(samples, BatchLabels):
+            labels = as_target(samples.labels, len(samples.labels), False)
+            # A label that was moved was checked before.
+            if labels.device.type == 'cpu':
+                for index, label in enumerate(labels.tolist()):
+                    self._check_label(label, f'{index} of the batch')
+            return
+        for sample in samples:
+            if not isinstance(sample, DataSample):
+                continue
+            image = sample.get('img_path', sample.get('sample_idx', '?'))
+            if 'gt_score' in sample:
+                self._check_scores(sample.gt_score, image)
+            if 'gt_label' in sample:
+                label = sample.gt_label
+                if label.numel() != 1 or label.is_floating_point():
+                    raise ValueError(
+                        f'gt_label of image {image} must be one class, a '
+                        f'whole number, but is {label.dtype} of shape '
+                        f'{tuple(label.shape)}: give an image one label, and '
+                        'probabilities as gt_score'
+                    )
+                if label.device.type == 'cpu':
+                    self._check_label(label.item(), image)
+
+    def _check_label(self, label: int, image: Any) -> None:
+        classes = self.num_classes
+        if classes is not None and not 0 <= label < classes:
+            raise ValueError(
+                f'label {label} of image {image} '
+                f'is outside the classes 0 to {classes - 1}: '
+                'set num_classes in head and data_preprocessor to the '
+                "dataset's number of classes, or mend the labels"
+            )
+
+    def _check_scores(self, scores: Tensor, image: Any) -> None:
+        classes = self.num_classes
+        try:
+            target = as_target(scores[None], 1, scores.device.type == 'cpu')
+            if classes is not None:
+                check_classes(target, classes, check_values=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f'gt_score of image {image} must be probabilities, one of '
+                f'each class: {error}'
+            ) from error
+
+
+def _stack(inputs: Union[Tensor, Sequence[Tensor]]) -> Tensor:
+    if isinstance(inputs, Tensor):
+        return inputs
+    sizes = sorted({tuple(image.shape) for image in inputs})
+    if len(sizes) > 1:
+        raise ValueError(
+            f'a batch has images of the sizes {sizes}, and a padded border '
+            'would be attacked like the image: resize or crop them to one '
+            'size in the pipeline'
+        )
+    return torch.stack(list(inputs))

@@ -56,7 +56,10 @@ class RobustAccuracy(BaseMetric):
                 )
             truth = int(sample['gt_label'])
             attacked = sample.get('adversarial_pred_labels', {})
-            correct = {'clean': int(sample['pred_label']) == truth}
+            # Where scores are not a number, the label means nothing.
+            scores = sample.get('pred_score')
+            finite = scores is None or bool(scores.isfinite().all())
+            correct = {'clean': finite and int(sample['pred_label']) == truth}
             for name, label in attacked.items():
                 correct[name] = label == truth
             self.results.append(correct)

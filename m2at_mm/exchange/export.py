@@ -9,7 +9,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import Tensor, nn
 
-from m2at_mm.attacks.entrance import at_entrance
+from m2at_mm.attacks.logits import at_entrance
 from m2at_mm.model_wrappers.heads import classifier_logits
 from m2at_mm.runner.atomic_files import write_whole
 
@@ -26,8 +26,8 @@ class PlainClassifier(nn.Module):
             copied.
         mean (Tensor, optional): Per channel, on the 0-255 scale, shape
             (C, 1, 1). Defaults to None, zeros.
-        std (Tensor, optional): Likewise. Defaults to None, which divides by
-            nothing. Same shape.
+        std (Tensor, optional): Likewise. Defaults to None, ones: as in
+            mmpretrain, the network then takes images in 0-255.
     """
 
     mean: Tensor
@@ -42,7 +42,7 @@ class PlainClassifier(nn.Module):
         super().__init__()
         zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
         self.register_buffer('mean', zero if mean is None else mean / 255)
-        self.register_buffer('std', one if std is None else std / 255)
+        self.register_buffer('std', (one if std is None else std) / 255)
         self.model = classifier
         self.eval()
 

@@ -21,6 +21,7 @@ from m2at_mm.attacks import (
     own_random_stream,
     parse_pixels,
 )
+from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
@@ -199,7 +200,9 @@ class CollapseGuardHook(Hook):
                 found[name] = attack(model, images, labels, model.threat_model)
             with torch.no_grad():
                 right = {
-                    name: (model(attacked).argmax(1) == labels).float().mean()
+                    name: (predicted_labels(model(attacked)) == labels)
+                    .float()
+                    .mean()
                     for name, attacked in found.items()
                 }
         return {name: 100 * float(share) for name, share in right.items()}

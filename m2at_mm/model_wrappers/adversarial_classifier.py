@@ -12,7 +12,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel, differentiable_checkpoints
-from m2at_mm.attacks.entrance import at_entrance
+from m2at_mm.attacks.logits import at_entrance, predicted_labels
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.methods import Method
 from m2at_mm.methods.masking import one_hot
@@ -423,7 +423,8 @@ class AdversarialClassifier(BaseModel):
             self, images, target, self.threat_model, stop_when_fooled=True
         )
         with torch.no_grad():
-            labels: list[int] = self(adversarial).argmax(1).tolist()
+            logits = self(adversarial)
+        labels: list[int] = predicted_labels(logits).tolist()
         return labels
 
 

@@ -18,6 +18,8 @@ from mmpretrain.models.heads import (
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from m2at_mm.attacks.logits import logits_of
+
 
 def why_unsupported(head: type) -> Optional[str]:
     """Why a kind of head cannot be attacked, None if it can.
@@ -70,7 +72,7 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
         averaged, as their ``predict`` does, also in train mode.
     """
     with _trainable(classifier):
-        scores = classifier(inputs, mode='tensor')
+        scores = logits_of(lambda x: classifier(x, mode='tensor'), inputs)
     logits: Tensor = joined_logits(getattr(classifier, 'head', None), scores)
     return logits
 

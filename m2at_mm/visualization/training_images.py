@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel
+from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.methods import M2AT
 from m2at_mm.methods.masking import one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
@@ -121,8 +122,10 @@ class TrainingImages:
         """
         if self.adversarial_scores is None:
             return None
-        right = self.clean_scores.argmax(1) == self.labels
-        return right & (self.adversarial_scores.argmax(1) != self.labels)
+        right = predicted_labels(self.clean_scores) == self.labels
+        return right & (
+            predicted_labels(self.adversarial_scores) != self.labels
+        )
 
     def columns(self) -> dict[str, Tensor]:
         """Panels by their titles, each (N, C or 1, H, W) in [0, 1]."""

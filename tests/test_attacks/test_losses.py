@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from m2at_mm.attacks import cross_entropy, kl_divergence, margin
-from m2at_mm.attacks.losses import LOSSES, AttackLoss
+from m2at_mm.attacks.losses import (
+    LOSSES,
+    AttackLoss,
+    as_target,
+    check_classes,
+)
 
 N, K = 64, 7
 DRAW = torch.Generator().manual_seed(0)
@@ -117,3 +122,60 @@ def test_kl_is_0_with_no_gradient_at_the_reference() -> None:
     assert divergence.abs().max() < 1e-12
     assert gradient.abs().max() < 1e-12
     assert (kl_divergence(LOGITS, REFERENCE) > 0).all()
+
+
+ONE_HOT = torch.eye(K, dtype=torch.int64)[LABELS]
+
+
+@pytest.mark.parametrize(
+    ('target', 'expected'),
+    [
+        (LABELS, LABELS),
+        (LABELS.int(), LABELS),
+        (LABELS.to(torch.uint8), LABELS),
+        (ONE_HOT, ONE_HOT.float()),
+        (ONE_HOT.bool(), ONE_HOT.float()),
+        (SOFT, SOFT),
+        (SOFT.half(), SOFT.half()),
+    ],
+    ids=['int64', 'int32', 'uint8', 'one-hot', 'bool', 'soft', 'half'],
+)
+def test_targets_that_are_taken(target: Tensor, expected: Tensor) -> None:
+    taken = as_target(target, N)
+    assert taken.dtype == expected.dtype
+    assert torch.equal(taken, expected)
+    check_classes(taken, K)
+
+
+@pytest.mark.parametrize(
+    ('target', 'message'),
+    [
+        (LABELS.view(-1, 1), r'int64 of shape \(64, 1\)'),
+        (LABELS.float(), r'float32 of shape \(64,\)'),
+        (LABELS[:-1], r'shape \(64, \).* \(63,\)'),
+        (SOFT[:-1], r'shape \(63, 7\)'),
+        (SOFT[:, None], r'shape \(64, 1, 7\)'),
+        (torch.tensor(3), r'shape \(\)'),
+        (LABELS - 1, 'label -1'),
+        (LOGITS, 'not to 1'),
+        (ONE_HOT + ONE_HOT.roll(1, 1), 'add up to 2 to 2'),
+        (SOFT * torch.nan, 'not to 1'),
+    ],
+    ids=[
+        *('column', 'float', 'few', 'few rows', 'three axes', 'scalar'),
+        *('negative', 'logits', 'two labels', 'nan'),
+    ],
+)
+def test_targets_that_are_refused(target: Tensor, message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        as_target(target, N)
+
+
+@pytest.mark.parametrize(
+    ('target', 'message'),
+    [(SOFT, 'of 7 classes'), (LABELS, 'label 6')],
+    ids=['soft', 'labels'],
+)
+def test_targets_of_other_classes(target: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=f'{message}, but the model has 6'):
+        check_classes(target, 6)

@@ -12,7 +12,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from m2at_mm.attacks import FGSM, PGD, ThreatModel, pgd
+from m2at_mm.attacks import (
+    FGSM,
+    NFGSM,
+    PGD,
+    AutoAttack,
+    ThreatModel,
+    pgd,
+)
 from m2at_mm.attacks.context import BN_MODES
 
 EPS = 8 / 255
@@ -881,3 +888,47 @@ def test_settings_check_the_range_unless_told_otherwise(
     with pytest.raises(ValueError, match=r'must be in \[0, 1\]'):
         PGD(steps=1)(net, 255 * images, labels, ThreatModel())
     PGD(steps=1)(net, images, labels, ThreatModel(), check_range=False)
+
+
+@pytest.mark.parametrize(
+    'attack',
+    [PGD(steps=2), PGD(steps=2, loss='kl'), FGSM(), NFGSM(), AutoAttack()],
+    ids=['pgd', 'kl', 'fgsm', 'n-fgsm', 'autoattack'],
+)
+@pytest.mark.parametrize('stop', [False, True], ids=['all', 'until-fooled'])
+@pytest.mark.parametrize(
+    ('target', 'message'),
+    [
+        (torch.zeros(4, 1).long(), r'int64 of shape \(4, 1\)'),
+        (torch.zeros(4), r'float32 of shape \(4,\)'),
+        (torch.full((4, 3), 1 / 3), '3 classes, but the model has 5'),
+    ],
+    ids=['column', 'float', 'other classes'],
+)
+def test_every_attack_refuses_a_wrong_target(
+    attack: PGD, stop: bool, target: Tensor, message: str
+) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    images = torch.rand(4, 3, 4, 4)
+    with pytest.raises((TypeError, ValueError), match=message):
+        attack(model, images, target, ThreatModel(), stop_when_fooled=stop)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize(
+    'attack',
+    [
+        PGD(steps=2),
+        PGD(steps=2, loss='kl', noise_std=0.01),
+        FGSM(random_start=True),
+        AutoAttack(['apgd-ce']),
+        AutoAttack(['fab-t']),
+    ],
+    ids=['pgd', 'noise', 'fgsm', 'apgd-ce', 'fab-t'],
+)
+def test_at_radius_0_the_images_stay(attack: PGD, norm: str) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
+    images = torch.rand(4, 3, 4, 4)
+    labels = model(images).argmax(1)
+    adversarial = attack(model, images, labels, ThreatModel(norm, 0))
+    assert torch.equal(adversarial, images)

@@ -76,8 +76,8 @@ def test_normalised_batch_is_the_stock_one(
         plain = plain.flip(1)  # one gray channel stays
     assert torch.allclose(images, plain, atol=1e-7)
     seen = ours.normalize(images)
-    wanted = expected['inputs'] if norm else expected['inputs'] / 255
-    assert (seen - wanted).abs().max() < 1e-5
+    scale = 1 if norm else 255  # of what the network sees
+    assert (seen - expected['inputs']).abs().max() < 1e-5 * scale
     labels = [sample.gt_label.item() for sample in batch['data_samples']]
     assert labels == [0, 1, 2, 3, 4, 0]
 
@@ -297,10 +297,104 @@ def test_other_batches_are_left_and_draw_nothing() -> None:
 def test_images_of_several_sizes_cannot_be_cropped_together() -> None:
     preprocessor = AdversarialDataPreprocessor(augment=dict(crop_padding=2))
     images = [torch.zeros(3, 8, 10), torch.zeros(3, 8, 8)]
-    with pytest.raises(
-        ValueError, match=r'one size, .*\(3, 8, 8\), \(3, 8, 10\).*resize'
-    ):
+    with pytest.raises(ValueError, match=r'\(3, 8, 8\), \(3, 8, 10\).*resize'):
         preprocessor(dict(inputs=images), True)
+    with pytest.raises(ValueError, match='a padded border would be attacked'):
+        AdversarialDataPreprocessor()(dict(inputs=images))
+
+
+def in_unit_range(num: int = 6) -> Tensor:
+    return pixels()[:num] / 255
+
+
+SCALES: dict[str, tuple[Inputs, bool]] = {
+    'ToTensor': (in_unit_range(), False),
+    'ToTensor, a list': (list(in_unit_range()), False),
+    'ToTensor, half': (in_unit_range().half(), False),
+    'ToTensor, one image': (in_unit_range(1), False),
+    'a dim image among others': (
+        [in_unit_range()[0], pixels()[1].float()],
+        True,
+    ),
+    'black': (torch.zeros(2, 3, 4, 4), True),
+    'black and almost black': (pixels().float() % 2, True),
+    'black, uint8': (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), True),
+    'almost black, uint8': (pixels() % 2, True),
+    '0-255, float': (pixels().float(), True),
+}
+
+
+@pytest.mark.parametrize('kind', SCALES)
+def test_pixels_scaled_already_are_refused(kind: str) -> None:
+    inputs, fits = SCALES[kind]
+    preprocessor = AdversarialDataPreprocessor()
+    if fits:
+        images = preprocessor(dict(inputs=inputs))['inputs']
+        expected = torch.stack([one.float() / 255 for one in inputs])
+        torch.testing.assert_close(images, expected)
+        return
+    with pytest.raises(ValueError, match='as torchvision/ToTensor scales'):
+        preprocessor(dict(inputs=inputs))
+
+
+def test_a_dim_batch_is_known_by_the_scale_of_an_earlier_one() -> None:
+    """That of training says nothing of another pipeline."""
+    preprocessor = AdversarialDataPreprocessor()
+    preprocessor(dict(inputs=pixels().float()), True)
+    preprocessor(dict(inputs=in_unit_range()), True)
+    with pytest.raises(ValueError, match='as torchvision/ToTensor scales'):
+        preprocessor(dict(inputs=in_unit_range()))
+
+
+def labelled(field: str, value: Tensor) -> list[DataSample]:
+    given = samples()
+    given[2].set_field(value, field)
+    given[2].set_field('cat.png', 'img_path', field_type='metainfo')
+    return given
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'message'),
+    [
+        ('gt_label', torch.tensor([1, 2]), r'int64 of shape \(2,\)'),
+        ('gt_label', torch.tensor([1.0]), 'float32 of shape'),
+        ('gt_label', torch.zeros(0).long(), r'shape \(0,\)'),
+        ('gt_score', torch.ones(5), 'add up to 5'),
+        ('gt_score', torch.ones(4) / 4, '4 classes, but the model has 5'),
+        ('gt_score', torch.tensor([2.0, -1, 0, 0, 0]), 'no probabilities'),
+        ('gt_score', torch.full((5,), torch.nan), 'no probabilities'),
+    ],
+    ids=[
+        *('two', 'float', 'none', 'multi-label', 'other classes'),
+        *('negative', 'nan'),
+    ],
+)
+def test_label_of_a_wrong_kind(
+    field: str, value: Tensor, message: str
+) -> None:
+    preprocessor = AdversarialDataPreprocessor(num_classes=5)
+    given = labelled(field, value)
+    with pytest.raises(ValueError, match=rf'{field} of image cat.*{message}'):
+        preprocessor(dict(inputs=pixels(), data_samples=given))
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int64], ids=str)
+def test_scores_of_an_image_are_taken(dtype: torch.dtype) -> None:
+    preprocessor = AdversarialDataPreprocessor(num_classes=5)
+    given = labelled('gt_score', torch.eye(5)[3].to(dtype))
+    preprocessor(dict(inputs=pixels(), data_samples=given[2:3]))
+
+
+@pytest.mark.parametrize(
+    'labels',
+    [torch.zeros(6, 1).long(), torch.zeros(6)],
+    ids=['column', 'float'],
+)
+def test_whole_batch_with_labels_of_a_wrong_kind(labels: Tensor) -> None:
+    preprocessor = AdversarialDataPreprocessor(num_classes=5)
+    data = dict(inputs=pixels(), data_samples=BatchLabels(labels))
+    with pytest.raises(TypeError, match='target must be labels'):
+        preprocessor(data, True)
 
 
 def test_wrong_augment() -> None:

@@ -103,3 +103,13 @@ def test_unlabelled_dataset() -> None:
 
     with pytest.raises(KeyError, match=r'needs gt_label.*labelled dataset'):
         evaluate(samples, 5)
+
+
+@pytest.mark.parametrize('broken', [torch.nan, torch.inf])
+def test_an_image_without_finite_scores_is_not_right(broken: float) -> None:
+    samples = predictions()
+    for index in (0, 4):  # right and wrong
+        samples[index].set_pred_score(torch.tensor([broken, 0.0]))
+    found = evaluate(samples, 2)
+    assert found['robust/clean'] == FIGURES['robust/clean'] - 20
+    assert found['robust/worst'] == FIGURES['robust/worst'] - 20
