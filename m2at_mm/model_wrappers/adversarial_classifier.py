@@ -311,9 +311,7 @@ class AdversarialClassifier(BaseModel):
                 'whole_batches=False in the datasets of val_dataloader and '
                 'test_dataloader'
             )
-        samples: list[DataSample] = self.classifier.predict(
-            self._network_input(inputs), data_samples
-        )
+        samples = self._predict_clean(inputs, data_samples)
         target = _stack_targets(data_samples, soft=False)
         if self.eval_attacks and target is not None:
             target = hard_labels(target.to(inputs.device))
@@ -327,6 +325,19 @@ class AdversarialClassifier(BaseModel):
                     'adversarial_pred_labels',
                 )
         return samples
+
+    def _predict_clean(
+        self, inputs: Tensor, data_samples: Optional[list[DataSample]]
+    ) -> list[DataSample]:
+        images = self._network_input(inputs)
+        samples: list[DataSample]
+        if len(images) > 1:
+            samples = self.classifier.predict(images, data_samples)
+            return samples
+        # Networks that squeeze their features need two, see logits_of().
+        twice = None if data_samples is None else [*data_samples] * 2
+        samples = self.classifier.predict(torch.cat([images] * 2), twice)
+        return samples[: len(images)]
 
     def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
         """The classifier's features of images in [0, 1].

@@ -1,0 +1,103 @@
+"""What users combine, and what becomes of a combination."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import combinations, product
+from typing import Any, Optional
+
+from allpairspy import AllPairs
+
+AXES: dict[str, list[Any]] = {
+    'ranks': [1, 2],
+    'loop': ['epochs', 'stock epochs', 'iterations'],
+    'sampler': ['default', 'infinite'],
+    'dataset': ['plain', 'repeat', 'concat', 'balanced', 'kfold', 'subset'],
+    'labels': ['int', 'one-hot', 'mixup', 'smoothed'],
+    'images': ['3x16x16', '1x16x16', '4x16x16', '3x16x24', 'one left'],
+    'network': ['linear', 'arcface', 'stacked', 'vit', 'no neck', 'squeezed'],
+    'loss': ['ce', 'smooth', 'bce', 'seesaw'],
+    'method': [
+        'Standard',
+        'PGDAT',
+        'M2AT',
+        'M2AT pairs',
+        'TRADES',
+        'MART',
+        'AVmixup',
+        'IAT',
+        'FreeAT',
+    ],
+    'attack': ['pgd', 'pgd l2', 'margin', 'batch norms', 'fgsm', 'n-fgsm'],
+    'evaluated': ['pgd', 'apgd-ce', 'nothing'],
+    'hook': ['none', 'schedule', 'guard', 'early stopping', 'reduce rate'],
+    'optimiser': ['plain', 'accumulating', 'awp'],
+    'average': ['none', 'ema', 'swa'],
+    'run': ['whole', 'killed'],
+    'style': ['names', 'classes', 'objects'],
+}
+Case = dict[str, Any]
+#: Targets that are probabilities, whatever the labels are.
+_SOFT_METHODS = ('M2AT', 'M2AT pairs', 'AVmixup', 'IAT')
+
+
+def refusal(case: Case) -> Optional[str]:
+    """What the error must say, None where the combination must work."""
+    soft = case['labels'] in ('mixup', 'smoothed')
+    if case['loss'] == 'seesaw' and (soft or case['method'] in _SOFT_METHODS):
+        return 'SeesawLoss'
+    if case['method'] == 'MART' and case['labels'] == 'mixup':
+        return 'needs hard labels'
+    if (case['optimiser'], case['method']) == ('awp', 'FreeAT'):
+        return 'FreeAT'
+    if (case['hook'], case['loop']) == ('reduce rate', 'iterations'):
+        return 'only support by_epoch'
+    if case['sampler'] == 'infinite' and case['loop'] != 'iterations':
+        return 'InfiniteSampler'
+    return None
+
+
+def _partial(**values: Any) -> Case:
+    return {name: values.get(name) for name in AXES}
+
+
+def all_pairs() -> Iterator[Case]:
+    """Each pair of values of two axes, the other axes left open."""
+    for one, other in combinations(AXES, 2):
+        for first, second in product(AXES[one], AXES[other]):
+            yield _partial(**{one: first, other: second})
+
+
+#: Combinations that must be refused; the axes left open are plain.
+REFUSED = [
+    {name: pair[name] or AXES[name][0] for name in AXES}
+    for pair in all_pairs()
+    if refusal(pair) is not None
+]
+
+
+def pairwise(seed: int) -> list[Case]:
+    """Combinations in which each pair of values of two axes occurs.
+
+    Values are shuffled by the seed, so that another one gives other triples.
+    """
+    rng = random.Random(seed)
+    values = {name: rng.sample(AXES[name], len(AXES[name])) for name in AXES}
+    # The last is taken where no pair asks for another: the cheaper one.
+    values.update(ranks=[2, 1], run=['killed', 'whole'])
+
+    def allowed(row: list[Any]) -> bool:
+        return refusal(_partial(**dict(zip(AXES, row)))) is None
+
+    return [
+        dict(zip(AXES, row))
+        for row in AllPairs(list(values.values()), filter_func=allowed)
+    ]
+
+
+def covers(case: Case, pair: Case) -> bool:
+    """Whether the pair's two values are the combination's."""
+    return all(
+        value is None or case[name] == value for name, value in pair.items()
+    )

@@ -1,0 +1,91 @@
+"""Pairwise combinations of what users combine, each trained and checked."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+from two_processes import on_two_processes
+
+from m2at_mm.hooks import RNGStateHook
+
+from .cases import AXES, REFUSED, Case, all_pairs, covers, pairwise, refusal
+from .outcome import build_runner, run
+from .training import Seen
+
+CASES = pairwise(seed=0)
+ALONE = [case for case in CASES if case['ranks'] == 1]
+TOGETHER = [case for case in CASES if case['ranks'] == 2]
+PLAIN = {name: values[0] for name, values in AXES.items()}
+
+
+def _title(case: Case) -> str:
+    return ', '.join(str(case[name]) for name in AXES if name != 'ranks')
+
+
+def test_every_pair_is_covered(record_property: Any) -> None:
+    pairs = [pair for pair in all_pairs() if refusal(pair) is None]
+    missing = [
+        pair for pair in pairs if not any(covers(c, pair) for c in CASES)
+    ]
+    assert missing == []
+    record_property('pairs', f'{len(CASES)} combinations, {len(pairs)} pairs')
+
+
+@pytest.mark.parametrize('case', ALONE, ids=_title)
+def test_a_combination(case: Case, tmp_path: Path) -> None:
+    assert run(case, tmp_path) == []
+
+
+def _run_together(rank: int) -> dict[str, list[str]]:
+    found = {}
+    for number, case in enumerate(TOGETHER):
+        folder = Path(_shared_folder(), str(number))
+        try:
+            found[_title(case)] = run(case, folder)
+        except Exception:
+            found[_title(case)] = [traceback.format_exc()]
+    return found
+
+
+def _shared_folder() -> str:
+    """One that both processes use: the work dirs are of the run."""
+    import tempfile
+
+    from mmengine import dist
+
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else '']
+    dist.broadcast_object_list(folder)
+    return folder[0]
+
+
+def test_combinations_on_two_processes(tmp_path: Path) -> None:
+    for found in on_two_processes(_run_together, tmp_path):
+        assert {title: p for title, p in found.items() if p} == {}
+        assert len(found) == len(TOGETHER)
+
+
+@pytest.mark.parametrize('case', REFUSED, ids=_title)
+def test_what_cannot_work_is_refused_at_once(
+    case: Case, tmp_path: Path
+) -> None:
+    seen = Seen()
+    with pytest.raises(Exception, match=str(refusal(case))):
+        runner = build_runner(case, tmp_path)
+        runner.register_hook(seen)
+        runner.train()
+    assert not seen.losses
+
+
+def test_a_broken_hook_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = dict(PLAIN, method='M2AT', run='killed')
+    assert run(case, tmp_path / 'sound') == []
+    monkeypatch.setattr(
+        RNGStateHook, 'before_save_checkpoint', lambda *args: None
+    )
+    (problem,) = run(case, tmp_path / 'broken')
+    assert 'after resuming' in problem
