@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+
+def full(values: Tensor) -> Tensor:
+    """Values in float32, or in float64 if that is what they are.
+
+    Args:
+        values (Tensor): Floats of any shape.
+    """
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def at_entrance(model: nn.Module, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
-from m2at_mm.attacks.entrance import at_entrance
+from m2at_mm.attacks.entrance import at_entrance, full
 from m2at_mm.attacks.losses import LOSSES, AttackLoss, hard_labels
 from m2at_mm.attacks.threat_model import (
     Pixels,
@@ -116,8 +116,8 @@ def pgd(
         )
     _check_images(images, check_range)
     ascend = _ascend_until_fooled if stop_when_fooled else _ascend
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
-    traced = None if compile_mode else at_entrance(model, images)
+    images = full(images)
+    traced = None if compile_mode else images
     with attack_mode(model, bn_mode, traced, full_precision):
         attacked = compiled(model, compile_mode) if compile_mode else model
         batch = _Batch.of(attacked, images, target, threat_model, loss)
@@ -266,7 +266,7 @@ def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
             'an attacked model must return logits of shape (N, K), but '
             f'{type(_module(model)).__name__} returned {_describe(logits)}'
         )
-    return logits.float() if logits.dtype != torch.float64 else logits
+    return full(logits)
 
 
 def _module(model: Callable[[Tensor], Tensor]) -> nn.Module:

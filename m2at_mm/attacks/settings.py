@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
+from m2at_mm.attacks.entrance import at_entrance, full
 from m2at_mm.attacks.losses import cross_entropy
 from m2at_mm.attacks.pgd import check_settings, parse_step_size, pgd
 from m2at_mm.attacks.threat_model import Pixels, ThreatModel
@@ -261,12 +262,13 @@ class NFGSM:
                 'N-FGSM is defined for linf, but the threat model is '
                 f'{threat_model}: use PGD'
             )
-        eps = threat_model.eps
+        eps, images = threat_model.eps, full(images.detach())
         noise = torch.empty_like(images).uniform_(-eps, eps)
         with attack_mode(model, self.bn_mode, images, self.full_precision):
-            start = images.detach() + self.noise * noise
+            start = images + self.noise * noise
             start.requires_grad_(True)
-            loss = cross_entropy(model(start).float(), target).sum()
+            logits = model(at_entrance(model, start))
+            loss = cross_entropy(full(logits), target).sum()
             (gradient,) = torch.autograd.grad(loss, start)
         step = self.step * eps * gradient.sign()
         return (start.detach() + step).clamp(0, 1)
