@@ -16,6 +16,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.registry import type_name
 from m2at_mm.runner.process_group import connect_processes
 from m2at_mm.version import __version__
 
@@ -146,7 +147,7 @@ def use_amp(cfg: Config) -> None:
         ValueError: The config has a wrapper that is neither of MMEngine's.
     """
     stock = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if stock not in ('OptimWrapper', 'AmpOptimWrapper'):
+    if type_name(stock) not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(
             f'--amp would replace the optim_wrapper {stock!r}: set mixed '
             'precision in the config instead'

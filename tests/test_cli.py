@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Any
 
 import pytest
+from mmengine.optim import OptimWrapper
 
 from m2at_mm import cli
+from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.version import __version__
 
 
@@ -79,3 +82,19 @@ def test_origin_names_version_commit_and_command(
     assert told['m2at_mm'] == __version__
     assert told['command'] == "python tools/train.py 'a config.py'"
     assert re.match(r'[0-9a-f]{7}|v?\d|none|unknown', told['commit'])
+
+
+@pytest.mark.parametrize(
+    'kind', ['OptimWrapper', 'mmengine.AmpOptimWrapper', OptimWrapper]
+)
+def test_amp_replaces_the_plain_wrapper(kind: Any) -> None:
+    cfg = cli.Config(dict(optim_wrapper=dict(type=kind)))
+    cli.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+@pytest.mark.parametrize('kind', ['m2at_mm.AWPOptimWrapper', AWPOptimWrapper])
+def test_amp_replaces_no_other_wrapper(kind: Any) -> None:
+    cfg = cli.Config(dict(optim_wrapper=dict(type=kind)))
+    with pytest.raises(ValueError, match=r'--amp would replace .*AWPOptim'):
+        cli.use_amp(cfg)

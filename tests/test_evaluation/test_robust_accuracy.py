@@ -103,3 +103,10 @@ def test_unlabelled_dataset() -> None:
 
     with pytest.raises(KeyError, match=r'needs gt_label.*labelled dataset'):
         evaluate(samples, 5)
+
+
+def test_several_views_of_an_image() -> None:
+    metric = RobustAccuracy()
+    batch = dict(data_samples=[predictions(), predictions()])
+    with pytest.raises(ValueError, match=r'several views .*TestTimeAug'):
+        metric.process(batch, [])
