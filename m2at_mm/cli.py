@@ -16,7 +16,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from m2at_mm.recipes import apply_recipe, is_adversarial
-from m2at_mm.recipes.types import type_name
+from m2at_mm.registry import type_name
 from m2at_mm.runner.process_group import connect_processes
 from m2at_mm.version import __version__
 

@@ -6,6 +6,8 @@ scope and without ``custom_imports``. Attacks and methods are in
 registry of their own for them.
 """
 
+from typing import Any
+
 from mmengine import registry as _root
 
 # Backbones, classifier wrappers and data preprocessors.
@@ -69,3 +71,14 @@ TASK_UTILS = _root.Registry(
     parent=_root.TASK_UTILS,
     locations=['m2at_mm.attacks', 'm2at_mm.methods'],
 )
+
+
+def type_name(kind: Any) -> str:
+    """The name of a type that is written as a class or as a string.
+
+    Args:
+        kind (type | str): Like ``CIFAR10``, ``'CIFAR10'`` or
+            ``'mmpretrain.CIFAR10'``.
+    """
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    return name.split('.')[-1]

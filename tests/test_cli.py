@@ -13,6 +13,7 @@ import torch
 from mmengine.optim import OptimWrapper
 
 from m2at_mm import cli
+from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.version import __version__
 
 
@@ -121,3 +122,19 @@ def test_half_precision_scales_the_loss_where_it_must(
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.loss_scale == scale
     assert cfg.optim_wrapper.get('dtype') == given.get('dtype')
+
+
+@pytest.mark.parametrize(
+    'kind', ['OptimWrapper', 'mmengine.AmpOptimWrapper', OptimWrapper]
+)
+def test_amp_replaces_the_plain_wrapper(kind: Any) -> None:
+    cfg = cli.Config(dict(optim_wrapper=dict(type=kind)))
+    cli.use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+@pytest.mark.parametrize('kind', ['m2at_mm.AWPOptimWrapper', AWPOptimWrapper])
+def test_amp_replaces_no_other_wrapper(kind: Any) -> None:
+    cfg = cli.Config(dict(optim_wrapper=dict(type=kind)))
+    with pytest.raises(ValueError, match=r'--amp would replace .*AWPOptim'):
+        cli.use_amp(cfg)

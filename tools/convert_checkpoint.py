@@ -70,7 +70,14 @@ def parse_args() -> argparse.Namespace:
         '.pt2; onnx: .onnx, compared by onnxruntime',
     )
     give.add_argument(
-        '--size', type=int, default=32, help='height and width of the images'
+        '--size',
+        type=int,
+        nargs='+',
+        default=[32],
+        help='height and width of the images, one number if they are equal',
+    )
+    give.add_argument(
+        '--channels', type=int, default=3, help='channels of the images'
     )
     claim = commands.add_parser(
         'claim', help="results with AutoAttack in RobustBench's form"
@@ -95,11 +102,12 @@ def bring_in(args: argparse.Namespace) -> None:
         )
     imported = import_checkpoint(args.source)
     dataset = _DATASETS.get(imported.num_classes)
-    if dataset is None:
+    if dataset is None or imported.num_channels != 3:
         raise ValueError(
-            f'{args.source} has {imported.num_classes} classes, for which no '
-            f'dataset config is known, only for {list(_DATASETS)}: use '
-            'm2at_mm.exchange.import_checkpoint and write a config'
+            f'{args.source} has {imported.num_classes} classes and images of '
+            f'{imported.num_channels} channels, for which no dataset config '
+            f'is known, only for {list(_DATASETS)} classes and 3 channels: '
+            'use m2at_mm.exchange.import_checkpoint and write a config'
         )
     model = MODELS.build(
         dict(
@@ -139,9 +147,9 @@ def give_out(args: argparse.Namespace) -> None:
     load_checkpoint(wrapper, args.checkpoint, map_location='cpu', strict=True)
     images = torch.rand(
         4,
-        3,
-        args.size,
-        args.size,
+        args.channels,
+        args.size[0],
+        args.size[-1],
         generator=torch.Generator().manual_seed(0),
     )
     _EXPORTS[args.format](PlainClassifier.of(wrapper), images, args.out)

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from m2at_mm.attacks.checkpointing import differentiable_checkpoints
 from m2at_mm.attacks.folding import folded_norms
+from m2at_mm.attacks.logits import at_entrance
 
 BN_MODES = ('eval', 'batch', 'train')
 
@@ -97,7 +98,9 @@ def attack_mode(
                     stack.enter_context(torch.autocast(device, enabled=False))
             stack.enter_context(differentiable_checkpoints())
             if bn_mode == 'eval' and images is not None:
-                stack.enter_context(folded_norms(model, images))
+                stack.enter_context(
+                    folded_norms(model, at_entrance(model, images))
+                )
             yield
     finally:
         if bn_mode == 'batch':

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 NO_LABEL = -1
 
 
+def full(values: Tensor) -> Tensor:
+    """Floats in float32, or in float64 if they are of that precision."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
     """Images in the precision of the model's parameters.
 

@@ -14,7 +14,11 @@ from m2at_mm.arguments import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.folding import folding_pays
-from m2at_mm.attacks.logits import at_entrance, logits_of, predicted_labels
+from m2at_mm.attacks.logits import (
+    full,
+    logits_of,
+    predicted_labels,
+)
 from m2at_mm.attacks.losses import (
     LOSSES,
     AttackLoss,
@@ -126,11 +130,11 @@ def pgd(
         )
     _check_images(images, check_range)
     target = as_target(target, len(images), check_range)
-    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    images = full(images)
     folds = folding_pays(images.device, steps * restarts)
     traced = None
     if folds and not compile_mode:
-        traced = at_entrance(model, images)
+        traced = images
     with attack_mode(model, bn_mode, traced, full_precision):
         attacked = compiled(model, compile_mode) if compile_mode else model
         batch = _Batch.of(
@@ -303,7 +307,7 @@ def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
             'an attacked model must return logits of shape (N, K), but '
             f'{type(_module(model)).__name__} returned {_describe(logits)}'
         )
-    return logits.float() if logits.dtype != torch.float64 else logits
+    return full(logits)
 
 
 def _module(model: Callable[[Tensor], Tensor]) -> nn.Module:

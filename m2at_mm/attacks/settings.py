@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.folding import folding_pays
-from m2at_mm.attacks.logits import at_entrance, logits_of
+from m2at_mm.attacks.logits import full, logits_of
 from m2at_mm.attacks.losses import as_target, check_classes, cross_entropy
 from m2at_mm.attacks.pgd import check_settings, parse_step_size, pgd
 from m2at_mm.attacks.threat_model import Pixels, ThreatModel
@@ -266,18 +266,15 @@ class NFGSM:
                 f'{threat_model}: use PGD'
             )
         target = as_target(target, len(images), check_values=False)
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
-        eps = threat_model.eps
+        eps, images = threat_model.eps, full(images.detach())
         noise = torch.empty_like(images).uniform_(-eps, eps)
-        traced = None
-        if folding_pays(images.device, 1):
-            traced = at_entrance(model, images)
+        traced = images if folding_pays(images.device, 1) else None
         with attack_mode(model, self.bn_mode, traced, self.full_precision):
-            start = images.detach() + self.noise * noise
+            start = images + self.noise * noise
             start.requires_grad_(True)
-            logits = logits_of(model, start).float()
+            logits = logits_of(model, start)
             check_classes(target, logits.shape[1], check_values=False)
-            loss = cross_entropy(logits, target).sum()
+            loss = cross_entropy(full(logits), target).sum()
             (gradient,) = torch.autograd.grad(loss, start)
         step = self.step * eps * gradient.sign()
         return (start.detach() + step).clamp(0, 1)

@@ -101,6 +101,7 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             Defaults to None, ``dict(type='ReLU')``.
         init_cfg (dict | list[dict], optional): Initial weights. Defaults to
             None, Kaiming's.
+        in_channels (int): Channels of the images. Defaults to 3.
 
     Raises:
         ValueError: ``depth`` or ``frozen_stages`` is out of its range.
@@ -118,6 +119,7 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         norm_cfg: Optional[dict[str, Any]] = None,
         act_cfg: Optional[dict[str, Any]] = None,
         init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None] = None,
+        in_channels: int = 3,
     ) -> None:
         if depth not in _DEPTHS:
             raise ValueError(
@@ -131,7 +133,7 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             init_cfg or _INIT,
         )
         block, numbers = _DEPTHS[depth]
-        self.conv1 = conv(3, base_channels, 3, 1)
+        self.conv1 = conv(in_channels, base_channels, 3, 1)
         channels = base_channels
         layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         for stage, (name, number) in enumerate(zip(self.stages, numbers)):

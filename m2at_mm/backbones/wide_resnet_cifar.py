@@ -69,6 +69,7 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             Defaults to None, ``dict(type='ReLU')``.
         init_cfg (dict | list[dict], optional): Initial weights. Defaults to
             None, Kaiming's by fan-out.
+        in_channels (int): Channels of the images. Defaults to 3.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -87,6 +88,7 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         norm_cfg: Optional[dict[str, Any]] = None,
         act_cfg: Optional[dict[str, Any]] = None,
         init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None] = None,
+        in_channels: int = 3,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(
@@ -105,7 +107,7 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             norm_eval,
             init_cfg or _INIT,
         )
-        self.conv1 = conv(3, 16, 3, 1)
+        self.conv1 = conv(in_channels, 16, 3, 1)
         channels = 16
         layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
         for stage, name in enumerate(self.stages):

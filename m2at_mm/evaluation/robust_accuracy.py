@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 from mmengine.evaluator import BaseMetric
 
@@ -40,14 +40,17 @@ class RobustAccuracy(BaseMetric):
         """Note for each image which predictions are right.
 
         Args:
-            data_batch: Not used.
+            data_batch: As the dataloader gave it.
             data_samples (Sequence[dict]): Predictions with ``gt_label`` and
                 ``pred_label``, and ``adversarial_pred_labels`` if the model
                 attacks.
 
         Raises:
             KeyError: The dataset has no labels.
+            ValueError: The batch has several views of each image.
         """
+        if _has_several_views(data_batch):
+            refuse_several_views()
         for sample in data_samples:
             if 'gt_label' not in sample:
                 raise KeyError(
@@ -84,3 +87,22 @@ class RobustAccuracy(BaseMetric):
         survived = sum(all(correct.values()) for correct in results)
         metrics['worst'] = 100 * survived / len(results)
         return metrics
+
+
+def refuse_several_views() -> NoReturn:
+    """Raise ValueError: the attacks know one view of an image."""
+    raise ValueError(
+        'RobustAccuracy needs a model that sees one view of an image, but '
+        'this one averages several views (TestTimeAug), and the attacks are '
+        'against one alone: test without TestTimeAug, or remove '
+        'RobustAccuracy from test_evaluator and report Accuracy'
+    )
+
+
+def _has_several_views(data_batch: Any) -> bool:
+    if not isinstance(data_batch, dict):
+        return False
+    samples = data_batch.get('data_samples') or [None]
+    return isinstance(samples, (list, tuple)) and isinstance(
+        samples[0], (list, tuple)
+    )

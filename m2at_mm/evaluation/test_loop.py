@@ -153,22 +153,35 @@ class RobustnessTestLoop(BaseLoop):
 
     def _settings(self) -> dict[str, Any]:
         """What every result depends on."""
-        cfg = self.runner.cfg
+        cfg = self.runner.cfg  # empty where the runner was given objects
+        model = cfg.get('model') or {}
+        dataset = self.dataloader.dataset
         checkpoint = self.runner._load_from
         return dict(
             config=cfg.filename and Path(cfg.filename).name,
             checkpoint=checkpoint and Path(checkpoint).name,
             weights=digest_module(self.model),
-            model=_plain(cfg.model.get('classifier', cfg.model)),
+            model=_plain(model.get('classifier', model))
+            or str(self.model.classifier),
             data_preprocessor=_plain(
-                cfg.model.get('data_preprocessor')
-                or cfg.get('data_preprocessor')
-            ),
-            dataset=_plain(cfg.test_dataloader.dataset),
+                model.get('data_preprocessor') or cfg.get('data_preprocessor')
+            )
+            or _statistics(self.model.data_preprocessor),
+            dataset=_plain((cfg.get('test_dataloader') or {}).get('dataset'))
+            or repr(dataset),
             batch_size=self.batch_size,
             seed=self.seed,
             versions=dict(m2at_mm=__version__, torch=torch.__version__),
         )
+
+
+def _statistics(preprocessor: Any) -> dict[str, Any]:
+    """Mean and std on the 0-255 scale, empty without."""
+    return {
+        name: getattr(preprocessor, name).flatten().tolist()
+        for name in ('mean', 'std')
+        if hasattr(preprocessor, name)
+    }
 
 
 def _plain(cfg: Any) -> Any:

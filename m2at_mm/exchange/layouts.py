@@ -37,7 +37,7 @@ class Imported:
         classifier (dict): Config of the mmpretrain classifier it belongs to.
         state_dict (dict[str, Tensor]): The classifier's weights.
         mean (list[float], optional): Of the normalisation that was inside,
-            per RGB channel on the 0-255 scale; None if there was none.
+            per channel on the 0-255 scale; None if there was none.
         std (list[float], optional): Likewise.
     """
 
@@ -45,6 +45,11 @@ class Imported:
     state_dict: StateDict
     mean: Optional[list[float]]
     std: Optional[list[float]]
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of the images."""
+        return _count_channels(self.state_dict)
 
     @property
     def num_classes(self) -> int:
@@ -95,6 +100,8 @@ def import_checkpoint(path: Path) -> Imported:
         if not key.startswith(_UNUSED)
     }
     backbone = configure(renamed, path)
+    if _count_channels(renamed) != 3:
+        backbone['in_channels'] = _count_channels(renamed)
     num_classes, in_channels = renamed['head.fc.weight'].shape
     classifier = dict(
         type='ImageClassifier',
@@ -142,10 +149,11 @@ def _split_normalisation(
     """Mean, std, and the weights of the network behind the normalisation."""
     found: dict[str, Tensor] = {}
     rest = dict(state_dict)
+    num_channels = _count_channels(state_dict)
     for key, value in state_dict.items():
         last = key.rsplit('.', 1)[-1]
         for kind, names in (('mean', _MEAN), ('std', _STD)):
-            if last in names and value.numel() in (1, 3):
+            if last in names and value.numel() in (1, num_channels):
                 found[kind] = rest.pop(key)
     # nn.Sequential(normalisation, network)
     if rest and all(key.startswith('1.') for key in rest):
@@ -158,7 +166,7 @@ def _split_normalisation(
             'layer alone: mean and std are both needed'
         )
     channels = {
-        kind: value.flatten().double().expand(3)
+        kind: value.flatten().double().expand(num_channels)
         for kind, value in found.items()
     }
     if channels['mean'].max() > 1 or channels['std'].max() > 1:
@@ -169,6 +177,13 @@ def _split_normalisation(
         )
     mean, std = ((255 * channels[kind]).tolist() for kind in ('mean', 'std'))
     return mean, std, rest
+
+
+def _count_channels(state_dict: StateDict) -> int:
+    """Channels of the images, those that the stem's convolution takes."""
+    stems = [key for key in state_dict if key.endswith('conv1.weight')]
+    stem = state_dict[min(stems, key=len)] if stems else None
+    return int(stem.shape[1]) if stem is not None and stem.ndim == 4 else 3
 
 
 def _mmpretrain_key(key: str) -> str:

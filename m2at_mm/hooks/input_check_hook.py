@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
+from torch.utils.data import Subset
 
+from m2at_mm.datasets.inside import inner_datasets, labelled_datasets
+from m2at_mm.evaluation.robust_accuracy import (
+    RobustAccuracy,
+    refuse_several_views,
+)
 from m2at_mm.model_wrappers import bare_model
-from m2at_mm.registry import HOOKS
+from m2at_mm.registry import HOOKS, type_name
 
 # The last layer in mmpretrain's classifiers, and in those of timm and others.
 _HEADS = ('head.', 'fc.', 'classifier.')
@@ -33,9 +41,11 @@ class InputCheckHook(Hook):
     - the checkpoint is missing, damaged or holds anything but data;
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
-    - a label of the dataset is outside the model's classes;
+    - a label of the dataset is outside the model's classes, also behind
+      datasets that repeat, join or choose from others;
     - a dataset gives whole batches to a ``collate_fn`` of samples;
     - the dataset crops or flips, and so does the preprocessor;
+    - robust accuracy is asked of a model that averages several views;
     - ``save_best`` names an attack that ``eval_attacks`` doesn't have;
     - pretrained weights that an ``init_cfg`` names are not there.
 
@@ -67,7 +77,7 @@ class InputCheckHook(Hook):
             _check_readable(start)
         if not _is_training(runner):
             return
-        pretrained = _pretrained(bare_model(runner.model))
+        pretrained = _pretrained(_network(runner))
         for key, path in pretrained.items():
             if '://' not in path and not Path(path).expanduser().is_file():
                 raise FileNotFoundError(
@@ -96,7 +106,7 @@ class InputCheckHook(Hook):
         loaded = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
         loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
-        own = bare_model(runner.model).state_dict()
+        own = _network(runner).state_dict()
         training = _is_training(runner)
         fine_tuning = training and not runner._resume
         problems = [
@@ -133,8 +143,15 @@ class InputCheckHook(Hook):
             _check_save_best(runner)
 
     def before_test(self, runner: Runner) -> None:
-        """Check the labels."""
+        """Check the labels, and that robust accuracy has one view."""
+        _check_views(runner)
         _check_labels(runner, runner.test_dataloader.dataset)
+
+
+def _network(runner: Runner) -> Any:
+    """What has the weights: also the model inside one of several views."""
+    model = bare_model(runner.model)
+    return model.module if isinstance(model, BaseTTAModel) else model
 
 
 def _is_training(runner: Runner) -> bool:
@@ -200,7 +217,8 @@ def _pretrained(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         given = getattr(module, 'init_cfg', None) or ()
         for init in [given] if isinstance(given, dict) else given:
-            if init and init.get('type') == 'Pretrained':
+            kind = type_name(init['type']) if init else None
+            if kind in ('Pretrained', 'PretrainedInit'):
                 found[name] = str(init.get('checkpoint', ''))
     return found
 
@@ -219,42 +237,44 @@ def _list(names: list[str]) -> str:
 
 
 def _check_labels(runner: Runner, dataset: Any) -> None:
-    num_classes: Optional[int] = getattr(
-        bare_model(runner.model), 'num_classes', None
-    )
-    if num_classes is None or not hasattr(dataset, 'get_gt_labels'):
+    num_classes: Optional[int] = getattr(_network(runner), 'num_classes', None)
+    if num_classes is None:
         return
-    labels = dataset.get_gt_labels()
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
-        raise ValueError(
-            f'{type(dataset).__name__} has label {outside[0]}, outside the '
-            f"model's classes 0 to {num_classes - 1} ({len(outside)} of "
-            f'{len(labels)} images): set num_classes in head and '
-            "data_preprocessor to the dataset's number of classes, or mend "
-            'the labels'
-        )
+    for part, labels in labelled_datasets(dataset):
+        outside = labels[(labels < 0) | (labels >= num_classes)]
+        if len(outside):
+            raise ValueError(
+                f'{type(part).__name__} has label {outside[0]}, outside the '
+                f"model's classes 0 to {num_classes - 1} ({len(outside)} of "
+                f'{len(labels)} images): set num_classes in head and '
+                "data_preprocessor to the dataset's number of classes, or "
+                'mend the labels'
+            )
 
 
 def _check_collation(loader: Any) -> None:
     function = getattr(loader.collate_fn, 'func', loader.collate_fn)
-    if getattr(loader.dataset, 'whole_batches', False) and function in (
+    dataset = loader.dataset
+    while isinstance(dataset, Subset):  # it passes a whole batch on
+        dataset = dataset.dataset
+    if getattr(dataset, 'whole_batches', False) and function in (
         default_collate,
         pseudo_collate,
     ):
         raise ValueError(
             f'collate_fn={function.__name__!r} joins samples, but '
-            f'{type(loader.dataset).__name__} has whole_batches=True: set '
+            f'{type(dataset).__name__} has whole_batches=True: set '
             "train_dataloader.collate_fn=dict(type='m2at_mm."
             "whole_batch_collate')"
         )
 
 
 def _check_augmented_once(runner: Runner) -> None:
-    preprocessor = getattr(bare_model(runner.model), 'data_preprocessor', None)
-    pipeline = getattr(runner.train_dataloader.dataset, 'pipeline', None)
+    preprocessor = getattr(_network(runner), 'data_preprocessor', None)
     names = {
-        type(step).__name__ for step in getattr(pipeline, 'transforms', [])
+        name
+        for dataset in inner_datasets(runner.train_dataloader.dataset)
+        for name in _transforms(getattr(dataset, 'pipeline', None))
     }
     twice = names & {'RandomCrop', 'RandomResizedCrop', 'RandomFlip'}
     if twice and getattr(preprocessor, 'augment', None) is not None:
@@ -265,8 +285,27 @@ def _check_augmented_once(runner: Runner) -> None:
         )
 
 
+def _transforms(step: Any) -> Iterator[str]:
+    """The names of a transform and of those inside it, like RandomApply's."""
+    if isinstance(step, (list, tuple)):  # a branch of RandomChoice
+        for one in step:
+            yield from _transforms(one)
+        return
+    yield type(step).__name__
+    yield from _transforms(list(getattr(step, 'transforms', ())))
+
+
+def _check_views(runner: Runner) -> None:
+    metrics = getattr(runner.test_loop, 'evaluator', None)
+    if isinstance(bare_model(runner.model), BaseTTAModel) and any(
+        isinstance(metric, RobustAccuracy)
+        for metric in getattr(metrics, 'metrics', ())
+    ):
+        refuse_several_views()
+
+
 def _check_save_best(runner: Runner) -> None:
-    attacks = getattr(bare_model(runner.model), 'eval_attacks', None)
+    attacks = getattr(_network(runner), 'eval_attacks', None)
     if attacks is None:
         return
     known = ['clean', 'worst', *attacks]

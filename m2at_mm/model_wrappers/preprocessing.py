@@ -8,6 +8,8 @@ from typing import Any, Optional, Union
 from mmpretrain.models import VGG
 from torch import nn
 
+from m2at_mm.registry import type_name
+
 _PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
 
 
@@ -27,15 +29,15 @@ def take_over_preprocessing(
     if isinstance(outer, nn.Module):
         return classifier, outer
     settings = dict(copy.deepcopy(outer or {}))
-    if inner and settings.get('type') != _PREPROCESSOR:
+    if inner and type_name(settings.get('type')) != type_name(_PREPROCESSOR):
         settings = {
             **{key: settings[key] for key in settings if key == 'augment'},
             **inner,
         }
-    stock_type = settings.get('type', 'ClsDataPreprocessor').split('.')[-1]
-    if stock_type == 'ClsDataPreprocessor':
+    name = type_name(settings.get('type', 'ClsDataPreprocessor'))
+    if name == 'ClsDataPreprocessor':
         settings['type'] = _PREPROCESSOR
-    elif settings['type'] != _PREPROCESSOR:
+    elif name != type_name(_PREPROCESSOR):
         raise ValueError(
             f'data_preprocessor type={settings["type"]!r} cannot be taken '
             'over: only ClsDataPreprocessor of single-label image '

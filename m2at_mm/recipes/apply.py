@@ -131,18 +131,25 @@ def _hold_out_validation(cfg: Config) -> None:
     train, val = _leaves(cfg, 'train'), _leaves(cfg, 'val')
     if not train or not val:
         return
-    stock = type_name(train[0].get('type'))
-    if stock in _HELD_OUT and val[0].get('split') == 'test':
+    stock = {type_name(dataset.get('type')) for dataset in train} & {
+        type_name(dataset.get('type'))
+        for dataset in val
+        if dataset.get('split') == 'test'
+    }
+    replaced = {name: _HELD_OUT[name] for name in stock if name in _HELD_OUT}
+    if replaced:
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
         for loader in ('train', 'val', 'test'):
             for dataset in _leaves(cfg, loader):
-                dataset.type = _HELD_OUT[stock]
-        for dataset in _leaves(cfg, 'val'):
-            dataset.split = 'val'
+                name = type_name(dataset.get('type'))
+                if name in replaced:
+                    dataset.type = replaced[name]
+                    if loader == 'val' and dataset.get('split') == 'test':
+                        dataset.split = 'val'
         print_log(
-            f'validation uses images held out of the training set: {stock} '
-            f'is read by {_HELD_OUT[stock]}',
+            'validation uses images held out of the training set: '
+            f'{", ".join(replaced)} is read by {", ".join(replaced.values())}',
             logger='current',
         )
     elif val == _leaves(cfg, 'test'):

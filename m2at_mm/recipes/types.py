@@ -8,16 +8,7 @@ from typing import Any, Optional
 from mmengine.config import ConfigDict
 from mmpretrain.registry import MODELS
 
-
-def type_name(kind: Any) -> str:
-    """The name of a type that is written as a class or as a string.
-
-    Args:
-        kind (type | str): Like ``CIFAR10``, ``'CIFAR10'`` or
-            ``'mmpretrain.CIFAR10'``.
-    """
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    return name.split('.')[-1]
+from m2at_mm.registry import type_name as type_name
 
 
 def model_class(kind: Any) -> Optional[Any]:

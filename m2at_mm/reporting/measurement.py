@@ -127,7 +127,9 @@ def class_names(config: dict[str, Any]) -> Optional[Sequence[str]]:
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
     given = (dataset.get('metainfo') or {}).get('classes')
     if given is None and dataset.get('type') is not None:
-        kind = DATASETS.get(str(dataset['type']))
+        kind = dataset['type']
+        if not isinstance(kind, type):
+            kind = DATASETS.get(str(kind))
         given = (getattr(kind, 'METAINFO', None) or {}).get('classes')
     return given if isinstance(given, (list, tuple)) else None
 

@@ -19,13 +19,15 @@ from torch import Tensor
 # The parts that hold more than tensors.
 _PARTS = ('message_hub', 'meta', 'optimizer', 'param_schedulers')
 _KIND = 'm2at_mm.kind'
+_SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
 _TORCH = (Tensor, torch.dtype, torch.device)
 
 
 def make_plain(checkpoint: dict[str, Any]) -> None:
     """Replace what only some environments can load.
 
-    What has no replacement is left out of the message hub, with a warning.
+    What has no replacement is left out of the message hub, and elsewhere
+    saved as it is; both with a warning.
 
     Args:
         checkpoint (dict): As MMEngine is about to save it; its entries are
@@ -37,8 +39,12 @@ def make_plain(checkpoint: dict[str, Any]) -> None:
             part: _savable(entries) for part, entries in hub.items()
         }
     for part in _PARTS[1:]:
-        if part in checkpoint:
+        if part not in checkpoint:
+            continue
+        try:
             checkpoint[part] = _plain(checkpoint[part])
+        except TypeError as error:
+            _warn(f'{part!r} of the checkpoint is saved as it is: {error}')
 
 
 def restore(checkpoint: dict[str, Any]) -> None:
@@ -58,12 +64,12 @@ def _savable(entries: dict[str, Any]) -> dict[str, Any]:
         try:
             found[name] = _plain(value)
         except TypeError as error:
-            print_log(
-                f'{name!r} of the message hub is not saved: {error}',
-                logger='current',
-                level=logging.WARNING,
-            )
+            _warn(f'{name!r} of the message hub is not saved: {error}')
     return found
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
 
 
 def _plain(value: Any) -> Any:
@@ -81,14 +87,14 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, dict):
-        kind = OrderedDict if isinstance(value, OrderedDict) else dict
-        return kind((_plain(k), _plain(v)) for k, v in value.items())
-    for kind in (list, tuple, set):
-        if isinstance(value, kind):
-            return kind(_plain(one) for one in value)
-    for kind in (bool, int, float, complex, str, bytes):
-        if isinstance(value, kind):
-            return kind(value)
+        mapping = OrderedDict if isinstance(value, OrderedDict) else dict
+        return mapping((_plain(k), _plain(v)) for k, v in value.items())
+    for sequence in (list, tuple, set):
+        if isinstance(value, sequence):
+            return sequence(_plain(one) for one in value)
+    for scalar in _SCALARS:
+        if isinstance(value, scalar):
+            return scalar(value)
     if value is None or isinstance(value, _TORCH):
         return value
     raise TypeError(

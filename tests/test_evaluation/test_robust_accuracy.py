@@ -113,3 +113,10 @@ def test_an_image_without_finite_scores_is_not_right(broken: float) -> None:
     found = evaluate(samples, 2)
     assert found['robust/clean'] == FIGURES['robust/clean'] - 20
     assert found['robust/worst'] == FIGURES['robust/worst'] - 20
+
+
+def test_several_views_of_an_image() -> None:
+    metric = RobustAccuracy()
+    batch = dict(data_samples=[predictions(), predictions()])
+    with pytest.raises(ValueError, match=r'several views .*TestTimeAug'):
+        metric.process(batch, [])

@@ -149,3 +149,21 @@ def test_plain_model_is_refused(tmp_path: Path) -> None:
     cfg.data_preprocessor.pop('augment')  # mmpretrain's knows none
     with pytest.raises(TypeError, match=r'needs an m2at_mm\.Adversarial'):
         Runner.from_cfg(cfg).test()
+
+
+def test_a_runner_of_objects(tmp_path: Path) -> None:
+    """The same results as by a config; nothing of it is at hand."""
+    cfg = _config(classifier_cfg(), tmp_path)
+    by_config = Runner.from_cfg(cfg)
+    expected = by_config.test()
+    runner = Runner(
+        model=by_config.model,
+        work_dir=str(tmp_path / 'objects'),
+        test_dataloader=by_config.test_dataloader,
+        test_evaluator=[],
+        test_cfg=cfg.test_cfg,
+        default_scope='mmpretrain',
+        experiment_name='objects',
+    )
+    assert not runner.cfg.get('model')
+    assert runner.test() == expected

@@ -13,7 +13,7 @@ from pyautoattack.examples.resnet import ResNet18, ResNet50
 from torch import Tensor, nn
 
 from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
-from m2at_mm.exchange import Imported, import_checkpoint
+from m2at_mm.exchange import Imported, PlainClassifier, import_checkpoint
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
 
@@ -171,6 +171,46 @@ def test_shipped_weights_on_real_images(
     torch.testing.assert_close(
         _logits(imported, images), expected, atol=1e-4, rtol=0
     )
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float64])
+@pytest.mark.parametrize('net', [PreActResNet_CIFAR, WideResNet_CIFAR])
+def test_other_images_and_precisions(
+    net: Callable[..., nn.Module],
+    dtype: torch.dtype,
+    channels: int,
+    tmp_path: Path,
+) -> None:
+    """Images that are not square, of any number of channels."""
+    torch.manual_seed(0)
+    depth = 18 if net is PreActResNet_CIFAR else 10
+    width = dict(base_channels=4) if depth == 18 else dict(widen_factor=1)
+    backbone = net(depth, in_channels=channels, **width).eval()
+    images = torch.rand(2, channels, 32, 48)
+    mean = torch.linspace(0.2, 0.5, channels)
+    with torch.no_grad():
+        normalised = (images - mean.view(-1, 1, 1)) / 0.25
+        features = backbone(normalised)[-1].mean((2, 3))
+    layer = nn.Linear(features.shape[1], 10)
+    weights = {f'fc.{k}': v for k, v in layer.state_dict().items()}
+    weights.update(backbone.state_dict())
+    weights.update(mean=mean, std=torch.tensor([0.25]))
+    torch.save({k: v.to(dtype) for k, v in weights.items()}, tmp_path / 'x.pt')
+    imported = import_checkpoint(tmp_path / 'x.pt')
+    assert imported.num_channels == channels
+    assert imported.mean is not None and imported.std is not None
+    plain = PlainClassifier(
+        MODELS.build(dict(imported.classifier, _scope_='mmpretrain')),
+        torch.tensor(imported.mean).view(-1, 1, 1),
+        torch.tensor(imported.std).view(-1, 1, 1),
+    )
+    plain.model.load_state_dict(imported.state_dict)
+    tolerance = 1e-4 if dtype == torch.float64 else 0.02
+    with torch.no_grad():
+        torch.testing.assert_close(
+            plain(images), layer(features), atol=tolerance, rtol=0
+        )
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,20 @@ from typing import Any, Callable, Optional
 
 import pytest
 import torch
-from digits_runner import build_digits_runner
+from digits_runner import build_digits_runner, small_digits_config
+from mmengine.dataset import (
+    ClassBalancedDataset,
+    Compose,
+    ConcatDataset,
+    RepeatDataset,
+    default_collate,
+)
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
+from mmpretrain.datasets import KFoldDataset
+from mmpretrain.registry import DATASETS, MODELS
 from tiny import classifier_cfg
+from torch.utils.data import DataLoader, Subset
 
 from m2at_mm.model_wrappers import AdversarialClassifier
 
@@ -453,3 +462,105 @@ def test_images_are_cropped_by_one_of_two(
     ):
         runner.train()
     assert not steps
+
+
+# --- inside other datasets, and behind several views -------------------------
+
+INSIDE: dict[str, Callable[[Any], Any]] = {
+    'repeat': lambda data: RepeatDataset(data, times=2),
+    'concatenate': lambda data: ConcatDataset([data]),
+    'balance': lambda data: ClassBalancedDataset(data, oversample_thr=1e-3),
+    'choose': lambda data: Subset(data, range(20)),
+}
+
+
+def put_inside(runner: Runner, wrapper: str) -> Any:
+    """Train on the runner's dataset inside of another one; the inner one."""
+    loader = runner._train_dataloader
+    cfg = dict(loader.dataset, whole_batches=False)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        if wrapper == 'fold':  # it takes nothing but a config
+            outer: Any = KFoldDataset(cfg, num_splits=2)
+            inner = outer.dataset
+        else:
+            inner = DATASETS.build(cfg)
+            outer = INSIDE[wrapper](inner)
+    runner._train_dataloader = DataLoader(
+        outer, batch_size=4, collate_fn=default_collate
+    )
+    return inner
+
+
+@pytest.mark.parametrize('wrapper', [*INSIDE, 'fold'])
+def test_labels_inside_other_datasets(
+    wrapper: str, tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(tmp_path, num_classes=5)
+    put_inside(runner, wrapper)
+    with pytest.raises(ValueError, match=r'Digits has label \d, .*0 to 4'):
+        runner.train()
+    assert steps == []
+
+
+@pytest.mark.parametrize('nested', [False, True])
+@pytest.mark.parametrize('wrapper', [*INSIDE, 'fold'])
+def test_crops_inside_other_datasets(
+    wrapper: str, nested: bool, tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(tmp_path)
+    inner = put_inside(runner, wrapper)
+    crop: dict[str, Any] = dict(type='RandomCrop', crop_size=32, padding=4)
+    if nested:
+        crop = dict(type='RandomApply', transforms=[crop], prob=0.5)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        inner.pipeline = Compose([crop, dict(type='PackInputs')])
+    with pytest.raises(ValueError, match=r"\['RandomCrop'\], and data_prepro"):
+        runner.train()
+    assert steps == []
+
+
+def test_whole_batches_of_a_choice_need_their_collate_function(
+    tmp_path: Path, steps: list[str]
+) -> None:
+    runner = build_runner(tmp_path)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        inner = DATASETS.build(runner._train_dataloader.dataset)
+    runner._train_dataloader = DataLoader(
+        Subset(inner, range(8)), batch_size=4, collate_fn=default_collate
+    )
+    with pytest.raises(ValueError, match='Digits has whole_batches=True'):
+        runner.train()
+    assert steps == []
+
+
+@pytest.mark.parametrize('robust', [False, True])
+@pytest.mark.parametrize('checked', [False, True])
+def test_several_views(
+    robust: bool, checked: bool, trained: str, tmp_path: Path
+) -> None:
+    """The checkpoint loads; robust accuracy is not that of the first view."""
+    cfg = small_digits_config(tmp_path, 8, 4)
+    cfg.load_from = trained
+    cfg.model = dict(type='mmpretrain.AverageClsScoreTTA', module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = [
+        dict(
+            type='TestTimeAug',
+            transforms=[
+                [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)],
+                [dict(type='PackInputs')],
+            ],
+        )
+    ]
+    cfg.test_dataloader.collate_fn = dict(type='default_collate')
+    cfg.test_dataloader.dataset.whole_batches = False
+    cfg.test_evaluator = [dict(type='Accuracy', topk=(1,))]
+    if robust:
+        cfg.test_evaluator.append(dict(type='m2at_mm.RobustAccuracy'))
+    if not checked:
+        cfg.default_hooks.pop('input_check')
+    runner = Runner.from_cfg(cfg)
+    if robust:
+        with pytest.raises(ValueError, match=r'RobustAccuracy .* several'):
+            runner.test()
+    else:
+        assert runner.test().keys() == {'accuracy/top1'}

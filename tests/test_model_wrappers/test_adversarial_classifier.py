@@ -12,6 +12,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
+from mmpretrain.models import ClsDataPreprocessor, SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
 from tiny import (
     MEAN,
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from m2at_mm.attacks import ThreatModel, pgd
+from m2at_mm.data_preprocessors import AdversarialDataPreprocessor
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
@@ -527,3 +529,32 @@ def test_crops_and_flips_of_the_dataset_stay() -> None:
     assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx(
         MEAN
     )
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'ClsDataPreprocessor',
+        'mmpretrain.ClsDataPreprocessor',
+        ClsDataPreprocessor,
+        'm2at_mm.AdversarialDataPreprocessor',
+        AdversarialDataPreprocessor,
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('inside', [False, True])
+def test_type_of_a_preprocessor(kind: Any, inside: bool) -> None:
+    settings = dict(type=kind, mean=MEAN, std=STD, num_classes=10)
+    classifier = classifier_cfg()
+    given: Any = settings
+    if inside:
+        classifier['data_preprocessor'], given = settings, None
+    model = build_adversarial(classifier=classifier, data_preprocessor=given)
+    found = model.data_preprocessor
+    assert type(found) is AdversarialDataPreprocessor
+    assert found.mean.flatten().tolist() == pytest.approx(MEAN)
+
+
+def test_preprocessor_of_another_kind() -> None:
+    with pytest.raises(ValueError, match='cannot be taken over'):
+        build_adversarial(data_preprocessor=dict(type=SelfSupDataPreprocessor))

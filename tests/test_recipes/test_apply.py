@@ -284,3 +284,28 @@ def _learning_rates(cfg: Config, iterations: int) -> list[float]:
         optimizer.step()
         scheduler.step()
     return rates
+
+
+def test_a_test_set_of_the_users_own_stays_his() -> None:
+    stock = load_config(STOCK)
+    own = dict(type='CustomDataset', data_root='mine', split='test')
+    stock.test_dataloader.dataset = own
+    stock.train_dataloader.dataset = dict(
+        type='ConcatDataset',
+        datasets=[stock.train_dataloader.dataset, dict(own, split='train')],
+    )
+    cfg = apply_recipe(stock, 'm2at')
+    assert cfg.test_dataloader == stock.test_dataloader
+    train = leaf_datasets(cfg.train_dataloader.dataset)
+    assert [one.type for one in train] == ['m2at_mm.CIFAR10', 'CustomDataset']
+    assert cfg.val_dataloader.dataset.split == 'val'
+
+
+def test_a_validation_set_of_the_users_own_stays_his() -> None:
+    stock = load_config(STOCK)
+    own = dict(type='CustomDataset', data_root='mine', split='test')
+    stock.val_dataloader.dataset = own
+    cfg = apply_recipe(stock, 'm2at')
+    for part in ('train', 'val', 'test'):
+        name = f'{part}_dataloader'
+        assert cfg[name] == stock[name]

@@ -146,12 +146,14 @@ def test_what_cannot_be_saved_is_named(
         plain_content, 'print_log', lambda text, **_: said.append(text)
     )
     hub = dict(runtime_info=dict(path=Path('x'), epoch=1))
-    checkpoint: dict[str, Any] = dict(message_hub=hub)
+    checkpoint: dict[str, Any] = dict(message_hub=hub, meta=dict(a=Path('y')))
     make_plain(checkpoint)
+    assert checkpoint['meta'] == dict(a=Path('y'))
     assert checkpoint['message_hub'] == dict(runtime_info=dict(epoch=1))
     assert hub['runtime_info'].keys() == {'path', 'epoch'}  # the live one
-    assert len(said) == 1
+    assert len(said) == 2
     assert said[0].startswith("'path' of the message hub is not saved")
+    assert said[1].startswith("'meta' of the checkpoint is saved as it is")
 
 
 def test_a_resumed_run_has_the_history(tmp_path: Path) -> None:
