@@ -45,5 +45,5 @@ python tools/train.py configs/pgd-at_resnet18_cifar10.py "${amp[@]}" --no-valida
     model.train_attack.compile_mode=reduce-overhead
 echo "seconds: $(($(date +%s) - start))" | tee "$out/thirty_epochs.txt"
 python tools/test.py configs/pgd-at_resnet18_cifar10.py \
-    "$(cat "$out/pgd-at/last_checkpoint")" --num-samples "${IMAGES:-1000}" \
+    "$(cat "$out/pgd-at/last_checkpoint")" --num-samples "${IMAGES:-1000}" --subset first \
     --attacks clean pgd20 cw20 autoattack --out "$out/pgd-at.json"
