@@ -43,7 +43,8 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=200,
         metavar='N',
-        help='attack the first N test images of each run (default: 200)',
+        help='attack N test images of each run, spread over the classes '
+        '(default: 200)',
     )
     parser.add_argument(
         '--no-model',

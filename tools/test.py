@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from m2at_mm import cli
 from m2at_mm.evaluation.presets import ATTACK_NAMES, DEFAULT_ATTACKS
+from m2at_mm.evaluation.samples import SUBSETS
 
 _SECONDS_TO_WAIT = 7 * 24 * 3600
 
@@ -45,7 +46,15 @@ def parse_args() -> argparse.Namespace:
         '--num-samples',
         type=int,
         metavar='N',
-        help="use the first N of the dataset's test images; all by default",
+        help='use N of the test images, spread over the classes and the same '
+        'for every network; all by default',
+    )
+    parser.add_argument(
+        '--subset',
+        choices=SUBSETS,
+        default='spread',
+        help='which N images: spread, or first, the first ones of the '
+        "dataset, as in AutoAttack's tables on CIFAR (default: spread)",
     )
     parser.add_argument(
         '--batch-size',
@@ -89,6 +98,7 @@ def load_config(args: argparse.Namespace) -> Config:
         eps=args.eps,
         norm=args.norm,
         num_samples=args.num_samples,
+        subset=args.subset,
         batch_size=args.batch_size,
         seed=args.seed,
         transfer=_surrogate(args),

@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Callable, NamedTuple
 
-import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from m2at_mm import cli
 from m2at_mm.arguments import check_count
+from m2at_mm.evaluation.samples import Samples
 from m2at_mm.visualization import (
     AttackSteps,
     MaskKinds,
@@ -70,7 +70,7 @@ def parse_args() -> argparse.Namespace:
         type=int,
         default=6,
         metavar='N',
-        help='the first N test images (default: 6)',
+        help='N test images, spread over the classes (default: 6)',
     )
     parser.add_argument(
         '--seed', type=int, default=0, help='of start and masks (default: 0)'
@@ -88,11 +88,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     cfg.merge_from_dict(
         dict(
             randomness=dict(seed=args.seed),
-            test_dataloader=dict(
-                batch_size=args.num_images,
-                num_workers=0,
-                dataset=dict(indices=args.num_images),
-            ),
+            test_dataloader=dict(num_workers=0),
         )
     )
     cli.merge_common_options(cfg, args)
@@ -122,11 +118,15 @@ def main() -> None:
     with TemporaryDirectory() as log_dir:
         runner = cli.build_trained_runner(load_config(args, log_dir), args)
     model = runner.model.eval()
-    batch = model.data_preprocessor(next(iter(runner.test_dataloader)))
-    labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+    loader = runner.test_dataloader
+    samples = Samples(
+        loader.dataset, model.data_preprocessor, loader.collate_fn
+    )
+    chosen = samples.spread(args.num_images)
+    ((images, labels),) = samples.batches([chosen])
     look, draw = KINDS[args.show]
-    found = look(model, batch['inputs'], labels.to(batch['inputs'].device))
-    classes = runner.test_dataloader.dataset.CLASSES
+    found = look(model, images, labels)
+    classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
     note = '' if args.checkpoint else 'untrained network'
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix.lower() == '.gif':

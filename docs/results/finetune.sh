@@ -46,6 +46,6 @@ for run in stock/epoch_12.pth m2at-finetune/epoch_10.pth; do
   name=$(dirname "$run")
   "$python" tools/test.py "$work/m2at-finetune/resnet18_8xb16_cifar10.py" \
     "$work/$run" --attacks clean pgd20 cw20 apgd-ce apgd-t \
-    --num-samples 1000 --work-dir "$work/test-$name" \
+    --num-samples 1000 --subset first --work-dir "$work/test-$name" \
     --out "$out/$name.json" >"$work/test-$name.txt" 2>&1
 done

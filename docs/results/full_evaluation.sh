@@ -29,7 +29,7 @@ evaluate() { # name, config, checkpoint, further words
   shift 3
   "$python" tools/test.py "$config" "$checkpoint" --work-dir "$work/$name" \
     --out "$out/$name.json" --attacks clean "${everything[@]}" \
-    --num-samples 256 "$@" test_dataloader.num_workers=0 \
+    --num-samples 256 --subset first "$@" test_dataloader.num_workers=0 \
     >"$work/$name.txt" 2>&1
 }
 

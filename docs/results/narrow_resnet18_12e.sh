@@ -33,7 +33,7 @@ run() { # name, seed, config, further settings
       "$@" >"$dir/train.txt" 2>&1
   fi
   "$python" tools/test.py "configs/$config.py" "$dir/epoch_12.pth" \
-    --attacks clean pgd20 cw20 --num-samples 1000 --out "$result" \
+    --attacks clean pgd20 cw20 --num-samples 1000 --subset first --out "$result" \
     --work-dir "$dir/test" --cfg-options "${narrow[@]}" randomness.seed=0 \
     test_dataloader.num_workers=0 >"$dir/test.txt" 2>&1
 }

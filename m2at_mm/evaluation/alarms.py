@@ -363,5 +363,5 @@ def _is_twice(small: Outcomes, large: Outcomes) -> bool:
 
 
 def _chance(outcome: Outcomes) -> float:
-    """Accuracy of guessing, in per cent."""
-    return 100 / (int(outcome.labels.max()) + 1)
+    """Accuracy of guessing, in per cent; 0 where nobody knows the classes."""
+    return 100 / outcome.num_classes if outcome.num_classes else 0.0

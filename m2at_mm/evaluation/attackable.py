@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from m2at_mm.attacks.logits import logits_of
+
 
 class Attackable(nn.Module):
     """A model whose input always has a finite gradient.
@@ -27,11 +29,11 @@ class Attackable(nn.Module):
         """Logits, shape (N, K)."""
         logits: Tensor
         if not images.requires_grad:
-            logits = self.model(images)
+            logits = logits_of(self.model, images)
             return logits
         seen = images.view_as(images)
         seen.register_hook(
             lambda gradient: torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
         )
-        logits = self.model(seen)
+        logits = logits_of(self.model, seen)
         return logits if logits.requires_grad else logits + 0 * images.sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Optional
 
 import numpy as np
 
@@ -19,13 +20,17 @@ class Outcomes:
         labels (np.ndarray): The truth, int64 of shape (N, ).
         predictions (dict[str, np.ndarray]): Predicted labels by attack, each
             of shape (N, ), with ``'clean'``. An image that is misclassified
-            clean is not attacked and keeps its prediction.
+            clean is not attacked and keeps its prediction. It is -1 where
+            the logits are not finite.
         parts (dict[str, dict[str, np.ndarray]]): For an attack of several
             parts, the predictions after each.
         seconds (dict[str, float]): Time spent per attack, summed over the
             processes.
         outside (dict[str, int]): Adversarial images outside ball or box.
         notes (list[str]): What a reader must know.
+        num_classes (int, optional): Number of classes of the model.
+        positions (np.ndarray, optional): Positions of the images in the
+            dataset, shape (N, ).
     """
 
     threat_model: ThreatModel
@@ -35,6 +40,8 @@ class Outcomes:
     seconds: dict[str, float] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    num_classes: Optional[int] = None
+    positions: Optional[np.ndarray] = None
 
     def correct(self, name: str) -> np.ndarray:
         """Which images are classified correctly.

@@ -14,6 +14,7 @@ from m2at_mm.attacks import (
     own_random_stream,
     pgd,
 )
+from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.attacks.losses import margin
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import run_in_memory
@@ -54,10 +55,11 @@ def probe(
         image's logits, relative to their length, from one forward pass to the
         next (without and with gradients) and from a full to a halved batch;
         ``probabilities``, whether the outputs are probabilities;
-        ``non_finite_gradients``, the share of images with a gradient that is
-        not finite; ``vanishing_gradients``, the share where the gradient of
-        the margin predicts that not even 1000 times the radius reaches the
-        decision boundary; of the others, ``gradient_agreement``, the median
+        ``non_finite_gradients``, the share of images with a gradient, or
+        logits near the image, that are not finite;
+        ``vanishing_gradients``, the share where the gradient of the margin
+        predicts that not even 1000 times the radius reaches the decision
+        boundary; of the others, ``gradient_agreement``, the median
         ratio of finite differences along the gradient to its length, and
         ``gradient_correlation``, of finite differences in random directions
         with what the gradient says of them: both 1 if it is right;
@@ -77,7 +79,7 @@ def probe(
                     labels[chosen],
                 )
             )
-        num_classes = model(images[:1]).shape[1]
+        num_classes = logits_of(model, images[:1]).shape[1]
     columns = [torch.cat(column).double().cpu() for column in zip(*found)]
     return _summarise(
         columns, num_classes, _large_radius(images, threat_model)
@@ -100,17 +102,21 @@ def _summarise(
         distance,
         withstood,
     ) = columns
+    known = loss.isfinite() & distance.isfinite() & ratio.isfinite()
+    known &= expected.isfinite().all(1) & measured.isfinite().all(1)
+    broken = broken.where(known, 1.0)
     right = (vanishing == 0) & (broken == 0)
     figures: dict[str, Any] = dict(
         num_images=len(loss),
         num_classes=num_classes,
-        pass_difference=float(again.max()),
-        batch_difference=float(halved.max()),
+        # Of logits that are not a number the whole has changed.
+        pass_difference=float(again.nan_to_num(1.0, 1.0).max()),
+        batch_difference=float(halved.nan_to_num(1.0, 1.0).max()),
         probabilities=bool(probability.all()),
         non_finite_gradients=float(broken.mean()),
         vanishing_gradients=float(vanishing.mean()),
         saturated_loss=float((loss == 0).double().mean()),
-        median_margin=float(distance.median()),
+        median_margin=float(distance.nan_to_num().median()),
         large_eps=large_eps,
         large_eps_correct=int(withstood.sum()),
     )
@@ -143,12 +149,17 @@ def _probe_batch(
 def _probe_outputs(
     model: nn.Module, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, ...]:
-    first, second = model(images).float(), model(images).float()
+    first, second = (logits_of(model, images).float() for _ in range(2))
     with attack_mode(model):
-        third = model(images.clone().requires_grad_(True)).detach().float()
+        third = logits_of(model, images.clone().requires_grad_(True))
+        third = third.detach().float()
     half = max(1, len(images) // 2)
     halves = torch.cat(
-        [model(part) for part in (images[:half], images[half:]) if len(part)]
+        [
+            logits_of(model, part)
+            for part in (images[:half], images[half:])
+            if len(part)
+        ]
     )
     again = torch.maximum(
         _difference(first, second), _difference(first, third)
@@ -174,7 +185,7 @@ def _probe_gradients(
 ) -> tuple[Tensor, ...]:
     with attack_mode(model):
         leaf = images.clone().requires_grad_(True)
-        losses = margin(model(leaf).float(), labels)
+        losses = margin(logits_of(model, leaf).float(), labels)
         gradient = torch.zeros_like(images)
         if losses.requires_grad:
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
@@ -223,8 +234,8 @@ def _slope(
 ) -> Tensor:
     """The margin's slope in a direction, by a central difference, (N, )."""
     step = (reach.unsqueeze(1) * direction).view(images.shape).to(images.dtype)
-    ahead = margin(model(images + step).double(), labels)
-    behind = margin(model(images - step).double(), labels)
+    ahead = margin(logits_of(model, images + step).double(), labels)
+    behind = margin(logits_of(model, images - step).double(), labels)
     return (ahead - behind) / (2 * reach)
 
 
@@ -255,5 +266,7 @@ def _withstands(
             stop_when_fooled=True,
         )
         with torch.no_grad():
-            correct &= model(adversarial).argmax(1) == labels
+            correct &= (
+                predicted_labels(logits_of(model, adversarial)) == labels
+            )
     return correct

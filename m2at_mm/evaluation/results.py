@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
@@ -11,10 +10,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from m2at_mm.attacks.logits import NO_LABEL
 from m2at_mm.evaluation.alarms import find_alarms
 from m2at_mm.evaluation.outcomes import Outcomes, percent, wilson_interval
-from m2at_mm.evaluation.store import Arrays, save_npz
+from m2at_mm.evaluation.store import Arrays, save_npz, to_json
 from m2at_mm.runner.atomic_files import write_whole
+
+# Classes whose counts are printed one by one.
+_FEW_CLASSES = 20
 
 
 def make_results(
@@ -34,6 +37,7 @@ def make_results(
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
         ``worst_case`` (correct clean and under every attack),
         ``num_samples``, ``threat_model``, ``alarms``;
+        ``class_counts``, the number of images of each class;
         ``intervals``, 95 % of the above for the number of images;
         ``pgd_minus_autoattack``, the gap between the best PGD on the
         cross-entropy and AutoAttack, None unless both were run;
@@ -46,6 +50,7 @@ def make_results(
         clean=percent(main.correct('clean')),
         **_figures(main),
         alarms=[vars(alarm) for alarm in find_alarms(outcomes, probes)],
+        class_counts=_class_counts(main).tolist(),
         notes=_notes(outcomes),
         probes=probes,
         settings=settings or {},
@@ -90,24 +95,42 @@ def _gap(attacks: dict[str, float]) -> Optional[float]:
 
 def _notes(outcomes: Sequence[Outcomes]) -> list[str]:
     notes = list(dict.fromkeys(n for one in outcomes for n in one.notes))
-    counts = np.unique(outcomes[0].labels, return_counts=True)[1]
-    if len(outcomes[0].labels) >= 100 and counts.max() > 3 * counts.mean():
+    counts = _class_counts(outcomes[0])
+    total, most = counts.sum(), counts.max()
+    if 1 < total == most or (total >= 100 and most > 3 * counts.mean()):
         notes.append(
-            f'one class has {counts.max()} of {counts.sum()} images: the '
-            'first images of this dataset are not a fair sample of it'
+            f'one class has {most} of {total} images: the figures are mostly '
+            'those of this class'
         )
+    for outcome in outcomes:
+        for name, predicted in outcome.predictions.items():
+            broken = int((predicted == NO_LABEL).sum())
+            if broken:
+                notes.append(
+                    f'{broken} images have logits that are not finite under '
+                    f'{name} at {outcome.threat_model}: they count as '
+                    'misclassified'
+                )
     return notes
+
+
+def _class_counts(outcome: Outcomes) -> np.ndarray:
+    """The number of images of each class, shape (K, )."""
+    return np.bincount(outcome.labels, minlength=outcome.num_classes or 0)
 
 
 def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
     """The predictions behind the figures, image by image.
 
     Returns:
-        dict[str, np.ndarray]: ``label`` and ``clean``, and per attack
-        ``NAME``, or ``NAME@EPS/255`` with several radii: predicted labels,
-        of shape (N, ) in the order of the dataset.
+        dict[str, np.ndarray]: ``index``, the position in the dataset, where
+        it is known, ``label`` and ``clean``, and per attack ``NAME``, or
+        ``NAME@EPS/255`` with several radii: predicted labels, of shape (N, )
+        in the order of the dataset.
     """
     arrays = dict(label=outcomes[0].labels)
+    if outcomes[0].positions is not None:
+        arrays = dict(index=outcomes[0].positions, **arrays)
     for outcome in outcomes:
         at = f'@{outcome.threat_model.eps * 255:.6g}/255'
         for name, predicted in outcome.predictions.items():
@@ -129,7 +152,7 @@ def write_results(
             suffix ``.samples.npz``.
         path (Path): The JSON file. Its folder is made.
     """
-    text = json.dumps(results, indent=2) + '\n'
+    text = to_json(results)
     beside = path.with_suffix('.samples.npz')
     if path.exists() and path.read_text(encoding='utf-8') != text:
         for file in (path, beside):
@@ -163,6 +186,8 @@ def print_results(
     gap = results['pgd_minus_autoattack']
     if gap is not None:
         console.print(f'PGD minus AutoAttack: {gap:.2f} points')
+    counts = results['class_counts']
+    console.print(f'images per class: {_describe_counts(counts)}')
     for note in results['notes']:
         console.print(f'note: {note}', soft_wrap=True)
     for alarm in results['alarms']:
@@ -173,6 +198,14 @@ def print_results(
         console.print('no image is correct, so no gradient was looked at')
     elif not results['alarms']:
         console.print('no sign of masked gradients was found')
+
+
+def _describe_counts(counts: Sequence[int]) -> str:
+    if min(counts) == max(counts):
+        return f'{counts[0]} of each of {len(counts)}'
+    if len(counts) <= _FEW_CLASSES:
+        return ', '.join(f'{n}: {count}' for n, count in enumerate(counts))
+    return f'{min(counts)} to {max(counts)} of {len(counts)} classes'
 
 
 def _table(outcome: Outcomes) -> Table:

@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from m2at_mm.arguments import check_count
 from m2at_mm.attacks import AutoAttack, ThreatModel, own_random_stream
+from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import Progress, run_in_memory
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 from m2at_mm.evaluation.presets import AttackPlan, plan_attack
 from m2at_mm.evaluation.probes import NUM_PROBED, probe
-from m2at_mm.evaluation.samples import Samples
+from m2at_mm.evaluation.samples import (
+    Samples,
+    fingerprints,
+    spread_order,
+)
 from m2at_mm.evaluation.store import (
     Arrays,
     ResultStore,
@@ -31,6 +36,11 @@ from m2at_mm.evaluation.store import (
 )
 from m2at_mm.registry import TASK_UTILS
 
+_RANDOM_NOTE = (
+    'the test pipeline has random transforms: each image is read with the '
+    'same draws every time, and with others the figures would differ'
+)
+
 
 class RobustnessEvaluation:
     """Attacks a classifier's correctly classified images.
@@ -38,13 +48,16 @@ class RobustnessEvaluation:
     The work is cut into batches of a fixed order and size. A batch has random
     draws of its own, made from ``seed`` and its number, so neither the number
     of processes nor an interruption changes a result. What is finished is in
-    the store and is not done again.
+    the store and is not done again, as long as the images and their labels
+    are what they were: they are read first, without attack.
 
     Args:
         model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
             logits of shape (N, K). It is set to eval mode.
         samples (Samples): The images.
-        store (ResultStore): Where finished batches are kept.
+        store (ResultStore): Where finished batches are kept, in a folder of
+            these images. Its settings are to hold what else a result depends
+            on.
         batch_size (int): Images per batch. AutoAttack's outcome depends on
             it, in the hundredth image or so; its own default is 250. A batch
             that does not fit into a GPU's memory is halved. Defaults to 250.
@@ -95,8 +108,9 @@ class RobustnessEvaluation:
             :func:`m2at_mm.evaluation.probes.probe`.
 
         Raises:
-            ValueError: An attack can't be built for this model, or a label is
-                not one of the model's classes.
+            ValueError: An attack can't be built for this model, an image has
+                no label, or one that is not of the model's classes.
+            RuntimeError: An image changes while it is evaluated.
         """
         first, _ = next(iter(self.samples.batches([[0]])))
         num_classes = self._num_classes(first)
@@ -118,16 +132,26 @@ class RobustnessEvaluation:
         clean = self._stage('clean', None, None, threat_models[0], everything)
         labels, predicted = clean['label'], clean['predicted']
         _check_labels(labels, num_classes)
+        self._content = clean['content']
+        self.store = self.store.for_images(digest(self._content, labels))
         right = everything[labels == predicted]
         print_log(
             f'clean accuracy: {percent(labels == predicted):.2f} % of '
             f'{len(labels)} images',
             logger='current',
         )
-        probes = self._probe(right, threat_models[0])
+        probes = self._probe(right, labels, threat_models[0])
+        notes = [_RANDOM_NOTE] if self.samples.draws() else []
         outcomes = []
         for threat in threat_models:
-            outcome = Outcomes(threat, labels, dict(clean=predicted))
+            outcome = Outcomes(
+                threat,
+                labels,
+                dict(clean=predicted),
+                notes=[*notes],
+                num_classes=num_classes,
+                positions=self.samples.positions,
+            )
             outcome.seconds['clean'] = float(clean['seconds'].sum())
             for plan, parts in zip(plans, built):
                 self._attack(plan, parts, outcome)
@@ -178,8 +202,8 @@ class RobustnessEvaluation:
             pool (np.ndarray): Positions of the images, ascending.
 
         Returns:
-            dict: ``label``, ``predicted`` and ``outside`` of shape
-            (len(pool), ), ``seconds`` per batch.
+            dict: ``label``, ``predicted``, ``outside`` and ``content`` of
+            shape (len(pool), ), ``seconds`` per batch.
         """
         scope = 'clean' if cfg is None else _folder_name(threat)
         surrogate = getattr(attack, 'surrogate', None)
@@ -190,7 +214,9 @@ class RobustnessEvaluation:
         batches = np.split(pool, splits) if len(pool) else []
         rank, ranks = dist.get_rank(), dist.get_world_size()
         mine = range(rank, len(batches), ranks)
-        done = {n: self._finished(key, n, cfg is not None) for n in mine}
+        done = {
+            n: None if attack is None else self._finished(key, n) for n in mine
+        }
         todo = [n for n in mine if done[n] is None]
         self._stage_number += 1
         title = f'[{self._stage_number}/{self._stages}] {name} ({scope})'
@@ -201,14 +227,14 @@ class RobustnessEvaluation:
         sizes = [len(batches[n]) for n in todo]
         with Progress(self.model, title, name, sizes) as progress:
             for number, (images, labels) in zip(todo, loaded):
+                if attack is not None:
+                    self._check_content(images, batches[number])
                 arrays, adversarial = self._batch(
                     attack, threat, images, labels, number
                 )
-                arrays['index'] = batches[number]
-                if attack is not None and self.adversarial_dir is not None:
-                    kept = dict(arrays, adversarial=adversarial.cpu().numpy())
-                    save_npz(self._images_file(key, number), kept)
-                self.store.save_arrays(f'{key}/batch_{number:05d}', arrays)
+                arrays['index'] = self.samples.positions[batches[number]]
+                if attack is not None:
+                    self._keep(key, number, arrays, adversarial)
                 done[number] = arrays
                 progress.finish_batch()
         joined: dict[int, Arrays] = {}
@@ -216,12 +242,32 @@ class RobustnessEvaluation:
             joined.update(part)
         return _concatenate([joined[n] for n in range(len(batches))])
 
-    def _finished(self, key: str, number: int, attack: bool) -> Any:
+    def _finished(self, key: str, number: int) -> Any:
         """A batch's arrays if it is done with all its files, else None."""
-        if attack and self.adversarial_dir is not None:
+        if self.adversarial_dir is not None:
             if not self._images_file(key, number).is_file():
                 return None
         return self.store.load_arrays(f'{key}/batch_{number:05d}')
+
+    def _keep(
+        self, key: str, number: int, arrays: Arrays, adversarial: Tensor
+    ) -> None:
+        if self.adversarial_dir is not None:
+            kept = dict(arrays, adversarial=adversarial.cpu().numpy())
+            save_npz(self._images_file(key, number), kept)
+        self.store.save_arrays(f'{key}/batch_{number:05d}', arrays)
+
+    def _check_content(self, images: Tensor, batch: np.ndarray) -> None:
+        """Refuse other images than those of the clean accuracy."""
+        changed = fingerprints(images) != self._content[batch]
+        if changed.any():
+            position = self.samples.positions[batch[changed][0]]
+            raise RuntimeError(
+                f'image {position} of the dataset is not the one that the '
+                'clean accuracy was measured on: its file has changed '
+                'meanwhile, or its pipeline draws from a random stream of its '
+                'own. Remove random transforms from the test pipeline'
+            )
 
     def _images_file(self, key: str, number: int) -> Path:
         assert self.adversarial_dir is not None
@@ -251,6 +297,7 @@ class RobustnessEvaluation:
             label=labels.cpu().numpy(),
             predicted=predicted.cpu().numpy(),
             outside=(~inside).cpu().numpy(),
+            content=fingerprints(images),
             seconds=np.array([time.perf_counter() - start]),
         )
         return arrays, adversarial
@@ -268,7 +315,8 @@ class RobustnessEvaluation:
                 self.model, images, labels, threat, stop_when_fooled=True
             )
         with torch.no_grad():
-            return adversarial, self._bare(adversarial).argmax(1)
+            logits = logits_of(self._bare, adversarial)
+            return adversarial, predicted_labels(logits)
 
     def _num_classes(self, images: Tensor) -> int:
         with torch.no_grad():
@@ -282,20 +330,20 @@ class RobustnessEvaluation:
             )
         return num_classes
 
-    def _probe(self, right: np.ndarray, threat: ThreatModel) -> dict[str, Any]:
+    def _probe(
+        self, right: np.ndarray, labels: np.ndarray, threat: ThreatModel
+    ) -> dict[str, Any]:
         """Probe on one process, for the same figures on all."""
-        pool = right[:NUM_PROBED]
+        pool = right[spread_order(labels[right])[:NUM_PROBED]]
         key = f'probes-{digest(threat.to_dict(), pool)}'
         figures = self.store.load_dict(key)
         if figures is None and dist.is_main_process() and len(pool):
             print_log('looking for masked gradients', logger='current')
-            (images, labels) = next(
-                iter(self.samples.batches([pool.tolist()]))
-            )
+            (images, truth) = next(iter(self.samples.batches([pool.tolist()])))
             figures = probe(
                 self._bare,
                 images,
-                labels,
+                truth,
                 threat,
                 self.seed,
                 self.batch_size,
@@ -340,7 +388,7 @@ def _folder_name(threat: ThreatModel) -> str:
 
 
 def _concatenate(batches: list[Arrays]) -> Arrays:
-    names = ('label', 'predicted', 'outside', 'seconds')
+    names = ('label', 'predicted', 'outside', 'content', 'seconds')
     if not batches:
         return {name: np.zeros(0, dtype=np.int64) for name in names}
     return {

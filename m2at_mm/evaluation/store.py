@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
 import torch
+from mmengine.logging import print_log
 from torch import nn
 
 from m2at_mm.runner.atomic_files import write_whole
@@ -45,6 +47,26 @@ def digest_module(module: nn.Module) -> str:
     return digest(*parts)
 
 
+def to_json(content: Any) -> str:
+    """JSON that every reader takes.
+
+    Args:
+        content: Of JSON's types; anything else is written as its ``repr``,
+            and so is a number that is not finite.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one) for key, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(one) for one in value]
+        finite = not isinstance(value, float) or math.isfinite(value)
+        return value if finite else repr(float(value))
+
+    text = json.dumps(plain(content), indent=2, default=repr, allow_nan=False)
+    return text + '\n'
+
+
 class ResultStore:
     """A folder of small files, each written whole or not at all.
 
@@ -60,7 +82,41 @@ class ResultStore:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         self.folder = folder
-        self._settings = settings
+        self.settings = settings
+
+    def for_images(self, images: str) -> ResultStore:
+        """A store inside of this one for results on certain images.
+
+        The log says so where another evaluation is kept there, but can't be
+        gone on with.
+
+        Args:
+            images (str): A :func:`digest` of their content and labels.
+
+        Returns:
+            ResultStore: ``images`` is one of its settings, and its folder is
+            named by a digest of them.
+        """
+        settings = dict(self.settings, images=images)
+        store = ResultStore(self.folder / digest(settings), settings)
+        kept = sorted(
+            self.folder.glob('*/settings.json'),
+            key=lambda path: path.stat().st_mtime_ns,
+        )
+        if kept and store.load_dict('settings') is None:
+            before = json.loads(kept[-1].read_text())
+            now = json.loads(to_json(settings))
+            changed = [
+                name
+                for name in sorted({*before, *now})
+                if before.get(name) != now.get(name)
+            ]
+            print_log(
+                f'starting anew: {kept[-1].parent} holds the results of an '
+                f'evaluation that differs in {", ".join(changed)}',
+                logger='current',
+            )
+        return store
 
     def load_arrays(self, name: str) -> Optional[Arrays]:
         """What :meth:`save_arrays` wrote.
@@ -112,10 +168,10 @@ class ResultStore:
 
     def _describe(self) -> None:
         if not (self.folder / 'settings.json').exists():
-            self._write_json('settings', self._settings)
+            self._write_json('settings', self.settings)
 
     def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = json.dumps(content, indent=2, default=repr) + '\n'
+        text = to_json(content)
         write_whole(
             self.folder / f'{name}.json', lambda path: path.write_text(text)
         )

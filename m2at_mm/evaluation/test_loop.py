@@ -22,9 +22,10 @@ from m2at_mm.evaluation.results import (
 )
 from m2at_mm.evaluation.robustness import RobustnessEvaluation
 from m2at_mm.evaluation.samples import Samples
-from m2at_mm.evaluation.store import ResultStore, digest, digest_module
+from m2at_mm.evaluation.store import ResultStore, digest_module
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import LOOPS
+from m2at_mm.runner.work_dir_lock import only_run_in
 from m2at_mm.version import __version__
 
 
@@ -34,7 +35,7 @@ class RobustnessTestLoop(BaseLoop):
 
     The model must be a :class:`m2at_mm.AdversarialClassifier`. What is
     finished is kept in ``WORK_DIR/evaluation/DIGEST``, with one folder per set
-    of weights and settings.
+    of weights, images, labels and settings.
 
     Args:
         runner (Runner): The runner.
@@ -48,8 +49,11 @@ class RobustnessTestLoop(BaseLoop):
             ``['4/255', '8/255']``. Defaults to None, that of the model.
         norm (str, optional): ``'linf'`` or ``'l2'``. Defaults to None, that
             of the model.
-        num_samples (int, optional): Use the first images of the dataset.
+        num_samples (int, optional): How many images of the dataset to use.
             Defaults to None, all.
+        subset (str): Which images are used, if not all: ``'spread'`` over
+            the classes, the same for every network, or ``'first'``, the first
+            ones. Defaults to ``'spread'``.
         batch_size (int): Images per batch. Defaults to 250, as in AutoAttack.
         seed (int): Of all random draws. Defaults to 0.
         transfer (dict, optional): Arguments of :class:`m2at_mm.Transfer`.
@@ -79,6 +83,7 @@ class RobustnessTestLoop(BaseLoop):
         eps: Optional[Sequence[Pixels]] = None,
         norm: Optional[str] = None,
         num_samples: Optional[int] = None,
+        subset: str = 'spread',
         batch_size: int = 250,
         seed: int = 0,
         transfer: Optional[dict[str, Any]] = None,
@@ -104,7 +109,9 @@ class RobustnessTestLoop(BaseLoop):
             self.dataloader.collate_fn,
             num_samples,
             self.dataloader.num_workers,
+            subset,
         )
+        self.subset = subset
         self.batch_size = batch_size
         self.seed = seed
         self.out = Path(out or Path(runner.work_dir, 'results.json'))
@@ -120,36 +127,40 @@ class RobustnessTestLoop(BaseLoop):
     def run(self) -> dict[str, float]:
         """Evaluate; print and write the results.
 
+        Only one evaluation at a time runs in a work dir.
+
         Returns:
             dict[str, float]: ``robust/clean``, ``robust/NAME`` and
             ``robust/worst`` at the main radius, in per cent.
         """
         self.runner.call_hook('before_test')
         self.runner.call_hook('before_test_epoch')
-        settings = self._settings()
+        folder = Path(self.runner.work_dir, 'evaluation')
+        with only_run_in(str(folder)):
+            metrics = self._evaluate(ResultStore(folder, self._settings()))
+        self.runner.call_hook('after_test_epoch', metrics=metrics)
+        self.runner.call_hook('after_test')
+        return metrics
+
+    def _evaluate(self, store: ResultStore) -> dict[str, float]:
         evaluation = RobustnessEvaluation(
             self.model,
             self.samples,
-            ResultStore(
-                Path(self.runner.work_dir, 'evaluation', digest(settings)),
-                settings,
-            ),
+            store,
             batch_size=self.batch_size,
             seed=self.seed,
             transfer=self.transfer,
             adversarial_dir=self.adversarial_dir,
         )
         outcomes, probes = evaluation.run(self.attacks, self.threat_models)
+        settings = dict(evaluation.store.settings, subset=self.subset)
         results = make_results(outcomes, probes, settings)
         if is_main_process():
             print_results(results, outcomes)
             write_results(results, per_sample(outcomes), self.out)
         figures = dict(clean=results['clean'], **results['attacks'])
         figures['worst'] = results['worst_case']
-        metrics = {f'robust/{name}': figures[name] for name in figures}
-        self.runner.call_hook('after_test_epoch', metrics=metrics)
-        self.runner.call_hook('after_test')
-        return metrics
+        return {f'robust/{name}': figures[name] for name in figures}
 
     def _settings(self) -> dict[str, Any]:
         """What every result depends on."""

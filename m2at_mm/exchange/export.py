@@ -26,8 +26,8 @@ class PlainClassifier(nn.Module):
             copied.
         mean (Tensor, optional): Per channel, on the 0-255 scale, shape
             (C, 1, 1). Defaults to None, zeros.
-        std (Tensor, optional): Likewise. Defaults to None, ones: as in
-            mmpretrain, the network then takes images in 0-255.
+        std (Tensor, optional): Likewise. Same shape. Defaults to None,
+            ones: as in mmpretrain, the network then takes images in 0-255.
     """
 
     mean: Tensor

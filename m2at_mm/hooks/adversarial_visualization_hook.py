@@ -65,7 +65,7 @@ class AdversarialVisualizationHook(Hook):
         by_epoch (bool): Whether ``interval`` counts epochs, else iterations.
             Defaults to True.
         num_images (int): Of the validation set, or of the training set where
-            there is none, spread over it. Defaults to 128.
+            there is none, spread over its classes. Defaults to 128.
         num_rows (int): How many of them the picture shows. Defaults to 4.
 
     Raises:
@@ -203,15 +203,14 @@ class AdversarialVisualizationHook(Hook):
             # SeededPipeline.
             num_workers=0 if runner.val_loop else 1,
         )
-        # Folders of images are sorted by class.
-        order = torch.randperm(
-            len(samples), generator=torch.Generator().manual_seed(0)
-        )
+        order = samples.spread(self.num_images)
         size = max(loader.batch_size or 1, self.num_rows)
-        parts = order[: self.num_images].split(size)
+        parts = [
+            order[start : start + size] for start in range(0, len(order), size)
+        ]
         return [
             (images.cpu(), labels.cpu())
-            for images, labels in samples.batches([p.tolist() for p in parts])
+            for images, labels in samples.batches(parts)
         ]
 
     def _record(

@@ -60,7 +60,7 @@ class CollapseGuardHook(Hook):
         action (str): One of the four. Defaults to ``'stop'``.
         interval (int): Epochs between checks. Defaults to 1.
         num_images (int): Of the validation set, or of the training set where
-            there is none. Defaults to 128.
+            there is none, spread over its classes. Defaults to 128.
         steps (int): Of PGD, each a quarter of the radius. Defaults to 10.
         max_gap (float): In points of accuracy. Defaults to 10.0.
         patience (int): Epochs in which guessing is no failure. Defaults to 5.

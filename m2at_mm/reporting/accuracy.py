@@ -73,13 +73,14 @@ def confusion(
 
     Args:
         labels (np.ndarray): The truth, shape (N, ).
-        predicted (np.ndarray): Shape (N, ).
+        predicted (np.ndarray): Shape (N, ); an image of -1, whose logits are
+            not finite, is left out.
         classes (int): Their number.
 
     Returns:
         np.ndarray: int64 of shape (classes, classes), a row per true class.
     """
-    flat = labels.astype(np.int64) * classes + predicted
+    flat = (labels.astype(np.int64) * classes + predicted)[predicted >= 0]
     return np.bincount(flat, minlength=classes**2).reshape(classes, classes)
 
 

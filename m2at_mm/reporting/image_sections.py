@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Optional
 
 from m2at_mm.attacks import ThreatModel
+from m2at_mm.attacks.logits import NO_LABEL
 from m2at_mm.reporting.blocks import Block, ExamplePanel, Section
 from m2at_mm.reporting.heat_maps import draw_surface
 from m2at_mm.reporting.inline_svg import to_img
@@ -23,7 +24,7 @@ def examples(
 ) -> Section:
     """Images before and after the attack, with the predictions."""
     text = (
-        f'The first test images under {ATTACK} at the radius of the run. The '
+        f'Some test images under {ATTACK} at the radius of the run. The '
         'perturbation is amplified so that the radius fills the scale; grey '
         'is no change.'
     )
@@ -52,6 +53,8 @@ def _panel(
         return names[index] if names else f'class {index}'
 
     def say(found: tuple[int, float]) -> str:
+        if found[0] == NO_LABEL:
+            return 'logits that are not finite (wrong)'
         verdict = 'right' if found[0] == example.label else 'wrong'
         return f'{name(found[0])}, {100 * found[1]:.0f} % ({verdict})'
 
@@ -78,7 +81,7 @@ def surfaces(
 ) -> Section:
     """The loss around images along the gradient and a random direction."""
     text = (
-        'Cross-entropy around the first test images, up to one radius of the '
+        'Cross-entropy around some of these images, up to one radius of the '
         'run along the gradient (the steepest step in the norm) and along a '
         'random direction. White lines are decision boundaries, the cross is '
         'the clean image. A smooth slope to the right is what an attack '

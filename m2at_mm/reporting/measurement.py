@@ -16,6 +16,7 @@ from torch import Tensor
 
 from m2at_mm import cli
 from m2at_mm.attacks import ThreatModel, own_random_stream
+from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.evaluation import (
     Outcomes,
     ResultStore,
@@ -46,7 +47,8 @@ class Example:
         clean (np.ndarray): RGB in [0, 1], shape (H, W, 3).
         adversarial (np.ndarray): Same.
         label (int): The truth.
-        predicted (tuple[int, float]): Class and probability, clean.
+        predicted (tuple[int, float]): Class and probability, clean; class
+            -1 where the logits are not finite.
         attacked (tuple[int, float]): The same under attack.
     """
 
@@ -65,7 +67,7 @@ class Measurement:
         threat_model (ThreatModel): The run's own.
         outcome (Outcomes): Predictions at the run's own radius.
         results (dict): As in ``results.json``, with ``sweep``.
-        examples (list[Example]): The first test images.
+        examples (list[Example]): A few of the images, of several classes.
         surfaces (list[LossSurface]): Around the first of them.
     """
 
@@ -77,13 +79,13 @@ class Measurement:
 
 
 def measure(run: RunLog, num_images: int) -> Measurement:
-    """Attack the first test images with the run's checkpoint.
+    """Attack some test images with the run's checkpoint.
 
     Nothing is written into the work dir.
 
     Args:
         run (RunLog): The run, with a checkpoint.
-        num_images (int): Test images, at most; the first ones are used.
+        num_images (int): Test images, at most, spread over the classes.
 
     Returns:
         Measurement: With predictions on all of them.
@@ -99,9 +101,9 @@ def measure(run: RunLog, num_images: int) -> Measurement:
             model, samples, ResultStore(Path(folder, 'evaluation'), {})
         )
         outcomes, probes = evaluation.run([ATTACK], _radii(model.threat_model))
-    count = min(_NUM_EXAMPLES, len(samples))
-    images, labels = next(iter(samples.batches([[*range(count)]])))
-    shown = slice(min(_NUM_SURFACES, count))
+    few = samples.spread(_NUM_EXAMPLES)
+    images, labels = next(iter(samples.batches([few])))
+    shown = slice(_NUM_SURFACES)
     return Measurement(
         threat_model=model.threat_model,
         outcome=outcomes[0],
@@ -198,18 +200,24 @@ def _examples(
             Attackable(model), images, labels, model.threat_model
         )
     with torch.no_grad():
-        before = model(images).float().softmax(1).max(1)
-        after = model(adversarial).float().softmax(1).max(1)
+        before, after = (
+            _predictions(model(given)) for given in (images, adversarial)
+        )
     return [
         Example(
             clean=_pixels(images[n]),
             adversarial=_pixels(adversarial[n]),
             label=int(labels[n]),
-            predicted=(int(before.indices[n]), float(before.values[n])),
-            attacked=(int(after.indices[n]), float(after.values[n])),
+            predicted=before[n],
+            attacked=after[n],
         )
         for n in range(len(images))
     ]
+
+
+def _predictions(logits: Tensor) -> list[tuple[int, float]]:
+    shares = logits.float().softmax(1).amax(1).tolist()
+    return list(zip(predicted_labels(logits).tolist(), shares))
 
 
 def _pixels(image: Tensor) -> np.ndarray:

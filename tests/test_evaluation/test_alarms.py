@@ -21,6 +21,7 @@ def outcome(eps: str = '8/255', **percents: float) -> Outcomes:
             name: np.where(np.arange(N) < 10 * share, labels, 10)
             for name, share in percents.items()
         },
+        num_classes=10,
     )
 
 
@@ -167,3 +168,17 @@ SOUND: dict[str, Any] = dict(
 )
 def test_probes(figures: dict[str, Any], expected: list[str]) -> None:
     assert names(**{**SOUND, **figures}) == expected
+
+
+def test_chance_is_that_of_the_classes_not_of_the_labels() -> None:
+    """All images of one class, 90 % of them right."""
+    labels = np.zeros(100, dtype=int)
+    predicted = labels.copy()
+    predicted[:10] = 3
+    made = Outcomes(ThreatModel(), labels, dict(clean=predicted))
+    for classes in (None, 2, 10):
+        made.num_classes = classes
+        assert names(made) == []
+    made.predictions['clean'] = np.where(np.arange(100) < 45, 0, 3)
+    made.num_classes = 2
+    assert names(made) == ['clean_accuracy_at_chance']

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ def outcome(eps: str = '8/255', **percents: float) -> Outcomes:
             name: np.where(np.arange(N) < 10 * share, labels, 10)
             for name, share in percents.items()
         },
+        num_classes=10,
     )
 
 
@@ -45,6 +47,7 @@ def test_schema() -> None:
         'num_samples': 1000,
         'threat_model': {'norm': 'linf', 'eps': 8 / 255},
         'alarms': [],
+        'class_counts': 10 * [100],
         'pgd_minus_autoattack': None,
         'autoattack_parts': {},
         'notes': [],
@@ -146,3 +149,44 @@ def test_alarms_and_gap_are_under_the_table(
     assert alarm and '40.00' in table and '3.25 points' in table
     assert 'margin_below_cross_entropy' in message
     assert '15.1 points apart' in ' '.join(message.split())
+
+
+@pytest.mark.parametrize(
+    ('labels', 'classes', 'printed', 'noted'),
+    [
+        ([0, 1, 1, 0], 2, '2 of each of 2', None),
+        ([0, 2, 2, 2], 4, '0: 1, 1: 0, 2: 3, 3: 0', None),
+        ([1, 1, 1], 2, '0: 0, 1: 3', 'one class has 3 of 3 images'),
+        ([1], 2, '0: 0, 1: 1', None),
+        (range(30), 60, '0 to 1 of 60 classes', None),
+        ([0] * 40 + [*range(60)], 60, '1 to 41', 'one class has 41 of 100'),
+    ],
+    ids=['even', 'few', 'one class', 'one image', 'many', 'uneven'],
+)
+def test_images_of_each_class_are_counted(
+    labels: Sequence[int],
+    classes: int,
+    printed: str,
+    noted: Optional[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    truth = np.array(labels)
+    made = Outcomes(
+        ThreatModel(), truth, dict(clean=truth), num_classes=classes
+    )
+    results = make_results([made], {})
+    assert results['class_counts'] == [
+        list(labels).count(one) for one in range(classes)
+    ]
+    assert f'images per class: {printed}' in _printed(made, capsys)
+    notes = results['notes']
+    assert len(notes) == (noted is not None)
+    assert noted is None or noted in notes[0]
+
+
+def test_images_are_named_by_their_position() -> None:
+    made = outcome(clean=80)
+    made.positions = np.arange(N)[::-1]
+    arrays = per_sample([made])
+    assert list(arrays) == ['index', 'label', 'clean']
+    assert arrays['index'].tolist() == made.positions.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Callable
 
@@ -17,6 +18,7 @@ from m2at_mm.evaluation import (
     RobustnessEvaluation,
     find_alarms,
 )
+from m2at_mm.evaluation.results import make_results
 from m2at_mm.evaluation.robustness import TASK_UTILS
 
 
@@ -204,3 +206,116 @@ def test_wrong_batch_size(robust_model: nn.Module, tmp_path: Path) -> None:
             ResultStore(tmp_path, {}),
             batch_size=0,
         )
+
+
+class Brightest(nn.Module):
+    """The brightest channel is the class, not a number on white images."""
+
+    def __init__(self, squeezes: bool = False) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(92.0))
+        self.squeezes = squeezes
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = images.mean((2, 3))
+        if self.squeezes:
+            features = features.squeeze()
+        share = torch.exp(self.scale * features)
+        return 20 * share / share.sum(-1, keepdim=True)
+
+
+def _channels(num: int) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(num) % 3
+    images = torch.rand(num, 3, 4, 4, generator=draw) * 0.1 + 0.3
+    images[torch.arange(num), labels] += 0.25
+    return images, labels
+
+
+def _evaluation(
+    folder: Path, images: Tensor, labels: Tensor, **settings: Any
+) -> RobustnessEvaluation:
+    model = Brightest(settings.pop('squeezes', False))
+    return RobustnessEvaluation(
+        model, samples_of(images, labels), ResultStore(folder, {}), **settings
+    )
+
+
+def test_logits_that_are_no_numbers_are_never_right(tmp_path: Path) -> None:
+    images, labels = _channels(30)
+    images[::10] = 1.0  # of every class
+    evaluation = _evaluation(tmp_path, images, labels)
+    attacks = ['pgd20', 'cw20', 'apgd-ce']
+    outcomes, probes = evaluation.run(attacks, [ThreatModel('linf', 0.01)])
+    finite = torch.arange(30) % 10 != 0
+    for name in ('clean', *attacks):
+        assert outcomes[0].correct(name).tolist() == finite.tolist()
+    results = make_results(outcomes, probes)
+    notes = [note for note in results['notes'] if 'not finite' in note]
+    assert len(notes) == 4 and notes[0].startswith('3 images have logits')
+    json.dumps(results, allow_nan=False)
+
+
+@pytest.mark.parametrize('num', [1, 5])
+def test_network_that_squeezes_a_batch_of_one(
+    num: int, tmp_path: Path
+) -> None:
+    found = [
+        _evaluation(
+            tmp_path / str(squeezes),
+            *_channels(num),
+            batch_size=2,
+            squeezes=squeezes,
+        ).run(['pgd20', 'square'], [ThreatModel('linf', 0.05)])
+        for squeezes in (False, True)
+    ]
+    for one, other in zip(*(outcomes for outcomes, _ in found)):
+        for name, predicted in one.predictions.items():
+            np.testing.assert_array_equal(predicted, other.predictions[name])
+    assert found[0][1] == found[1][1]
+
+
+def _swap_labels(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return images, (labels + 1) % 3
+
+
+def _change_a_pixel(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    images = images.clone()
+    images[3, 0, 0, 0] += 1 / 255
+    return images, labels
+
+
+@pytest.mark.parametrize('change', [_swap_labels, _change_a_pixel])
+def test_other_images_are_evaluated_anew(
+    change: Callable, tmp_path: Path
+) -> None:
+    def run(folder: str, *given: Tensor) -> tuple[Path, list[bool]]:
+        evaluation = _evaluation(tmp_path / folder, *given)
+        [outcome] = evaluation.run(['pgd20'], [ThreatModel('linf', 0.1)])[0]
+        return evaluation.store.folder, outcome.correct('pgd20').tolist()
+
+    given = _channels(9)
+    first = run('a', *given)
+    assert run('a', *given) == first
+    changed = change(*given)
+    folder, right = run('a', *changed)
+    assert folder != first[0]
+    assert right == run('b', *changed)[1]
+
+
+class _Restless(list):
+    """Images that are noisy when they are read for the second time."""
+
+    def __getitem__(self, index: Any) -> Any:
+        image, label = super().__getitem__(index)
+        noise = np.random.default_rng().random(tuple(image.shape))
+        return image + 1e-3 * torch.from_numpy(noise).float(), label
+
+
+def test_images_that_change_under_way_end_an_evaluation(
+    tmp_path: Path,
+) -> None:
+    evaluation = _evaluation(tmp_path, *_channels(9))
+    evaluation.samples._dataset = _Restless(evaluation.samples._dataset)
+    with pytest.raises(RuntimeError, match='image 0 of the dataset is not'):
+        evaluation.run(['fgsm'], [ThreatModel()])

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
-from typing import Optional
+import random
+from typing import Any, Callable, Optional
 
+import numpy as np
 import pytest
 import torch
 from evaluation_support import samples_of
+from mmengine.dataset import (
+    ClassBalancedDataset,
+    ConcatDataset,
+    RepeatDataset,
+    pseudo_collate,
+)
+from mmengine.registry import DefaultScope
+from mmpretrain.datasets import KFoldDataset
+from mmpretrain.registry import DATASETS
 from mmpretrain.structures import DataSample
 
 from m2at_mm.evaluation import Samples
+from m2at_mm.evaluation.samples import fingerprints
 from m2at_mm.structures import BatchLabels
 
 IMAGES = torch.rand(5, 3, 4, 4)
@@ -54,3 +66,140 @@ def test_labels_in_one_object() -> None:
     [(images, labels)] = samples.batches([[3, 0]])
     assert torch.equal(images, IMAGES[[3, 0]])
     assert labels.tolist() == [1, 4]
+
+
+class Sorted:
+    """Labelled images in the order of their classes, as folders give them.
+
+    Args:
+        counts (list[int]): Images of each class.
+        unlabelled (int, optional): An image that has no label.
+    """
+
+    metainfo: dict = {}
+
+    def __init__(
+        self, counts: list[int], unlabelled: Optional[int] = None
+    ) -> None:
+        self.labels = np.repeat(np.arange(len(counts)), counts).tolist()
+        self.unlabelled = unlabelled
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        info = self.get_data_info(index)
+        noise = [random.random(), np.random.random(), float(torch.rand(()))]
+        return dict(info, inputs=torch.tensor(noise).view(3, 1, 1))
+
+    def get_data_info(self, index: int) -> dict:
+        if index == self.unlabelled:
+            return {}
+        return dict(gt_label=self.labels[index])
+
+
+class SortedWithLabels(Sorted):
+    def get_gt_labels(self) -> np.ndarray:
+        infos = map(self.get_data_info, range(len(self)))
+        return np.array([info['gt_label'] for info in infos])
+
+
+def collate(items: list) -> dict:
+    samples = [DataSample().set_gt_label(one['gt_label']) for one in items]
+    inputs = torch.stack([one['inputs'] for one in items])
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def read(dataset: Any, num: Optional[int] = None, **settings: Any) -> Samples:
+    return Samples(dataset, lambda data, _: data, collate, num, **settings)
+
+
+COUNTS = [40, 25, 5, 30]
+
+
+@pytest.mark.parametrize('kind', [Sorted, SortedWithLabels])
+@pytest.mark.parametrize('num', [1, 2, 4, 8, 20, 50, 99, 100])
+def test_a_part_is_spread_over_the_classes(kind: type, num: int) -> None:
+    samples = read(kind(COUNTS), num)
+    assert np.array_equal(samples.positions, read(kind(COUNTS), num).positions)
+    assert (np.diff(samples.positions) > 0).all()
+    (batch,) = samples.batches([[*range(num)]])
+    counts = np.bincount(batch[1], minlength=4)
+    # By hand: a turn gives each class that still has images one of them.
+    expected = np.zeros(4, dtype=int)
+    while expected.sum() + (expected < COUNTS).sum() <= num < 100:
+        expected += expected < COUNTS
+    more = counts - expected if num < 100 else counts - COUNTS
+    assert ((more >= 0) & (more <= 1)).all()
+
+
+def test_the_first_images_by_name() -> None:
+    assert read(Sorted(COUNTS), 7, subset='first').positions.tolist() == [
+        *range(7)
+    ]
+    with pytest.raises(ValueError, match="subset='last' is unknown"):
+        read(Sorted(COUNTS), 7, subset='last')
+
+
+DIGITS = dict(
+    type='m2at_mm.Digits', split='test', pipeline=[dict(type='PackInputs')]
+)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda one: ConcatDataset([one, one]),
+        lambda one: RepeatDataset(one, 2),
+        # mmpretrain's fails on a dataset that is built already.
+        lambda one: KFoldDataset(dict(DIGITS), num_splits=2),
+        lambda one: ClassBalancedDataset(one, 1e-3),
+    ],
+    ids=['concat', 'repeat', 'k-fold', 'class-balanced'],
+)
+def test_parts_of_wrapped_datasets_are_spread(wrap: Callable) -> None:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = wrap(DATASETS.build(DIGITS))
+    samples = Samples(
+        dataset, lambda data, _: data, pseudo_collate, num_samples=20
+    )
+    data = pseudo_collate([dataset[int(k)] for k in samples.positions])
+    labels = [int(one.gt_label) for one in data['data_samples']]
+    assert np.bincount(labels).tolist() == 10 * [2]
+
+
+def test_pictures_begin_with_different_classes() -> None:
+    for samples in (read(Sorted(COUNTS)), read(Sorted(COUNTS), 60)):
+        ((_, labels),) = samples.batches([samples.spread(8)])
+        assert len(set(labels[:4].tolist())) == 4
+        assert len(set(labels[4:].tolist())) == 4
+
+
+@pytest.mark.parametrize('kind', [Sorted, SortedWithLabels])
+@pytest.mark.parametrize('num', [10, None], ids=['part', 'all'])
+def test_unlabelled_images_are_refused(kind: type, num: Optional[int]) -> None:
+    with pytest.raises(ValueError, match='must have one gt_label'):
+        read(kind(COUNTS, unlabelled=60), num)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_random_transforms_draw_the_same_for_an_image(workers: int) -> None:
+    samples = read(Sorted(COUNTS), 20, num_workers=workers)
+    assert samples.draws() and not samples_of(IMAGES, LABELS).draws()
+    ((whole, _),) = samples.batches([[*range(20)]])
+    again = [one for one, _ in samples.batches([[19, 3], [7]])]
+    assert torch.equal(torch.cat(again), whole[[19, 3, 7]])
+    assert len(set(whole[:, 0].flatten().tolist())) == 20
+    ((other, _),) = samples.batches([[*range(20)]], seed=1)
+    assert not (other == whole).any()
+
+
+def test_fingerprints_tell_images_apart() -> None:
+    images = torch.rand(4, 3, 5, 5)
+    images[3] = images[0]
+    found = fingerprints(images.contiguous(memory_format=torch.channels_last))
+    assert len(set(found.tolist())) == 3 and found[3] == found[0]
+    changed = images.clone()
+    changed[1, 2, 4, 4] += 1e-6
+    same = fingerprints(changed) == found
+    assert same.tolist() == [True, False, True, True]

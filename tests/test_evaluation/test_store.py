@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -10,6 +13,7 @@ from m2at_mm.evaluation.store import (
     ResultStore,
     digest,
     digest_module,
+    to_json,
 )
 
 
@@ -48,3 +52,35 @@ def test_digest_of_a_module_follows_weights_and_hidden_buffers() -> None:
     with torch.no_grad():
         module.weight[0, 0] += 1e-6
     assert len({first, second, digest_module(module)}) == 3
+
+
+def test_json_of_anything() -> None:
+    deep = [dict(low=-float('inf')), (1.5, None)]
+    content = dict(nan=float('nan'), deep=deep, path=Path('a'))
+    read = json.loads(to_json(content), parse_constant=pytest.fail)
+    assert read['nan'] == 'nan'
+    assert read['deep'] == [{'low': '-inf'}, [1.5, None]]
+
+
+def test_other_settings_or_images_are_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(
+        'm2at_mm.evaluation.store.print_log',
+        lambda message, logger: said.append(message),
+    )
+    settings = dict(seed=0, weights='a', limit=float('inf'))
+
+    def opened(images: str, **other: Any) -> Path:
+        store = ResultStore(tmp_path, settings | other).for_images(images)
+        store.save_dict('x', {})
+        return store.folder
+
+    first = opened('one')
+    assert first.parent == tmp_path and opened('one') == first and not said
+    second = opened('two')
+    assert str(first) in said[0] and said[0].endswith('differs in images')
+    third = opened('two', seed=1, weights='b')
+    assert said[1].endswith('differs in seed, weights') and len(said) == 2
+    assert len({first, second, third}) == 3

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
+import mmcv
 import numpy as np
 import pytest
 import torch
+from lock_holder import holder
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
@@ -91,17 +95,21 @@ def test_any_classifier(kind: str, tmp_path: Path) -> None:
     assert metrics['robust/worst'] == results['worst_case']
     assert results['num_samples'] == 30
     with np.load(tmp_path / 'work' / 'results.samples.npz') as samples:
-        predicted = samples['clean']
-    expected = _predictions(plain, cfg)
+        predicted, positions = samples['clean'], samples['index']
+    assert results['class_counts'] == 10 * [3]
+    expected = _predictions(plain, cfg, positions)
     assert predicted.tolist() == expected.tolist()
 
 
-def _predictions(plain: nn.Module, cfg: Config) -> torch.Tensor:
+def _predictions(
+    plain: nn.Module, cfg: Config, positions: np.ndarray
+) -> torch.Tensor:
     """What the plain classifier says of the normalised test images."""
     from m2at_mm.datasets import Digits
 
     dataset = Digits(split='test', pipeline=[dict(type='PackInputs')])
-    pixels = torch.stack([dataset[n]['inputs'] for n in range(30)]).float()
+    images = [dataset[int(n)]['inputs'] for n in positions]
+    pixels = torch.stack(images).float()
     mean, std = (
         torch.tensor(cfg.data_preprocessor[name]).view(3, 1, 1)
         for name in ('mean', 'std')
@@ -167,3 +175,47 @@ def test_a_runner_of_objects(tmp_path: Path) -> None:
     )
     assert not runner.cfg.get('model')
     assert runner.test() == expected
+
+
+def test_two_evaluations_in_one_place_are_kept_apart(tmp_path: Path) -> None:
+    process = holder(tmp_path / 'work' / 'evaluation')
+    try:
+        cfg = _config(classifier_cfg(), tmp_path)
+        with pytest.raises(RuntimeError, match='in use by process'):
+            Runner.from_cfg(cfg).test()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / 'work' / 'results.json').exists()
+
+
+def test_random_transforms_are_noted_and_draw_once(tmp_path: Path) -> None:
+    """At radius 0 each attack sees what the clean accuracy was measured on."""
+    torch.manual_seed(0)
+    cfg = _config(classifier_cfg(), tmp_path, eps=['0'])
+    cfg.test_cfg.attacks = ['fgsm', 'pgd20']
+    cfg.test_dataloader.dataset.pipeline = [
+        dict(type='Cutout', shape=24, prob=0.7),
+        dict(type='PackInputs'),
+    ]
+    Runner.from_cfg(cfg).test()
+    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    assert 'random transforms' in results['notes'][0]
+    assert set(results['attacks'].values()) == {results['clean']}
+
+
+def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
+    cfg = _config(classifier_cfg(), tmp_path)
+    cfg.test_cfg.num_samples = None
+    cfg.test_dataloader.dataset = dict(
+        type='CustomDataset',
+        data_root=str(tmp_path / 'images'),
+        with_label=False,
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+    )
+    (tmp_path / 'images').mkdir()
+    for number in range(40):
+        image = np.full((32, 32, 3), number, dtype=np.uint8)
+        mmcv.imwrite(image, str(tmp_path / 'images' / f'{number}.png'))
+    with pytest.raises(ValueError, match='must have one gt_label'):
+        Runner.from_cfg(cfg).test()

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from m2at_mm.attacks import FGSM, PGD, own_random_stream
+from m2at_mm.evaluation.samples import spread_order
 from m2at_mm.hooks import CollapseGuardHook
 from m2at_mm.methods import M2AT
 
@@ -67,10 +68,14 @@ def test_figures_are_those_of_the_attacks(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training == runner.model.training
     loader = runner.val_loop.dataloader
-    data = loader.collate_fn([loader.dataset[k] for k in range(8)])
+    order = spread_order(loader.dataset.get_gt_labels())
+    data = loader.collate_fn(
+        [loader.dataset[int(k)] for k in sorted(order[:8])]
+    )
     batch = model.data_preprocessor(data, False)
     images = batch['inputs']
     labels = torch.cat([one.gt_label for one in batch['data_samples']])
+    assert len(labels.unique()) == 8
     model.eval()
     with own_random_stream(images.device, 0):
         fgsm = FGSM()(model, images, labels, model.threat_model)

@@ -36,19 +36,28 @@ def test_the_best_checkpoint_is_attacked_at_five_radii(
     assert radii == pytest.approx([8, 16, 32, 48, 64])
     assert measured.results['threat_model']['eps'] == 32 / 255
     assert measured.outcome.attacks == ['pgd20']
-    dataset = Digits(split='test', indices=NUM)
-    assert measured.outcome.labels.tolist() == [
-        dataset[k]['gt_label'] for k in range(NUM)
-    ]
+    dataset = Digits(split='test', indices=40)
+    positions = measured.outcome.positions
+    assert positions is not None and len(positions) == NUM
+    labels = [dataset[int(k)]['gt_label'] for k in positions]
+    assert measured.outcome.labels.tolist() == labels
+    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2
 
 
-def test_examples_are_the_first_images(measured: Measurement) -> None:
-    dataset = Digits(split='test', indices=NUM)
+def test_examples_are_of_several_classes(measured: Measurement) -> None:
+    dataset = Digits(split='test', indices=40)
+    positions = measured.outcome.positions
+    assert positions is not None
+    images = [dataset[int(k)]['img'] / 255 for k in positions]
     assert len(measured.examples) == 6 and len(measured.surfaces) == 3
-    for number, example in enumerate(measured.examples):
-        np.testing.assert_allclose(
-            example.clean, dataset[number]['img'] / 255, atol=1e-6
-        )
+    assert len({example.label for example in measured.examples}) == 6
+    for example in measured.examples:
+        (number,) = [
+            n
+            for n, image in enumerate(images)
+            if np.allclose(image, example.clean, atol=1e-6)
+        ]
+        assert example.label == measured.outcome.labels[number]
         change = np.abs(example.adversarial - example.clean).max()
         assert 0 < change <= 32 / 255 + 1e-6
         predicted = measured.outcome.predictions['clean'][number]
