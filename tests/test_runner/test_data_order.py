@@ -13,6 +13,7 @@ import pytest
 import torch
 from digits_runner import small_digits_config
 from interrupted_runs import AUGMENTED
+from mmengine.config import Config
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -90,6 +91,8 @@ CASES = [
 
 
 def _work(rank: int) -> Any:
+    # MMEngine formats it seven times a run, half a second each.
+    Config.pretty_text = property(repr)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     return [_run(*case, case[0] == 'infinite') for case in CASES]
 
