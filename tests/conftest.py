@@ -7,11 +7,13 @@ import tarfile
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 import pytest
 import torch
+from mmengine.logging import MessageHub
+from mmengine.runner import Runner
 from PIL import Image
 from torch import Tensor, nn
 
@@ -37,6 +39,21 @@ def _unpack(archive: Path, target: Path) -> None:
         except OSError:
             if not target.is_dir():  # Else another run was faster.
                 raise
+
+
+@pytest.fixture(autouse=True)
+def own_message_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has a history of its own, as in a process of its own.
+
+    MMEngine names it by the second: two runs of one second would share it.
+    """
+    build = Runner.build_message_hub
+
+    def build_new(runner: Runner, settings: Any = None) -> MessageHub:
+        MessageHub._instance_dict.pop(runner.experiment_name, None)
+        return build(runner, settings)
+
+    monkeypatch.setattr(Runner, 'build_message_hub', build_new)
 
 
 @pytest.fixture(scope='session')

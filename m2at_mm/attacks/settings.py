@@ -46,6 +46,9 @@ class PGD:
         ...     type='m2at_mm.PGD', steps=10, step_size='2/255')
     """
 
+    #: Factor on each step, whatever sets its length; lowered by a guard.
+    step_factor: float = 1.0
+
     def __init__(
         self,
         steps: int = 10,
@@ -131,9 +134,13 @@ class PGD:
 
     def _settings(self, threat_model: ThreatModel) -> dict[str, Any]:
         """Keyword arguments of :func:`pgd`."""
+        size = self.step_size
+        if self.step_factor != 1:
+            length = parse_step_size(size, threat_model)
+            size = _fraction(self.step_factor * length)
         return dict(
             steps=self.steps,
-            step_size=self.step_size,
+            step_size=size,
             loss=self.loss,
             random_start=self.random_start,
             noise_std=self.noise_std,
@@ -190,7 +197,7 @@ class FGSM(PGD):
 
     def _settings(self, threat_model: ThreatModel) -> dict[str, Any]:
         settings = super()._settings(threat_model)
-        size = f'{self.step * threat_model.eps * 255!r}/255'
+        size = _fraction(self.step_factor * self.step * threat_model.eps)
         return dict(settings, step_size=size)
 
 
@@ -216,6 +223,9 @@ class NFGSM:
     Raises:
         ValueError: A setting is out of its range.
     """
+
+    #: Factor on the step, lowered by a guard.
+    step_factor: float = 1.0
 
     def __init__(
         self,
@@ -276,8 +286,13 @@ class NFGSM:
             check_classes(target, logits.shape[1], check_values=False)
             loss = cross_entropy(full(logits), target).sum()
             (gradient,) = torch.autograd.grad(loss, start)
-        step = self.step * eps * gradient.sign()
+        step = self.step_factor * self.step * eps * gradient.sign()
         return (start.detach() + step).clamp(0, 1)
+
+
+def _fraction(size: float) -> str:
+    """A size in a notation that leaves no doubt of its unit."""
+    return f'{size * 255!r}/255'
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -29,6 +29,8 @@ class SeededPipeline:
         seed (int): Of the training.
         epoch (Tensor): The epoch, int64 of shape (), in shared memory:
             workers that live on see it change.
+        part (int): Number of the dataset where several are concatenated, so
+            that their images draw apart. Defaults to 0.
     """
 
     def __init__(
@@ -36,9 +38,11 @@ class SeededPipeline:
         pipeline: Callable[[dict[str, Any]], Any],
         seed: int,
         epoch: Tensor,
+        part: int = 0,
     ) -> None:
         self.pipeline = pipeline
         self.seed = seed
+        self.part = part
         self.epoch = epoch
         self.rank = get_rank()
         self._counted_epoch = -1
@@ -60,7 +64,8 @@ class SeededPipeline:
         if epoch != self._counted_epoch:
             self._counted_epoch = epoch
             self._times.clear()
-        draw = (*self._where(), epoch, int(index), self._times[index])
+        image = (self.part, int(index), self._times[index])
+        draw = (*self._where(), epoch, *image)
         self._times[index] += 1
         with _streams_of(draw):
             return self.pipeline(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from m2at_mm.attacks import parse_pixels
 from m2at_mm.attacks.threat_model import Pixels
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.loop_events import refuse_epochs
+from m2at_mm.runner.model_settings import Setting, find_setting
 
 CURVES = ('linear', 'cosine', 'step')
 
@@ -25,6 +26,7 @@ class _Schedule:
     """A setting's value by epoch or iteration."""
 
     param: str
+    written: tuple[Pixels, ...]  # as the config has them
     values: tuple[float, ...]
     milestones: tuple[int, ...]
     curve: str
@@ -49,10 +51,11 @@ class _Schedule:
 class AttackScheduleHook(Hook):
     """Change settings of the threat model, attack or method while training.
 
-    A setting is any number by its dotted name in the model:
-    ``'threat_model.eps'``, ``'train_attack.step_size'``,
-    ``'train_attack.steps'``, ``'method.scale'``, ... A setting that is a whole
-    number, like ``steps``, is rounded. The value depends on epoch or iteration
+    A setting is a number that the threat model, the train attack or the
+    method of an AdversarialClassifier was given: ``'threat_model.eps'``,
+    ``'train_attack.step_size'``, ``'train_attack.steps'``,
+    ``'method.scale'``, ...; or ``'label_smoothing'``. A whole number, like
+    ``steps``, is rounded. The value depends on epoch or iteration
     alone, so a resumed run goes on where it was. Validation uses the settings
     of the config, so that its figures can be compared from epoch to epoch.
     Each value is logged under its name.
@@ -72,12 +75,13 @@ class AttackScheduleHook(Hook):
             - ``curve`` (str): ``'linear'``, ``'cosine'`` (half a period) or
               ``'step'``. Defaults to ``'linear'``.
             - ``by_epoch`` (bool): Whether milestones are epochs, else
-              iterations. Defaults to True.
+              iterations, as a loop by iterations needs. Defaults to True.
 
     Raises:
         ValueError: A schedule is incomplete or contradicts itself. At the
-            start of training, a setting does not exist or does not allow one
-            of the values.
+            start of training, the loop has no epochs to count, or a setting
+            does not exist, is no number, is not used in this training or
+            does not allow one of the values.
 
     Example:
         >>> default_hooks = dict(
@@ -94,15 +98,21 @@ class AttackScheduleHook(Hook):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f'schedules set {sorted(twice)} more than once')
-        self._configured: dict[str, Any] = {}
+        self._settings: dict[str, Setting] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find the settings and check that they allow the values."""
+        model = bare_model(runner.model)
         for schedule in self.schedules:
-            owner, name = _find(runner, schedule.param)
-            self._configured[schedule.param] = getattr(owner, name)
-            for value in schedule.values:
-                _check_value(owner, name, _fit(value, getattr(owner, name)))
+            if schedule.by_epoch:
+                refuse_epochs(runner, f'the schedule of {schedule.param!r}')
+            self._settings[schedule.param] = find_setting(
+                model, schedule.param
+            )
+        for schedule in self.schedules:
+            setting = self._settings[schedule.param]
+            for value in schedule.written:
+                setting.check(value)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set what is scheduled by epoch."""
@@ -116,15 +126,14 @@ class AttackScheduleHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Validate with the settings of the config."""
-        for param, value in self._configured.items():
-            owner, name = _find(runner, param)
-            setattr(owner, name, value)
+        for setting in self._settings.values():
+            setting.reset()
 
     def after_val_epoch(
         self, runner: Runner, metrics: Optional[dict[str, float]] = None
     ) -> None:
         """Go on with those of the schedule, for loops without epochs."""
-        if self._configured:
+        if self._settings:
             self._apply(runner, by_epoch=True)
 
     def _apply(self, runner: Runner, by_epoch: bool) -> None:
@@ -132,13 +141,8 @@ class AttackScheduleHook(Hook):
         for schedule in self.schedules:
             if schedule.by_epoch != by_epoch:
                 continue
-            owner, name = _find(runner, schedule.param)
-            configured = self._configured[schedule.param]
-            value = _fit(schedule.value_at(time), configured)
-            setattr(owner, name, value)
-            runner.message_hub.update_scalar(
-                f'train/{schedule.param}', float(value)
-            )
+            value = self._settings[schedule.param].set(schedule.value_at(time))
+            runner.message_hub.update_scalar(f'train/{schedule.param}', value)
 
 
 def _read(schedule: dict[str, Any]) -> _Schedule:
@@ -157,7 +161,8 @@ def _read(schedule: dict[str, Any]) -> _Schedule:
             f'{list(CURVES)}'
         )
     by_epoch = given.pop('by_epoch', True)
-    values = [_number(value, param) for value in given.pop('values', ())]
+    written = tuple(given.pop('values', ()))
+    values = [_number(value, param) for value in written]
     milestones = list(given.pop('milestones', ()))
     if given:
         raise ValueError(
@@ -181,7 +186,9 @@ def _read(schedule: dict[str, Any]) -> _Schedule:
             f'{numbers[1]} milestones, but got {len(values)} and '
             f'{len(milestones)}'
         )
-    return _Schedule(param, tuple(values), tuple(milestones), curve, by_epoch)
+    return _Schedule(
+        param, written, tuple(values), tuple(milestones), curve, by_epoch
+    )
 
 
 def _number(value: Pixels, param: str) -> float:
@@ -190,38 +197,3 @@ def _number(value: Pixels, param: str) -> float:
         if isinstance(value, str)
         else float(value)
     )
-
-
-def _find(runner: Runner, param: str) -> tuple[Any, str]:
-    """The object that has a setting, and the setting's name there."""
-    owner = bare_model(runner.model)
-    *path, name = param.split('.')
-    try:
-        for part in path:
-            owner = getattr(owner, part)
-        value = getattr(owner, name)
-    except AttributeError as error:
-        raise ValueError(
-            f'param={param!r} is no setting of the model: {error}'
-        ) from error
-    if isinstance(value, bool) or not (
-        value is None or isinstance(value, (int, float, str))
-    ):
-        raise ValueError(
-            f'param={param!r} is {value!r}, but only numbers can be scheduled'
-        )
-    return owner, name
-
-
-def _fit(value: float, configured: Any) -> float:
-    """A whole number where the setting is one."""
-    return round(value) if isinstance(configured, int) else value
-
-
-def _check_value(owner: Any, name: str, value: float) -> None:
-    """Build the owner's twin with the value: it knows what it allows."""
-    parameters = list(inspect.signature(type(owner).__init__).parameters)[1:]
-    if name not in parameters:
-        return
-    settings = {one: getattr(owner, one) for one in parameters}
-    type(owner)(**dict(settings, **{name: value}))

@@ -13,9 +13,10 @@ from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 
 from m2at_mm.arguments import check_count
+from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.atomic_files import name_last_checkpoint
@@ -65,15 +66,19 @@ class PreemptionHook(Hook):
         self._saved_iter = -1
         self._left_over: Optional[str] = None
 
+    def before_run(self, runner: Runner) -> None:
+        """Have data workers obey their parent alone, once they are started."""
+        # Schedulers send the signal to them, too.
+        if isinstance(runner._train_loop, BaseLoop):
+            end_with_parent(runner.train_dataloader)
+            if runner.val_loop is not None:
+                end_with_parent(runner.val_dataloader)
+
     def before_train(self, runner: Runner) -> None:
         """Listen for SIGTERM."""
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
         hook = _checkpoint_hook(runner)
         self._last_ckpt = None if hook is None else hook.last_ckpt
-        # Schedulers send the signal to the data workers, too.
-        end_with_parent(runner.train_dataloader)
-        if runner.val_loop is not None:
-            end_with_parent(runner.val_dataloader)
         try:
             self._stock_handler = signal.signal(signal.SIGTERM, self._remember)
         except ValueError:
@@ -162,6 +167,8 @@ def _checkpoint_hook(runner: Runner) -> Optional[CheckpointHook]:
 def _save(runner: Runner) -> None:
     """A checkpoint after the current iteration, in the work dir."""
     for hook in runner.hooks:
+        if isinstance(hook, CollapseGuardHook):
+            hook.look_at_losses(runner)
         if isinstance(hook, RNGStateHook):
             hook.gather(runner, at_epoch_end=False)
     name = f'preempted_iter_{runner.iter + 1}.pth'

@@ -7,19 +7,30 @@ from typing import Any, Optional
 
 import torch
 from mmengine import dist
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
-from mmengine.runner import (
-    EpochBasedTrainLoop,
-    IterBasedTrainLoop,
-    Runner,
-    set_random_seed,
-)
-from torch.utils.data import DataLoader
+from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
-from m2at_mm.datasets.seeded_pipeline import SeededPipeline
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.data_order import (
+    check_sampler,
+    common_seed,
+    draws_differ,
+    make_repeatable,
+    seed_epoch,
+    seed_pipelines,
+)
+from m2at_mm.runner.hook_states import (
+    hook_states,
+    hooks_that_forget,
+    set_hook_states,
+)
+from m2at_mm.runner.loop_events import (
+    checkpoint_follows,
+    counts_epochs,
+    validation_follows,
+)
 from m2at_mm.runner.process_state import (
     process_state,
     set_process_state,
@@ -27,6 +38,7 @@ from m2at_mm.runner.process_state import (
 )
 
 _KEY = 'rng_state'
+_HOOKS = 'hook_states'
 _VALIDATED = 'validated_iter'
 
 
@@ -40,21 +52,30 @@ class RNGStateHook(Hook):
     the CPU bit for bit. For that it
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
-      process, its running statistics, and what a method like
-      :class:`m2at_mm.FreeAT` keeps;
-    - gives the sampler the seed of the interrupted run, also where the config
-      names none;
+      process, its running statistics, gradients that are being accumulated,
+      and what a method like :class:`m2at_mm.FreeAT` keeps;
+    - saves and restores what MMEngine's EarlyStoppingHook has counted, and
+      the state of each hook with ``state_dict()`` and ``load_state_dict()``;
+      hooks of other packages without them are named in a warning;
+    - gives the samplers of all processes the seed of the interrupted run,
+      also where the config names none or ``randomness.diff_rank_seed`` is
+      set;
     - seeds augmentations by epoch and image, see
       :class:`m2at_mm.datasets.SeededPipeline`;
     - draws apart in each process, also without
-      :class:`m2at_mm.AdversarialDistributedDataParallel`;
+      :class:`m2at_mm.AdversarialDistributedDataParallel` and
+      ``randomness.diff_rank_seed``;
     - validates with streams of their own, so that a validation doesn't change
       the training after it;
     - repeats a validation that was due after the checkpoint.
 
     From a checkpoint in the middle of an epoch, MMEngine begins the epoch
-    anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on. Gradients that
-    were accumulated but not yet applied are in no checkpoint.
+    anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on.
+
+    Raises:
+        ValueError: At the start of training, the sampler never ends though
+            the loop counts epochs, or gives each of several processes all
+            images.
 
     Example:
         >>> default_hooks = dict(
@@ -69,9 +90,15 @@ class RNGStateHook(Hook):
         self._loaded: Optional[dict[str, Any]] = None
         self._training_streams: Optional[dict[str, Any]] = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._began = False
 
     def before_run(self, runner: Runner) -> None:
         """Have a validation repeated once all hooks are ready."""
+        for hook in list(runner.hooks):
+            if isinstance(hook, EarlyStoppingHook):
+                # Before a new best checkpoint is saved, which holds its state.
+                runner.hooks.remove(hook)
+                runner.register_hook(hook, priority='LOW')
         runner.register_hook(_RevalidationHook(), priority='LOWEST')
 
     # --- saving ---
@@ -91,7 +118,7 @@ class RNGStateHook(Hook):
         outputs: Optional[dict[str, Any]] = None,
     ) -> None:
         """Gather the streams where a checkpoint is about to be saved."""
-        if any(_saves_now(hook, runner) for hook in runner.hooks):
+        if checkpoint_follows(runner):
             self.gather(runner, at_epoch_end=False)
 
     def before_save_checkpoint(
@@ -100,6 +127,7 @@ class RNGStateHook(Hook):
         """Put the streams into the checkpoint."""
         if self._states is not None:
             checkpoint[_KEY] = self._states
+        checkpoint[_HOOKS] = hook_states(runner)
 
     def gather(self, runner: Runner, at_epoch_end: bool) -> None:
         """Collect the streams for the next checkpoint; all processes must.
@@ -119,8 +147,10 @@ class RNGStateHook(Hook):
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
         """Take the streams out of a checkpoint that is resumed from."""
-        if not runner._resume:
+        # In training, a guard goes back to earlier weights and nothing else.
+        if not runner._resume or self._began:
             return
+        set_hook_states(runner, checkpoint.get(_HOOKS, {}))
         loaded = checkpoint.get(_KEY)
         if loaded is None:
             _say('the checkpoint holds no random streams')
@@ -143,23 +173,18 @@ class RNGStateHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Make the data repeatable, and go on with the streams."""
-        loop = runner.train_loop
-        if isinstance(loop, IterBasedTrainLoop):
-            # Its workers are at work already, with other seeds.
-            loop.dataloader = _rebuilt(loop.dataloader, runner)
-        loader = loop.dataloader
-        if hasattr(loader.sampler, 'seed'):
-            loader.sampler.seed = runner.seed
-        # The workers' seeds are drawn from it, not from training's stream.
-        loader.generator = torch.Generator()
-        loader.generator.manual_seed(runner.seed)
-        self._seed_pipelines(loader.dataset, runner.seed)
-        if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
-        draws_apart = hasattr(runner.model, 'keep_random_streams')
-        if dist.get_world_size() > 1 and not draws_apart:
-            # MMEngine seeds all processes alike.
-            torch.manual_seed(torch.initial_seed() + dist.get_rank())
+        check_sampler(runner)
+        self._began = True
+        forgotten = hooks_that_forget(runner)
+        if forgotten:
+            runner.logger.warning(
+                f'a resumed run begins anew with what {", ".join(forgotten)} '
+                'may have noted: give such hooks state_dict() and '
+                'load_state_dict()'
+            )
+        make_repeatable(runner, self._epoch)
+        if dist.get_world_size() > 1:
+            self._draw_apart(runner)
         if self._loaded is not None:
             at_epoch_end = self._loaded['at_epoch_end']
             self._go_on(runner, again=not at_epoch_end)
@@ -167,9 +192,11 @@ class RNGStateHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the pipelines, also those in workers, which epoch it is."""
         self._epoch.fill_(runner.epoch)
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            # The same in each epoch, whether or not epochs came before.
-            runner.train_dataloader.generator.manual_seed(runner.seed)
+        loader, seed = runner.train_dataloader, common_seed(runner)
+        # A hook like mmpretrain's SwitchRecipeHook may have changed them.
+        seed_pipelines(loader.dataset, seed, self._epoch)
+        if counts_epochs(runner):
+            seed_epoch(loader, seed, runner.epoch)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
@@ -187,18 +214,14 @@ class RNGStateHook(Hook):
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
 
-    def _seed_pipelines(self, dataset: Any, seed: int) -> None:
-        todo = [dataset]
-        while todo:
-            dataset = todo.pop()
-            todo += getattr(dataset, 'datasets', [])
-            if hasattr(dataset, 'dataset'):
-                todo.append(dataset.dataset)
-            pipeline = getattr(dataset, 'pipeline', None)
-            if pipeline is not None and not isinstance(
-                pipeline, SeededPipeline
-            ):
-                dataset.pipeline = SeededPipeline(pipeline, seed, self._epoch)
+    def _draw_apart(self, runner: Runner) -> None:
+        """MMEngine seeds all processes alike by default."""
+        has_own_way = hasattr(runner.model, 'keep_random_streams')
+        if draws_differ(runner):
+            if has_own_way:
+                runner.model.keep_random_streams()
+        elif not has_own_way:
+            torch.manual_seed(torch.initial_seed() + dist.get_rank())
 
     # --- validation ---
 
@@ -210,7 +233,7 @@ class RNGStateHook(Hook):
         assert self._states is not None
         own = self._states['ranks'][dist.get_rank()]
         self._training_streams = own['streams']
-        set_random_seed(runner.seed, diff_rank_seed=True)
+        set_random_seed(common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(
         self, runner: Runner, metrics: Optional[dict[str, float]] = None
@@ -245,46 +268,14 @@ def _say(what: str) -> None:
     )
 
 
-def _rebuilt(loader: DataLoader[Any], runner: Runner) -> DataLoader[Any]:
-    """The loader with new workers and a sampler at its beginning."""
-    cfg = runner.cfg.get('train_dataloader')
-    if not isinstance(cfg, dict):  # the runner was given a loader
-        return loader
-    rebuilt: DataLoader[Any] = runner.build_dataloader(
-        dict(cfg, dataset=loader.dataset),
-        seed=runner.seed,
-        diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
-    )
-    return rebuilt
-
-
-def _saves_now(hook: Hook, runner: Runner) -> bool:
-    """Whether a checkpoint follows this iteration."""
-    if not isinstance(hook, CheckpointHook) or hook.by_epoch:
-        return False
-    due: bool = hook.every_n_train_iters(
-        runner, hook.interval, hook.save_begin
-    ) or (hook.save_last and hook.is_last_train_iter(runner))
-    return due
-
-
 def _validation_is_due(runner: Runner) -> bool:
     """Whether what was trained last is followed by a validation."""
     loop = runner.train_loop
-    if (
-        runner.val_loop is None
-        or loop.iter == 0
-        or runner.message_hub.runtime_info.get(_VALIDATED) == loop.iter
-    ):
+    validated = runner.message_hub.runtime_info.get(_VALIDATED)
+    if loop.iter == 0 or validated == loop.iter:
         return False
-    loop._decide_current_val_interval()
-    if isinstance(loop, IterBasedTrainLoop):
-        done, last = loop.iter, loop.max_iters
-    else:
-        done, last = loop.epoch, loop.max_epochs
-        if loop.iter * last != done * loop.max_iters:  # in its middle
-            return False
-    due: bool = done >= max(1, loop.val_begin) and (
-        done % loop.val_interval == 0 or done == last
-    )
-    return due
+    if not counts_epochs(runner):
+        return validation_follows(runner, loop.iter)
+    if loop.iter * loop.max_epochs != loop.epoch * loop.max_iters:
+        return False  # in the middle of an epoch
+    return validation_follows(runner, loop.epoch)

@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.atomic_files import name_last_checkpoint
+from m2at_mm.runner.loop_events import counts_epochs
 from m2at_mm.runner.plain_content import make_plain, restore
 
 # Of the weights, in a published copy's name.
@@ -60,6 +61,12 @@ class SafeCheckpointHook(CheckpointHook):
             if type(get_file_backend(where)) is LocalBackend:
                 self.backend_args = dict(backend='m2at_mm.atomic_local')
         super().before_train(runner)
+        if self.by_epoch and not counts_epochs(runner):
+            runner.logger.warning(
+                'checkpoints are saved by epoch, but the training loop counts '
+                'iterations: there is none before the end. Set '
+                'default_hooks.checkpoint.by_epoch=False and interval'
+            )
         self._outdated = list(
             runner.message_hub.runtime_info.get(_OUTDATED, [])
         )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Optional
+
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook
 from mmengine.hooks import SyncBuffersHook as StockSyncBuffersHook
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.runner import Runner
 
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.loop_events import checkpoint_follows, counts_epochs
 
 
 @HOOKS.register_module()
@@ -20,8 +24,8 @@ class SyncBuffersHook(StockSyncBuffersHook):
     from the checkpoint.
 
     MMEngine's hook of this name averages them after an epoch, and before a
-    validation inside one; this one also those of average weights (EMAHook).
-    With one process it does nothing.
+    validation inside one; this one also before a checkpoint by iteration, and
+    also those of average weights (EMAHook). With one process it does nothing.
 
     Example:
         >>> default_hooks = dict(
@@ -30,13 +34,35 @@ class SyncBuffersHook(StockSyncBuffersHook):
 
     def before_train(self, runner: Runner) -> None:
         """A checkpoint of an epoch's end holds averages already."""
-        self.called_in_train = isinstance(
-            runner.train_loop, EpochBasedTrainLoop
-        )
+        self.called_in_train = counts_epochs(runner)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: DATA_BATCH = None,
+        outputs: Optional[dict[str, Any]] = None,
+    ) -> None:
+        """Average all running statistics that a checkpoint will hold."""
+        # Inside an epoch that goes on each process resumes with its own.
+        if not counts_epochs(runner) and checkpoint_follows(runner):
+            self._average(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Average them where no end of an epoch did."""
+        if not self.called_in_train:
+            self._average(runner)
+        self.called_in_train = False
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Average all running statistics."""
-        super().after_train_epoch(runner)
+        self._average(runner)
+        self.called_in_train = True
+
+    def _average(self, runner: Runner) -> None:
+        if not self.distributed:
+            return
+        all_reduce_params(runner.model.buffers(), op='mean')
         for hook in runner.hooks:
-            if self.distributed and isinstance(hook, EMAHook):
+            if isinstance(hook, EMAHook):
                 all_reduce_params(hook.ema_model.module.buffers(), op='mean')

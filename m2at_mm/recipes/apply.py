@@ -122,8 +122,26 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     for key in ('train_cfg', 'param_scheduler'):
         if key in recipe:
             cfg[key] = recipe[key]
+    if 'train_cfg' in recipe:
+        _count_epochs(cfg)
     cfg.merge_from_dict(dict(default_hooks=recipe.get('default_hooks', {})))
     return cfg
+
+
+def _count_epochs(cfg: Config) -> None:
+    """Let a config of iterations sample, save and log by epoch."""
+    sampler = (cfg.get('train_dataloader') or {}).get('sampler')
+    if sampler and type_name(sampler.get('type')) == 'InfiniteSampler':
+        sampler.type = 'DefaultSampler'
+    hooks = cfg.get('default_hooks') or {}
+    checkpoint = hooks.get('checkpoint')
+    if checkpoint and not checkpoint.get('by_epoch', True):
+        checkpoint.update(by_epoch=True, interval=1)
+    logger = hooks.get('logger')
+    if logger and not logger.get('log_metric_by_epoch', True):
+        logger.log_metric_by_epoch = True
+    if cfg.get('log_processor'):
+        cfg.log_processor.by_epoch = True
 
 
 def _hold_out_validation(cfg: Config) -> None:

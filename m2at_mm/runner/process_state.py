@@ -22,16 +22,23 @@ def process_state(model: nn.Module) -> dict[str, Any]:
 
     Returns:
         dict: ``streams`` (see :func:`random_streams`); ``method``, what the
-        training method keeps; ``buffers``, with several processes the running
-        statistics that only this one has.
+        training method keeps; ``gradients`` that are being accumulated;
+        ``buffers``, with several processes the running statistics that only
+        this one has.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)
     kept = method.state_dict() if isinstance(method, Method) else {}
     alone = get_world_size() == 1
+    gradients = {
+        name: parameter.grad
+        for name, parameter in bare.named_parameters()
+        if parameter.grad is not None
+    }
     return dict(
         streams=random_streams(),
         method=_on_cpu(kept),
+        gradients=_on_cpu(gradients),
         buffers={} if alone else _on_cpu(dict(bare.named_buffers())),
     )
 
@@ -47,6 +54,10 @@ def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
     bare = bare_model(model)
     if state['method']:
         bare.method.load_state_dict(state['method'])
+    gradients = state.get('gradients', {})
+    for name, parameter in bare.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device)
     buffers = dict(bare.named_buffers())
     for name, value in state['buffers'].items():
         buffers[name].copy_(value)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from mmengine.logging import MessageHub
+from mmengine.runner import IterBasedTrainLoop
 from tiny import build_adversarial
 
 from m2at_mm.hooks import AttackScheduleHook
@@ -19,13 +20,17 @@ class StandIn(SimpleNamespace):
     @classmethod
     def around(cls, model: Any) -> StandIn:
         hub = MessageHub.get_instance(f'schedule{id(model)}')
-        return cls(model=model, epoch=0, iter=0, message_hub=hub)
+        return cls(
+            model=model, epoch=0, iter=0, message_hub=hub, train_loop=None
+        )
 
 
-def hook_and_runner(**schedule: Any) -> tuple[AttackScheduleHook, Any]:
+def hook_and_runner(
+    model: Any = None, **schedule: Any
+) -> tuple[AttackScheduleHook, Any]:
     schedule = dict(param=EPS, values=[0.0, 0.1], milestones=[2, 6]) | schedule
     hook = AttackScheduleHook([schedule])
-    runner = StandIn.around(build_adversarial())
+    runner = StandIn.around(model or build_adversarial())
     hook.before_train(runner)
     return hook, runner
 
@@ -160,6 +165,83 @@ def test_settings_that_the_model_does_not_allow(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         hook_and_runner(**schedule)
+
+
+FGSM = dict(train_attack=dict(type='m2at_mm.FGSM'))
+FREE_AT = dict(method=dict(type='m2at_mm.FreeAT'))
+STANDARD = dict(method=dict(type='m2at_mm.Standard'))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'param', 'values', 'message'),
+    [
+        (FGSM, 'train_attack.step_size', [0.1, 0.2], 'FGSM has .*step'),
+        (FGSM, 'train_attack.steps', [1, 2], r'FGSM has \['),
+        (FREE_AT, 'train_attack.steps', [1, 2], 'method=FreeAT does not use'),
+        (STANDARD, EPS, [0, 0.1], 'method=Standard does not use'),
+        ({}, 'method.patch_size', [2, 4], "mask='rectangle' does not use"),
+        ({}, 'train_attack.compile_mode', [0, 1], 'is None, but only numbers'),
+        ({}, 'train_attack.loss', [0, 1], "is 'ce', but only numbers"),
+        ({}, 'train_attack.step_factor', [0.1, 1], 'no setting'),
+        ({}, 'head.in_channels', [1, 2], 'no setting of the model'),
+        ({}, 'label_smoothing', [0, 1], 'label_smoothing=1 must be'),
+        ({}, 'label_smoothing', [-0.1, 0.1], 'label_smoothing=-0.1'),
+        ({}, EPS, ['8/255', '300/255'], "'300/255' is above 1, the whole"),
+        ({}, 'train_attack.noise_std', [0.1, 2], 'noise_std=2 must be'),
+        ({}, 'train_attack.step_size', ['1/255', 2], 'step_size=2 is above'),
+    ],
+)
+def test_what_a_training_cannot_use(
+    settings: dict, param: str, values: list, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        hook_and_runner(
+            build_adversarial(**settings), param=param, values=values
+        )
+
+
+def test_epochs_are_refused_in_a_loop_without_them() -> None:
+    runner = StandIn.around(build_adversarial())
+    runner.train_loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    one = dict(param=EPS, values=[0, 0.1], milestones=[0, 1])
+    AttackScheduleHook([dict(one, by_epoch=False)]).before_train(runner)
+    with pytest.raises(ValueError, match=r'threat_model.eps.*by_epoch=False'):
+        AttackScheduleHook([one]).before_train(runner)
+
+
+L2 = dict(threat_model=dict(norm='l2', eps='128/255'))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'param', 'values', 'found', 'expected'),
+    [
+        ({}, 'label_smoothing', [0, 0.2], 'label_smoothing', 0.1),
+        # A whole number in the config, but not by its meaning.
+        (
+            dict(method=dict(type='m2at_mm.M2AT', scale=2)),
+            'method.scale',
+            [1, 2],
+            'method.scale',
+            1.5,
+        ),
+        (L2, EPS, ['255/255', '765/255'], EPS, 2.0),
+        # Longer than the radius, which no fraction would leave in doubt.
+        (L2, 'train_attack.step_size', ['0/255', '765/255'], 'length', 1.5),
+        # By default it is a quarter of the radius.
+        ({}, 'train_attack.step_size', ['0/255', '4/255'], 'length', 2 / 255),
+    ],
+)
+def test_the_value_in_force(
+    settings: dict, param: str, values: list, found: str, expected: float
+) -> None:
+    model = build_adversarial(**settings)
+    hook, runner = hook_and_runner(model, param=param, values=values)
+    by_epoch(hook, runner, 4)
+    length = model.train_attack.length_of_step(model.threat_model)
+    value: Any = SimpleNamespace(length=length) if found == 'length' else model
+    for part in found.split('.'):
+        value = getattr(value, part)
+    assert value == pytest.approx(expected)
 
 
 def test_one_setting_twice() -> None:

@@ -3,17 +3,21 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from digits_runner import build_digits_runner
-from mmengine.hooks import Hook
+from digits_runner import build_digits_runner, small_digits_config
+from interrupted_runs import build_runner as build_any_runner
+from mmengine import dist
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from m2at_mm.attacks import FGSM, PGD, own_random_stream
+from m2at_mm.attacks import FGSM, NFGSM, PGD, ThreatModel, own_random_stream
 from m2at_mm.evaluation.samples import spread_order
 from m2at_mm.hooks import CollapseGuardHook
+from m2at_mm.hooks.collapse_guard_hook import _scale_step
 from m2at_mm.methods import M2AT
 
 SOUND = dict(clean=60.0, fgsm=40.0, pgd=35.0)
@@ -161,12 +165,14 @@ def test_a_lower_step_stays_lower_after_resuming(
     configured = attack.step_size
     assert configured == '16/255'
     runner.train()
-    assert attack.step_size == pytest.approx(0.25 * 16 / 255)
+    threat_model = runner.model.threat_model
+    assert attack.length_of_step(threat_model) == pytest.approx(4 / 255)
     again = build_runner(tmp_path, 4, **settings)
     again._resume = True
     again.train()
     assert again.epoch == 4
-    assert again.model.train_attack.step_size == pytest.approx(4 / 255)
+    attack = again.model.train_attack
+    assert attack.length_of_step(threat_model) == pytest.approx(4 / 255)
 
 
 def test_it_does_not_go_back_for_ever(
@@ -176,6 +182,275 @@ def test_it_does_not_go_back_for_ever(
     runner = build_runner(tmp_path, 6, action='rollback', max_rollbacks=2)
     runner.train()
     assert runner.epoch == 4
+
+
+LOOPS = ('epochs', 'iterations')
+
+
+def build_in(work_dir: Path, loop: str, **settings: Any) -> Runner:
+    """Three epochs of three batches, or nine iterations, with a guard."""
+    guard = dict(
+        type='m2at_mm.CollapseGuardHook',
+        num_images=8,
+        steps=1,
+        by_epoch=loop == 'epochs',
+        interval=1 if loop == 'epochs' else 2,
+    )
+    return build_any_runner(
+        work_dir,
+        loop,
+        randomness=dict(seed=0),
+        default_hooks=dict(guard=guard | settings.pop('guard', {})),
+        **settings,
+    )
+
+
+@pytest.mark.parametrize(
+    ('loop', 'guard', 'expected'),
+    [
+        ('epochs', dict(interval=2), [6]),
+        ('epochs', dict(by_epoch=False, interval=2), [2, 4, 6, 8]),
+        ('iterations', {}, [2, 4, 6, 8]),
+        ('iterations', dict(interval=4), [4, 8]),
+    ],
+)
+def test_checks_are_made_when_they_are_due(
+    loop: str,
+    guard: dict,
+    expected: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+
+    def measure(self: CollapseGuardHook, runner: Runner) -> dict[str, float]:
+        seen.append(runner.iter + (not self.by_epoch))
+        return SOUND
+
+    monkeypatch.setattr(CollapseGuardHook, '_measure', measure)
+    build_in(tmp_path, loop, guard=guard).train()
+    assert seen == expected
+
+
+def test_iterations_stop_after_the_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(monkeypatch, SOUND, OVERFITTED)
+    runner = build_in(tmp_path, 'iterations')
+    runner.train()
+    assert runner.iter == 4
+
+
+@pytest.mark.parametrize(
+    ('loop', 'settings', 'message'),
+    [
+        ('iterations', dict(by_epoch=True), r'interval=2 counts epochs'),
+        (
+            'iterations',
+            dict(action='rollback', interval=3),
+            r'checkpoint.interval to 3 or a divisor of it, with by_epoch=Fa',
+        ),
+        (
+            'epochs',
+            dict(action='rollback', by_epoch=False, interval=2),
+            r'interval to 2 or a divisor of it, with by_epoch=False',
+        ),
+    ],
+)
+def test_what_a_loop_does_not_allow(
+    loop: str, settings: dict, message: str, tmp_path: Path
+) -> None:
+    runner = build_in(tmp_path, loop, guard=settings)
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    ('checkpoint', 'interval'),
+    [
+        (dict(max_keep_ckpts=1), 2),
+        (dict(save_optimizer=False), 1),
+        (dict(interval=-1), 1),
+        (dict(interval=2), 1),
+    ],
+)
+def test_a_sound_checkpoint_that_would_be_gone(
+    checkpoint: dict, interval: int, tmp_path: Path
+) -> None:
+    runner = build_digits_runner(
+        tmp_path,
+        10,
+        default_hooks=dict(
+            checkpoint=dict(interval=1, max_keep_ckpts=-1) | checkpoint,
+            guard=dict(
+                type='m2at_mm.CollapseGuardHook',
+                action='rollback',
+                interval=interval,
+            ),
+        ),
+    )
+    with pytest.raises(ValueError, match='would not be there'):
+        runner.train()
+
+
+@pytest.mark.parametrize(
+    'model',
+    [
+        dict(method=dict(type='m2at_mm.FreeAT'), train_attack=None),
+        # Its train attack is given and not called.
+        dict(method=dict(type='m2at_mm.Standard')),
+    ],
+    ids=['free', 'standard'],
+)
+def test_no_step_to_lower(model: dict, tmp_path: Path) -> None:
+    guard = dict(type='m2at_mm.CollapseGuardHook', action='lower_step')
+    cfg = small_digits_config(tmp_path, 10, 10)
+    for part, settings in model.items():
+        cfg.model[part] = settings
+    cfg.default_hooks.guard = guard
+    with pytest.raises(ValueError, match=r"lower_step' needs .*'rollback'"):
+        Runner.from_cfg(cfg).train()
+
+
+@pytest.mark.parametrize(
+    ('attack', 'step'),
+    [
+        (PGD(), 1 / 4),
+        (PGD(step_size='4/255'), 1 / 2),
+        (PGD(step_size=8 / 255), 1.0),
+        (FGSM(), 1.0),
+        (FGSM(step=1.25, random_start=True), 1.25),
+    ],
+)
+def test_a_lower_step_is_a_share_of_the_one_in_force(
+    attack: PGD, step: float
+) -> None:
+    """Steps in radii, of the radius that is in force when they are taken."""
+    model = SimpleNamespace(
+        train_attack=attack, threat_model=ThreatModel('linf', '1/255')
+    )
+    for lowered in (0.5, 0.25):
+        _scale_step(model, 0.5)
+        found = attack.length_of_step(ThreatModel('linf', '8/255'))
+        assert found == pytest.approx(lowered * step * 8 / 255)
+
+
+def test_a_lower_step_of_n_fgsm() -> None:
+    model = SimpleNamespace(train_attack=NFGSM(noise=0.0))
+    _scale_step(model, 0.5)
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(12, 2, bias=False)
+    )
+    images = torch.full((1, 3, 2, 2), 0.5)
+    found = model.train_attack(
+        network, images, torch.tensor([0]), ThreatModel('linf', '8/255')
+    )
+    moved = (found - images).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 4 / 255))
+
+
+def test_a_schedule_of_the_step_stays_lowered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured(monkeypatch, SOUND, OVERFITTED, SOUND)
+    runner = build_in(
+        tmp_path,
+        'epochs',
+        guard=dict(action='lower_step'),
+        custom_hooks=[
+            dict(
+                type='m2at_mm.AttackScheduleHook',
+                schedules=[
+                    dict(
+                        param='train_attack.step_size',
+                        values=['2/255', '8/255'],
+                        milestones=[0, 2],
+                    )
+                ],
+            )
+        ],
+    )
+    lengths = []
+
+    class Look(Hook):
+        priority = 'LOWEST'
+
+        def before_train_epoch(self, runner: Runner) -> None:
+            model = runner.model
+            length = model.train_attack.length_of_step(model.threat_model)
+            lengths.append(255 * length)
+
+    runner.register_hook(Look())
+    runner.train()
+    assert lengths == pytest.approx([2, 5, 8 / 2])
+
+
+@pytest.mark.parametrize('keep', [1, -1])
+def test_going_back_again_to_what_was_gone_back_to(
+    keep: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one checkpoint is kept, the next is that of the old weights."""
+    measured(monkeypatch, SOUND, OVERFITTED, OVERFITTED)
+    runner = build_digits_runner(
+        tmp_path,
+        10,
+        epochs=3,
+        default_hooks=dict(
+            checkpoint=dict(max_keep_ckpts=keep),
+            guard=dict(type='m2at_mm.CollapseGuardHook', action='rollback'),
+        ),
+    )
+    weights = Weights()
+    runner.register_hook(weights)
+    runner.train()
+    assert runner.epoch == 3
+    assert torch.equal(weights.seen[1], weights.seen[2])
+    assert torch.equal(weights.seen[1], runner.model.head.fc.weight)
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
+    loop: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints after epochs of three, or after iterations 4, 8 and 9."""
+    read: list[int] = []
+    reduce = dist.all_reduce
+
+    def noted(first: torch.Tensor, op: str = 'sum') -> None:
+        if op == 'min':
+            read.append(0)
+        reduce(first, op)
+
+    not_finite(monkeypatch, iteration=7 if loop == 'iterations' else 5)
+    measured(monkeypatch, *[SOUND] * 9)
+    guard = dict(action='rollback', interval=1 if loop == 'epochs' else 4)
+    runner = build_in(
+        tmp_path,
+        loop,
+        guard=guard,
+        train_cfg=dict(val_interval=100),
+    )
+    if loop == 'iterations':
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                hook.interval = 4
+    monkeypatch.setattr(
+        'm2at_mm.hooks.collapse_guard_hook.dist.all_reduce', noted
+    )
+    runner.train()
+    assert len(read) == 3
+    saved = list(tmp_path.glob('*_?.pth'))
+    assert len(saved) == 4  # with the best one
+    for path in saved:
+        for name, value in end_state(path).items():
+            assert value.isfinite().all(), (path, name)
+    (log,) = tmp_path.glob('*/*.log')
+    number = 7 if loop == 'iterations' else 5
+    assert f'not finite in iteration {number}' in log.read_text()
+
+
+def end_state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)['state_dict']
 
 
 def not_finite(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:

@@ -60,8 +60,10 @@ class TerminateJob(Terminate):
         assert os.system(f'kill -TERM {" ".join(map(str, pids))}') == 0
 
 
-def terminated(work_dir: Path, terminate: Terminate, **settings: Any) -> None:
-    runner = build_runner(work_dir, 'middle', **by_epoch(), **settings)
+def terminated(
+    work_dir: Path, terminate: Terminate, loop: str = 'middle', **settings: Any
+) -> None:
+    runner = build_runner(work_dir, loop, **by_epoch(), **settings)
     runner.register_hook(terminate)
     with pytest.raises(SystemExit) as end:
         runner.train()
@@ -121,9 +123,12 @@ def test_resumed_is_uninterrupted(
 @pytest.mark.skipif(
     not hasattr(signal, 'sigwaitinfo'), reason='no sigwaitinfo'
 )
-def test_signal_to_data_workers_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize('loop', ['middle', 'iterations'])
+def test_signal_to_data_workers_loses_nothing(
+    loop: str, tmp_path: Path
+) -> None:
     loader = dict(num_workers=1)
-    terminated(tmp_path, TerminateJob(4), train_dataloader=loader)
+    terminated(tmp_path, TerminateJob(4), loop, train_dataloader=loader)
     assert 'preempted_iter_5.pth' in names(tmp_path)
 
 

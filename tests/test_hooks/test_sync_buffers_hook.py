@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from mmengine.hooks import EMAHook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.hooks import CheckpointHook, EMAHook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 from two_processes import on_two_processes
 
@@ -41,6 +41,36 @@ def _work(rank: int) -> Any:
         found[when] = (before[0].item(), average.running_var[0].item())
         assert runner.model.num_batches_tracked == 0
     return found
+
+
+def _iterations(rank: int) -> Any:
+    """Before a checkpoint by iteration, and before a validation."""
+    found = {}
+    for when in ('checkpoint', 'between', 'validation'):
+        runner, hook = _runner(rank), SyncBuffersHook()
+        runner.train_loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+        runner.iter = 4 if when == 'between' else 3
+        saves = CheckpointHook(interval=4, by_epoch=False, save_last=False)
+        runner.hooks.append(saves)
+        hook.before_train(runner)
+        if when == 'validation':
+            hook.before_val_epoch(runner)
+        else:
+            hook.after_train_iter(runner, 0)
+        average = runner.hooks[0].ema_model.module
+        found[when] = (
+            runner.model.running_mean[0].item(),
+            average.running_var[0].item(),
+        )
+    return found
+
+
+def test_statistics_are_averaged_where_iterations_are_saved(
+    tmp_path: Path,
+) -> None:
+    for rank, found in enumerate(on_two_processes(_iterations, tmp_path)):
+        assert found['checkpoint'] == found['validation'] == (1.5, 3.5)
+        assert found['between'] == (1.0 + rank, 3.0 + rank)
 
 
 def test_statistics_are_averaged_after_an_epoch(tmp_path: Path) -> None:

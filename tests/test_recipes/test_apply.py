@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10
@@ -266,6 +267,30 @@ def test_fine_tuning_is_the_recipe_with_a_short_schedule(name: str) -> None:
     base = cfg.optim_wrapper.optimizer.lr
     expected = [0.1 * base * (1 - step / 29) for step in range(30)]
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize('as_class', [False, True])
+def test_fine_tuning_counts_epochs_also_after_iterations(
+    as_class: bool,
+) -> None:
+    stock = load_config(STOCK)
+    stock.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=6)
+    stock.train_dataloader.sampler = dict(
+        type=InfiniteSampler if as_class else 'InfiniteSampler', shuffle=False
+    )
+    stock.default_hooks.checkpoint.update(by_epoch=False, interval=5000)
+    stock.default_hooks.logger.log_metric_by_epoch = False
+    stock.log_processor = dict(by_epoch=False)
+    cfg = apply_recipe(stock, 'm2at-finetune')
+    assert cfg.train_dataloader.sampler == dict(
+        type='DefaultSampler', shuffle=False
+    )
+    assert cfg.default_hooks.checkpoint.by_epoch
+    assert cfg.default_hooks.checkpoint.interval == 1
+    assert cfg.default_hooks.logger.log_metric_by_epoch
+    assert cfg.log_processor.by_epoch
+    # The other recipes leave the schedule alone.
+    assert apply_recipe(stock, 'm2at').train_cfg == stock.train_cfg
 
 
 def _learning_rates(cfg: Config, iterations: int) -> list[float]:

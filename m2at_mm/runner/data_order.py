@@ -1,0 +1,152 @@
+"""The order of the training images, and what is drawn on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor
+from torch.utils import data
+from torch.utils.data import DataLoader
+
+from m2at_mm.datasets.seeded_pipeline import SeededPipeline
+from m2at_mm.runner.loop_events import counts_epochs
+
+# PyTorch's samplers that know nothing of other processes.
+_FOR_ONE_PROCESS = (
+    data.RandomSampler,
+    data.SequentialSampler,
+    data.SubsetRandomSampler,
+    data.WeightedRandomSampler,
+)
+
+
+def common_seed(runner: Runner) -> int:
+    """The seed that all processes share.
+
+    Args:
+        runner (Runner): Its own seed is that of its rank where
+            ``randomness.diff_rank_seed`` is set.
+
+    Returns:
+        int: The seed of rank 0.
+    """
+    seed: int = runner.seed
+    return seed - get_rank() if draws_differ(runner) else seed
+
+
+def draws_differ(runner: Runner) -> bool:
+    """Whether MMEngine seeds each process differently.
+
+    Args:
+        runner (Runner): Any.
+
+    Returns:
+        bool: ``randomness.diff_rank_seed`` of the config.
+    """
+    return bool(runner._randomness_cfg.get('diff_rank_seed', False))
+
+
+def check_sampler(runner: Runner) -> None:
+    """Refuse a sampler that does not fit the loop or the processes.
+
+    Args:
+        runner (Runner): Runner of the training.
+
+    Raises:
+        ValueError: The sampler never ends but the loop counts epochs, or it
+            gives each of several processes all images.
+    """
+    for sampler in _samplers(runner.train_dataloader):
+        name = type(sampler).__name__
+        if counts_epochs(runner) and isinstance(sampler, InfiniteSampler):
+            raise ValueError(
+                f'train_dataloader.sampler={name} never ends, but the '
+                'training loop counts epochs: use '
+                "sampler=dict(type='DefaultSampler', shuffle=True), or "
+                'train_cfg=dict(by_epoch=False, max_iters=...)'
+            )
+        if get_world_size() > 1 and type(sampler) in _FOR_ONE_PROCESS:
+            raise ValueError(
+                f'train_dataloader.sampler={name} gives each of '
+                f"{get_world_size()} processes all images: use MMEngine's "
+                "sampler=dict(type='DefaultSampler', shuffle=True), which "
+                'divides them'
+            )
+
+
+def make_repeatable(runner: Runner, epoch: Tensor) -> None:
+    """Let the order of the data and their draws depend on the seed alone.
+
+    Args:
+        runner (Runner): Runner of the training, at its beginning.
+        epoch (Tensor): The epoch, int64 of shape (), in shared memory.
+    """
+    loop, seed = runner.train_loop, common_seed(runner)
+    loader = loop.dataloader
+    for sampler in _samplers(loader):
+        if hasattr(sampler, 'seed'):
+            sampler.seed = seed
+        if isinstance(sampler, InfiniteSampler):
+            # Workers may have asked for the first images already.
+            sampler.indices = sampler._indices_of_rank()
+    # The workers' seeds are drawn from it, not from training's stream.
+    loader.generator = torch.Generator()
+    seed_pipelines(loader.dataset, seed, epoch)
+    seed_epoch(loader, seed, 0)
+    if isinstance(loop, IterBasedTrainLoop):
+        # Its workers are at work already, with other seeds.
+        loader._iterator = None
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+
+
+def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
+    """Begin an epoch the same whether or not epochs came before it.
+
+    Args:
+        loader (DataLoader): Loader of the training images.
+        seed (int): Seed of the training.
+        epoch (int): Epochs before this one.
+    """
+    # Workers that live on keep the seed that they were started with.
+    loader.generator.manual_seed(
+        seed if loader.persistent_workers else seed + epoch
+    )
+    for sampler in _samplers(loader):
+        if hasattr(sampler, 'generator'):  # one of PyTorch's
+            sampler.generator = torch.Generator()
+            sampler.generator.manual_seed(seed + epoch)
+
+
+def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
+    """Give each dataset's pipeline streams of its own, also inside wrappers.
+
+    Args:
+        dataset: A dataset or a wrapper around one or several.
+        seed (int): Seed of the training.
+        epoch (Tensor): The epoch, int64 of shape (), in shared memory.
+    """
+    todo, found = [dataset], 0
+    while todo:
+        dataset = todo.pop()
+        inner = getattr(dataset, '__dict__', {})
+        todo += inner.get('datasets', [])
+        # The latter is that of MMEngine's num_batch_per_epoch.
+        todo += [inner[n] for n in ('dataset', '_dataset') if n in inner]
+        pipeline = inner.get('pipeline')
+        if pipeline is None:
+            continue
+        if not isinstance(pipeline, SeededPipeline):
+            dataset.pipeline = SeededPipeline(pipeline, seed, epoch, found)
+        found += 1
+
+
+def _samplers(loader: DataLoader[Any]) -> list[Any]:
+    """What chooses the images; a batch sampler has its own inside."""
+    batches = loader.batch_sampler
+    if batches is None:
+        return [loader.sampler]
+    return [batches, getattr(batches, 'sampler', loader.sampler)]

@@ -1,0 +1,74 @@
+"""A running training goes back to an earlier checkpoint."""
+
+from __future__ import annotations
+
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
+
+
+def roll_back(runner: Runner, path: str) -> None:
+    """Load weights, average weights, optimiser and loss scaler.
+
+    The training goes on from there: epochs, learning rates, data and random
+    streams are not rewound, and early stopping and schedulers by a metric
+    keep what they have seen. So it makes no difference whether the run was
+    resumed before.
+
+    Args:
+        runner (Runner): Runner of the training.
+        path (str): Checkpoint with an optimiser's state.
+    """
+    optimizer = runner.optim_wrapper
+    # The schedule's, which schedulers change step by step.
+    settings = [
+        {name: value for name, value in group.items() if name != 'params'}
+        for group in optimizer.param_groups
+    ]
+    resume = runner._resume
+    # Otherwise EMAHook takes the average weights for those in training.
+    runner._resume = True
+    try:
+        checkpoint = runner.load_checkpoint(path)
+    finally:
+        runner._resume = resume
+    optimizer.load_state_dict(checkpoint['optimizer'])
+    for group, kept in zip(optimizer.param_groups, settings):
+        group.update(kept)
+    # Those that are being accumulated belong to the weights left behind.
+    optimizer.zero_grad()
+
+
+def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
+    """Refuse a training in which the last good checkpoint is removed.
+
+    Args:
+        runner (Runner): Runner of the training.
+        interval (int): Epochs or iterations after which the weights are
+            judged again.
+        by_epoch (bool): Whether ``interval`` counts epochs.
+
+    Raises:
+        ValueError: No CheckpointHook saves after each of them and keeps what
+            it saved until the next.
+    """
+    for hook in runner.hooks:
+        if (
+            isinstance(hook, CheckpointHook)
+            and hook.by_epoch == by_epoch
+            and hook.save_optimizer
+            and hook.interval > 0
+            and interval % hook.interval == 0
+            and (
+                hook.max_keep_ckpts < 1
+                or hook.max_keep_ckpts * hook.interval >= interval
+            )
+        ):
+            return
+    unit = 'epochs' if by_epoch else 'iterations'
+    raise ValueError(
+        f'interval={interval}: going back needs the checkpoint of the last '
+        f'good check, {interval} {unit} ago, which would not be there. Set '
+        f'default_hooks.checkpoint.interval to {interval} or a divisor of it, '
+        f'with by_epoch={by_epoch} and save_optimizer=True, and '
+        'max_keep_ckpts large enough'
+    )

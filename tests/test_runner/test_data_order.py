@@ -1,0 +1,206 @@
+"""The images of each process, and what is drawn on them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from digits_runner import small_digits_config
+from interrupted_runs import AUGMENTED
+from mmengine.config import Config
+from mmengine.dataset import ConcatDataset, RepeatDataset
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, RandomSampler, Subset
+from two_processes import on_two_processes
+
+from m2at_mm.datasets import Digits
+from m2at_mm.datasets.seeded_pipeline import SeededPipeline
+from m2at_mm.runner.data_order import (
+    check_sampler,
+    seed_epoch,
+    seed_pipelines,
+)
+
+IMAGES, BATCH = 12, 3
+SAMPLERS: dict[str, dict[str, Any]] = {
+    'default': dict(type='DefaultSampler', shuffle=True),
+    'infinite': dict(type='InfiniteSampler', shuffle=True),
+    'sequential': dict(
+        type='mmpretrain.SequentialSampler', subsample_type='sequential'
+    ),
+    'repeated': dict(type='mmpretrain.RepeatAugSampler', num_repeats=1),
+}
+
+
+class Look(Hook):
+    """Notes the images of each iteration, and a draw after them."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        samples = data_batch['data_samples']
+        self.seen += [int(sample.sample_idx) for sample in samples]
+
+
+def _run(sampler: str, diff: bool, hooked: bool, iterations: bool) -> Any:
+    cfg = small_digits_config(Path(tempfile.mkdtemp()), IMAGES, BATCH)
+    cfg.merge_from_dict(
+        dict(
+            launcher='pytorch',
+            log_level='ERROR',
+            randomness=dict(seed=None, diff_rank_seed=diff),
+            default_hooks=dict(checkpoint=None),
+        )
+    )
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.data_preprocessor.augment = None
+    cfg.train_dataloader.sampler = SAMPLERS[sampler]
+    cfg.train_dataloader.dataset.update(
+        pipeline=AUGMENTED, whole_batches=False
+    )
+    cfg.train_cfg = (
+        dict(by_epoch=False, max_iters=4)
+        if iterations
+        else dict(by_epoch=True, max_epochs=2)
+    )
+    if not hooked:
+        del cfg.default_hooks.rng_state
+    runner, look = Runner.from_cfg(cfg), Look()
+    runner.register_hook(look, priority='LOWEST')
+    runner.train()
+    return [look.seen, torch.rand(()).item()]
+
+
+CASES = [
+    (sampler, diff, hooked)
+    for sampler in SAMPLERS
+    for diff in (True, False)
+    for hooked in (True, False)
+    if hooked or (sampler, diff) == ('default', True)
+]
+
+
+def _work(rank: int) -> Any:
+    # MMEngine formats it seven times a run, half a second each.
+    Config.pretty_text = property(repr)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    return [_run(*case, case[0] == 'infinite') for case in CASES]
+
+
+def test_processes_divide_the_images(tmp_path: Path) -> None:
+    """Two epochs, in which each image is seen once by one process."""
+    found = on_two_processes(_work, tmp_path)
+    for case, (first, one), (second, other) in zip(CASES, *found):
+        half = IMAGES // 2
+        assert len(first) == len(second) == 2 * half, case
+        for epoch in (slice(half), slice(half, None)):
+            seen = first[epoch] + second[epoch]
+            assert sorted(seen) == list(range(IMAGES)), case
+        if case[0] != 'sequential':
+            assert first[:half] != first[half:], case
+        assert one != other, case
+
+
+def loader_of(dataset: Any, sampler: Any = None, **settings: Any) -> Any:
+    loader = DataLoader(dataset, sampler=sampler, **settings)
+    loader.generator = torch.Generator()
+    return loader
+
+
+def runner_of(loader: Any) -> Any:
+    return SimpleNamespace(train_dataloader=loader, train_loop=None)
+
+
+def test_a_sampler_for_one_process_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader = loader_of(range(4), RandomSampler(range(4)))
+    check_sampler(runner_of(loader))
+    monkeypatch.setattr('m2at_mm.runner.data_order.get_world_size', lambda: 2)
+    with pytest.raises(ValueError, match='RandomSampler gives each of 2'):
+        check_sampler(runner_of(loader))
+
+
+def test_an_epoch_that_never_ends_is_refused(tmp_path: Path) -> None:
+    cfg = small_digits_config(tmp_path, IMAGES, BATCH)
+    cfg.train_dataloader.sampler = SAMPLERS['infinite']
+    with pytest.raises(ValueError, match=r'InfiniteSampler never ends.*De'):
+        Runner.from_cfg(cfg).train()
+
+
+def test_pytorch_samplers_repeat_an_epoch_and_not_the_next() -> None:
+    loader = loader_of(range(20), RandomSampler(range(20)))
+
+    def order(epoch: int) -> list[int]:
+        seed_epoch(loader, 7, epoch)
+        return list(loader.sampler)
+
+    torch.manual_seed(0)
+    first, second = order(0), order(1)
+    torch.manual_seed(1)
+    assert order(1) == second != first
+    assert order(0) == first
+
+
+def test_workers_draw_anew_in_each_epoch() -> None:
+    def seed_of_workers(epoch: int, **settings: Any) -> int:
+        loader = loader_of(range(4), **settings)
+        seed_epoch(loader, 7, epoch)
+        return int(torch.empty(()).random_(generator=loader.generator))
+
+    assert seed_of_workers(0) != seed_of_workers(1)
+    lasting: dict[str, Any] = dict(num_workers=1, persistent_workers=True)
+    assert seed_of_workers(0, **lasting) == seed_of_workers(1, **lasting)
+
+
+def _noisy_digits() -> Digits:
+    return Digits(
+        split='val',
+        indices=4,
+        pipeline=[dict(type='ColorJitter', brightness=0.9)],
+    )
+
+
+@pytest.mark.parametrize(
+    ('wrap', 'parts'),
+    [
+        (lambda one: one, 1),
+        (lambda one: RepeatDataset(one, 2), 1),
+        (lambda one: Subset(one, [3, 1]), 1),
+        (lambda one: ConcatDataset([one, _noisy_digits()]), 2),
+    ],
+    ids=['plain', 'repeated', 'subset', 'concatenated'],
+)
+def test_pipelines_inside_wrappers_are_seeded(wrap: Any, parts: int) -> None:
+    dataset = wrap(_noisy_digits())
+    epoch = torch.zeros((), dtype=torch.int64)
+    seed_pipelines(dataset, 7, epoch)
+
+    def pixels() -> list[Any]:
+        epoch.add_(1)  # counts anew how often an image was read
+        epoch.sub_(1)
+        for part in getattr(dataset, 'datasets', [dataset]):
+            inner = getattr(part, 'dataset', part)
+            assert isinstance(inner.pipeline, SeededPipeline)
+            inner.pipeline._counted_epoch = -1
+        return [dataset[k]['img'] for k in range(len(dataset))]
+
+    torch.manual_seed(0)
+    first = pixels()
+    torch.manual_seed(1)
+    assert all((a == b).all() for a, b in zip(first, pixels()))
+    if parts == 2:  # the same image in both parts is drawn on apart
+        pairs = Counter(
+            bool((first[k] == first[k + 4]).all()) for k in range(4)
+        )
+        assert pairs[True] < 4
