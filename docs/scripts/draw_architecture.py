@@ -40,6 +40,7 @@ BOXES = {
 # all, not drawn.
 ARROWS = (
     ('coverage', 'cli'),
+    ('coverage', 'evaluation'),
     ('benchmark', 'recipes'),
     ('benchmark', 'evaluation'),
     ('reporting', 'cli'),
@@ -54,6 +55,7 @@ ARROWS = (
     ('evaluation', 'runner'),
     ('recipes', 'model_wrappers'),
     ('runner', 'model_wrappers'),
+    ('runner', 'datasets'),
     ('optim', 'model_wrappers'),
     ('visualization', 'model_wrappers'),
     ('model_wrappers', 'methods'),

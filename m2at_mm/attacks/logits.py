@@ -59,7 +59,9 @@ def logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Any:
     """
     images = at_entrance(model, images)
     logits = model(images)
-    if len(images) == 1 and isinstance(logits, Tensor) and logits.ndim == 1:
+    # The number of dimensions first: a program that is exported for any
+    # number of images must not depend on that number.
+    if isinstance(logits, Tensor) and logits.ndim == 1 and len(images) == 1:
         logits = model(torch.cat([images, images]))[:1]
     return logits
 

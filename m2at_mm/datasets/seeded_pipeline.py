@@ -14,6 +14,9 @@ from mmengine.dist import get_rank
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+# Whether who reads an image has given it streams, see given_streams().
+_given_streams = False
+
 
 class SeededPipeline:
     """A dataset's pipeline with random streams of its own for each image.
@@ -58,7 +61,7 @@ class SeededPipeline:
             Any: What the pipeline gives.
         """
         index = data.get('sample_idx')
-        if index is None:
+        if index is None or _given_streams:
             return self.pipeline(data)
         epoch = int(self.epoch)
         if epoch != self._counted_epoch:
@@ -98,3 +101,19 @@ def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
         random.setstate(kept[0])
         np.random.set_state(kept[1])
         torch.set_rng_state(kept[2])
+
+
+@contextmanager
+def given_streams(draw: tuple[int, ...]) -> Iterator[None]:
+    """Draw as ``draw`` says inside, whatever a SeededPipeline would draw.
+
+    Args:
+        draw (tuple[int, ...]): What the random streams are made from.
+    """
+    global _given_streams
+    before, _given_streams = _given_streams, True
+    try:
+        with _streams_of(draw):
+            yield
+    finally:
+        _given_streams = before

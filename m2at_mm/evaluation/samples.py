@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from m2at_mm.datasets.seeded_pipeline import _streams_of
+from m2at_mm.datasets.inside import labels_of
+from m2at_mm.datasets.seeded_pipeline import given_streams
 from m2at_mm.datasets.splits import round_robin
 from m2at_mm.structures import BatchLabels
 
@@ -187,7 +188,7 @@ class _Reader(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         position = self._positions[index]
-        with _streams_of((self._seed, position)):
+        with given_streams((self._seed, position)):
             return self._dataset[position]
 
     def __getitems__(self, indices: list[int]) -> Any:
@@ -200,15 +201,11 @@ class _Reader(Dataset[Any]):
 def _labels_of(dataset: Any) -> np.ndarray:
     """The class of each image; one for all where only reading tells it."""
     try:
-        if hasattr(dataset, 'get_gt_labels'):
-            labels = dataset.get_gt_labels()
-        elif hasattr(dataset, 'get_data_info'):  # a wrapper of datasets
-            infos = map(dataset.get_data_info, range(len(dataset)))
-            labels = [info['gt_label'] for info in infos]
-        else:
-            return np.zeros(len(dataset), dtype=np.int64)
+        labels = labels_of(dataset)
     except KeyError as error:
         raise ValueError(_UNLABELLED) from error
+    if labels is None:
+        return np.zeros(len(dataset), dtype=np.int64)
     try:
         return np.asarray(labels, dtype=np.int64).reshape(len(dataset))
     except (TypeError, ValueError) as error:

@@ -244,12 +244,19 @@ class CollapseGuardHook(Hook):
             )
 
     def _check(self, runner: Runner, when: str) -> None:
-        figures = [self._measure(runner) if dist.is_main_process() else None]
-        dist.broadcast_object_list(figures)
-        assert figures[0] is not None
-        for name, value in figures[0].items():
+        found: list[Any] = [None]
+        if dist.is_main_process():
+            try:
+                found = [self._measure(runner)]
+            except Exception as error:  # the others wait for an answer
+                found = [error]
+        dist.broadcast_object_list(found)
+        (figures,) = found
+        if isinstance(figures, Exception):
+            raise figures
+        for name, value in figures.items():
             runner.message_hub.update_scalar(f'train/guard_{name}', value)
-        problem = self._judge(figures[0], runner)
+        problem = self._judge(figures, runner)
         if problem is None:
             self._found_sound(runner)
             return
@@ -284,12 +291,7 @@ class CollapseGuardHook(Hook):
         return {name: 100 * float(share) for name, share in right.items()}
 
     def _load(self, runner: Runner) -> tuple[Tensor, Tensor]:
-        validation = runner.val_loop
-        loader = (
-            runner.train_dataloader
-            if validation is None
-            else validation.dataloader
-        )
+        loader = _loader(runner)
         samples = Samples(
             loader.dataset,
             bare_model(runner.model).data_preprocessor,
@@ -313,7 +315,8 @@ class CollapseGuardHook(Hook):
         if classes is None:
             return None
         guessing = 1 / classes
-        spread = math.sqrt(guessing * (1 - guessing) / self.num_images)
+        number = min(self.num_images, len(_loader(runner).dataset))
+        spread = math.sqrt(guessing * (1 - guessing) / number)
         better = figures['clean'] > 100 * (guessing + 3 * spread)
         done = (runner.epoch if self.by_epoch else runner.iter) + 1
         failed = not better and (
@@ -379,3 +382,11 @@ def _check_step(model: Any) -> None:
 def _scale_step(model: Any, factor: float) -> None:
     """Shorten the train attack's step, whatever sets its length."""
     model.train_attack.step_factor *= factor
+
+
+def _loader(runner: Runner) -> Any:
+    """Of the validation images, or the training images without any."""
+    validation = runner.val_loop
+    if validation is None:
+        return runner.train_dataloader
+    return validation.dataloader

@@ -31,6 +31,7 @@ from m2at_mm.runner.loop_events import (
     counts_epochs,
     validation_follows,
 )
+from m2at_mm.runner.plain_content import restored
 from m2at_mm.runner.process_state import (
     process_state,
     set_process_state,
@@ -150,7 +151,7 @@ class RNGStateHook(Hook):
         # In training, a guard goes back to earlier weights and nothing else.
         if not runner._resume or self._began:
             return
-        set_hook_states(runner, checkpoint.get(_HOOKS, {}))
+        set_hook_states(runner, restored(checkpoint.get(_HOOKS, {})))
         loaded = checkpoint.get(_KEY)
         if loaded is None:
             _say('the checkpoint holds no random streams')

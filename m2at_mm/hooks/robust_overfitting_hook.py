@@ -6,9 +6,10 @@ import logging
 from typing import Any, Optional
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, Runner
 
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.loop_events import counts_epochs
 
 _KEY = 'robust_history'
 
@@ -54,8 +55,8 @@ class RobustOverfittingHook(Hook):
         known: dict[Any, Any] = dict(
             runner.message_hub.runtime_info.get(_KEY, {})
         )
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
-        known[runner.iter if by_iter else runner.epoch] = robust
+        step = runner.epoch if counts_epochs(runner) else runner.iter
+        known[step] = robust
         runner.message_hub.update_info(_KEY, known)
 
     def after_train(self, runner: Runner) -> None:
@@ -63,8 +64,7 @@ class RobustOverfittingHook(Hook):
         known = runner.message_hub.runtime_info.get(_KEY, {})
         if len(known) < 2:
             return
-        by_iter = isinstance(runner.train_loop, IterBasedTrainLoop)
-        unit = 'iteration' if by_iter else 'epoch'
+        unit = 'epoch' if counts_epochs(runner) else 'iteration'
         last = max(known)
         for name, value in known[last].items():
             best = max(

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from m2at_mm.registry import HOOKS
 
+# Iterations after which all is read where nothing is logged.
+_MOST_UNREAD = 1000
+
 
 @HOOKS.register_module()
 class RuntimeInfoHook(StockRuntimeInfoHook):
@@ -51,13 +54,13 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
                 tensors of one element on any device. Defaults to None.
         """
         # Copies: a CUDA graph writes its next output over this one.
-        self._unread.append(
-            {
-                name: value.detach().clone() if _is_tensor(value) else value
-                for name, value in (outputs or {}).items()
-            }
-        )
-        if any(
+        kept = {
+            name: value.detach().clone()
+            for name, value in (outputs or {}).items()
+            if isinstance(value, Tensor)
+        }
+        self._unread.append({**(outputs or {}), **kept})
+        if len(self._unread) >= _MOST_UNREAD or any(
             hook.every_n_inner_iters(batch_idx, hook.interval)
             or hook.end_of_epoch(runner.train_dataloader, batch_idx)
             for hook in runner.hooks
@@ -95,18 +98,19 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
             for name, value in outputs.items()
         ]
         self._unread = []
-        tensors = [value for _, value in values if _is_tensor(value)]
-        numbers: list[float] = []
-        if tensors:
-            numbers = torch.stack(
-                [t.double().squeeze() for t in tensors]
-            ).tolist()
-        read = iter(numbers)
+        read = _read_all([v for _, v in values if isinstance(v, Tensor)])
         for name, value in values:
-            runner.message_hub.update_scalar(
-                name, next(read) if _is_tensor(value) else value
-            )
+            if isinstance(value, Tensor):
+                value = read.pop(0)
+            runner.message_hub.update_scalar(name, value)
 
 
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor)
+def _read_all(tensors: list[Tensor]) -> list[float]:
+    """The numbers in tensors of one element, one transfer per device."""
+    found: list[float] = [0.0] * len(tensors)
+    for device in {tensor.device for tensor in tensors}:
+        places = [n for n, one in enumerate(tensors) if one.device == device]
+        stacked = torch.stack([tensors[n].double().squeeze() for n in places])
+        for place, number in zip(places, stacked.tolist()):
+            found[place] = number
+    return found

@@ -20,6 +20,7 @@ from m2at_mm.model_wrappers.heads import (
     classifier_logits,
     classifier_losses,
     count_classes,
+    squeezes,
     why_unsupported,
 )
 from m2at_mm.model_wrappers.loss_replay import LossReplay
@@ -275,13 +276,15 @@ class AdversarialClassifier(BaseModel):
         if target.ndim == 2 or not self._accepted.labels:
             # Some binary losses take probabilities only.
             target = at_entrance(self, one_hot(target, self.num_classes))
+        inputs, num = self._network_input(images), len(images)
+        if num == 1 and squeezes(self.classifier, inputs):
+            # Twice the same image has the same mean loss.
+            inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
         with recorded_logits(self.classifier) as seen:
             losses = classifier_losses(
-                self.classifier,
-                self._network_input(images),
-                _to_samples(target),
+                self.classifier, inputs, _to_samples(target)
             )
-        return losses, seen[0] if seen else None
+        return losses, seen[0][:num] if seen else None
 
     def predict(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Optional
 
+import torch
 from mmpretrain.models.heads import (
     ClsHead,
     ConformerHead,
@@ -18,6 +19,7 @@ from mmpretrain.models.heads import (
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import logits_of
 
 
@@ -75,6 +77,19 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
         scores = logits_of(lambda x: classifier(x, mode='tensor'), inputs)
     logits: Tensor = joined_logits(getattr(classifier, 'head', None), scores)
     return logits
+
+
+def squeezes(classifier: nn.Module, image: Tensor) -> bool:
+    """Whether a classifier loses the dimension of a batch of one image.
+
+    Args:
+        classifier (nn.Module): Of mmpretrain. Its modes and running statistics
+            stay as they are.
+        image (Tensor): Normalised, shape (1, C, H, W).
+    """
+    with attack_mode(classifier), torch.no_grad():
+        scores: Any = classifier(image, mode='tensor')
+    return isinstance(scores, Tensor) and scores.ndim == 1
 
 
 def joined_logits(head: Optional[nn.Module], scores: Any) -> Any:

@@ -24,6 +24,10 @@ _OUR_HOOKS = (
     'overfitting',
     'preemption',
 )
+# Those of them that take the place of MMEngine's.
+_STOCK_HOOKS = dict(
+    checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook'
+)
 # mmpretrain datasets that have only train and test files, and ours, which
 # hold a validation split out of the training files.
 _HELD_OUT = {'CIFAR10': 'm2at_mm.CIFAR10', 'CIFAR100': 'm2at_mm.CIFAR100'}
@@ -205,11 +209,14 @@ def _select_under_attack(cfg: Config) -> None:
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
-    stock = (cfg.get('default_hooks') or {}).get('checkpoint', {})
-    if stock is None:
-        ours.pop('checkpoint')  # switched off
-    elif type_name(stock.get('type', 'CheckpointHook')) != 'CheckpointHook':
-        ours['checkpoint'].pop('type')  # one of the user's own
+    given = cfg.get('default_hooks') or {}
+    for name in ('checkpoint', 'runtime_info'):
+        hook = given.get(name, {})
+        stock = _STOCK_HOOKS[name]
+        if hook is None:
+            ours.pop(name)  # switched off
+        elif type_name(hook.get('type', stock)) != stock:
+            ours[name].pop('type')  # one of the user's own
     cfg.merge_from_dict(dict(default_hooks=ours))
     wrapper = dict(runtime.model_wrapper_cfg)
     if cfg.get('find_unused_parameters'):

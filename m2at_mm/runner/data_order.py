@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import data
 from torch.utils.data import DataLoader
 
+from m2at_mm.datasets.inside import inner_datasets
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline
 from m2at_mm.runner.loop_events import counts_epochs
 
@@ -129,18 +130,13 @@ def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
         seed (int): Seed of the training.
         epoch (Tensor): The epoch, int64 of shape (), in shared memory.
     """
-    todo, found = [dataset], 0
-    while todo:
-        dataset = todo.pop()
-        inner = getattr(dataset, '__dict__', {})
-        todo += inner.get('datasets', [])
-        # The latter is that of MMEngine's num_batch_per_epoch.
-        todo += [inner[n] for n in ('dataset', '_dataset') if n in inner]
-        pipeline = inner.get('pipeline')
+    found = 0
+    for part in inner_datasets(dataset):
+        pipeline = getattr(part, '__dict__', {}).get('pipeline')
         if pipeline is None:
             continue
         if not isinstance(pipeline, SeededPipeline):
-            dataset.pipeline = SeededPipeline(pipeline, seed, epoch, found)
+            part.pipeline = SeededPipeline(pipeline, seed, epoch, found)
         found += 1
 
 

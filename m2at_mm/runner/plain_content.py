@@ -17,7 +17,13 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
 # The parts that hold more than tensors.
-_PARTS = ('message_hub', 'meta', 'optimizer', 'param_schedulers')
+_PARTS = (
+    'message_hub',
+    'meta',
+    'optimizer',
+    'param_schedulers',
+    'hook_states',
+)
 _KIND = 'm2at_mm.kind'
 _SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
 _TORCH = (Tensor, torch.dtype, torch.device)
@@ -55,7 +61,7 @@ def restore(checkpoint: dict[str, Any]) -> None:
     """
     for part in _PARTS:
         if part in checkpoint:
-            checkpoint[part] = _restored(checkpoint[part])
+            checkpoint[part] = restored(checkpoint[part])
 
 
 def _savable(entries: dict[str, Any]) -> dict[str, Any]:
@@ -103,11 +109,16 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _restored(value: Any) -> Any:
+def restored(value: Any) -> Any:
+    """The content that was made plain; other content stays as it is.
+
+    Args:
+        value: A part of a loaded checkpoint, on any device.
+    """
     if isinstance(value, dict):
         if value.get(_KIND) == 'ndarray':
-            return value['values'].numpy()
-        content = {k: _restored(v) for k, v in value.items() if k != _KIND}
+            return value['values'].cpu().numpy()
+        content = {k: restored(v) for k, v in value.items() if k != _KIND}
         if value.get(_KIND) == 'HistoryBuffer':
             buffer = HistoryBuffer(max_length=content['max_length'])
             buffer._log_history = content['log']
@@ -115,5 +126,5 @@ def _restored(value: Any) -> Any:
             return buffer
         return type(value)(content)
     if type(value) in (list, tuple, set):
-        return type(value)(_restored(one) for one in value)
+        return type(value)(restored(one) for one in value)
     return value

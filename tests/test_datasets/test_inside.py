@@ -12,12 +12,17 @@ from mmengine.dataset import (
     RepeatDataset,
 )
 from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
 from mmpretrain.datasets import KFoldDataset
 from mmpretrain.registry import DATASETS
 from torch.utils.data import Subset
 
 from m2at_mm.datasets import Digits
-from m2at_mm.datasets.inside import inner_datasets, labelled_datasets
+from m2at_mm.datasets.inside import (
+    inner_datasets,
+    labelled_datasets,
+    labels_of,
+)
 
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
     'bare': lambda data: data,
@@ -79,3 +84,41 @@ class ConcatDatasetOf(ConcatDataset):
 def test_labels_are_integers() -> None:
     ((_, labels),) = labelled_datasets(Subset(digits(), [2, 0]))
     assert labels.dtype.kind == 'i' and isinstance(labels, np.ndarray)
+
+
+@pytest.mark.parametrize(
+    'name', [*WRAPPERS, 'cut off', 'balance by repeating']
+)
+def test_each_sample_s_label_is_known_without_reading_it(name: str) -> None:
+    more: dict[str, Callable[[Any], Any]] = {
+        # What MMEngine's num_batch_per_epoch makes of a dataset.
+        'cut off': lambda data: (
+            Runner.build_dataloader(
+                dict(
+                    dataset=data,
+                    batch_size=4,
+                    sampler=dict(type='DefaultSampler', shuffle=False),
+                    num_batch_per_epoch=3,
+                )
+            ).dataset
+        ),
+        'balance by repeating': lambda data: ClassBalancedDataset(
+            data, oversample_thr=0.5
+        ),
+    }
+    dataset = {**WRAPPERS, **more}[name](digits())
+    read = [
+        int(dataset[k]['data_samples'].gt_label) for k in range(len(dataset))
+    ]
+    labels = labels_of(dataset)
+    assert labels is not None and labels.tolist() == read
+
+
+def test_unlabelled_images_have_no_labels_to_check() -> None:
+    class Unlabelled:
+        def get_gt_labels(self) -> None:
+            raise KeyError('gt_label')
+
+    assert list(labelled_datasets(Unlabelled())) == []
+    with pytest.raises(KeyError):
+        labels_of(Unlabelled())

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from m2at_mm.datasets.seeded_pipeline import SeededPipeline
+from m2at_mm.datasets.seeded_pipeline import SeededPipeline, given_streams
 
 
 def draw(data: dict) -> list[float]:
@@ -107,3 +107,21 @@ def test_workers_draw_apart_and_each_pass_anew() -> None:
     first = passes()
     assert len({row for part in first for row in part}) == 8
     assert passes() == first
+
+
+def test_who_reads_may_give_the_streams() -> None:
+    """Neither the epoch nor how often an image was read counts then."""
+    epoch = torch.zeros((), dtype=torch.int64)
+    pipeline = SeededPipeline(lambda data: random.random(), 0, epoch)
+    sample = dict(sample_idx=3)
+    with given_streams((5, 3)):
+        first = pipeline(sample)
+    training = [pipeline(sample)]
+    epoch += 1
+    with given_streams((5, 3)):
+        assert pipeline(sample) == first
+    epoch -= 1
+    undisturbed = SeededPipeline(lambda data: random.random(), 0, epoch)
+    training.append(pipeline(sample))
+    assert training[0] == undisturbed(sample)
+    assert training[0] != first

@@ -17,6 +17,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
 from m2at_mm.hooks import RuntimeInfoHook
+from m2at_mm.runner.plain_content import restore
 
 _TIMES = ('time', 'data_time', 'eta', 'memory')
 LOOPS = {
@@ -72,11 +73,13 @@ def test_history_log_and_checkpoint_are_the_stock_hook_s(
     assert len(curves['train/loss']) == ours.iter >= 7
     folders = [Path(runner.work_dir) for runner in (stock, ours)]
     assert _lines(folders[0]) == _lines(folders[1])
-    saved = [
-        torch.load(folder / 'iter_4.pth', weights_only=True)['message_hub']
-        for folder in folders
+    saved = [torch.load(f / 'iter_4.pth', weights_only=True) for f in folders]
+    for checkpoint in saved:
+        restore(checkpoint)
+    histories = [
+        _curves(SimpleNamespace(**checkpoint['message_hub']))
+        for checkpoint in saved
     ]
-    histories = [_curves(SimpleNamespace(**hub)) for hub in saved]
     assert histories[0] == histories[1]
     assert len(histories[1]['train/loss']) == 4
 

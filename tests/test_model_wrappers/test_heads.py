@@ -180,3 +180,34 @@ def test_arcface_takes_labels_and_soft_targets(soft: bool) -> None:
 def test_heads_that_cannot_be_attacked(head: dict, reason: str) -> None:
     with pytest.raises(ValueError, match=f"head='{head['type']}' .*{reason}"):
         build_adversarial(classifier=dict(classifier_cfg(), head=head))
+
+
+@pytest.mark.parametrize('method', ['PGDAT', 'AVmixup', 'TRADES', 'IAT'])
+def test_a_network_that_squeezes_trains_on_one_image(method: str) -> None:
+    """LeNet-5 gives one image logits without a batch."""
+    torch.manual_seed(0)
+    model = MODELS.build(
+        dict(
+            type='m2at_mm.AdversarialClassifier',
+            classifier=dict(
+                type='ImageClassifier',
+                backbone=dict(type='LeNet5', num_classes=10),
+                head=dict(type='ClsHead', loss=dict(type='CrossEntropyLoss')),
+            ),
+            threat_model=dict(eps='0/255'),
+            train_attack=dict(type='m2at_mm.PGD', steps=1, step_size=0.1),
+            method=dict(type=f'm2at_mm.{method}'),
+            data_preprocessor=dict(num_classes=10, to_rgb=False),
+        )
+    ).train()
+    image = torch.rand(1, 1, 32, 32)
+    label = torch.tensor([3])
+    torch.manual_seed(1)
+    alone, logits = model.supervised_loss(image, label)
+    both, _ = model.supervised_loss(
+        torch.cat([image] * 2), torch.cat([label] * 2)
+    )
+    assert logits.shape == (1, 10)
+    assert torch.allclose(alone['loss'], both['loss'])
+    losses = model.method.loss(model, model.attack_in_training, image, label)
+    assert all(value.isfinite() for value in losses.values())

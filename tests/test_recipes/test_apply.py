@@ -147,10 +147,19 @@ def test_an_evaluator_with_metrics_gets_one_more() -> None:
     ]
 
 
-def test_a_hook_that_is_switched_off_stays_off() -> None:
+@pytest.mark.parametrize('name', ['checkpoint', 'runtime_info'])
+def test_a_hook_that_is_switched_off_stays_off(name: str) -> None:
     stock = load_config(STOCK)
-    stock.default_hooks.checkpoint = None
-    assert apply_recipe(stock, 'm2at').default_hooks.checkpoint is None
+    stock.default_hooks[name] = None
+    assert apply_recipe(stock, 'm2at').default_hooks[name] is None
+
+
+@pytest.mark.parametrize('name', ['checkpoint', 'runtime_info'])
+def test_a_hook_of_the_user_s_own_stays(name: str) -> None:
+    stock = load_config(STOCK)
+    stock.default_hooks[name] = dict(type='TheirHook', setting=1)
+    hook = apply_recipe(stock, 'm2at').default_hooks[name]
+    assert (hook.type, hook.setting) == ('TheirHook', 1)
 
 
 def test_steps_stay_with_a_radius_that_is_given() -> None:

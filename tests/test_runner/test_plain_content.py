@@ -18,7 +18,7 @@ from mmengine.logging import HistoryBuffer
 from tiny import classifier_cfg
 
 from m2at_mm.runner import plain_content
-from m2at_mm.runner.plain_content import make_plain, restore
+from m2at_mm.runner.plain_content import make_plain, restore, restored
 
 # What a user of stock mmpretrain calls with a config and a checkpoint.
 STOCK = """
@@ -162,3 +162,34 @@ def test_a_resumed_run_has_the_history(tmp_path: Path) -> None:
     runner.load_or_resume()
     log, _ = runner.message_hub.get_scalar('train/loss').data
     assert len(log) == 1 and log.dtype == np.float64
+
+
+class OnAGPU(torch.Tensor):
+    """A stand-in: it must come to the CPU before NumPy can have it."""
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+    def numpy(self) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
+def test_a_run_goes_on_on_a_gpu() -> None:
+    checkpoint: dict[str, Any] = dict(
+        message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])))
+    )
+    make_plain(checkpoint)
+    plain = checkpoint['message_hub']['log_scalars']['loss']
+    for part in ('log', 'count'):
+        plain[part]['values'] = plain[part]['values'].as_subclass(OnAGPU)
+    restore(checkpoint)
+    found = checkpoint['message_hub']['log_scalars']['loss']
+    assert found.current() == 1.0
+
+
+def test_states_of_hooks_are_plain(tmp_path: Path) -> None:
+    checkpoint = dict(hook_states=dict(best=np.float64(3.5), seen={1, 2}))
+    make_plain(checkpoint)
+    torch.save(checkpoint, tmp_path / 'states.pth')
+    loaded = torch.load(tmp_path / 'states.pth', weights_only=True)
+    assert restored(loaded['hook_states']) == dict(best=3.5, seen={1, 2})
