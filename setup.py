@@ -79,6 +79,7 @@ TEST = [
     'ruff',
     'mypy',
     'foolbox>=3.3.4',  # independent PGD that ours is tested against
+    'allpairspy',  # chooses the combinations that are tried
     'timm',  # their classifiers are evaluated and trained, too
     'transformers',
     *EVAL,

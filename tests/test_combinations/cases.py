@@ -39,6 +39,7 @@ AXES: dict[str, list[Any]] = {
 }
 Case = dict[str, Any]
 #: Targets that are probabilities, whatever the labels are.
+_BY_EPOCH = ('epochs', 'stock epochs')
 _SOFT_METHODS = ('M2AT', 'M2AT pairs', 'AVmixup', 'IAT')
 
 
@@ -53,7 +54,12 @@ def refusal(case: Case) -> Optional[str]:
         return 'FreeAT'
     if (case['hook'], case['loop']) == ('reduce rate', 'iterations'):
         return 'only support by_epoch'
-    if case['sampler'] == 'infinite' and case['loop'] != 'iterations':
+    if (case['hook'], case['method']) == ('schedule', 'Standard'):
+        return 'would change nothing'
+    if case['sampler'] == 'infinite' and case['loop'] in _BY_EPOCH:
+        return 'InfiniteSampler'
+    if (case['sampler'], case['hook']) == ('infinite', 'reduce rate'):
+        # The one takes no epochs, the other nothing else.
         return 'InfiniteSampler'
     return None
 
@@ -90,10 +96,25 @@ def pairwise(seed: int) -> list[Case]:
     def allowed(row: list[Any]) -> bool:
         return refusal(_partial(**dict(zip(AXES, row)))) is None
 
-    return [
-        dict(zip(AXES, row))
-        for row in AllPairs(list(values.values()), filter_func=allowed)
-    ]
+    rows = AllPairs(list(values.values()), filter_func=allowed)
+    cases = [dict(zip(AXES, row)) for row in rows]
+    # It gives a pair up where what it has chosen so far rules it out.
+    for pair in all_pairs():
+        known = refusal(pair) or any(covers(case, pair) for case in cases)
+        if not known:
+            cases.append(_completed(pair, rng))
+    return cases
+
+
+def _completed(pair: Case, rng: random.Random) -> Case:
+    """A combination with the pair's values; the other ones are drawn."""
+    for _ in range(10_000):
+        drawn = {name: rng.choice(AXES[name]) for name in AXES}
+        drawn.update(ranks=1, run='whole')
+        drawn.update({n: v for n, v in pair.items() if v is not None})
+        if refusal(drawn) is None:
+            return drawn
+    raise ValueError(f'no combination has {pair}: list it in refusal()')
 
 
 def covers(case: Case, pair: Case) -> bool:

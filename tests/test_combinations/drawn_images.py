@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.registry import DATASETS, MODELS
 from torch import Tensor, nn
-
-from m2at_mm.registry import DATASETS, MODELS
 
 CLASSES = ('dark', 'medium', 'bright')
 

@@ -54,7 +54,8 @@ def _pure_python(cfg: Config, folder: Path) -> Config:
     """The same config, written as MMEngine's new style has it."""
     imports: set[str] = set()
     lines = [f'{key} = {_as_python(cfg[key], imports)}' for key in cfg]
-    file = folder.with_suffix('.py')
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    file = folder.with_name(f'{folder.name}_rank{dist.get_rank()}.py')
     file.write_text('\n'.join([*sorted(imports), *lines]) + '\n')
     return Config.fromfile(file, lazy_import=True)
 

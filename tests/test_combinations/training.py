@@ -34,7 +34,6 @@ _LOSSES = {
 }
 _HOOKS: dict[str, list[dict[str, Any]]] = {
     'none': [],
-    'guard': [dict(type='m2at_mm.CollapseGuardHook', action='warn', steps=1)],
     'early stopping': [
         dict(
             type='EarlyStoppingHook',
@@ -113,7 +112,7 @@ def _network(case: Case) -> dict[str, Any]:
         patch_size=4,
         in_channels=channels,
     )
-    squeezed = dict(type='m2at_mm.SqueezingBackbone', in_channels=channels)
+    squeezed = dict(type='SqueezingBackbone', in_channels=channels)
     pooled = dict(type='GlobalAveragePooling')
     backbone, neck, head, width = {
         'linear': (cnn, pooled, dict(type='LinearClsHead'), 32),
@@ -171,7 +170,7 @@ def _model(case: Case) -> dict[str, Any]:
 
 def _train_set(case: Case) -> dict[str, Any]:
     images = dict(
-        type='m2at_mm.DrawnImages',
+        type='DrawnImages',
         number=number_of_images(case),
         shape=shape_of(case),
         one_hot=case['labels'] == 'one-hot',
@@ -207,7 +206,7 @@ def _loader(dataset: dict[str, Any], **sampler: Any) -> dict[str, Any]:
 
 def _validation(case: Case) -> dict[str, Any]:
     images = dict(
-        type='m2at_mm.DrawnImages',
+        type='DrawnImages',
         number=9,  # a last batch of one image
         shape=shape_of(case),
         pipeline=[dict(type='PackInputs')],
@@ -222,6 +221,16 @@ def _validation(case: Case) -> dict[str, Any]:
 def _extras(case: Case, by_epoch: bool) -> dict[str, Any]:
     """Hooks and schedules."""
     custom = list(_HOOKS.get(case['hook'], []))
+    if case['hook'] == 'guard':
+        custom.append(
+            dict(
+                type='m2at_mm.CollapseGuardHook',
+                action='warn',
+                steps=1,
+                by_epoch=by_epoch,
+                interval=1 if by_epoch else 3,
+            )
+        )
     schedulers = []
     if case['hook'] == 'schedule':
         end = 1 if by_epoch else 3
