@@ -1,4 +1,4 @@
-"""Tries one config: two training iterations and a robust validation."""
+"""Tries one config: two training iterations, validation and evaluation."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from m2at_mm.coverage.shrink import (
     narrow,
     use_folder,
 )
+from m2at_mm.evaluation import RobustnessTestLoop
 from m2at_mm.recipes import apply_recipe, is_adversarial
 from m2at_mm.recipes.support import why_refused
 from m2at_mm.recipes.types import attack_configs
@@ -39,6 +40,9 @@ LARGEST_NETWORK = 120_000_000
 #: Where that fails, up to this many are run as they are.
 LARGEST_IN_FULL = 400_000_000
 _ITERATIONS = 2
+# Images of an evaluation. A network that has hardly been trained is right
+# about one of ten, one of each class, and that one is attacked.
+_EVALUATED = (10, 1)
 _BATCH_SIZE = 4
 
 
@@ -75,7 +79,7 @@ class Outcome:
 
 
 def try_config(config: str, recipe: str, images: Path) -> Outcome:
-    """Apply a recipe to a config of mmpretrain and train for two iterations.
+    """Apply a recipe to a config, train for two iterations and evaluate.
 
     Args:
         config (str): Path inside mmpretrain's configs.
@@ -162,11 +166,36 @@ def _run(cfg: Config) -> list[str]:
         check = _Check()
         runner.register_hook(check, priority='LOWEST')
         runner.train()
-    check.judge_training()
+        check.judge_training()
+        if is_adversarial(cfg):
+            _evaluate(runner, cfg)
     if cfg.get('val_dataloader') is None:
         return ['the config has no validation']
     check.judge_validation(is_adversarial(cfg))
     return []
+
+
+def _evaluate(runner: Runner, cfg: Config) -> None:
+    """What tools/test.py does, on few images and on a single one."""
+    data = cfg.get('test_dataloader') or cfg.get('val_dataloader')
+    if data is None:
+        return
+    data = copy.deepcopy(data)
+    data.dataset.pop('indices', None)  # the first ones are of one class
+    for number in _EVALUATED:
+        loop = RobustnessTestLoop(
+            runner,
+            data,
+            attacks=['clean', 'pgd20'],
+            num_samples=number,
+            out=f'{runner.work_dir}/results_{number}.json',
+        )
+        # Ten, however many the network has.
+        loop.dataloader.dataset._metainfo.pop('classes', None)
+        figures = loop.run()
+        names = ('robust/clean', 'robust/pgd20', 'robust/worst')
+        if not all(0 <= figures.get(name, -1) <= 100 for name in names):
+            raise RuntimeError(f'the evaluation reported {figures}')
 
 
 def _small(cfg: Config, images: Path, size: int) -> Config:
