@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Optional
-from unittest import mock
 
 import torch
 from mmengine import dist
@@ -14,10 +13,10 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, set_random_seed
+from quick_autoattack import quick_autoattack
 from torch import Tensor
 
 from m2at_mm import registry
-from m2at_mm.attacks import AutoAttack
 from m2at_mm.model_wrappers import bare_model
 
 from .cases import Case
@@ -89,18 +88,8 @@ def _train(case: Case, work_dir: Path, *hooks: Any, resume: bool) -> Runner:
 
 def run(case: Case, folder: Path) -> list[str]:
     """Train, and list what is not as it should be."""
-    with mock.patch.object(AutoAttack, '_package', _two_iterations):
+    with quick_autoattack():
         return _run(case, folder)
-
-
-_package = AutoAttack._package
-
-
-def _two_iterations(attack: AutoAttack, *args: Any) -> Any:
-    """AutoAttack's package, quicker than it is."""
-    package = _package(attack, *args)
-    package.apgd.n_iter = 2
-    return package
 
 
 def _run(case: Case, folder: Path) -> list[str]:
