@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
+import weakref
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable
@@ -16,6 +18,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 # foolbox needs it where git is missing; set before a test imports foolbox.
 os.environ.setdefault('GIT_PYTHON_REFRESH', 'quiet')
@@ -152,3 +155,25 @@ def _mmpretrain_key(key: str) -> str:
     if key.startswith('linear.'):
         return key.replace('linear.', 'head.fc.')
     return 'backbone.' + key.replace('.shortcut.', '.downsample.')
+
+
+@pytest.fixture(autouse=True)
+def _end_data_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """End the data workers of a test with it.
+
+    Where the garbage collector ends them, PyTorch waits 5 seconds for each.
+    """
+    # Not held: one that is not needed any more ends at once.
+    made: list[weakref.ref[Any]] = []
+    start = _MultiProcessingDataLoaderIter.__init__
+
+    def noted(iterator: Any, loader: Any) -> None:
+        made.append(weakref.ref(iterator))
+        start(iterator, loader)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, '__init__', noted)
+    yield
+    for reference in made:
+        iterator = reference()
+        if iterator is not None:
+            iterator._shutdown_workers()
