@@ -237,12 +237,12 @@ class _Batch:
         return logits
 
     def gradient(self, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-        """Which images are misclassified, and the loss's input gradient."""
+        """The logits, detached, and the loss's input gradient."""
         adversarial = adversarial.detach().requires_grad_(True)
         logits = self.logits(adversarial)
         loss = self.loss(logits, self.reference).sum()
         gradient = _input_gradient(loss, adversarial)
-        return predicted_labels(logits.detach()) != self.labels, gradient
+        return logits.detach(), gradient
 
     @torch.no_grad()
     def fooled(self, adversarial: Tensor) -> Tensor:
@@ -279,7 +279,8 @@ def _ascend_until_fooled(
     result = adversarial.clone()
     active = torch.arange(len(result), device=result.device)
     for _ in range(steps):
-        fooled, gradient = batch.gradient(adversarial)
+        logits, gradient = batch.gradient(adversarial)
+        fooled = predicted_labels(logits) != batch.labels
         # Asked together, as the host waits for a GPU to answer.
         finite, some = torch.stack(
             [gradient.isfinite().all(), fooled.any()]

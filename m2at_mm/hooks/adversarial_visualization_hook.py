@@ -12,7 +12,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.model import is_model_wrapper
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +22,7 @@ from m2at_mm.attacks import attack_mode, own_random_stream
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.loop_events import counts_epochs
 from m2at_mm.runner.process_state import random_streams, set_random_streams
 from m2at_mm.visualization import (
     TrainingImages,
@@ -112,7 +113,7 @@ class AdversarialVisualizationHook(Hook):
                 "set visualizer.vis_backends=[dict(type='LocalVisBackend')], "
                 'or remove AdversarialVisualizationHook'
             )
-        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+        if self.by_epoch and not counts_epochs(runner):
             raise ValueError(
                 'by_epoch=True needs epochs, but training is by iterations: '
                 'set by_epoch=False and interval to a number of iterations'
