@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--jobs', type=int, default=2, help='at a time')
     parser.add_argument(
-        '--timeout', type=float, default=240.0, help='seconds for a config'
+        '--timeout', type=float, default=600.0, help='seconds for a config'
     )
     parser.add_argument(
         '--out',

@@ -36,7 +36,7 @@ from m2at_mm.recipes.types import attack_configs
 
 STATUSES = ('works', 'refused', 'upstream', 'fails')
 #: A network of more parameters is tried with fewer blocks.
-LARGEST_NETWORK = 120_000_000
+LARGEST_NETWORK = 60_000_000
 #: Where that fails, up to this many are run as they are.
 LARGEST_IN_FULL = 400_000_000
 _ITERATIONS = 2

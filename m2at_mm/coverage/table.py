@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from m2at_mm.coverage.attempt import STATUSES, Outcome
 
 _MEANING = {
-    'works': 'model built, two training iterations, one robust validation',
+    'works': 'two training iterations, a robust validation, and evaluations '
+    'under PGD-20 of ten images and of a single one',
     'refused': 'refused at once, with the reason',
     'upstream': 'mmpretrain itself fails on the stock config in the same way',
     'fails': 'to be mended here',

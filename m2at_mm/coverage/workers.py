@@ -21,11 +21,11 @@ class Limits:
 
     Attributes:
         jobs (int): Attempts at a time, each with one thread. Defaults to 2.
-        seconds (float): For one attempt. Defaults to 240.
+        seconds (float): For one attempt. Defaults to 600.
     """
 
     jobs: int = 2
-    seconds: float = 240.0
+    seconds: float = 600.0
 
 
 def run_all(
