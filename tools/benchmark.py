@@ -23,7 +23,7 @@ from rich.console import Console
 
 import m2at_mm
 from m2at_mm import cli
-from m2at_mm.arguments import check_count
+from m2at_mm.checks import check_count
 from m2at_mm.benchmark import (
     RIVALS,
     Interleaving,

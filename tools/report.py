@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from m2at_mm.arguments import check_count
+from m2at_mm.checks import check_count
 from m2at_mm.reporting import Measurement, RunLog, measure, read_runs, render
 from m2at_mm.runner.atomic_files import write_whole
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from m2at_mm import cli
-from m2at_mm.arguments import check_count
+from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.visualization import (
     AttackSteps,

@@ -10,7 +10,7 @@ from typing import Callable, Optional
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.arguments import check_count
+from m2at_mm.checks import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.folding import folding_pays

@@ -15,7 +15,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
 
-from m2at_mm.arguments import check_count
+from m2at_mm.checks import check_count
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.registry import HOOKS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from m2at_mm.arguments import check_count
+from m2at_mm.checks import check_count
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import LOOPS
 from m2at_mm.runner.resumable_epoch_train_loop import ResumableEpochTrainLoop
