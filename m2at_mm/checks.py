@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any, Optional
 
 
@@ -38,7 +37,7 @@ def check_number(
         ValueError: It is something else; the message names the argument.
     """
     if (
-        isinstance(value, Real)
+        isinstance(value, (int, float))
         and not isinstance(value, bool)
         and math.isfinite(value)
         and least <= value <= most
