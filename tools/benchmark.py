@@ -23,7 +23,6 @@ from rich.console import Console
 
 import m2at_mm
 from m2at_mm import cli
-from m2at_mm.checks import check_count
 from m2at_mm.benchmark import (
     RIVALS,
     Interleaving,
@@ -42,6 +41,7 @@ from m2at_mm.benchmark.contestants import (
     Limit,
     check_attack,
 )
+from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root, recipe_names

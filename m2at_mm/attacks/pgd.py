@@ -10,7 +10,6 @@ from typing import Callable, Optional
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.checks import check_count
 from m2at_mm.attacks.compilation import COMPILE_MODES, compiled
 from m2at_mm.attacks.context import attack_mode, check_bn_mode
 from m2at_mm.attacks.folding import folding_pays
@@ -32,6 +31,7 @@ from m2at_mm.attacks.threat_model import (
     check_unit,
     parse_pixels,
 )
+from m2at_mm.checks import check_count
 
 
 def pgd(

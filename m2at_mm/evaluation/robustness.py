@@ -14,9 +14,9 @@ from mmengine import dist
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from m2at_mm.checks import check_count
 from m2at_mm.attacks import AutoAttack, ThreatModel, own_random_stream
 from m2at_mm.attacks.logits import logits_of, predicted_labels
+from m2at_mm.checks import check_count
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import Progress, run_in_memory
 from m2at_mm.evaluation.outcomes import Outcomes, percent

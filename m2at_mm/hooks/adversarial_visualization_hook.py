@@ -17,8 +17,8 @@ from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from m2at_mm.checks import check_count
 from m2at_mm.attacks import attack_mode, own_random_stream
+from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS

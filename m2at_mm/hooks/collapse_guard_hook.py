@@ -14,9 +14,9 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
-from m2at_mm.checks import check_count
 from m2at_mm.attacks import FGSM, PGD, attack_mode, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
+from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS

@@ -8,8 +8,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from m2at_mm.checks import check_count
 from m2at_mm.attacks.losses import kl_divergence
+from m2at_mm.checks import check_count
 from m2at_mm.methods.base import (
     Attack,
     Method,
