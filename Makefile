@@ -1,4 +1,4 @@
-# Needs make and Python 3.9 or later; everything else goes into .venv.
+# Needs make and Python 3.10 or later; everything else goes into .venv.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -88,10 +88,10 @@ $(VENV)/.installed-%: setup.py pyproject.toml | $(BIN)/pip
 $(BIN)/pip:
 	@echo '== Making $(VENV) with $(PYTHON)'
 	@command -v $(PYTHON) > /dev/null || \
-		{ echo 'm2at_mm needs Python 3.9 or later, but there is no' \
+		{ echo 'm2at_mm needs Python 3.10 or later, but there is no' \
 		'"$(PYTHON)". Name one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 9))' || \
-		{ echo 'm2at_mm needs Python 3.9 or later, but "$(PYTHON)" is older.' \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'm2at_mm needs Python 3.10 or later, but "$(PYTHON)" is older.' \
 		'Name another one: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@# Older versions cannot make this kind of editable install.

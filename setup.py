@@ -103,6 +103,10 @@ setup(
         'Intended Audience :: Science/Research',
         'Operating System :: OS Independent',
         'Programming Language :: Python :: 3',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['m2at_mm', 'm2at_mm.*']),
@@ -112,7 +116,7 @@ setup(
     },
     include_package_data=False,
     zip_safe=False,
-    python_requires='>=3.9',
+    python_requires='>=3.10',
     # torch and torchvision in one list: pip then picks a matching pair.
     install_requires=[
         'torch>=2.1',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
@@ -25,8 +25,8 @@ def check_number(
     least: float = -math.inf,
     most: float = math.inf,
     *,
-    above: Optional[float] = None,
-    below: Optional[float] = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> None:
     """Check that a value is a finite number within its bounds.
 

@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
@@ -24,7 +24,7 @@ LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
 def add_common_arguments(
-    parser: argparse.ArgumentParser, config: Optional[str] = None
+    parser: argparse.ArgumentParser, config: str | None = None
 ) -> None:
     """The config, and mmpretrain's options that every tool has.
 
@@ -71,7 +71,7 @@ class _Options(DictAction):
         parser: argparse.ArgumentParser,
         namespace: argparse.Namespace,
         values: Any,
-        option_string: Optional[str] = None,
+        option_string: str | None = None,
     ) -> None:
         for word in values:
             if '=' not in word:

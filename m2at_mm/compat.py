@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any, Optional
+from typing import Any
 
 # distribution: (lowest version, first version too new or None)
 _SUPPORTED = {
@@ -60,8 +60,8 @@ def check_environment() -> None:
 
 
 def _version_problem(
-    name: str, lowest: str, too_new: Optional[str]
-) -> Optional[str]:
+    name: str, lowest: str, too_new: str | None
+) -> str | None:
     wanted = f'{name}>={lowest}' + (f',<{too_new}' if too_new else '')
     try:
         installed = version(name)

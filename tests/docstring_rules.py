@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import m2at_mm
 
@@ -46,7 +46,7 @@ class Documented:
 
     name: str
     what: Any
-    owner: Optional[type] = None
+    owner: type | None = None
 
     @property
     def is_class(self) -> bool:

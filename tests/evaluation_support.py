@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmpretrain.structures import DataSample
@@ -12,7 +12,7 @@ from m2at_mm.evaluation import Samples
 
 
 def samples_of(
-    images: Tensor, labels: Tensor, num_samples: Optional[int] = None
+    images: Tensor, labels: Tensor, num_samples: int | None = None
 ) -> Samples:
     """Images in [0, 1] as a dataset whose preprocessor changes nothing."""
 

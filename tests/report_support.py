@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def results_of(
 def write_results(
     folder: Path,
     results: dict[str, Any],
-    predictions: Optional[dict[str, list[int]]] = None,
+    predictions: dict[str, list[int]] | None = None,
 ) -> None:
     """Write both files of an evaluation into a work dir."""
     (folder / 'results.json').write_text(json.dumps(results))
@@ -116,7 +116,7 @@ class Page(HTMLParser):
         self.close()
 
     def handle_starttag(
-        self, tag: str, attrs: list[tuple[str, Optional[str]]]
+        self, tag: str, attrs: list[tuple[str, str | None]]
     ) -> None:
         self.elements.append((tag, {k: v or '' for k, v in attrs}))
 

@@ -11,7 +11,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ class Bad:
     """
 
     message: str
-    options: Optional[dict[str, Any]] = None
+    options: dict[str, Any] | None = None
     words: tuple[str, ...] = ()
     tool: str = 'train'
     config: Any = DIGITS

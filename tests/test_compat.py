@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from importlib import util
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_no_command_is_run_on_loading(tmp_path: Path) -> None:
 
 
 def pretend_versions(
-    monkeypatch: pytest.MonkeyPatch, versions: dict[str, Optional[str]]
+    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str | None]
 ) -> None:
     """Show these versions as installed; None: not installed."""
 
@@ -190,7 +191,7 @@ def test_supported_version(
 def test_unsupported_version(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
-    installed: Optional[str],
+    installed: str | None,
     remedy: str,
 ) -> None:
     pretend_versions(monkeypatch, {name: installed})

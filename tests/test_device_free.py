@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -189,7 +189,7 @@ def _collate(items: list[Any]) -> dict[str, Any]:
 class _Planted(PGDAT):
     """What the tests above must not overlook."""
 
-    fault: Optional[str] = None
+    fault: str | None = None
 
     def loss(
         self, model: Any, attack: Any, images: Tensor, target: Any

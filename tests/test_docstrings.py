@@ -6,7 +6,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from docstring_rules import Documented, check
@@ -53,7 +53,7 @@ def test_public_names(one: Documented) -> None:
 def undocumented() -> None: ...
 
 
-def complete(images: Tensor, steps: int = 1) -> Optional[Tensor]:
+def complete(images: Tensor, steps: int = 1) -> Tensor | None:
     """Do something.
 
     Args:
@@ -168,7 +168,5 @@ class Deeper(Module):
     ],
     ids=lambda value: getattr(value, '__name__', None),
 )
-def test_rules(
-    what: Any, owner: Optional[type], complaints: list[str]
-) -> None:
+def test_rules(what: Any, owner: type | None, complaints: list[str]) -> None:
     assert check(Documented('', what, owner)) == complaints

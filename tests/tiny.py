@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
@@ -52,7 +52,7 @@ def build_adversarial(seed: int = 0, **settings: Any) -> Any:
     return model
 
 
-def build_stock(cfg: Optional[dict] = None, **settings: Any) -> Any:
+def build_stock(cfg: dict | None = None, **settings: Any) -> Any:
     """The same classifier as mmpretrain builds it, with its preprocessor."""
     cfg = cfg or classifier_cfg()
     cfg['data_preprocessor'] = dict(mean=MEAN, std=STD) | settings

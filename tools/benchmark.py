@@ -8,12 +8,12 @@ import importlib.util
 import json
 import platform
 import resource
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, Optional
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -130,7 +130,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     return cfg
 
 
-def check_rivals(names: Optional[Sequence[str]]) -> list[str]:
+def check_rivals(names: Sequence[str] | None) -> list[str]:
     """Those asked for, or all that are installed."""
     installed = importlib.util.find_spec('torchattacks') is not None
     if names is None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 from mmengine.config import Config

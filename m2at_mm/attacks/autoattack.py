@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
     return tuple(allowed)
 
 
-def describe_reduction(version: str, num_classes: int) -> Optional[str]:
+def describe_reduction(version: str, num_classes: int) -> str | None:
     """How AutoAttack differs from that on ten classes, None if it doesn't."""
     if num_classes == 10:
         return None
@@ -113,7 +113,7 @@ class AutoAttack:
 
     def __init__(
         self,
-        attacks: Optional[Sequence[str]] = None,
+        attacks: Sequence[str] | None = None,
         version: str = 'standard',
         seed: int = 0,
     ) -> None:

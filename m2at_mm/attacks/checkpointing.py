@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any
 
 # Where networks look the function up: mmpretrain's `with_cp` and timm in
 # PyTorch's module, MixMIM and MMEngine's `activation_checkpointing` in theirs.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ def check_bn_mode(bn_mode: str) -> None:
 def attack_mode(
     model: nn.Module,
     bn_mode: str = 'eval',
-    images: Optional[Tensor] = None,
+    images: Tensor | None = None,
     full_precision: bool = False,
 ) -> Iterator[None]:
     """Prepare a model for gradients on its images alone, then restore it.

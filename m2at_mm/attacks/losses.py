@@ -6,7 +6,7 @@ the batch size nor on the other images.
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Callable, Optional
 
 import torch
 from torch import Tensor, nn
@@ -41,17 +41,17 @@ def pgd(
     threat_model: ThreatModel,
     *,
     steps: int = 10,
-    step_size: Optional[Pixels] = None,
+    step_size: Pixels | None = None,
     loss: str = 'ce',
     random_start: bool = True,
-    noise_std: Optional[float] = None,
+    noise_std: float | None = None,
     restarts: int = 1,
     stop_when_fooled: bool = False,
     bn_mode: str = 'eval',
     full_precision: bool = False,
-    compile_mode: Optional[str] = None,
+    compile_mode: str | None = None,
     check_range: bool = True,
-    generator: Optional[torch.Generator] = None,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Adversarial images by projected gradient ascent (arXiv 1706.06083).
 
@@ -176,7 +176,7 @@ class _Batch:
     loss: AttackLoss
     threat_model: ThreatModel
     # Until the model has told its number of classes.
-    unchecked: Optional[Tensor] = None
+    unchecked: Tensor | None = None
     check_values: bool = True
 
     @classmethod
@@ -220,7 +220,7 @@ class _Batch:
         )
 
     def random_start(
-        self, noise_std: Optional[float], generator: Optional[torch.Generator]
+        self, noise_std: float | None, generator: torch.Generator | None
     ) -> Tensor:
         """A start in the ball, uniform or near the clean images."""
         if noise_std is None:
@@ -342,13 +342,13 @@ def _input_gradient(loss: Tensor, images: Tensor) -> Tensor:
 def check_settings(
     threat_model: ThreatModel,
     steps: int,
-    step_size: Optional[Pixels],
+    step_size: Pixels | None,
     loss: str,
     random_start: bool,
-    noise_std: Optional[float],
+    noise_std: float | None,
     restarts: int,
     bn_mode: str,
-    compile_mode: Optional[str] = None,
+    compile_mode: str | None = None,
 ) -> float:
     """Check what a user can get wrong and return the step size."""
     check_count('steps', steps)
@@ -383,7 +383,7 @@ def check_settings(
 
 
 def parse_step_size(
-    step_size: Optional[Pixels], threat_model: ThreatModel
+    step_size: Pixels | None, threat_model: ThreatModel
 ) -> float:
     """The length of a step, a quarter of the radius if none is given."""
     if step_size is None:

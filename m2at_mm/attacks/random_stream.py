@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Optional
 
 import torch
 
 
 @contextmanager
 def own_random_stream(
-    device: torch.device, seed: Optional[int] = None
+    device: torch.device, seed: int | None = None
 ) -> Iterator[None]:
     """PyTorch's draws inside leave the streams outside as they were.
 

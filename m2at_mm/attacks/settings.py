@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,14 @@ class PGD:
     def __init__(
         self,
         steps: int = 10,
-        step_size: Optional[Pixels] = None,
+        step_size: Pixels | None = None,
         loss: str = 'ce',
         random_start: bool = True,
-        noise_std: Optional[float] = None,
+        noise_std: float | None = None,
         restarts: int = 1,
         bn_mode: str = 'eval',
         full_precision: bool = False,
-        compile_mode: Optional[str] = None,
+        compile_mode: str | None = None,
     ) -> None:
         check_settings(
             ThreatModel(),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Optional, Union
 
 import torch
 from torch import Tensor
 
-Pixels = Union[str, float, int]
+Pixels = str | float | int
 
 
 def parse_pixels(value: Pixels, name: str) -> float:
@@ -129,7 +128,7 @@ class ThreatModel:
         """
         return _BALLS[self.norm](images, self.eps)
 
-    def to_dict(self) -> dict[str, Union[str, float]]:
+    def to_dict(self) -> dict[str, str | float]:
         """The norm and the radius, as written into results."""
         return {'norm': self.norm, 'eps': self.eps}
 
@@ -156,9 +155,7 @@ class Ball:
         self.images = images
         self.eps = eps
 
-    def random_start(
-        self, generator: Optional[torch.Generator] = None
-    ) -> Tensor:
+    def random_start(self, generator: torch.Generator | None = None) -> Tensor:
         """Allowed images drawn at random, uniform in the ball.
 
         Args:
@@ -232,9 +229,7 @@ class LinfBall(Ball):
         self.lower = _bound(images, -radius)
         self.upper = _bound(images, radius)
 
-    def random_start(
-        self, generator: Optional[torch.Generator] = None
-    ) -> Tensor:
+    def random_start(self, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Ball.random_start`."""
         noise = torch.empty_like(self.images).uniform_(
             -self.eps, self.eps, generator=generator
@@ -267,9 +262,7 @@ class L2Ball(Ball):
     result, for which it would wait for a GPU.
     """
 
-    def random_start(
-        self, generator: Optional[torch.Generator] = None
-    ) -> Tensor:
+    def random_start(self, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Ball.random_start`."""
         direction = torch.empty_like(self.images).normal_(generator=generator)
         # In d dimensions the share of the ball within radius r is r^d.

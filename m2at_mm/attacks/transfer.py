@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class Transfer:
         self,
         surrogate: dict[str, Any],
         checkpoint: str,
-        attack: Optional[dict[str, Any]] = None,
+        attack: dict[str, Any] | None = None,
     ) -> None:
         self.surrogate: nn.Module = MODELS.build(surrogate)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Optional, Union
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,7 +29,7 @@ class _BasicBlock(nn.Module):
         self.bn2 = norm(cfg['norm_cfg'], width)
         self.conv2 = conv(width, width, 3, 1)
         self.activate = activation(cfg['act_cfg'])
-        self.shortcut: Optional[nn.Module] = None
+        self.shortcut: nn.Module | None = None
         if stride != 1 or in_channels != width:
             self.shortcut = nn.Sequential(conv(in_channels, width, 1, stride))
 
@@ -57,7 +57,7 @@ class _Bottleneck(nn.Module):
         self.bn3 = norm(cfg['norm_cfg'], width)
         self.conv3 = conv(width, out_channels, 1, 1)
         self.activate = activation(cfg['act_cfg'])
-        self.shortcut: Optional[nn.Module] = None
+        self.shortcut: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
             self.shortcut = nn.Sequential(
                 conv(in_channels, out_channels, 1, stride)
@@ -116,9 +116,9 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         base_channels: int = 64,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: Optional[dict[str, Any]] = None,
-        act_cfg: Optional[dict[str, Any]] = None,
-        init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None] = None,
+        norm_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         in_channels: int = 3,
     ) -> None:
         if depth not in _DEPTHS:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Callable, Union
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
@@ -51,7 +51,7 @@ class PreActivationNet(BaseBackbone):
         act_cfg: dict[str, Any],
         frozen_stages: int,
         norm_eval: bool,
-        init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None],
+        init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None,
     ) -> None:
         super().__init__(init_cfg)
         if not -1 <= frozen_stages <= len(self.stages):

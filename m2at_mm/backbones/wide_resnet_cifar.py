@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Optional, Union
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,7 +33,7 @@ class _Block(nn.Module):
         self.conv2 = conv(out_channels, out_channels, 3, 1)
         self.activate = activation(cfg['act_cfg'])
         self.drop = nn.Dropout(drop_rate)
-        self.convShortcut: Optional[nn.Module] = None
+        self.convShortcut: nn.Module | None = None
         if in_channels != out_channels:
             self.convShortcut = conv(in_channels, out_channels, 1, stride)
 
@@ -85,9 +85,9 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         drop_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: Optional[dict[str, Any]] = None,
-        act_cfg: Optional[dict[str, Any]] = None,
-        init_cfg: Union[dict[str, Any], Sequence[dict[str, Any]], None] = None,
+        norm_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
         in_channels: int = 3,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Callable, Optional
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ class Contestant:
         model: AdversarialClassifier,
         images: Tensor,
         labels: Tensor,
-        attack: Optional[PGD] = None,
+        attack: PGD | None = None,
     ) -> None:
         self._layout: torch.memory_format = torch.contiguous_format
         if self.tuned:
@@ -176,7 +176,7 @@ class Limit(Contestant):
     def __init__(
         self,
         *args: Any,
-        precision: Optional[Callable[[], AbstractContextManager[Any]]] = None,
+        precision: Callable[[], AbstractContextManager[Any]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -215,7 +215,7 @@ def build_rivals(
     model: AdversarialClassifier,
     images: Tensor,
     labels: Tensor,
-    precision: Optional[Callable[[], AbstractContextManager[Any]]] = None,
+    precision: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, Contestant]:
     """What our training is compared with.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from mmengine.hooks import Hook
@@ -58,7 +58,7 @@ class Interleaving(Hook):
         self.peak_memory: dict[str, int] = {}
         self._waiting: list[str] = []
         self._block: list[float] = []
-        self._since: Optional[float] = None
+        self._since: float | None = None
         self._round = 0
         self._held = 0
 
@@ -81,7 +81,7 @@ class Interleaving(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Note an iteration's time, and go on to the next contestant."""
         assert self._since is not None

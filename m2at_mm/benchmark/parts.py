@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -55,7 +56,7 @@ class PartClock(Hook):
         self.iterations = iterations
         self.times: dict[str, list[float]] = {part: [] for part in PARTS}
         self.waits: dict[str, list[float]] = {part: [] for part in PARTS}
-        self._iteration_end: Optional[float] = None
+        self._iteration_end: float | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -106,7 +107,7 @@ class PartClock(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Note an iteration's parts."""
         end, spent = now(), self._spent

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -13,8 +13,8 @@ def summarise(
     times: Mapping[str, Sequence[Sequence[float]]],
     batch_size: int,
     peak_memory: Mapping[str, int],
-    flops: Optional[int] = None,
-    peak: Optional[float] = None,
+    flops: int | None = None,
+    peak: float | None = None,
 ) -> dict[str, Any]:
     """Medians and ratios of interleaved times.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config
 
@@ -30,7 +30,7 @@ class Run:
     name: str
     seed: int
     config: str
-    recipe: Optional[str]
+    recipe: str | None
     options: dict[str, Any]
 
     @property

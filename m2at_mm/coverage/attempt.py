@@ -12,7 +12,7 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -236,7 +236,7 @@ class _Check(Hook):
 
     def __init__(self) -> None:
         self.losses: list[float] = []
-        self.metrics: Optional[dict[str, float]] = None
+        self.metrics: dict[str, float] | None = None
         self.changed = False
 
     def before_train(self, runner: Runner) -> None:
@@ -247,7 +247,7 @@ class _Check(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: Any = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         self.losses.append((outputs or {})['loss'].item())
 
@@ -256,7 +256,7 @@ class _Check(Hook):
         runner.train_loop.stop_training = True
 
     def after_val_epoch(
-        self, runner: Runner, metrics: Optional[dict[str, float]] = None
+        self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         self.metrics = metrics
 

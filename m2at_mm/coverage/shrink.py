@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
@@ -106,7 +106,7 @@ def forget_checkpoints(cfg: Config) -> None:
     _forget_pretrained(cfg.model)
 
 
-def narrow(classifier: ConfigDict) -> Optional[str]:
+def narrow(classifier: ConfigDict) -> str | None:
     """Keep two blocks per stage of a network whose depth its config names.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 from mmpretrain.models import ClsDataPreprocessor
@@ -51,7 +51,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     memory_format: torch.memory_format = torch.channels_last
 
     def __init__(
-        self, augment: Optional[dict[str, Any]] = None, **kwargs: Any
+        self, augment: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         if kwargs.get('pad_size_divisor', 1) != 1:
             raise ValueError(
@@ -124,7 +124,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         Returns:
             Tensor: Same shape; 255 * images without mean and std.
         """
-        mean: Optional[Tensor] = getattr(self, 'mean', None)
+        mean: Tensor | None = getattr(self, 'mean', None)
         if mean is None:
             return 255 * images
         normalised: Tensor = (images - mean / 255) / (self.std / 255)
@@ -163,9 +163,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
                 'scale of 0-255'
             )
 
-    def _check_labels(
-        self, samples: Union[Iterable[Any], BatchLabels]
-    ) -> None:
+    def _check_labels(self, samples: Iterable[Any] | BatchLabels) -> None:
         if isinstance(samples, BatchLabels):
             labels = as_target(samples.labels, len(samples.labels), False)
             # A label that was moved was checked before.
@@ -214,7 +212,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             ) from error
 
 
-def _stack(inputs: Union[Tensor, Sequence[Tensor]]) -> Tensor:
+def _stack(inputs: Tensor | Sequence[Tensor]) -> Tensor:
     if isinstance(inputs, Tensor):
         return inputs
     sizes = sorted({tuple(image.shape) for image in inputs})

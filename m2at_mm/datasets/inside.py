@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from torch.utils.data import ConcatDataset
@@ -33,7 +33,7 @@ def _wrapped(dataset: Any) -> list[Any]:
     return [inside[name] for name in ('dataset', '_dataset') if name in inside]
 
 
-def labels_of(dataset: Any) -> Optional[np.ndarray]:
+def labels_of(dataset: Any) -> np.ndarray | None:
     """The labels of the images that a dataset gives, without reading them.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +43,7 @@ class WholeBatches(BaseDataset):
         if whole_batches:
             self._check_pipeline()
 
-    def __getitems__(
-        self, indices: list[int]
-    ) -> Union[dict[str, Any], list[Any]]:
+    def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[Any]:
         """A batch, as PyTorch's dataloader asks for it.
 
         Args:
@@ -98,7 +96,7 @@ class WholeBatches(BaseDataset):
 
 
 @FUNCTIONS.register_module()  # type: ignore[untyped-decorator]
-def whole_batch_collate(batch: Union[dict[str, Any], list[Any]]) -> Any:
+def whole_batch_collate(batch: dict[str, Any] | list[Any]) -> Any:
     """Pass on a whole batch; join samples as MMEngine's default does.
 
     Args:

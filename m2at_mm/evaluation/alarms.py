@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -199,7 +199,7 @@ def _judge_clean(outcome: Outcomes) -> list[Alarm]:
     ]
 
 
-def _gained(weaker: np.ndarray, stronger: np.ndarray) -> Optional[float]:
+def _gained(weaker: np.ndarray, stronger: np.ndarray) -> float | None:
     """Points by which ``stronger`` has fewer correct, None if by chance."""
     only_stronger = int((weaker & ~stronger).sum())
     only_weaker = int((stronger & ~weaker).sum())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Optional
 
 import numpy as np
 
@@ -40,8 +39,8 @@ class Outcomes:
     seconds: dict[str, float] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    num_classes: Optional[int] = None
-    positions: Optional[np.ndarray] = None
+    num_classes: int | None = None
+    positions: np.ndarray | None = None
 
     def correct(self, name: str) -> np.ndarray:
         """Which images are classified correctly.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from m2at_mm.attacks.autoattack import (
     AUTOATTACK_PARTS,
@@ -47,7 +47,7 @@ class AttackPlan:
 
     name: str
     parts: tuple[tuple[str, dict[str, Any]], ...]
-    note: Optional[str] = None
+    note: str | None = None
 
 
 def check_attack_names(names: Sequence[str], has_surrogate: bool) -> None:
@@ -72,7 +72,7 @@ def plan_attack(
     name: str,
     num_classes: int,
     seed: int = 0,
-    transfer: Optional[dict[str, Any]] = None,
+    transfer: dict[str, Any] | None = None,
 ) -> AttackPlan:
     """What an attack's name stands for.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,7 +23,7 @@ _FEW_CLASSES = 20
 def make_results(
     outcomes: Sequence[Outcomes],
     probes: dict[str, Any],
-    settings: Optional[dict[str, Any]] = None,
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Sum up an evaluation.
 
@@ -86,7 +86,7 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
     )
 
 
-def _gap(attacks: dict[str, float]) -> Optional[float]:
+def _gap(attacks: dict[str, float]) -> float | None:
     pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
     if not pgd or 'autoattack' not in attacks:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn, Optional
+from typing import Any, NoReturn
 
 from mmengine.evaluator import BaseMetric
 
@@ -32,7 +32,7 @@ class RobustAccuracy(BaseMetric):
         ...     rule='greater'))
     """
 
-    default_prefix: Optional[str] = 'robust'
+    default_prefix: str | None = 'robust'
 
     def process(
         self, data_batch: Any, data_samples: Sequence[dict[str, Any]]

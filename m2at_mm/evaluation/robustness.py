@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,8 +79,8 @@ class RobustnessEvaluation:
         *,
         batch_size: int = 250,
         seed: int = 0,
-        transfer: Optional[dict[str, Any]] = None,
-        adversarial_dir: Optional[Path] = None,
+        transfer: dict[str, Any] | None = None,
+        adversarial_dir: Path | None = None,
     ) -> None:
         check_count('batch_size', batch_size)
         self._bare = model.eval()
@@ -187,8 +187,8 @@ class RobustnessEvaluation:
     def _stage(
         self,
         name: str,
-        cfg: Optional[dict[str, Any]],
-        attack: Optional[Callable[..., Any]],
+        cfg: dict[str, Any] | None,
+        attack: Callable[..., Any] | None,
         threat: ThreatModel,
         pool: np.ndarray,
     ) -> Arrays:
@@ -277,7 +277,7 @@ class RobustnessEvaluation:
 
     def _batch(
         self,
-        attack: Optional[Callable[..., Any]],
+        attack: Callable[..., Any] | None,
         threat: ThreatModel,
         images: Tensor,
         labels: Tensor,
@@ -304,7 +304,7 @@ class RobustnessEvaluation:
 
     def _attack_and_predict(
         self,
-        attack: Optional[Callable[..., Any]],
+        attack: Callable[..., Any] | None,
         threat: ThreatModel,
         images: Tensor,
         labels: Tensor,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any, Callable, Optional, Union
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Samples:
         dataset: Any,
         preprocessor: Callable[[Any, bool], dict[str, Any]],
         collate_fn: Callable[[list[Any]], Any],
-        num_samples: Optional[int] = None,
+        num_samples: int | None = None,
         num_workers: int = 0,
         subset: str = 'spread',
     ) -> None:
@@ -86,7 +86,7 @@ class Samples:
             self.positions = np.sort(order[:num_samples])
 
     @property
-    def num_classes(self) -> Optional[int]:
+    def num_classes(self) -> int | None:
         """How many classes the dataset names, None if it names none."""
         classes = getattr(self._dataset, 'metainfo', {}).get('classes')
         return None if classes is None else len(classes)
@@ -212,7 +212,7 @@ def _labels_of(dataset: Any) -> np.ndarray:
         raise ValueError(_UNLABELLED) from error
 
 
-def _labels(samples: Union[Sequence[Any], BatchLabels, None]) -> Tensor:
+def _labels(samples: Sequence[Any] | BatchLabels | None) -> Tensor:
     if isinstance(samples, BatchLabels):
         return samples.labels
     labels = [sample.get('gt_label') for sample in samples or []]

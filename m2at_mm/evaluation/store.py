@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class ResultStore:
             )
         return store
 
-    def load_arrays(self, name: str) -> Optional[Arrays]:
+    def load_arrays(self, name: str) -> Arrays | None:
         """What :meth:`save_arrays` wrote.
 
         Args:
@@ -143,7 +143,7 @@ class ResultStore:
         self._describe()
         save_npz(self.folder / f'{name}.npz', arrays)
 
-    def load_dict(self, name: str) -> Optional[dict[str, Any]]:
+    def load_dict(self, name: str) -> dict[str, Any] | None:
         """What :meth:`save_dict` wrote.
 
         Args:

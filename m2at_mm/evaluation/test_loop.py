@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
@@ -77,18 +77,18 @@ class RobustnessTestLoop(BaseLoop):
     def __init__(
         self,
         runner: Runner,
-        dataloader: Union[DataLoader[Any], dict[str, Any]],
+        dataloader: DataLoader[Any] | dict[str, Any],
         evaluator: Any = None,
         attacks: Sequence[str] = DEFAULT_ATTACKS,
-        eps: Optional[Sequence[Pixels]] = None,
-        norm: Optional[str] = None,
-        num_samples: Optional[int] = None,
+        eps: Sequence[Pixels] | None = None,
+        norm: str | None = None,
+        num_samples: int | None = None,
         subset: str = 'spread',
         batch_size: int = 250,
         seed: int = 0,
-        transfer: Optional[dict[str, Any]] = None,
-        out: Optional[str] = None,
-        adversarial_dir: Optional[str] = None,
+        transfer: dict[str, Any] | None = None,
+        out: str | None = None,
+        adversarial_dir: str | None = None,
     ) -> None:
         check_attack_names(attacks, transfer is not None)
         super().__init__(runner, dataloader)
@@ -200,7 +200,7 @@ def _plain(cfg: Any) -> Any:
 
 
 def _threat_models(
-    own: ThreatModel, norm: Optional[str], eps: Optional[Sequence[Pixels]]
+    own: ThreatModel, norm: str | None, eps: Sequence[Pixels] | None
 ) -> list[ThreatModel]:
     """One per radius, the model's own first if it is among them."""
     if eps is None:

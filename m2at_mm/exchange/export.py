@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.utils import digit_version
@@ -36,8 +36,8 @@ class PlainClassifier(nn.Module):
     def __init__(
         self,
         classifier: nn.Module,
-        mean: Optional[Tensor] = None,
-        std: Optional[Tensor] = None,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
     ) -> None:
         super().__init__()
         zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,8 +43,8 @@ class Imported:
 
     classifier: dict[str, Any]
     state_dict: StateDict
-    mean: Optional[list[float]]
-    std: Optional[list[float]]
+    mean: list[float] | None
+    std: list[float] | None
 
     @property
     def num_channels(self) -> int:
@@ -145,7 +145,7 @@ def _strip_prefixes(state_dict: StateDict) -> StateDict:
 
 def _split_normalisation(
     state_dict: StateDict,
-) -> tuple[Optional[list[float]], Optional[list[float]], StateDict]:
+) -> tuple[list[float] | None, list[float] | None, StateDict]:
     """Mean, std, and the weights of the network behind the normalisation."""
     found: dict[str, Tensor] = {}
     rest = dict(state_dict)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine import dist
@@ -97,7 +97,7 @@ class AdversarialVisualizationHook(Hook):
         self.by_epoch = by_epoch
         self.num_images = num_images
         self.num_rows = num_rows
-        self._batches: Optional[list[tuple[Tensor, Tensor]]] = None
+        self._batches: list[tuple[Tensor, Tensor]] | None = None
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
@@ -130,7 +130,7 @@ class AdversarialVisualizationHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Show, where iterations are counted."""
         if not self.by_epoch and self.every_n_train_iters(
@@ -172,14 +172,14 @@ class AdversarialVisualizationHook(Hook):
                 f'{type(error).__name__}: {error}'
             )
 
-    def _look(self, runner: Runner) -> tuple[TrainingImages, Optional[float]]:
+    def _look(self, runner: Runner) -> tuple[TrainingImages, float | None]:
         """The images of the picture, and the attack's success in per cent."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         if self._batches is None:
             with own_random_stream(device, 0):
                 self._batches = self._load(runner)
-        shown: Optional[TrainingImages] = None
+        shown: TrainingImages | None = None
         fooled: list[Tensor] = []
         with attack_mode(model), own_random_stream(device, 0):
             for images, labels in self._batches:
@@ -218,7 +218,7 @@ class AdversarialVisualizationHook(Hook):
         self,
         runner: Runner,
         picture: TrainingImages,
-        success: Optional[float],
+        success: float | None,
         note: str,
         step: int,
     ) -> None:

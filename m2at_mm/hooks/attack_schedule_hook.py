@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from itertools import pairwise
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
@@ -130,7 +131,7 @@ class AttackScheduleHook(Hook):
             setting.reset()
 
     def after_val_epoch(
-        self, runner: Runner, metrics: Optional[dict[str, float]] = None
+        self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         """Go on with those of the schedule, for loops without epochs."""
         if self._settings:
@@ -171,7 +172,7 @@ def _read(schedule: dict[str, Any]) -> _Schedule:
     if (
         not milestones
         or not all(isinstance(at, int) and at >= 0 for at in milestones)
-        or any(a >= b for a, b in zip(milestones, milestones[1:]))
+        or any(a >= b for a, b in pairwise(milestones))
     ):
         raise ValueError(
             f'milestones={milestones} of {param!r} must be ascending whole '

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine import dist
@@ -40,8 +40,8 @@ class _Memory:
 
     was_better: bool = False  # than guessing, in any check
     sound: bool = False  # the weights are those that were found sound
-    ckpt_before: Optional[str] = None  # the last one when they were
-    sound_ckpt: Optional[str] = None
+    ckpt_before: str | None = None  # the last one when they were
+    sound_ckpt: str | None = None
     rollbacks: int = 0
     step_factor: float = 1.0
 
@@ -141,9 +141,9 @@ class CollapseGuardHook(Hook):
         self.max_rollbacks = max_rollbacks
         self.by_epoch = by_epoch
         self._attacks = dict(fgsm=FGSM(), pgd=PGD(steps=steps))
-        self._batch: Optional[tuple[Tensor, Tensor]] = None
+        self._batch: tuple[Tensor, Tensor] | None = None
         self._memory = _Memory()
-        self._first_bad: Optional[Tensor] = None
+        self._first_bad: Tensor | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Check what the action needs, and go on from a checkpoint.
@@ -189,7 +189,7 @@ class CollapseGuardHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Look at the loss that is logged anyway, and check if it is due."""
         done = runner.iter + 1
@@ -300,9 +300,7 @@ class CollapseGuardHook(Hook):
         )
         return next(iter(samples.batches([list(range(len(samples)))])))
 
-    def _judge(
-        self, figures: dict[str, float], runner: Runner
-    ) -> Optional[str]:
+    def _judge(self, figures: dict[str, float], runner: Runner) -> str | None:
         """What is wrong, None if nothing is."""
         gap = figures['fgsm'] - figures['pgd']
         # At large radii several steps always do more than one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.dataset import default_collate, pseudo_collate
@@ -159,7 +159,7 @@ def _is_training(runner: Runner) -> bool:
     return isinstance(runner._train_loop, BaseLoop)
 
 
-def _starts_from(runner: Runner) -> Optional[str]:
+def _starts_from(runner: Runner) -> str | None:
     """Where the run's weights come from, None if they are random."""
     if runner._load_from is not None or runner._resume:
         return _checkpoint_file(runner)
@@ -168,13 +168,13 @@ def _starts_from(runner: Runner) -> Optional[str]:
     return 'pretrained' if classifier.get('pretrained') else None
 
 
-def _checkpoint_file(runner: Runner) -> Optional[str]:
+def _checkpoint_file(runner: Runner) -> str | None:
     """What the runner will load or go on from, None if there is nothing."""
     if runner._load_from is not None:
         return str(runner._load_from)
     latest = Path(runner.work_dir) / 'last_checkpoint'
     if runner._resume and latest.is_file():
-        path: Optional[str] = find_latest_checkpoint(runner.work_dir)
+        path: str | None = find_latest_checkpoint(runner.work_dir)
         return path
     return None
 
@@ -237,7 +237,7 @@ def _list(names: list[str]) -> str:
 
 
 def _check_labels(runner: Runner, dataset: Any) -> None:
-    num_classes: Optional[int] = getattr(_network(runner), 'num_classes', None)
+    num_classes: int | None = getattr(_network(runner), 'num_classes', None)
     if num_classes is None:
         return
     for part, labels in labelled_datasets(dataset):

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine import dist
@@ -62,9 +62,9 @@ class PreemptionHook(Hook):
         self.interval = interval
         self._asked = False
         self._stock_handler: Any = None
-        self._last_ckpt: Optional[str] = None
+        self._last_ckpt: str | None = None
         self._saved_iter = -1
-        self._left_over: Optional[str] = None
+        self._left_over: str | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Have data workers obey their parent alone, once they are started."""
@@ -94,7 +94,7 @@ class PreemptionHook(Hook):
             signal.signal(signal.SIGTERM, self._stock_handler)
             self._stock_handler = None
 
-    def _remember(self, number: int, frame: Optional[FrameType]) -> None:
+    def _remember(self, number: int, frame: FrameType | None) -> None:
         if self._asked:
             # Nobody acted on the first one, or not soon enough.
             signal.signal(signal.SIGTERM, self._stock_handler)
@@ -106,7 +106,7 @@ class PreemptionHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Save and end if the signal came to any process."""
         self._look_at_checkpoint(runner, runner.iter + 1)
@@ -159,7 +159,7 @@ class PreemptionHook(Hook):
         raise SystemExit(EXIT_CODE)
 
 
-def _checkpoint_hook(runner: Runner) -> Optional[CheckpointHook]:
+def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
     found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return found[0] if found else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine import dist
@@ -87,9 +87,9 @@ class RNGStateHook(Hook):
     priority = 'LOW'
 
     def __init__(self) -> None:
-        self._states: Optional[dict[str, Any]] = None
-        self._loaded: Optional[dict[str, Any]] = None
-        self._training_streams: Optional[dict[str, Any]] = None
+        self._states: dict[str, Any] | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._training_streams: dict[str, Any] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._began = False
 
@@ -116,7 +116,7 @@ class RNGStateHook(Hook):
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Gather the streams where a checkpoint is about to be saved."""
         if checkpoint_follows(runner):
@@ -237,7 +237,7 @@ class RNGStateHook(Hook):
         set_random_seed(common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(
-        self, runner: Runner, metrics: Optional[dict[str, float]] = None
+        self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         """Give training its streams back."""
         if self._training_streams is not None:

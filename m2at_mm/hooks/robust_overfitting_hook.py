@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
@@ -42,7 +42,7 @@ class RobustOverfittingHook(Hook):
         self.max_loss = max_loss
 
     def after_val_epoch(
-        self, runner: Runner, metrics: Optional[dict[str, float]] = None
+        self, runner: Runner, metrics: dict[str, float] | None = None
     ) -> None:
         """Note the figures, also for a run that will be resumed."""
         if not isinstance(runner._train_loop, BaseLoop):  # no training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.hooks import LoggerHook
@@ -42,7 +42,7 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Keep the logged values, and read all where they are needed.
 

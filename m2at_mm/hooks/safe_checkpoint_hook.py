@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
@@ -50,7 +50,7 @@ class SafeCheckpointHook(CheckpointHook):
         ...         max_keep_ckpts=1, save_best='robust/pgd10'))
     """
 
-    backend_args: Optional[dict[str, Any]]
+    backend_args: dict[str, Any] | None
     file_backend: Any = None
     _outdated: list[str]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook
@@ -41,7 +41,7 @@ class SyncBuffersHook(StockSyncBuffersHook):
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Optional[dict[str, Any]] = None,
+        outputs: dict[str, Any] | None = None,
     ) -> None:
         """Average all running statistics that a checkpoint will hold."""
         # Inside an epoch that goes on each process resumes with its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Optional, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ class TrainingModel(Protocol):
     :class:`m2at_mm.model_wrappers.AdversarialClassifier` is one.
     """
 
-    num_classes: Optional[int]
+    num_classes: int | None
     threat_model: ThreatModel
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class TrainingModel(Protocol):
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Optional[Tensor]]:
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The classifier's own losses on given images and targets.
 
         Args:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -35,8 +33,8 @@ class FreeAT(Method):
     repeatable = False
 
     def __init__(self) -> None:
-        self._perturbation: Optional[Tensor] = None
-        self._leaf: Optional[Tensor] = None
+        self._perturbation: Tensor | None = None
+        self._leaf: Tensor | None = None
 
     def state_dict(self) -> dict[str, Tensor]:
         """The last perturbation and its gradient, both (N, C, H, W)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -169,7 +168,7 @@ class M2AT(Method):
         images: Tensor,
         adversarial: Tensor,
         target: Tensor,
-        draws: Optional[MixRatios] = None,
+        draws: MixRatios | None = None,
     ) -> MixedBatch:
         """Make the training images and targets of a batch.
 

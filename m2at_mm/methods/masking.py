@@ -7,14 +7,14 @@ is a choice of this project.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 MASKS = ('rectangle', 'pixel', 'patch')
 LABEL_ORDERS = ('perturbed', 'literal')
-Device = Union[torch.device, str]
+Device = torch.device | str
 
 
 def rectangle_mask(
@@ -150,7 +150,7 @@ class MixRatios(NamedTuple):
 
     mask: Tensor
     ratio: Tensor
-    partner: Optional[Tensor] = None
+    partner: Tensor | None = None
 
 
 class MixedBatch(NamedTuple):
@@ -253,7 +253,7 @@ def mask_and_mix(
     return MixedBatch(mixed.clamp(0, 1), labels, keep_map, share)
 
 
-def one_hot(target: Tensor, num_classes: Optional[int]) -> Tensor:
+def one_hot(target: Tensor, num_classes: int | None) -> Tensor:
     """Probabilities of shape (N, K) from labels; probabilities stay.
 
     Args:

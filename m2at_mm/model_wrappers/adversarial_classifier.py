@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Optional, Union
+from typing import Any
 
 import torch
 from mmengine.model import BaseModel
@@ -87,18 +87,18 @@ class AdversarialClassifier(BaseModel):
     classifier: Any
     data_preprocessor: Any
     #: Set while an optimiser wrapper needs the loss a second time.
-    loss_replay: Optional[LossReplay] = None
+    loss_replay: LossReplay | None = None
 
     def __init__(
         self,
         classifier: dict[str, Any],
         threat_model: dict[str, Any],
         method: dict[str, Any],
-        train_attack: Optional[dict[str, Any]] = None,
-        eval_attacks: Optional[dict[str, dict[str, Any]]] = None,
+        train_attack: dict[str, Any] | None = None,
+        eval_attacks: dict[str, dict[str, Any]] | None = None,
         label_smoothing: float = 0.0,
-        data_preprocessor: Optional[Union[dict[str, Any], nn.Module]] = None,
-        init_cfg: Optional[dict[str, Any]] = None,
+        data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        init_cfg: dict[str, Any] | None = None,
     ) -> None:
         threat = ThreatModel(**threat_model)
         classifier, settings = take_over_preprocessing(
@@ -107,7 +107,7 @@ class AdversarialClassifier(BaseModel):
         super().__init__(data_preprocessor=settings, init_cfg=init_cfg)
         self.threat_model = threat
         self.method: Method = TASK_UTILS.build(method)
-        self.train_attack: Optional[PGD] = (
+        self.train_attack: PGD | None = (
             TASK_UTILS.build(train_attack) if train_attack else None
         )
         if self.method.needs_attack and self.train_attack is None:
@@ -182,17 +182,17 @@ class AdversarialClassifier(BaseModel):
             )
 
     @property
-    def num_classes(self) -> Optional[int]:
+    def num_classes(self) -> int | None:
         """The number of classes, None if neither head nor data tell it."""
-        known: Optional[int] = self.data_preprocessor.num_classes
+        known: int | None = self.data_preprocessor.num_classes
         return known
 
     def forward(
         self,
         inputs: Tensor,
-        data_samples: Union[list[DataSample], BatchLabels, None] = None,
+        data_samples: list[DataSample] | BatchLabels | None = None,
         mode: str = 'tensor',
-    ) -> Union[Tensor, dict[str, Tensor], list[DataSample]]:
+    ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """One of the three modes of an MMEngine model.
 
         Args:
@@ -224,7 +224,7 @@ class AdversarialClassifier(BaseModel):
     def loss(
         self,
         inputs: Tensor,
-        data_samples: Union[list[DataSample], BatchLabels, None],
+        data_samples: list[DataSample] | BatchLabels | None,
     ) -> dict[str, Tensor]:
         """The method's losses of a batch.
 
@@ -256,7 +256,7 @@ class AdversarialClassifier(BaseModel):
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Optional[Tensor]]:
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The classifier's own losses on given images and targets.
 
         Args:
@@ -289,7 +289,7 @@ class AdversarialClassifier(BaseModel):
     def predict(
         self,
         inputs: Tensor,
-        data_samples: Union[list[DataSample], BatchLabels, None] = None,
+        data_samples: list[DataSample] | BatchLabels | None = None,
     ) -> list[DataSample]:
         """Predict clean images, and attacked ones if there are labels.
 
@@ -330,7 +330,7 @@ class AdversarialClassifier(BaseModel):
         return samples
 
     def _predict_clean(
-        self, inputs: Tensor, data_samples: Optional[list[DataSample]]
+        self, inputs: Tensor, data_samples: list[DataSample] | None
     ) -> list[DataSample]:
         images = self._network_input(inputs)
         samples: list[DataSample]
@@ -461,8 +461,8 @@ def _to_samples(target: Tensor) -> list[DataSample]:
 
 
 def _stack_targets(
-    samples: Union[list[DataSample], BatchLabels, None], soft: bool
-) -> Optional[Tensor]:
+    samples: list[DataSample] | BatchLabels | None, soft: bool
+) -> Tensor | None:
     """The targets of a batch, None if it has none.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine.dist import get_rank
@@ -57,7 +57,7 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     def __init__(
         self,
         module: nn.Module,
-        device_ids: Optional[list[int]] = None,
+        device_ids: list[int] | None = None,
         broadcast_buffers: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmpretrain.models.heads import (
@@ -23,7 +23,7 @@ from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import logits_of
 
 
-def why_unsupported(head: type) -> Optional[str]:
+def why_unsupported(head: type) -> str | None:
     """Why a kind of head cannot be attacked, None if it can.
 
     Args:
@@ -43,7 +43,7 @@ def why_unsupported(head: type) -> Optional[str]:
     return None
 
 
-def count_classes(classifier: nn.Module) -> Optional[int]:
+def count_classes(classifier: nn.Module) -> int | None:
     """The number of a classifier's logits, None if it does not tell.
 
     Args:
@@ -52,7 +52,7 @@ def count_classes(classifier: nn.Module) -> Optional[int]:
     head = getattr(classifier, 'head', None)
     if isinstance(head, VigClsHead):
         return int(head.fc2.out_features)
-    found: Optional[int] = getattr(head, 'num_classes', None)
+    found: int | None = getattr(head, 'num_classes', None)
     if head is None:  # of timm or Hugging Face
         network = getattr(classifier, 'model', None)
         config = getattr(network, 'config', None)
@@ -92,7 +92,7 @@ def squeezes(classifier: nn.Module, image: Tensor) -> bool:
     return isinstance(scores, Tensor) and scores.ndim == 1
 
 
-def joined_logits(head: Optional[nn.Module], scores: Any) -> Any:
+def joined_logits(head: nn.Module | None, scores: Any) -> Any:
     """One row of logits per image from what a head gives.
 
     Args:

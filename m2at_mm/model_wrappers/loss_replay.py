@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class LossReplay:
     def __init__(self, model: Any) -> None:
         self.model = model
         self._found: list[tuple[Tensor, dict[str, Any]]] = []
-        self._call: Optional[tuple[Tensor, Tensor]] = None
+        self._call: tuple[Tensor, Tensor] | None = None
 
     def __enter__(self) -> LossReplay:
         self.model.loss_replay = self

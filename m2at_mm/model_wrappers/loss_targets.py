@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple
 
 import torch
 from mmpretrain.models import TimmClassifier
@@ -36,7 +36,7 @@ def loss_modules(classifier: nn.Module) -> list[nn.Module]:
 
 
 def accepted_targets(
-    classifier: nn.Module, num_classes: Optional[int]
+    classifier: nn.Module, num_classes: int | None
 ) -> AcceptedTargets:
     """Try copies of a classifier's loss modules on a few targets.
 
@@ -94,7 +94,7 @@ def _try(
 @torch.no_grad()
 def _loss(
     module: nn.Module, logits: Tensor, target: Tensor, kwargs: dict[str, int]
-) -> Union[Tensor, Exception]:
+) -> Tensor | Exception:
     """The loss, or why there is none."""
     try:
         # A copy, as SeesawLoss counts the labels that it sees.

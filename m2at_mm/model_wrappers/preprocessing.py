@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Optional, Union
+from typing import Any
 
 from mmpretrain.models import VGG
 from torch import nn
@@ -15,8 +15,8 @@ _PREPROCESSOR = 'm2at_mm.AdversarialDataPreprocessor'
 
 def take_over_preprocessing(
     classifier: dict[str, Any],
-    outer: Optional[Union[dict[str, Any], nn.Module]],
-) -> tuple[dict[str, Any], Union[dict[str, Any], nn.Module]]:
+    outer: dict[str, Any] | nn.Module | None,
+) -> tuple[dict[str, Any], dict[str, Any] | nn.Module]:
     """Move the preprocessing settings from the classifier to the wrapper.
 
     As in a stock config, those inside the model's config go before the

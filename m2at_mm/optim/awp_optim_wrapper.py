@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine import dist
@@ -35,7 +35,7 @@ class _WeightPerturbation(OptimWrapper):
                 'least 0'
             )
         self.warmup_iters = warmup_iters
-        self._replay: Optional[LossReplay] = None
+        self._replay: LossReplay | None = None
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -70,8 +70,8 @@ class _WeightPerturbation(OptimWrapper):
     def update_params(
         self,
         loss: Tensor,
-        step_kwargs: Optional[dict[str, Any]] = None,
-        zero_kwargs: Optional[dict[str, Any]] = None,
+        step_kwargs: dict[str, Any] | None = None,
+        zero_kwargs: dict[str, Any] | None = None,
     ) -> None:
         """Take the gradient at the perturbed weights, and step from the old.
 

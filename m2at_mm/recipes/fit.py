@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
@@ -76,7 +76,7 @@ def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
     )
 
 
-def token_size(classifier: ConfigDict) -> Optional[int]:
+def token_size(classifier: ConfigDict) -> int | None:
     """Side in pixels of the patches that a network cuts an image into.
 
     Args:
@@ -107,7 +107,7 @@ def token_size(classifier: ConfigDict) -> Optional[int]:
     return size
 
 
-def _training_dataset(cfg: Config) -> Optional[str]:
+def _training_dataset(cfg: Config) -> str | None:
     """Name of the dataset's type."""
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         for dataset in leaf_datasets((cfg.get(loader) or {}).get('dataset')):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from mmengine.config import Config, ConfigDict
 from mmpretrain.models import (
     BaseClassifier,
@@ -16,7 +14,7 @@ from m2at_mm.model_wrappers.heads import why_unsupported
 from m2at_mm.recipes.types import model_class, type_name
 
 
-def why_refused(cfg: Config) -> Optional[str]:
+def why_refused(cfg: Config) -> str | None:
     """Why a config can't train adversarially, None if it can.
 
     Args:
@@ -40,7 +38,7 @@ def why_refused(cfg: Config) -> Optional[str]:
     return reason
 
 
-def _why_model_refused(model: ConfigDict) -> Optional[str]:
+def _why_model_refused(model: ConfigDict) -> str | None:
     name = type_name(model.get('type'))
     kind = model_class(model.get('type'))
     if kind is None:

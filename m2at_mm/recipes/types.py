@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.config import ConfigDict
 from mmpretrain.registry import MODELS
@@ -11,7 +11,7 @@ from mmpretrain.registry import MODELS
 from m2at_mm.registry import type_name as type_name
 
 
-def model_class(kind: Any) -> Optional[Any]:
+def model_class(kind: Any) -> Any | None:
     """The class of a model, backbone or head, None if it is unknown.
 
     Args:
@@ -22,7 +22,7 @@ def model_class(kind: Any) -> Optional[Any]:
     return MODELS.get(str(kind))
 
 
-def constructor_defaults(kind: Optional[Any]) -> dict[str, Any]:
+def constructor_defaults(kind: Any | None) -> dict[str, Any]:
     """Names and defaults of a class's arguments, its bases' included.
 
     Args:
@@ -51,7 +51,7 @@ def attack_configs(model: ConfigDict) -> list[ConfigDict]:
     return [attack for attack in found if attack]
 
 
-def leaf_datasets(dataset: Optional[ConfigDict]) -> list[ConfigDict]:
+def leaf_datasets(dataset: ConfigDict | None) -> list[ConfigDict]:
     """The datasets with images inside those that repeat or join others.
 
     Args:
@@ -68,7 +68,7 @@ def leaf_datasets(dataset: Optional[ConfigDict]) -> list[ConfigDict]:
     return [dataset]
 
 
-def inner_backbone(classifier: ConfigDict) -> Optional[ConfigDict]:
+def inner_backbone(classifier: ConfigDict) -> ConfigDict | None:
     """The backbone, or the one inside an adapter such as LoRA's.
 
     Args:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def confusion(
 
 def strongest_attack(
     results: Mapping[str, Any], predictions: Mapping[str, np.ndarray]
-) -> Optional[tuple[str, np.ndarray]]:
+) -> tuple[str, np.ndarray] | None:
     """The attack that leaves the lowest accuracy, and what it made of images.
 
     Args:

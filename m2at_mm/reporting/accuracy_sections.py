@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -184,7 +184,7 @@ def confusions(runs: Sequence[RunLog], measured: Measured) -> Section:
 
 def _predictions(
     run: RunLog, measured: Measured
-) -> Optional[tuple[dict[str, np.ndarray], str]]:
+) -> tuple[dict[str, np.ndarray], str] | None:
     """Labels and predictions by attack, and where they are from."""
     if run.results is not None and 'clean' in run.predictions:
         worst = strongest_attack(run.results, run.predictions)
@@ -214,7 +214,7 @@ def _predictions(
 def _confusion_blocks(
     name: str,
     predictions: Mapping[str, np.ndarray],
-    names: Optional[Sequence[str]],
+    names: Sequence[str] | None,
 ) -> list[Block]:
     count = 1 + max(int(values.max()) for values in predictions.values())
     if names is None or len(names) < count:

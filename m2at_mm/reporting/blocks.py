@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 from markupsafe import Markup
 
 #: What stands in a cell without a value.
 EMPTY = '–'
 #: A text, or a value with a smaller remark, like its interval.
-Cell = Union[str, tuple[str, str]]
+Cell = str | tuple[str, str]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Optional
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.attacks.logits import NO_LABEL
@@ -46,7 +45,7 @@ def examples(
 def _panel(
     example: Example,
     number: int,
-    names: Optional[Sequence[str]],
+    names: Sequence[str] | None,
     threat: ThreatModel,
 ) -> ExamplePanel:
     def name(index: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional
+from typing import Any
 
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -53,7 +53,7 @@ def draw_curves(
     unit: str,
     ylabel: str,
     end: float,
-    marks: Optional[Mapping[str, tuple[float, float]]] = None,
+    marks: Mapping[str, tuple[float, float]] | None = None,
 ) -> Markup:
     """Draw a figure's course over the training, with a line per run.
 
@@ -151,7 +151,7 @@ def _explain_marks(axes: Any) -> None:
 
 
 def draw_intervals(
-    name: str, results: Mapping[str, Optional[Mapping[str, Any]]]
+    name: str, results: Mapping[str, Mapping[str, Any] | None]
 ) -> Markup:
     """Draw the final accuracies with their intervals, a group per attack.
 
@@ -207,7 +207,7 @@ def _list(found: Mapping[str, Accuracy]) -> str:
 
 
 def draw_sweep(
-    name: str, sweeps: Mapping[str, Optional[Mapping[str, Any]]]
+    name: str, sweeps: Mapping[str, Mapping[str, Any] | None]
 ) -> Markup:
     """Draw accuracy against the radius, clean at 0, with intervals.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 from m2at_mm.reporting.blocks import EMPTY, Block, Cell, Section, Table
 from m2at_mm.reporting.line_figures import draw_curves
@@ -103,7 +103,7 @@ def curves(runs: Sequence[RunLog]) -> Section:
     return Section('curves', 'Training', blocks)
 
 
-def best_and_last(run: RunLog) -> Optional[tuple[float, float]]:
+def best_and_last(run: RunLog) -> tuple[float, float] | None:
     """The position of the best validation and that of the last one.
 
     The best is that of :attr:`RunLog.selected`, the first among equals. A

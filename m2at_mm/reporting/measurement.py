@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ def measure(run: RunLog, num_images: int) -> Measurement:
     )
 
 
-def class_names(config: dict[str, Any]) -> Optional[Sequence[str]]:
+def class_names(config: dict[str, Any]) -> Sequence[str] | None:
     """The names of the test dataset's classes, None if it tells none.
 
     Args:

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from mmengine.config import Config
@@ -51,12 +51,12 @@ class RunLog:
     training: dict[str, Points]
     validation: dict[str, Points]
     environment: dict[str, str]
-    results: Optional[dict[str, Any]]
+    results: dict[str, Any] | None
     predictions: dict[str, np.ndarray]
-    checkpoint: Optional[Path]
+    checkpoint: Path | None
 
     @property
-    def selected(self) -> Optional[str]:
+    def selected(self) -> str | None:
         """The validation figure that tells the best epoch, if there is one."""
         hooks = self.config.get('default_hooks') or {}
         wanted = (hooks.get('checkpoint') or {}).get('save_best')
@@ -99,7 +99,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
     ]
 
 
-def read_run(folder: Path, name: Optional[str] = None) -> RunLog:
+def read_run(folder: Path, name: str | None = None) -> RunLog:
     """Read the work dir of a training.
 
     A run that was interrupted and resumed has a log for each start. They are
@@ -177,7 +177,7 @@ def _read_log(session: Path) -> str:
 
 def _join(
     session: Path,
-    per_epoch: Optional[int],
+    per_epoch: int | None,
     training: dict[str, Points],
     validation: dict[str, Points],
 ) -> None:
@@ -197,7 +197,7 @@ def _join(
                 curves.setdefault(key, {})[at] = float(value)
 
 
-def _position(record: dict[str, Any], per_epoch: Optional[int]) -> float:
+def _position(record: dict[str, Any], per_epoch: int | None) -> float:
     """Epochs done, or iterations where the loop counts those."""
     if 'iter' in record and per_epoch:
         return float(record['iter'] / per_epoch)
@@ -259,7 +259,7 @@ def _read_environment(text: str) -> dict[str, str]:
     return found
 
 
-def _read_results(path: Path) -> Optional[dict[str, Any]]:
+def _read_results(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     advice = 'write it anew with tools/test.py, or remove it'

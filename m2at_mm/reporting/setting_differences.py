@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any
 
 # A run's folder is its own, and a scope says nothing of the training.
 _LEFT_OUT = ('work_dir', '_scope_')
 
-Row = tuple[Optional[str], ...]
+Row = tuple[str | None, ...]
 
 
 def compare_settings(

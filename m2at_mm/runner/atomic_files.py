@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Union
+from typing import Any
 
 from mmengine.fileio import LocalBackend, register_backend
 
@@ -31,7 +32,7 @@ def write_whole(
         beside.unlink(missing_ok=True)
 
 
-def replace_file(path: Union[str, Path], content: bytes) -> None:
+def replace_file(path: str | Path, content: bytes) -> None:
     """Give a file new content, which reaches the disk before its place.
 
     Whatever happens meanwhile, ``path`` holds its old content or the new one.
@@ -75,6 +76,6 @@ class AtomicLocalBackend(LocalBackend):
     ``dict(backend='m2at_mm.atomic_local')``.
     """
 
-    def put(self, obj: bytes, filepath: Union[str, Path]) -> None:
+    def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes, see :func:`replace_file`."""
         replace_file(filepath, obj)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Optional
 
 
-def best_checkpoint(folder: Path) -> Optional[Path]:
+def best_checkpoint(folder: Path) -> Path | None:
     """The newest ``best_*.pth`` that is not a copy made for publishing.
 
     Args:
@@ -24,7 +23,7 @@ def best_checkpoint(folder: Path) -> Optional[Path]:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def last_checkpoint(folder: Path) -> Optional[Path]:
+def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that ``last_checkpoint`` names.
 
     Args:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from threading import Thread
-from typing import Any, Callable, Optional
+from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -31,7 +32,7 @@ def end_with_parent(dataloader: DataLoader[Any]) -> None:
 class _WaitForParent:
     """A ``worker_init_fn`` around another; sent to workers by pickling."""
 
-    def __init__(self, inner: Optional[Callable[[int], None]]) -> None:
+    def __init__(self, inner: Callable[[int], None] | None) -> None:
         self.inner = inner
 
     def __call__(self, worker_id: int) -> None:
@@ -44,7 +45,7 @@ class _WaitForParent:
             self.inner(worker_id)
 
 
-def _wait_for(parent: Optional[int]) -> None:
+def _wait_for(parent: int | None) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

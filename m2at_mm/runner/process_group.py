@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import distributed
 
 
 def connect_processes(
-    launcher: str, dist_cfg: Optional[Mapping[str, Any]] = None
+    launcher: str, dist_cfg: Mapping[str, Any] | None = None
 ) -> None:
     """Start the process group where MMEngine's runner could not.
 

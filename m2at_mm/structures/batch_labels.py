@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class BatchLabels:
     """
 
     labels: Tensor
-    scores: Optional[Tensor] = None
+    scores: Tensor | None = None
 
     @property
     def target(self) -> Tensor:

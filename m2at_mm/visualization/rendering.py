@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel
 
-Classes = Optional[Sequence[str]]
+Classes = Sequence[str] | None
 
 # Two that colour-blind people tell apart (Okabe and Ito, "Color Universal
 # Design", 2008); the texts say in words what they mean, too.

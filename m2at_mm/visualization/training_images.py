@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -57,12 +57,12 @@ class TrainingImages:
     clean: Tensor
     labels: Tensor
     clean_scores: Tensor
-    adversarial: Optional[Tensor] = None
-    adversarial_scores: Optional[Tensor] = None
-    training: Optional[Tensor] = None
-    target: Optional[Tensor] = None
-    keep_map: Optional[Tensor] = None
-    kept: Optional[Tensor] = None
+    adversarial: Tensor | None = None
+    adversarial_scores: Tensor | None = None
+    training: Tensor | None = None
+    target: Tensor | None = None
+    keep_map: Tensor | None = None
+    kept: Tensor | None = None
 
     @classmethod
     def of(
@@ -114,7 +114,7 @@ class TrainingImages:
         }
         return replace(self, **tensors)
 
-    def fooled(self) -> Optional[Tensor]:
+    def fooled(self) -> Tensor | None:
         """Which images are right when clean and wrong under the attack.
 
         Returns:

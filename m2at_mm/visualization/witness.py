@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
 from torch import Tensor
 
@@ -27,7 +25,7 @@ class Witness:
     def __init__(
         self, model: TrainingModel, clean: Tensor, target: Tensor
     ) -> None:
-        self.num_classes: Optional[int] = model.num_classes
+        self.num_classes: int | None = model.num_classes
         self.threat_model = model.threat_model
         self.images = clean
         self.target = target
@@ -41,7 +39,7 @@ class Witness:
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Optional[Tensor]]:
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The logits and no loss."""
         if self._note(images):
             self.target = one_hot(target, self.num_classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import combinations, product
-from typing import Any, Optional
+from typing import Any
 
 from allpairspy import AllPairs
 
@@ -43,7 +43,7 @@ _BY_EPOCH = ('epochs', 'stock epochs')
 _SOFT_METHODS = ('M2AT', 'M2AT pairs', 'AVmixup', 'IAT')
 
 
-def refusal(case: Case) -> Optional[str]:
+def refusal(case: Case) -> str | None:
     """What the error must say, None where the combination must work."""
     soft = case['labels'] in ('mixup', 'smoothed')
     if case['loss'] == 'seesaw' and (soft or case['method'] in _SOFT_METHODS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from mmengine import dist
@@ -40,7 +40,7 @@ def _as_python(part: Any, imports: set[str]) -> str:
     return repr(part)
 
 
-def _class_of(name: str, imports: set[str]) -> Optional[str]:
+def _class_of(name: str, imports: set[str]) -> str | None:
     for one in _REGISTRIES:
         found = getattr(registry, one).get(name)
         if isinstance(found, type):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import Any
 
 import mmengine.registry
 import mmpretrain.registry
@@ -21,7 +21,7 @@ from m2at_mm.structures import BatchLabels
 # Three different channels, so that a mixed-up order shows.
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 61.5])
 GRAY = dict(mean=[120.0], std=[60.0])
-Inputs = Union[Tensor, list]
+Inputs = Tensor | list
 
 
 def pixels(channels: int = 3) -> Tensor:
@@ -32,7 +32,7 @@ def pixels(channels: int = 3) -> Tensor:
     )
 
 
-def samples(labels: Optional[list[int]] = None) -> list[DataSample]:
+def samples(labels: list[int] | None = None) -> list[DataSample]:
     if labels is None:
         labels = [0, 1, 2, 3, 4, 0]
     return [DataSample().set_gt_label(label) for label in labels]
@@ -96,9 +96,7 @@ def test_the_given_pixels_stay_as_they_are(kind: str) -> None:
 @pytest.mark.parametrize(
     'layout', [None, torch.channels_last, torch.contiguous_format], ids=str
 )
-def test_memory_layout(
-    kind: str, layout: Optional[torch.memory_format]
-) -> None:
+def test_memory_layout(kind: str, layout: torch.memory_format | None) -> None:
     preprocessor = AdversarialDataPreprocessor()
     if layout is not None:
         preprocessor.memory_format = layout
@@ -405,7 +403,7 @@ def test_wrong_augment() -> None:
 @pytest.mark.parametrize('training', [True, False], ids=['train', 'test'])
 @pytest.mark.parametrize('mix', [None, 'mixup', 'cutmix'])
 def test_labels_in_one_object_are_treated_as_samples(
-    mix: Optional[str], training: bool
+    mix: str | None, training: bool
 ) -> None:
     labels = [0, 1, 2, 3, 4, 0]
     augments = mix and dict(augments=AUGMENTS[mix])

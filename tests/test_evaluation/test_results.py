@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,7 +167,7 @@ def test_images_of_each_class_are_counted(
     labels: Sequence[int],
     classes: int,
     printed: str,
-    noted: Optional[str],
+    noted: str | None,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     truth = np.array(labels)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def test_wrong_number_of_samples(number: int) -> None:
 
 
 @pytest.mark.parametrize('label', [None, [0, 1]], ids=['none', 'two'])
-def test_image_without_exactly_one_label(label: Optional[list[int]]) -> None:
+def test_image_without_exactly_one_label(label: list[int] | None) -> None:
     sample = DataSample()
     if label is not None:
         sample.set_gt_label(label)
@@ -79,7 +80,7 @@ class Sorted:
     metainfo: dict = {}
 
     def __init__(
-        self, counts: list[int], unlabelled: Optional[int] = None
+        self, counts: list[int], unlabelled: int | None = None
     ) -> None:
         self.labels = np.repeat(np.arange(len(counts)), counts).tolist()
         self.unlabelled = unlabelled
@@ -110,7 +111,7 @@ def collate(items: list) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def read(dataset: Any, num: Optional[int] = None, **settings: Any) -> Samples:
+def read(dataset: Any, num: int | None = None, **settings: Any) -> Samples:
     return Samples(dataset, lambda data, _: data, collate, num, **settings)
 
 
@@ -177,7 +178,7 @@ def test_pictures_begin_with_different_classes() -> None:
 
 @pytest.mark.parametrize('kind', [Sorted, SortedWithLabels])
 @pytest.mark.parametrize('num', [10, None], ids=['part', 'all'])
-def test_unlabelled_images_are_refused(kind: type, num: Optional[int]) -> None:
+def test_unlabelled_images_are_refused(kind: type, num: int | None) -> None:
     with pytest.raises(ValueError, match='must have one gt_label'):
         read(kind(COUNTS, unlabelled=60), num)
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -198,7 +199,7 @@ def save_head(folder: Path, head: str) -> str:
 @pytest.mark.parametrize('how', ['train', 'test'])
 def test_label_outside_the_classes(
     how: str,
-    preprocessor_classes: Optional[int],
+    preprocessor_classes: int | None,
     tmp_path: Path,
     steps: list[str],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -196,7 +196,7 @@ def test_resumed_with_what_keeps_a_state(
 ) -> None:
     def judge(
         guard: CollapseGuardHook, figures: dict, runner: Runner
-    ) -> Optional[str]:
+    ) -> str | None:
         return 'pretended' if runner.iter + (not guard.by_epoch) == 6 else None
 
     monkeypatch.setattr(CollapseGuardHook, '_judge', judge)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ class MethodCheck:
         loss.backward()
 
         assert abs(total - loss) < 1e-5
-        gradients: list[tuple[Optional[Tensor], Optional[Tensor]]] = [
+        gradients: list[tuple[Tensor | None, Tensor | None]] = [
             (parameter.grad, other.grad)
             for parameter, other in zip(ours.parameters(), stock.parameters())
         ]

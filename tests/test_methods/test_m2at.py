@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import mmengine.registry
 import mmpretrain.registry
@@ -30,7 +30,7 @@ DEFAULTS = dict(
 class FakeModel:
     """Records what it is trained on; class 1 scores highest."""
 
-    def __init__(self, num_classes: Optional[int] = K) -> None:
+    def __init__(self, num_classes: int | None = K) -> None:
         self.num_classes = num_classes
         self.seen: list[tuple[Tensor, Tensor]] = []
 

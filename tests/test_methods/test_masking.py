@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Optional
-
 import numpy as np
 import pytest
 import torch
@@ -454,7 +452,7 @@ def test_smooth_labels(
 
 
 @pytest.mark.parametrize('num_classes', [None, 4])
-def test_one_hot_keeps_probabilities(num_classes: Optional[int]) -> None:
+def test_one_hot_keeps_probabilities(num_classes: int | None) -> None:
     target = torch.tensor([[0.2, 0.3, 0.5, 0.0]])
 
     assert one_hot(target, num_classes) is target

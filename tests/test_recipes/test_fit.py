@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from mmengine.config import Config, ConfigDict
@@ -93,7 +93,7 @@ def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
         (dict(model_name='resnet18'), None),
     ],
 )
-def test_token_size(classifier: dict, size: Optional[int]) -> None:
+def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
 
 

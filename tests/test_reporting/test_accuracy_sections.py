@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_final_evaluation(runs: list[RunLog]) -> None:
     [(2.04, 'leaves 2.0 points less than PGD.'), (None, 'lower it.')],
 )
 def test_gap_to_autoattack(
-    tmp_path: Path, gap: Optional[float], end: str
+    tmp_path: Path, gap: float | None, end: str
 ) -> None:
     results = results_of({'autoattack': 40.0}, pgd_minus_autoattack=gap)
     write_session(tmp_path / 'run')

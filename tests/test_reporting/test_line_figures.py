@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from report_support import Page, results_of
 
@@ -32,7 +32,7 @@ def test_curves_tell_course_best_and_last() -> None:
 
 
 def test_a_run_keeps_its_colour_where_another_is_missing() -> None:
-    none: dict[str, Optional[dict]] = {'a': None}
+    none: dict[str, dict | None] = {'a': None}
     own = results_of({'pgd20': 40.0})
     sweep = dict(own, sweep=[own])
     for markup in (

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -54,7 +54,7 @@ def torchrun(
     work_dir: Path,
     *words: str,
     config: Path = DIGITS,
-    options: Optional[dict[str, Any]] = None,
+    options: dict[str, Any] | None = None,
     resume: bool = False,
     **env: str,
 ) -> subprocess.Popen:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -157,7 +157,7 @@ def test_strip(digits: Batch) -> None:
     ('steps', 'last'), [(10, 10), (20, 20), (11, 11)], ids=str
 )
 def test_a_long_way_is_shown_in_parts(
-    digits: Batch, steps: int, last: Optional[int]
+    digits: Batch, steps: int, last: int | None
 ) -> None:
     images, labels = digits
     model = tiny_model(steps=steps, step_size='1/255')

@@ -10,11 +10,11 @@ import copy
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
-from typing import Any, Callable
+from typing import Any
 from unittest import mock
 
 import torch
