@@ -4,23 +4,68 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS
 from tiny import classifier_cfg
+from torch import Tensor, nn
 
 from m2at_mm.recipes import config_root
 
 
+class QuickConfig(Config):
+    """A config that MMEngine, which formats it seven times, formats fast."""
+
+    pretty_text = property(repr)
+
+
 @functools.cache
 def _digits_config() -> Config:
-    return Config.fromfile(config_root() / 'm2at_resnet18-w16_digits.py')
+    cfg = Config.fromfile(config_root() / 'm2at_resnet18-w16_digits.py')
+    object.__setattr__(cfg, '__class__', QuickConfig)
+    return cfg
+
+
+@MODELS.register_module()
+class TwoConvolutions(nn.Sequential):
+    """The least network with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 4, 3, stride=2, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 8, 3, stride=2, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        return (super().forward(images),)
+
+
+def quick_cfg(num_classes: int = 10) -> dict:
+    """A classifier for tests in which it may be any."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(type='TwoConvolutions'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead', num_classes=num_classes, in_channels=8
+        ),
+    )
 
 
 def small_digits_config(
-    work_dir: Path, num_images: int, batch_size: int, num_classes: int = 10
+    work_dir: Path,
+    num_images: int,
+    batch_size: int,
+    num_classes: int = 10,
+    network: Callable[[int], dict] = classifier_cfg,
 ) -> Config:
     """A tiny network and attacks of one step on ``num_images`` digits."""
     cfg = copy.deepcopy(_digits_config())
@@ -29,7 +74,7 @@ def small_digits_config(
             work_dir=str(work_dir),
             experiment_name=work_dir.name,
             model=dict(
-                classifier=dict(_delete_=True, **classifier_cfg(num_classes)),
+                classifier=dict(_delete_=True, **network(num_classes)),
                 train_attack=dict(steps=1),
                 eval_attacks=dict(pgd10=dict(steps=1)),
             ),
@@ -47,10 +92,13 @@ def build_digits_runner(
     num_images: int,
     num_classes: int = 10,
     epochs: int = 1,
+    network: Callable[[int], dict] = classifier_cfg,
     **settings: Any,
 ) -> Runner:
     """Epochs of one iteration of ``num_images`` digits."""
-    cfg = small_digits_config(work_dir, num_images, num_images, num_classes)
+    cfg = small_digits_config(
+        work_dir, num_images, num_images, num_classes, network
+    )
     cfg.train_cfg.max_epochs = epochs
     cfg.merge_from_dict(settings)
     return Runner.from_cfg(cfg)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from digits_runner import small_digits_config
+from digits_runner import quick_cfg, small_digits_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -18,6 +20,14 @@ AUGMENTED = [
     dict(type='PackInputs'),
 ]
 IMAGES, BATCH = 24, 8
+LOOPS: dict[str, dict[str, Any]] = dict(
+    epochs=dict(by_epoch=True, max_epochs=3, val_interval=1),
+    middle=dict(
+        type='m2at_mm.ResumableEpochTrainLoop', max_epochs=3, val_interval=1
+    ),
+    iterations=dict(by_epoch=False, max_iters=9, val_interval=3),
+)
+PARTS = ('state_dict', 'ema_state_dict', 'optimizer', 'rng_state')
 
 
 class KilledError(Exception):
@@ -28,16 +38,18 @@ class KillAt(Hook):
     """Interrupts a run before an iteration, or in a validation."""
 
     def __init__(self, iteration: int, in_validation: bool = False) -> None:
-        self.iteration = iteration
-        self.in_validation = in_validation
+        self.at = (iteration, in_validation)
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        if not self.in_validation and runner.iter == self.iteration:
-            raise KilledError
+        if (runner.iter, False) == self.at:
+            self.kill()
 
     def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        if self.in_validation and runner.iter == self.iteration:
-            raise KilledError
+        if (runner.iter, True) == self.at:
+            self.kill()
+
+    def kill(self) -> None:
+        raise KilledError
 
 
 def build_runner(
@@ -51,17 +63,9 @@ def build_runner(
 
     Augmented by the dataset, or by the preprocessor in whole batches.
     """
-    cfg = small_digits_config(work_dir, IMAGES, BATCH)
+    cfg = small_digits_config(work_dir, IMAGES, BATCH, network=quick_cfg)
+    cfg.train_cfg = dict(LOOPS[loop])
     by_epoch = loop == 'epochs'
-    cfg.train_cfg = dict(
-        epochs=dict(by_epoch=True, max_epochs=3, val_interval=1),
-        middle=dict(
-            type='m2at_mm.ResumableEpochTrainLoop',
-            max_epochs=3,
-            val_interval=1,
-        ),
-        iterations=dict(by_epoch=False, max_iters=9, val_interval=3),
-    )[loop]
     cfg.merge_from_dict(
         dict(
             randomness=dict(seed=None),
@@ -70,6 +74,7 @@ def build_runner(
                     by_epoch=by_epoch,
                     interval=1 if by_epoch else 2,
                     max_keep_ckpts=-1,
+                    published_keys=None,
                 ),
                 rng_state=dict(type='m2at_mm.RNGStateHook'),
                 ema=dict(type='EMAHook'),
@@ -96,6 +101,25 @@ def build_runner(
     if not hooked:
         del cfg.default_hooks.rng_state
     return Runner.from_cfg(cfg)
+
+
+def resume(runner: Runner) -> Runner:
+    """Train from the last checkpoint on, as a new process would."""
+    seeded(1)
+    runner._resume = True
+    runner.train()
+    return runner
+
+
+def killed_and_resumed(build: Callable[[], Runner], kill: KillAt) -> Runner:
+    """The second of two runs that ``build`` makes."""
+    seeded(0)
+    runner = build()
+    runner.register_hook(kill)
+    with pytest.raises(KilledError):
+        runner.train()
+    seeded(1)
+    return resume(build())
 
 
 def seeded(seed: int) -> None:
@@ -131,3 +155,9 @@ def same(first: Any, second: Any, where: str = '') -> None:
 def scalars(runner: Runner, name: str) -> list[float]:
     history, _ = runner.message_hub.get_scalar(name).data
     return history.tolist()
+
+
+def log_of(work_dir: Path) -> str:
+    """What the last run in a folder logged."""
+    logs = work_dir.glob('*/*.log')
+    return max(logs, key=lambda path: path.stat().st_mtime).read_text('utf-8')

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-HOLDER = """
-import os, sys, time
-from m2at_mm.runner.work_dir_lock import only_run_in
-with only_run_in(sys.argv[1]):
-    if os.fork() == 0:  # as a dataloader's worker, which may live on
-        time.sleep(60)
-    print('held', flush=True)
-    time.sleep(60)
-"""
+from m2at_mm.files import only_run_in
 
 
-def holder(work_dir: Path) -> subprocess.Popen:
-    """Start a process, the first of its group, that holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLDER, str(work_dir)],
-        stdout=subprocess.PIPE,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b'held\n'
-    return process
+@contextmanager
+def holder(work_dir: Path) -> Iterator[int]:
+    """The id of a process that holds the lock, the first of its group."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            with only_run_in(str(work_dir)):
+                os.fork()  # as a dataloader's worker, which may live on
+                os.write(writing, b'.')
+                time.sleep(60)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    try:
+        assert os.read(reading, 1) == b'.'
+        yield pid
+    finally:
+        os.close(reading)
+        os.killpg(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(pid, 0)

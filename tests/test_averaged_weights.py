@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from digits_runner import quick_cfg, small_digits_config
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tools_support import DIGITS
 
 from m2at_mm.datasets import Digits
 from m2at_mm.registry import MODELS
@@ -25,20 +25,15 @@ AVERAGES = {
 
 
 def _config(folder: Path, average: dict, wrapper: str) -> Config:
-    cfg = Config.fromfile(DIGITS)
-    backbone = cfg.model.classifier.backbone
-    backbone.base_channels = backbone.stem_channels = 8
-    cfg.model.classifier.head.in_channels = 64
-    cfg.model.train_attack = dict(type='m2at_mm.FGSM')
+    cfg = small_digits_config(folder, 50, 32, network=quick_cfg)
     # Deterministic, so that it can be computed again.
+    cfg.model.train_attack = dict(type='m2at_mm.FGSM')
     cfg.model.eval_attacks = dict(pgd10=dict(type='m2at_mm.FGSM'))
     cfg.train_dataloader.dataset.indices = 128
-    cfg.val_dataloader.dataset.indices = 50
     cfg.train_cfg = dict(by_epoch=True, max_epochs=2, val_interval=1)
     cfg.optim_wrapper.type = wrapper
     cfg.default_hooks.ema = average
     cfg.randomness = dict(seed=0)
-    cfg.work_dir = str(folder)
     return cfg
 
 
@@ -53,8 +48,7 @@ def _accuracies(cfg: Config, weights: dict) -> tuple[float, float]:
         split='val', pipeline=[dict(type='PackInputs')], indices=50
     )
     items = [dataset[n] for n in range(50)]
-    pixels = torch.stack([item['inputs'] for item in items])
-    images = pixels.float() / 255
+    images = torch.stack([item['inputs'] for item in items]).float() / 255
     labels = torch.cat([item['data_samples'].gt_label for item in items])
     attack = model.eval_attacks['pgd10']
     adversarial = attack(model, images, labels, model.threat_model)
@@ -64,11 +58,8 @@ def _accuracies(cfg: Config, weights: dict) -> tuple[float, float]:
         )
     # An image that is misclassified without attack needs none, though a step
     # away from its label may happen to lead to it.
-    robust = clean & attacked
-    return (
-        100 * clean.float().mean().item(),
-        100 * robust.float().mean().item(),
-    )
+    right = torch.stack([clean, clean & attacked]).float().mean(1)
+    return tuple((100 * right).tolist())
 
 
 @pytest.mark.parametrize('kind', AVERAGES)
@@ -82,16 +73,10 @@ def test_validation_and_checkpoint_use_the_average(
     runner = Runner.from_cfg(cfg)
     logged: list[dict[str, Any]] = []
     run = runner.val_loop.run
-
-    def recorded() -> dict[str, Any]:
-        logged.append(run())
-        return logged[-1]
-
-    runner.val_loop.run = recorded
+    runner.val_loop.run = lambda: logged.append(run())
     runner.train()
-    saved = torch.load(
-        (tmp_path / 'last_checkpoint').read_text(), weights_only=True
-    )
+    path = (tmp_path / 'last_checkpoint').read_text()
+    saved = torch.load(path, weights_only=True)
     average, trained = saved['state_dict'], saved['ema_state_dict']
     name = next(key for key in average if key.endswith('fc.weight'))
     inner = next(key for key in trained if key.endswith('fc.weight'))

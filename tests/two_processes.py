@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing as stock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed, multiprocessing
+
+# Imported once, by the process that all others are forked from.
+stock.set_forkserver_preload(['mmpretrain.models', 'm2at_mm.hooks'])
 
 
 def _run(rank: int, folder: str, work: Callable[[int], Any]) -> None:
@@ -26,7 +30,9 @@ def on_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
         work (Callable): A function of a module, as it is sent by its name.
         folder (Path): An empty one.
     """
-    multiprocessing.spawn(_run, args=(str(folder), work), nprocs=2)
+    multiprocessing.start_processes(
+        _run, (str(folder), work), nprocs=2, start_method='forkserver'
+    )
     return [
         torch.load(folder / f'rank{rank}.pth', weights_only=True)
         for rank in (0, 1)

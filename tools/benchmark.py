@@ -43,10 +43,10 @@ from m2at_mm.benchmark.contestants import (
 )
 from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
+from m2at_mm.files import write_whole
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import TASK_UTILS
-from m2at_mm.runner.atomic_files import write_whole
 
 
 def parse_args() -> argparse.Namespace:

@@ -23,8 +23,8 @@ import torch
 
 from m2at_mm.coverage import Limits, Outcome, run_all, to_markdown
 from m2at_mm.datasets import Digits
+from m2at_mm.files import write_whole
 from m2at_mm.recipes import recipe_names
-from m2at_mm.runner.atomic_files import write_whole
 
 CONFIGS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
 _IMAGES_PER_CLASS = 20

@@ -19,8 +19,7 @@ from m2at_mm.comparison import (
     summarise,
     to_markdown,
 )
-from m2at_mm.runner.atomic_files import write_whole
-from m2at_mm.runner.checkpoints import best_checkpoint, last_checkpoint
+from m2at_mm.files import best_checkpoint, last_checkpoint, write_whole
 
 TOOLS = Path(__file__).resolve().parent
 

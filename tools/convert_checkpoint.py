@@ -20,8 +20,8 @@ from m2at_mm.exchange import (
     import_checkpoint,
     make_claim,
 )
+from m2at_mm.files import write_whole
 from m2at_mm.registry import MODELS
-from m2at_mm.runner.atomic_files import write_whole
 
 _EXPORTS = {
     'state-dict': export_state_dict,

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from m2at_mm.checks import check_count
+from m2at_mm.files import write_whole
 from m2at_mm.reporting import Measurement, RunLog, measure, read_runs, render
-from m2at_mm.runner.atomic_files import write_whole
 
 # What a missing or unfit dataset, checkpoint or class ends in.
 _ERRORS = (

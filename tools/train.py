@@ -7,9 +7,10 @@ import argparse
 from mmengine.config import Config
 
 from m2at_mm import cli
+from m2at_mm.files import only_run_in
 from m2at_mm.recipes import apply_recipe, recipe_names
-from m2at_mm.runner.resuming import go_on_after_restart, go_on_inside_epochs
-from m2at_mm.runner.work_dir_lock import only_run_in
+from m2at_mm.runner.process_group import resume_after_restart
+from m2at_mm.runner.train_loops import make_epochs_resumable
 
 
 def parse_args() -> argparse.Namespace:
@@ -68,8 +69,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cli.merge_common_options(cfg, args)
     if args.amp:
         cli.use_amp(cfg)
-    go_on_inside_epochs(cfg)
-    go_on_after_restart(cfg)
+    make_epochs_resumable(cfg)
+    resume_after_restart(cfg)
     return cfg
 
 

@@ -14,7 +14,7 @@ from m2at_mm.attacks.logits import NO_LABEL
 from m2at_mm.evaluation.alarms import find_alarms
 from m2at_mm.evaluation.outcomes import Outcomes, percent, wilson_interval
 from m2at_mm.evaluation.store import Arrays, save_npz, to_json
-from m2at_mm.runner.atomic_files import write_whole
+from m2at_mm.files import write_whole
 
 # Classes whose counts are printed one by one.
 _FEW_CLASSES = 20

@@ -13,7 +13,7 @@ import torch
 from mmengine.logging import print_log
 from torch import nn
 
-from m2at_mm.runner.atomic_files import write_whole
+from m2at_mm.files import write_whole
 
 Arrays = dict[str, np.ndarray]
 

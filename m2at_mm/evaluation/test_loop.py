@@ -23,9 +23,9 @@ from m2at_mm.evaluation.results import (
 from m2at_mm.evaluation.robustness import RobustnessEvaluation
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.evaluation.store import ResultStore, digest_module
+from m2at_mm.files import only_run_in
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import LOOPS
-from m2at_mm.runner.work_dir_lock import only_run_in
 from m2at_mm.version import __version__
 
 

@@ -10,8 +10,8 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from m2at_mm.attacks.logits import at_entrance
+from m2at_mm.files import write_whole
 from m2at_mm.model_wrappers.heads import classifier_logits
-from m2at_mm.runner.atomic_files import write_whole
 
 # What a converted model's logits may differ by, of the largest logit, where
 # its precision is no lower.

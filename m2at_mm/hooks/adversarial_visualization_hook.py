@@ -22,8 +22,8 @@ from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.loop_events import counts_epochs
 from m2at_mm.runner.process_state import random_streams, set_random_streams
+from m2at_mm.runner.train_loops import counts_epochs
 from m2at_mm.visualization import (
     TrainingImages,
     draw_training_images,

@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
-from m2at_mm.attacks import parse_pixels
-from m2at_mm.attacks.threat_model import Pixels
+from m2at_mm.attacks.threat_model import Pixels, parse_pixels
+from m2at_mm.checks import check_choice, check_number
+from m2at_mm.methods import M2AT, Standard
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.loop_events import refuse_epochs
-from m2at_mm.runner.model_settings import Setting, find_setting
+from m2at_mm.runner.train_loops import refuse_epochs
 
 CURVES = ('linear', 'cosine', 'step')
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """A setting's value by epoch or iteration."""
-
-    param: str
-    written: tuple[Pixels, ...]  # as the config has them
-    values: tuple[float, ...]
-    milestones: tuple[int, ...]
-    curve: str
-    by_epoch: bool
-
-    def value_at(self, time: int) -> float:
-        """The value in epoch or iteration ``time``, counted from 0."""
-        if time < self.milestones[0]:
-            return self.values[0]
-        if self.curve == 'step':
-            passed = sum(time >= at for at in self.milestones)
-            return self.values[passed]
-        begin, end = self.milestones
-        share = min(1.0, (time - begin) / (end - begin))
-        if self.curve == 'cosine':
-            share = (1 - math.cos(math.pi * share)) / 2
-        first, last = self.values
-        return first + share * (last - first)
+_OWNERS = ('threat_model', 'train_attack', 'method')
 
 
 @HOOKS.register_module()
@@ -99,7 +75,7 @@ class AttackScheduleHook(Hook):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f'schedules set {sorted(twice)} more than once')
-        self._settings: dict[str, Setting] = {}
+        self._settings: dict[str, _Setting] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find the settings and check that they allow the values."""
@@ -107,21 +83,16 @@ class AttackScheduleHook(Hook):
         for schedule in self.schedules:
             if schedule.by_epoch:
                 refuse_epochs(runner, f'the schedule of {schedule.param!r}')
-            self._settings[schedule.param] = find_setting(
-                model, schedule.param
-            )
-        for schedule in self.schedules:
-            setting = self._settings[schedule.param]
-            for value in schedule.written:
+            setting = _Setting(model, schedule.param)
+            for value in schedule.values:
                 setting.check(value)
+            self._settings[schedule.param] = setting
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set what is scheduled by epoch."""
         self._apply(runner, by_epoch=True)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Set what is scheduled by iteration."""
         self._apply(runner, by_epoch=False)
 
@@ -130,9 +101,7 @@ class AttackScheduleHook(Hook):
         for setting in self._settings.values():
             setting.reset()
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, **_: Any) -> None:
         """Go on with those of the schedule, for loops without epochs."""
         if self._settings:
             self._apply(runner, by_epoch=True)
@@ -140,61 +109,168 @@ class AttackScheduleHook(Hook):
     def _apply(self, runner: Runner, by_epoch: bool) -> None:
         time = runner.epoch if by_epoch else runner.iter
         for schedule in self.schedules:
-            if schedule.by_epoch != by_epoch:
-                continue
-            value = self._settings[schedule.param].set(schedule.value_at(time))
-            runner.message_hub.update_scalar(f'train/{schedule.param}', value)
+            if schedule.by_epoch == by_epoch:
+                setting = self._settings[schedule.param]
+                value = setting.set(schedule.value_at(time))
+                name = f'train/{schedule.param}'
+                runner.message_hub.update_scalar(name, value)
+
+
+@dataclass
+class _Schedule:
+    """A setting's value by epoch or iteration, as the config has it."""
+
+    param: str
+    values: Sequence[Pixels] = ()
+    milestones: Sequence[int] = ()
+    curve: str = 'linear'
+    by_epoch: bool = True
+
+    def __post_init__(self) -> None:
+        param, at = self.param, list(self.milestones)
+        check_choice(f'curve of {param!r}', self.curve, CURVES)
+        self._numbers = [
+            parse_pixels(value, f'values of {param!r}')
+            if isinstance(value, str)
+            else float(value)
+            for value in self.values
+        ]
+        if (
+            not at
+            or not all(isinstance(time, int) and time >= 0 for time in at)
+            or any(a >= b for a, b in pairwise(at))
+        ):
+            raise ValueError(
+                f'milestones={at} of {param!r} must be ascending whole '
+                'numbers of at least 0'
+            )
+        given = (len(self.values), len(at))
+        needed = (len(at) + 1, len(at)) if self.curve == 'step' else (2, 2)
+        if given != needed:
+            raise ValueError(
+                f'curve={self.curve!r} of {param!r} needs {needed[0]} values '
+                f'and {needed[1]} milestones, but got {given[0]} and '
+                f'{given[1]}'
+            )
+
+    def value_at(self, time: int) -> float:
+        """The value in epoch or iteration ``time``, counted from 0."""
+        if self.curve == 'step':
+            return self._numbers[sum(time >= at for at in self.milestones)]
+        begin, end = self.milestones
+        share = min(1.0, max(0, time - begin) / (end - begin))
+        if self.curve == 'cosine':
+            share = (1 - math.cos(math.pi * share)) / 2
+        first, last = self._numbers
+        return first + share * (last - first)
 
 
 def _read(schedule: dict[str, Any]) -> _Schedule:
-    """Check what can be checked without the model."""
-    given = dict(schedule)
-    param = given.pop('param', None)
+    param = schedule.get('param')
     if not isinstance(param, str):
         raise ValueError(
             f'schedule {schedule} needs param, the dotted name of a setting '
             "like 'threat_model.eps'"
         )
-    curve = given.pop('curve', 'linear')
-    if curve not in CURVES:
+    unknown = schedule.keys() - {field.name for field in fields(_Schedule)}
+    if unknown:
         raise ValueError(
-            f'curve={curve!r} of {param!r} is unknown: choose one of '
-            f'{list(CURVES)}'
+            f'schedule of {param!r} has unknown settings {sorted(unknown)}'
         )
-    by_epoch = given.pop('by_epoch', True)
-    written = tuple(given.pop('values', ()))
-    values = [_number(value, param) for value in written]
-    milestones = list(given.pop('milestones', ()))
-    if given:
-        raise ValueError(
-            f'schedule of {param!r} has unknown settings {sorted(given)}'
-        )
-    if (
-        not milestones
-        or not all(isinstance(at, int) and at >= 0 for at in milestones)
-        or any(a >= b for a, b in pairwise(milestones))
-    ):
-        raise ValueError(
-            f'milestones={milestones} of {param!r} must be ascending whole '
-            'numbers of at least 0'
-        )
-    numbers = (
-        (len(milestones) + 1, len(milestones)) if curve == 'step' else (2, 2)
-    )
-    if (len(values), len(milestones)) != numbers:
-        raise ValueError(
-            f'curve={curve!r} of {param!r} needs {numbers[0]} values and '
-            f'{numbers[1]} milestones, but got {len(values)} and '
-            f'{len(milestones)}'
-        )
-    return _Schedule(
-        param, written, tuple(values), tuple(milestones), curve, by_epoch
-    )
+    return _Schedule(**schedule)
 
 
-def _number(value: Pixels, param: str) -> float:
-    return (
-        parse_pixels(value, f'values of {param!r}')
-        if isinstance(value, str)
-        else float(value)
-    )
+class _Setting:
+    """A number of a model's training that can be changed meanwhile."""
+
+    def __init__(self, model: Any, param: str) -> None:
+        part, _, self._name = param.rpartition('.')
+        self._kinds = {'float'}
+        if param == 'label_smoothing' and hasattr(model, param):
+            self._owner = model
+        else:
+            self._owner = getattr(model, part, None)
+            self._kinds = _find(part, self._name, self._owner)
+            _check_used(model, part, self._name)
+        self._configured = getattr(self._owner, self._name)
+
+    def check(self, value: Pixels) -> None:
+        """Raise ValueError if the setting does not allow a value."""
+        if isinstance(value, str) and not self._kinds & {'str', 'Pixels'}:
+            value = parse_pixels(value, self._name)
+        if not isinstance(value, str):
+            value = self._rounded(value)
+        if self._name == 'label_smoothing':
+            check_number(self._name, value, 0, below=1)
+            return
+        # The owner's twin knows what it allows.
+        kind = type(self._owner)
+        given = {name: getattr(self._owner, name) for name in _arguments(kind)}
+        kind(**{**given, self._name: value})
+
+    def set(self, value: float) -> float:
+        """Change the setting; the value in force, rounded if it is whole."""
+        stored: Pixels = self._rounded(value)
+        # A step is kept as it was written, a radius as a number.
+        if self._kinds & {'str', 'Pixels'}:
+            if not isinstance(self._configured, float):
+                stored = f'{value * 255!r}/255'
+        setattr(self._owner, self._name, stored)
+        return float(self._rounded(value))
+
+    def reset(self) -> None:
+        """Give the setting the value of the config again."""
+        setattr(self._owner, self._name, self._configured)
+
+    def _rounded(self, value: float) -> float:
+        return value if self._kinds & {'float', 'Pixels'} else round(value)
+
+
+def _find(part: str, name: str, owner: Any) -> set[str]:
+    """Types that a setting may have; raises ValueError if it is no number."""
+    param = f'{part}.{name}' if part else name
+    if owner is None or part not in _OWNERS:
+        raise ValueError(
+            f'param={param!r} is no setting of the model: only numbers of its '
+            "threat_model, train_attack and method, like 'threat_model.eps', "
+            'and label_smoothing can be scheduled'
+        )
+    arguments = _arguments(type(owner))
+    if name not in arguments or not hasattr(owner, name):
+        raise ValueError(
+            f'param={param!r} is no setting of the model: '
+            f'{type(owner).__name__} has {list(arguments)}'
+        )
+    value, annotation = getattr(owner, name), arguments[name]
+    if annotation is inspect.Parameter.empty:
+        annotation = float if type(value) is int else type(value)
+    kinds = set(re.findall(r'\w+', str(annotation)))
+    if not kinds & {'int', 'float', 'Pixels'}:
+        raise ValueError(
+            f'param={param!r} is {value!r}, but only numbers can be scheduled'
+        )
+    return kinds
+
+
+def _arguments(kind: type) -> dict[str, Any]:
+    """Annotations of the constructor's arguments."""
+    parameters = inspect.signature(kind).parameters
+    return {name: one.annotation for name, one in parameters.items()}
+
+
+def _check_used(model: Any, part: str, name: str) -> None:
+    method = model.method
+    used = f'method={type(method).__name__}'
+    if part == 'train_attack':
+        unused = not method.needs_attack
+    elif part == 'threat_model':
+        unused = isinstance(method, Standard)
+    else:
+        unused = name == 'patch_size' and isinstance(method, M2AT)
+        unused = unused and method.mask != 'patch'
+        used = f'method.mask={getattr(method, "mask", None)!r}'
+    if unused:
+        raise ValueError(
+            f"param='{part}.{name}' would change nothing, as {used} does not "
+            'use it in training: remove the schedule'
+        )

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
 from m2at_mm.attacks import FGSM, PGD, attack_mode, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
-from m2at_mm.checks import check_count
+from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.loop_events import (
-    checkpoint_follows,
-    counts_epochs,
-    refuse_epochs,
-    validation_follows,
-)
+from m2at_mm.runner import train_loops
 from m2at_mm.runner.rollback import check_checkpoints, roll_back
 
 ACTIONS = ('warn', 'stop', 'rollback', 'lower_step')
@@ -34,19 +28,8 @@ _KEY = 'collapse_guard'
 _ITERS_BETWEEN_READINGS = 10
 
 
-@dataclass
-class _Memory:
-    """What a resumed run must know; it is in each checkpoint."""
-
-    was_better: bool = False  # than guessing, in any check
-    sound: bool = False  # the weights are those that were found sound
-    ckpt_before: str | None = None  # the last one when they were
-    sound_ckpt: str | None = None
-    rollbacks: int = 0
-    step_factor: float = 1.0
-
-
 @HOOKS.register_module()
+@dataclass(eq=False)
 class CollapseGuardHook(Hook):
     """Watch for the ways in which adversarial training fails.
 
@@ -75,16 +58,15 @@ class CollapseGuardHook(Hook):
 
     Args:
         action (str): One of the four. Defaults to ``'stop'``.
-        interval (int): Epochs between checks, or iterations. Defaults to 1.
-        num_images (int): Of the validation set, or of the training set where
-            there is none, spread over its classes. Defaults to 128.
-        steps (int): Of PGD, each a quarter of the radius. Defaults to 10.
+        interval (int): Epochs or iterations between checks. Defaults to 1.
+        num_images (int): Images of the validation set, else of the training
+            set, spread over its classes. Defaults to 128.
+        steps (int): PGD's, each a quarter of the radius. Defaults to 10.
         max_gap (float): In points of accuracy. Defaults to 10.0.
-        patience (int): Epochs, or iterations, in which guessing is no
-            failure. Defaults to 5.
+        patience (int): Epochs or iterations in which guessing is no failure.
+            Defaults to 5.
         step_factor (float): For ``'lower_step'``, in (0, 1). Defaults to 0.5.
-        max_rollbacks (int): After this many, training is stopped. Defaults
-            to 3.
+        max_rollbacks (int): After these training is stopped. Defaults to 3.
         by_epoch (bool): Whether ``interval`` and ``patience`` count epochs,
             else iterations, as a loop by iterations needs. Defaults to True.
 
@@ -105,54 +87,40 @@ class CollapseGuardHook(Hook):
     # After the hooks that average weights and statistics.
     priority = 'BELOW_NORMAL'
 
-    def __init__(
-        self,
-        action: str = 'stop',
-        interval: int = 1,
-        num_images: int = 128,
-        steps: int = 10,
-        max_gap: float = 10.0,
-        patience: int = 5,
-        step_factor: float = 0.5,
-        max_rollbacks: int = 3,
-        by_epoch: bool = True,
-    ) -> None:
-        if action not in ACTIONS:
-            raise ValueError(
-                f'action={action!r} is unknown: choose one of {list(ACTIONS)}'
-            )
-        for name, number in (
-            ('interval', interval),
-            ('num_images', num_images),
-            ('patience', patience),
-            ('max_rollbacks', max_rollbacks),
-        ):
-            check_count(name, number)
-        if not 0 < max_gap < 100:
-            raise ValueError(f'max_gap={max_gap!r} must be in (0, 100) points')
-        if not 0 < step_factor < 1:
-            raise ValueError(f'step_factor={step_factor!r} must be in (0, 1)')
-        self.action = action
-        self.interval = interval
-        self.num_images = num_images
-        self.max_gap = max_gap
-        self.patience = patience
-        self.step_factor = step_factor
-        self.max_rollbacks = max_rollbacks
-        self.by_epoch = by_epoch
-        self._attacks = dict(fgsm=FGSM(), pgd=PGD(steps=steps))
+    action: str = 'stop'
+    interval: int = 1
+    num_images: int = 128
+    steps: int = 10
+    max_gap: float = 10.0
+    patience: int = 5
+    step_factor: float = 0.5
+    max_rollbacks: int = 3
+    by_epoch: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice('action', self.action, ACTIONS)
+        for name in ('interval', 'num_images', 'patience', 'max_rollbacks'):
+            check_count(name, getattr(self, name))
+        check_number('max_gap', self.max_gap, above=0, below=100)
+        check_number('step_factor', self.step_factor, above=0, below=1)
+        self._attacks = dict(fgsm=FGSM(), pgd=PGD(steps=self.steps))
+        self._goes_back = self.action in ('rollback', 'lower_step')
         self._batch: tuple[Tensor, Tensor] | None = None
-        self._memory = _Memory()
         self._first_bad: Tensor | None = None
+        # What a resumed run must know; it is in each checkpoint.
+        self._memory: dict[str, Any] = dict(
+            was_better=False,  # than guessing, in any check
+            sound=False,  # the weights are those that were found sound
+            ckpt_before=None,  # the last one when they were
+            sound_ckpt=None,
+            rollbacks=0,
+            step_factor=1.0,
+        )
 
     def before_train(self, runner: Runner) -> None:
-        """Check what the action needs, and go on from a checkpoint.
-
-        Raises:
-            ValueError: See :class:`CollapseGuardHook`.
-        """
+        """Check what the action needs, and go on from a checkpoint."""
         if self.by_epoch:
-            refuse_epochs(
+            train_loops.refuse_epochs(
                 runner, f'CollapseGuardHook.interval={self.interval}'
             )
         model = bare_model(runner.model)
@@ -164,32 +132,24 @@ class CollapseGuardHook(Hook):
             )
         if self.action == 'lower_step':
             _check_step(model)
-        if self._returns():
+        if self._goes_back:
             check_checkpoints(runner, self.interval, self.by_epoch)
-        known = runner.message_hub.runtime_info.get(_KEY, {})
-        self._memory = _Memory(**known)
-        if self._memory.step_factor != 1:
-            _scale_step(model, self._memory.step_factor)
+        hub = runner.message_hub
+        self._memory.update(hub.runtime_info.get(_KEY, {}))
+        hub.update_info(_KEY, self._memory)
+        if self._memory['step_factor'] != 1:
+            model.train_attack.step_factor *= self._memory['step_factor']
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Note the checkpoint that was saved after a good check."""
-        memory = self._memory
-        if not memory.sound:
-            return
-        saved = runner.message_hub.runtime_info.get('last_ckpt')
-        if saved != memory.ckpt_before:
-            memory.sound_ckpt = saved
-        memory.sound = False
-        self._keep_memory(runner)
+        if self._memory['sound']:
+            saved = runner.message_hub.runtime_info.get('last_ckpt')
+            if saved != self._memory['ckpt_before']:
+                self._memory['sound_ckpt'] = saved
+            self._memory['sound'] = False
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, *_: Any, outputs: Any = None, **__: Any
     ) -> None:
         """Look at the loss that is logged anyway, and check if it is due."""
         done = runner.iter + 1
@@ -204,24 +164,21 @@ class CollapseGuardHook(Hook):
         if (
             check
             or done % _ITERS_BETWEEN_READINGS == 0
-            or checkpoint_follows(runner)
-            or (not counts_epochs(runner) and validation_follows(runner, done))
+            or train_loops.saves_or_validates(runner, done)
         ):
             self.look_at_losses(runner)
         if check:
-            self._check(runner, f'iteration {done}')
+            self._check(runner, 'iteration', done)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Attack the fixed images and judge."""
         self.look_at_losses(runner)
-        if self.by_epoch and (runner.epoch + 1) % self.interval == 0:
-            self._check(runner, f'epoch {runner.epoch + 1}')
+        done = runner.epoch + 1
+        if self.by_epoch and done % self.interval == 0:
+            self._check(runner, 'epoch', done)
 
     def look_at_losses(self, runner: Runner) -> None:
         """Act on the losses since the last time; all processes must.
-
-        Args:
-            runner (Runner): Runner of the training.
 
         Raises:
             FloatingPointError: One was not finite, and by the action or for
@@ -236,14 +193,14 @@ class CollapseGuardHook(Hook):
             return
         problem = f'the loss is not finite in iteration {int(first)}'
         runner.logger.error(problem)
-        if not self._returns() or not self._go_back(runner):
+        if not self._go_back(runner):
             raise FloatingPointError(
-                f'{problem}: lower the learning rate, clip gradients '
-                '(optim_wrapper.clip_grad) or leave mixed precision, and go '
-                'on with --resume from the last sound checkpoint'
+                f'{problem}: lower the learning rate, set '
+                'optim_wrapper.clip_grad or leave mixed precision, and go on '
+                'with --resume from the last sound checkpoint'
             )
 
-    def _check(self, runner: Runner, when: str) -> None:
+    def _check(self, runner: Runner, unit: str, done: int) -> None:
         found: list[Any] = [None]
         if dist.is_main_process():
             try:
@@ -256,15 +213,12 @@ class CollapseGuardHook(Hook):
             raise figures
         for name, value in figures.items():
             runner.message_hub.update_scalar(f'train/guard_{name}', value)
-        problem = self._judge(figures, runner)
+        problem = self._judge(figures, runner, done)
         if problem is None:
             self._found_sound(runner)
             return
-        self._keep_memory(runner)
-        runner.logger.error(f'{problem} after {when}')
-        if self._returns() and self._go_back(runner):
-            return
-        if self.action != 'warn':
+        runner.logger.error(f'{problem} after {unit} {done}')
+        if self.action != 'warn' and not self._go_back(runner):
             runner.logger.error('training stops here')
             runner.train_loop.stop_training = True
 
@@ -275,32 +229,30 @@ class CollapseGuardHook(Hook):
         if self._batch is None:
             # Reading draws, too: a loader draws a seed for its workers.
             with own_random_stream(device):
-                self._batch = self._load(runner)
+                loader = _loader(runner)
+                samples = Samples(
+                    loader.dataset,
+                    model.data_preprocessor,
+                    loader.collate_fn,
+                    min(self.num_images, len(loader.dataset)),
+                )
+                (self._batch,) = samples.batches([list(range(len(samples)))])
         images, labels = self._batch
-        found = {'clean': images}
-        with attack_mode(model), own_random_stream(device, 0):
-            for name, attack in self._attacks.items():
-                found[name] = attack(model, images, labels, model.threat_model)
-            with torch.no_grad():
-                right = {
-                    name: (predicted_labels(model(attacked)) == labels)
-                    .float()
-                    .mean()
-                    for name, attacked in found.items()
-                }
-        return {name: 100 * float(share) for name, share in right.items()}
+        figures = {}
+        with attack_mode(model), own_random_stream(device, 0), torch.no_grad():
+            for name, attack in (('clean', None), *self._attacks.items()):
+                attacked = images
+                if attack is not None:
+                    attacked = attack(
+                        model, images, labels, model.threat_model
+                    )
+                right = predicted_labels(model(attacked)) == labels
+                figures[name] = 100 * float(right.float().mean())
+        return figures
 
-    def _load(self, runner: Runner) -> tuple[Tensor, Tensor]:
-        loader = _loader(runner)
-        samples = Samples(
-            loader.dataset,
-            bare_model(runner.model).data_preprocessor,
-            loader.collate_fn,
-            min(self.num_images, len(loader.dataset)),
-        )
-        return next(iter(samples.batches([list(range(len(samples)))])))
-
-    def _judge(self, figures: dict[str, float], runner: Runner) -> str | None:
+    def _judge(
+        self, figures: dict[str, float], runner: Runner, done: int
+    ) -> str | None:
         """What is wrong, None if nothing is."""
         gap = figures['fgsm'] - figures['pgd']
         # At large radii several steps always do more than one.
@@ -312,57 +264,52 @@ class CollapseGuardHook(Hook):
         classes = bare_model(runner.model).num_classes
         if classes is None:
             return None
-        guessing = 1 / classes
         number = min(self.num_images, len(_loader(runner).dataset))
+        guessing = 1 / classes
         spread = math.sqrt(guessing * (1 - guessing) / number)
-        better = figures['clean'] > 100 * (guessing + 3 * spread)
-        done = (runner.epoch if self.by_epoch else runner.iter) + 1
-        failed = not better and (
-            self._memory.was_better or done > self.patience
-        )
-        self._memory.was_better |= better
-        if failed:
+        if figures['clean'] > 100 * (guessing + 3 * spread):
+            self._memory['was_better'] = True
+        elif self._memory['was_better'] or done > self.patience:
             return (
                 f'the clean accuracy, {figures["clean"]:.1f} %, is that of '
                 f'guessing among {classes} classes'
             )
         return None
 
-    def _returns(self) -> bool:
-        return self.action in ('rollback', 'lower_step')
-
-    def _keep_memory(self, runner: Runner) -> None:
-        runner.message_hub.update_info(_KEY, asdict(self._memory))
-
     def _found_sound(self, runner: Runner) -> None:
-        self._memory.sound = True
-        self._memory.ckpt_before = runner.message_hub.runtime_info.get(
-            'last_ckpt'
-        )
-        self._keep_memory(runner)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
+        self._memory.update(sound=True, ckpt_before=last)
 
     def _go_back(self, runner: Runner) -> bool:
-        """Load the last sound checkpoint, if there is one."""
-        memory = self._memory
-        path = memory.sound_ckpt
+        """Load the last sound checkpoint, if the action is that."""
+        if not self._goes_back:
+            return False
+        memory, error = self._memory, runner.logger.error
+        path = memory['sound_ckpt']
         if path is None or not Path(path).is_file():
-            runner.logger.error('there is no sound checkpoint to go back to')
+            error('there is no sound checkpoint to go back to')
             return False
-        if memory.rollbacks == self.max_rollbacks:
-            runner.logger.error(f'went back {memory.rollbacks} times already')
+        if memory['rollbacks'] == self.max_rollbacks:
+            error(f'went back {self.max_rollbacks} times already')
             return False
-        memory.rollbacks += 1
+        memory['rollbacks'] += 1
         roll_back(runner, path)
-        runner.logger.error(f'weights and optimiser are back at {path}')
+        error(f'weights and optimiser are back at {path}')
         if self.action == 'lower_step':
-            memory.step_factor *= self.step_factor
-            _scale_step(bare_model(runner.model), self.step_factor)
-            runner.logger.error(
-                f"the train attack's step is {memory.step_factor:g} of the "
+            memory['step_factor'] *= self.step_factor
+            attack = bare_model(runner.model).train_attack
+            attack.step_factor *= self.step_factor
+            error(
+                f"the train attack's step is {memory['step_factor']:g} of the "
                 'configured one'
             )
         self._found_sound(runner)
         return True
+
+
+def _loader(runner: Runner) -> Any:
+    """Of the validation images, or the training images without any."""
+    return (runner.val_loop or runner.train_loop).dataloader
 
 
 def _check_step(model: Any) -> None:
@@ -375,16 +322,3 @@ def _check_step(model: Any) -> None:
             f'lowered (PGD, FGSM or NFGSM), but method={method} uses {used}: '
             "choose action='rollback'"
         )
-
-
-def _scale_step(model: Any, factor: float) -> None:
-    """Shorten the train attack's step, whatever sets its length."""
-    model.train_attack.step_factor *= factor
-
-
-def _loader(runner: Runner) -> Any:
-    """Of the validation images, or the training images without any."""
-    validation = runner.val_loop
-    if validation is None:
-        return runner.train_dataloader
-    return validation.dataloader

@@ -25,9 +25,14 @@ from m2at_mm.registry import HOOKS, type_name
 
 # The last layer in mmpretrain's classifiers, and in those of timm and others.
 _HEADS = ('head.', 'fc.', 'classifier.')
-# Tables that transformers fit to the image size while they load.
-_RESIZED = ('pos_embed', 'relative_position', 'relative_coords')
-_SHOWN = 3  # how many names an error lists
+# Counts that no result depends on, and tables that transformers fit to the
+# image size while they load.
+_OPTIONAL = (
+    'num_batches_tracked',
+    'pos_embed',
+    'relative_position',
+    'relative_coords',
+)
 
 
 @HOOKS.register_module()
@@ -85,7 +90,11 @@ class InputCheckHook(Hook):
                     'give that of the pretrained weights, e.g. with '
                     '--cfg-options, or remove the init_cfg'
                 )
-        if self.needs_checkpoint and not (pretrained or _starts_from(runner)):
+        # Classifiers of timm and Hugging Face load by themselves.
+        classifier = runner.cfg.get('model', {}).get('classifier') or {}
+        if self.needs_checkpoint and not (
+            start or pretrained or classifier.get('pretrained')
+        ):
             raise ValueError(
                 'fine-tuning needs trained weights, but load_from is empty: '
                 'give --cfg-options load_from=CHECKPOINT, or train from the '
@@ -103,34 +112,32 @@ class InputCheckHook(Hook):
         # MMEngine would run this text as Python, for a setting of its first
         # versions; no checkpoint of MMEngine 0.10 has it.
         checkpoint.get('meta', {}).pop('config', None)
-        loaded = checkpoint.get('state_dict', checkpoint)
+        weights = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
-        loaded = {key.removeprefix('module.'): loaded[key] for key in loaded}
-        own = _network(runner).state_dict()
-        training = _is_training(runner)
-        fine_tuning = training and not runner._resume
+        loaded = {
+            key.removeprefix('module.'): getattr(value, 'shape', value)
+            for key, value in weights.items()
+        }
+        own = {
+            key: value.shape
+            for key, value in _network(runner).state_dict().items()
+        }
+        may_differ = _is_training(runner) and not runner._resume
         problems = [
             key
-            for key, value in own.items()
-            if not key.endswith('num_batches_tracked')
-            and not _is_resized(key)
-            and not (fine_tuning and _is_head(key))
-            and (key not in loaded or loaded[key].shape != value.shape)
-        ]
-        problems += [
-            key
-            for key in loaded
-            if key not in own
-            and not _is_resized(key)
-            and not (fine_tuning and _is_head(key))
+            for key in own | loaded
+            if not any(part in key for part in _OPTIONAL)
+            and not (may_differ and key.startswith(_HEADS))
+            and own.get(key) != loaded.get(key)
         ]
         if problems:
+            more = ', ...' if len(problems) > 3 else ''
             raise ValueError(
                 f'the checkpoint does not fit the model: {len(problems)} of '
                 f'{len(own)} tensors are missing, superfluous or of another '
-                f'shape, {_list(problems)}. Give the checkpoint of a '
-                'network of this config (load_from, --resume or CHECKPOINT), '
-                'or the config that belongs to it'
+                f'shape, {", ".join(problems[:3])}{more}. Give the checkpoint '
+                'of a network of this config (load_from, --resume or '
+                'CHECKPOINT), or the config that belongs to it'
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -144,7 +151,12 @@ class InputCheckHook(Hook):
 
     def before_test(self, runner: Runner) -> None:
         """Check the labels, and that robust accuracy has one view."""
-        _check_views(runner)
+        metrics = getattr(runner.test_loop, 'evaluator', None)
+        if isinstance(bare_model(runner.model), BaseTTAModel) and any(
+            isinstance(metric, RobustAccuracy)
+            for metric in getattr(metrics, 'metrics', ())
+        ):
+            refuse_several_views()
         _check_labels(runner, runner.test_dataloader.dataset)
 
 
@@ -159,24 +171,14 @@ def _is_training(runner: Runner) -> bool:
     return isinstance(runner._train_loop, BaseLoop)
 
 
-def _starts_from(runner: Runner) -> str | None:
-    """Where the run's weights come from, None if they are random."""
-    if runner._load_from is not None or runner._resume:
-        return _checkpoint_file(runner)
-    # Classifiers of timm and Hugging Face load by themselves.
-    classifier = runner.cfg.get('model', {}).get('classifier') or {}
-    return 'pretrained' if classifier.get('pretrained') else None
-
-
 def _checkpoint_file(runner: Runner) -> str | None:
     """What the runner will load or go on from, None if there is nothing."""
     if runner._load_from is not None:
         return str(runner._load_from)
-    latest = Path(runner.work_dir) / 'last_checkpoint'
-    if runner._resume and latest.is_file():
-        path: str | None = find_latest_checkpoint(runner.work_dir)
-        return path
-    return None
+    path: str | None = None
+    if runner._resume and Path(runner.work_dir, 'last_checkpoint').is_file():
+        path = find_latest_checkpoint(runner.work_dir)
+    return path
 
 
 def _check_readable(path: str) -> None:
@@ -187,17 +189,17 @@ def _check_readable(path: str) -> None:
         )
     try:
         checkpoint = torch.load(path, map_location='meta', weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f'the checkpoint {path!r} is damaged, or holds more than data and '
-            'is not loaded, as it could run code. If you trust its source, '
-            f'save its weights alone with torch.save ({_brief(error)})'
-        ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise ValueError(
             f'the checkpoint {path!r} is damaged or none of PyTorch, perhaps '
             'cut off while it was copied: give another one, like an earlier '
             f'one of the same folder ({_brief(error)})'
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f'the checkpoint {path!r} is damaged, or holds more than data and '
+            'is not loaded, as it could run code. If you trust its source, '
+            f'save its weights alone with torch.save ({_brief(error)})'
         ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(
@@ -223,19 +225,6 @@ def _pretrained(model: nn.Module) -> dict[str, str]:
     return found
 
 
-def _is_head(key: str) -> bool:
-    return key.startswith(_HEADS)
-
-
-def _is_resized(key: str) -> bool:
-    return any(part in key for part in _RESIZED)
-
-
-def _list(names: list[str]) -> str:
-    shown = ', '.join(names[:_SHOWN])
-    return shown + (', ...' if len(names) > _SHOWN else '')
-
-
 def _check_labels(runner: Runner, dataset: Any) -> None:
     num_classes: int | None = getattr(_network(runner), 'num_classes', None)
     if num_classes is None:
@@ -257,10 +246,8 @@ def _check_collation(loader: Any) -> None:
     dataset = loader.dataset
     while isinstance(dataset, Subset):  # it passes a whole batch on
         dataset = dataset.dataset
-    if getattr(dataset, 'whole_batches', False) and function in (
-        default_collate,
-        pseudo_collate,
-    ):
+    stock = function in (default_collate, pseudo_collate)
+    if stock and getattr(dataset, 'whole_batches', False):
         raise ValueError(
             f'collate_fn={function.__name__!r} joins samples, but '
             f'{type(dataset).__name__} has whole_batches=True: set '
@@ -287,21 +274,11 @@ def _check_augmented_once(runner: Runner) -> None:
 
 def _transforms(step: Any) -> Iterator[str]:
     """The names of a transform and of those inside it, like RandomApply's."""
-    if isinstance(step, (list, tuple)):  # a branch of RandomChoice
-        for one in step:
-            yield from _transforms(one)
-        return
     yield type(step).__name__
-    yield from _transforms(list(getattr(step, 'transforms', ())))
-
-
-def _check_views(runner: Runner) -> None:
-    metrics = getattr(runner.test_loop, 'evaluator', None)
-    if isinstance(bare_model(runner.model), BaseTTAModel) and any(
-        isinstance(metric, RobustAccuracy)
-        for metric in getattr(metrics, 'metrics', ())
-    ):
-        refuse_several_views()
+    # A list is a branch of RandomChoice.
+    branch = isinstance(step, (list, tuple))
+    for one in step if branch else getattr(step, 'transforms', ()):
+        yield from _transforms(one)
 
 
 def _check_save_best(runner: Runner) -> None:
@@ -309,14 +286,17 @@ def _check_save_best(runner: Runner) -> None:
     if attacks is None:
         return
     known = ['clean', 'worst', *attacks]
-    for hook in runner.hooks:
-        if not isinstance(hook, CheckpointHook):
-            continue
-        for figure in getattr(hook, 'key_indicators', None) or []:
-            prefix, _, name = figure.partition('/')
-            if prefix == 'robust' and name not in known:
-                raise ValueError(
-                    f'save_best={figure!r} will never be reported: the '
-                    f"model's eval_attacks give {known}. Choose one of "
-                    'these, or add the attack to eval_attacks'
-                )
+    figures = [
+        figure
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook)
+        for figure in getattr(hook, 'key_indicators', None) or []
+    ]
+    for figure in figures:
+        prefix, _, name = figure.partition('/')
+        if prefix == 'robust' and name not in known:
+            raise ValueError(
+                f'save_best={figure!r} will never be reported: the '
+                f"model's eval_attacks give {known}. Choose one of these, or "
+                'add the attack to eval_attacks'
+            )

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
 from types import FrameType
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
 from mmengine.runner import BaseLoop, Runner
+from torch.utils.data import DataLoader
 
 from m2at_mm.checks import check_count
+from m2at_mm.files import name_last_checkpoint
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
+from m2at_mm.hooks.safe_checkpoint_hook import ATOMIC_LOCAL
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.atomic_files import name_last_checkpoint
-from m2at_mm.runner.data_workers import end_with_parent
 
 #: 128 + SIGTERM, as shells write it.
 EXIT_CODE = 143
@@ -77,8 +80,7 @@ class PreemptionHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Listen for SIGTERM."""
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
-        hook = _checkpoint_hook(runner)
-        self._last_ckpt = None if hook is None else hook.last_ckpt
+        self._last_ckpt = _last_saved(runner)
         try:
             self._stock_handler = signal.signal(signal.SIGTERM, self._remember)
         except ValueError:
@@ -101,35 +103,24 @@ class PreemptionHook(Hook):
             os.kill(os.getpid(), signal.SIGTERM)
         self._asked = True
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict[str, Any] | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Save and end if the signal came to any process."""
-        self._look_at_checkpoint(runner, runner.iter + 1)
+        done = runner.iter + 1
+        self._look_at_checkpoint(runner, done)
         alone = dist.get_world_size() == 1
         if not alone and not self.every_n_train_iters(runner, self.interval):
             return
         # Gradients that are being accumulated are in no checkpoint.
         if runner.optim_wrapper.should_update() and self._came_to_any():
-            if self._saved_iter != runner.iter + 1:
+            if self._saved_iter != done:
                 _save(runner)
-            self._end(runner, runner.iter + 1)
+            self._end(runner, done)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Note what the CheckpointHook saved."""
         self._look_at_checkpoint(runner, runner.iter)
 
-    def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """End if the signal came and the training before it is saved."""
         if dist.get_world_size() == 1 and self._asked:
             if self._saved_iter == runner.iter:
@@ -142,10 +133,10 @@ class PreemptionHook(Hook):
 
     def _look_at_checkpoint(self, runner: Runner, done: int) -> None:
         """Note the CheckpointHook's last; this hook's own is outdated then."""
-        hook = _checkpoint_hook(runner)
-        if hook is None or hook.last_ckpt == self._last_ckpt:
+        last = _last_saved(runner)
+        if last == self._last_ckpt:
             return
-        self._last_ckpt, self._saved_iter = hook.last_ckpt, done
+        self._last_ckpt, self._saved_iter = last, done
         if self._left_over is not None and dist.is_main_process():
             Path(self._left_over).unlink(missing_ok=True)
         self._left_over = None
@@ -159,9 +150,10 @@ class PreemptionHook(Hook):
         raise SystemExit(EXIT_CODE)
 
 
-def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
-    found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    return found[0] if found else None
+def _last_saved(runner: Runner) -> str | None:
+    """Path of the CheckpointHook's last checkpoint."""
+    hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
+    return getattr(next(hooks, None), 'last_ckpt', None)
 
 
 def _save(runner: Runner) -> None:
@@ -178,7 +170,46 @@ def _save(runner: Runner) -> None:
         runner.work_dir,
         name,
         by_epoch=False,
-        backend_args=dict(backend='m2at_mm.atomic_local'),
+        backend_args=dict(backend=ATOMIC_LOCAL),
     )
     if dist.is_main_process():
         name_last_checkpoint(runner.work_dir, path)
+
+
+def end_with_parent(dataloader: DataLoader[Any]) -> None:
+    """Let the workers of a dataloader end by SIGTERM of their parent alone.
+
+    Schedulers send SIGTERM to all processes of a job, ``timeout`` to a whole
+    process group. A data worker that ends by it lets the dataloader raise a
+    RuntimeError before the training can save anything. Workers that run
+    already, as those of MMEngine's loops by iteration do, are as before, and
+    so are all on a system without ``sigwaitinfo``, as macOS.
+
+    Args:
+        dataloader (DataLoader): Loader whose workers are not started yet. Its
+            ``worker_init_fn`` is called as before.
+    """
+    if hasattr(signal, 'sigwaitinfo'):
+        dataloader.worker_init_fn = _WaitForParent(dataloader.worker_init_fn)
+
+
+class _WaitForParent:
+    """A ``worker_init_fn`` around another; sent to workers by pickling."""
+
+    def __init__(self, inner: Callable[[int], None] | None) -> None:
+        self.inner = inner
+
+    def __call__(self, worker_id: int) -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        # Threads that start from now on leave the signal to this one, too.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_wait_for, args=(parent.pid,), daemon=True).start()
+        if self.inner is not None:
+            self.inner(worker_id)
+
+
+def _wait_for(parent: int | None) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

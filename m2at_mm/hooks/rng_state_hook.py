@@ -8,35 +8,12 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.hooks import EarlyStoppingHook, Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.data_order import (
-    check_sampler,
-    common_seed,
-    draws_differ,
-    make_repeatable,
-    seed_epoch,
-    seed_pipelines,
-)
-from m2at_mm.runner.hook_states import (
-    hook_states,
-    hooks_that_forget,
-    set_hook_states,
-)
-from m2at_mm.runner.loop_events import (
-    checkpoint_follows,
-    counts_epochs,
-    validation_follows,
-)
+from m2at_mm.runner import data_order, process_state, train_loops
 from m2at_mm.runner.plain_content import restored
-from m2at_mm.runner.process_state import (
-    process_state,
-    set_process_state,
-    set_random_streams,
-)
 
 _KEY = 'rng_state'
 _HOOKS = 'hook_states'
@@ -54,7 +31,7 @@ class RNGStateHook(Hook):
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
       process, its running statistics, gradients that are being accumulated,
-      and what a method like :class:`m2at_mm.FreeAT` keeps;
+      and the state of a method like :class:`m2at_mm.FreeAT`;
     - saves and restores what MMEngine's EarlyStoppingHook has counted, and
       the state of each hook with ``state_dict()`` and ``load_state_dict()``;
       hooks of other packages without them are named in a warning;
@@ -63,7 +40,7 @@ class RNGStateHook(Hook):
       set;
     - seeds augmentations by epoch and image, see
       :class:`m2at_mm.datasets.SeededPipeline`;
-    - draws apart in each process, also without
+    - draws differently in each process, also without
       :class:`m2at_mm.AdversarialDistributedDataParallel` and
       ``randomness.diff_rank_seed``;
     - validates with streams of their own, so that a validation doesn't change
@@ -87,7 +64,7 @@ class RNGStateHook(Hook):
     priority = 'LOW'
 
     def __init__(self) -> None:
-        self._states: dict[str, Any] | None = None
+        self._states: dict[str, Any] = {}  # for the next checkpoint
         self._loaded: dict[str, Any] | None = None
         self._training_streams: dict[str, Any] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -111,34 +88,30 @@ class RNGStateHook(Hook):
             runner.message_hub.update_info('iter', runner.iter - 1)
         self.gather(runner, at_epoch_end=True)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict[str, Any] | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Gather the streams where a checkpoint is about to be saved."""
-        if checkpoint_follows(runner):
+        if train_loops.checkpoint_follows(runner):
             self.gather(runner, at_epoch_end=False)
 
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
         """Put the streams into the checkpoint."""
-        if self._states is not None:
+        if self._states:
             checkpoint[_KEY] = self._states
-        checkpoint[_HOOKS] = hook_states(runner)
+        checkpoint[_HOOKS] = process_state.hook_states(runner)
 
     def gather(self, runner: Runner, at_epoch_end: bool) -> None:
         """Collect the streams for the next checkpoint; all processes must.
 
         Args:
-            runner (Runner): The training's.
+            runner (Runner): Runner of the training.
             at_epoch_end (bool): Whether an epoch was finished.
         """
         self._states = dict(
-            ranks=dist.all_gather_object(process_state(runner.model)),
+            ranks=dist.all_gather_object(
+                process_state.process_state(runner.model)
+            ),
             at_epoch_end=at_epoch_end,
         )
 
@@ -151,74 +124,68 @@ class RNGStateHook(Hook):
         # In training, a guard goes back to earlier weights and nothing else.
         if not runner._resume or self._began:
             return
-        set_hook_states(runner, restored(checkpoint.get(_HOOKS, {})))
+        process_state.set_hook_states(
+            runner, restored(checkpoint.get(_HOOKS, {}))
+        )
         loaded = checkpoint.get(_KEY)
-        if loaded is None:
-            _say('the checkpoint holds no random streams')
-        elif len(loaded['ranks']) != dist.get_world_size():
-            _say(
-                f'the checkpoint is from {len(loaded["ranks"])} processes, '
-                f'this run has {dist.get_world_size()}'
-            )
-        elif (
-            not loaded['at_epoch_end']
-            and type(runner.train_loop) is EpochBasedTrainLoop
-        ):
-            _say(
-                'the checkpoint is from the middle of an epoch, which begins '
-                'anew: train_cfg.type=m2at_mm.ResumableEpochTrainLoop would '
-                'go on in it'
-            )
-        else:
+        problem = _why_not(loaded, runner)
+        if problem is None:
             self._loaded = loaded
+        else:
+            print_log(
+                f'{problem}. The run goes on with other draws than the '
+                'interrupted one',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def before_train(self, runner: Runner) -> None:
         """Make the data repeatable, and go on with the streams."""
-        check_sampler(runner)
+        data_order.check_sampler(runner)
         self._began = True
-        forgotten = hooks_that_forget(runner)
+        forgotten = process_state.hooks_that_forget(runner)
         if forgotten:
             runner.logger.warning(
                 f'a resumed run begins anew with what {", ".join(forgotten)} '
                 'may have noted: give such hooks state_dict() and '
                 'load_state_dict()'
             )
-        make_repeatable(runner, self._epoch)
+        data_order.make_repeatable(runner, self._epoch)
         if dist.get_world_size() > 1:
             self._draw_apart(runner)
         if self._loaded is not None:
-            at_epoch_end = self._loaded['at_epoch_end']
-            self._go_on(runner, again=not at_epoch_end)
+            loaded = self._loaded
+            self._go_on(runner)
+            if not loaded['at_epoch_end']:
+                # Once more, after the batches that are skipped.
+                self._loaded = loaded
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the pipelines, also those in workers, which epoch it is."""
         self._epoch.fill_(runner.epoch)
-        loader, seed = runner.train_dataloader, common_seed(runner)
+        loader, seed = runner.train_dataloader, data_order.common_seed(runner)
         # A hook like mmpretrain's SwitchRecipeHook may have changed them.
-        seed_pipelines(loader.dataset, seed, self._epoch)
-        if counts_epochs(runner):
-            seed_epoch(loader, seed, runner.epoch)
+        data_order.seed_pipelines(loader.dataset, seed, self._epoch)
+        if train_loops.counts_epochs(runner):
+            data_order.seed_epoch(loader, seed, runner.epoch)
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: DATA_BATCH = None
-    ) -> None:
-        """Go on after the batches that were passed over."""
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Go on after the batches that were skipped."""
         if self._loaded is not None:
             self._go_on(runner)
 
-    def _go_on(self, runner: Runner, again: bool = False) -> None:
+    def _go_on(self, runner: Runner) -> None:
         assert self._loaded is not None
         own = self._loaded['ranks'][dist.get_rank()]
-        set_process_state(runner.model, own)
-        if not again:
-            self._loaded = None
+        self._loaded = None
+        process_state.set_process_state(runner.model, own)
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
 
     def _draw_apart(self, runner: Runner) -> None:
         """MMEngine seeds all processes alike by default."""
         has_own_way = hasattr(runner.model, 'keep_random_streams')
-        if draws_differ(runner):
+        if data_order.draws_differ(runner):
             if has_own_way:
                 runner.model.keep_random_streams()
         elif not has_own_way:
@@ -231,17 +198,14 @@ class RNGStateHook(Hook):
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
         self.gather(runner, at_epoch_end=in_epochs)
-        assert self._states is not None
         own = self._states['ranks'][dist.get_rank()]
         self._training_streams = own['streams']
-        set_random_seed(common_seed(runner), diff_rank_seed=True)
+        set_random_seed(data_order.common_seed(runner), diff_rank_seed=True)
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
+    def after_val_epoch(self, runner: Runner, **_: Any) -> None:
         """Give training its streams back."""
         if self._training_streams is not None:
-            set_random_streams(self._training_streams)
+            process_state.set_random_streams(self._training_streams)
             self._training_streams = None
         # A checkpoint saved from here on needs no other validation.
         runner.message_hub.update_info(_VALIDATED, runner.iter)
@@ -261,12 +225,21 @@ class _RevalidationHook(Hook):
         runner.val_loop.run()
 
 
-def _say(what: str) -> None:
-    print_log(
-        f'{what}. The run goes on with other draws than the interrupted one',
-        logger='current',
-        level=logging.WARNING,
-    )
+def _why_not(loaded: dict[str, Any] | None, runner: Runner) -> str | None:
+    """Why a run cannot go on with the streams of a checkpoint."""
+    if loaded is None:
+        return 'the checkpoint holds no random streams'
+    saved, here = len(loaded['ranks']), dist.get_world_size()
+    if saved != here:
+        return f'the checkpoint is from {saved} processes, this run has {here}'
+    in_middle = not loaded['at_epoch_end']
+    if in_middle and type(runner.train_loop) is EpochBasedTrainLoop:
+        return (
+            'the checkpoint is from the middle of an epoch, which begins '
+            'anew: train_cfg.type=m2at_mm.ResumableEpochTrainLoop would go on '
+            'in it'
+        )
+    return None
 
 
 def _validation_is_due(runner: Runner) -> bool:
@@ -275,8 +248,8 @@ def _validation_is_due(runner: Runner) -> bool:
     validated = runner.message_hub.runtime_info.get(_VALIDATED)
     if loop.iter == 0 or validated == loop.iter:
         return False
-    if not counts_epochs(runner):
-        return validation_follows(runner, loop.iter)
+    if not train_loops.counts_epochs(runner):
+        return train_loops.validation_follows(runner, loop.iter)
     if loop.iter * loop.max_epochs != loop.epoch * loop.max_iters:
         return False  # in the middle of an epoch
-    return validation_follows(runner, loop.epoch)
+    return train_loops.validation_follows(runner, loop.epoch)

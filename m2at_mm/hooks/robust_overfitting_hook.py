@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 
+from m2at_mm.checks import check_number
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.loop_events import counts_epochs
+from m2at_mm.runner.train_loops import counts_epochs
 
 _KEY = 'robust_history'
 
@@ -37,8 +37,7 @@ class RobustOverfittingHook(Hook):
     """
 
     def __init__(self, max_loss: float = 2.0) -> None:
-        if not max_loss >= 0:
-            raise ValueError(f'max_loss={max_loss!r} must not be negative')
+        check_number('max_loss', max_loss, 0)
         self.max_loss = max_loss
 
     def after_val_epoch(
@@ -52,12 +51,9 @@ class RobustOverfittingHook(Hook):
             for name, value in (metrics or {}).items()
             if name.startswith('robust/') and name != 'robust/clean'
         }
-        known: dict[Any, Any] = dict(
-            runner.message_hub.runtime_info.get(_KEY, {})
-        )
         step = runner.epoch if counts_epochs(runner) else runner.iter
-        known[step] = robust
-        runner.message_hub.update_info(_KEY, known)
+        known = runner.message_hub.runtime_info.get(_KEY, {})
+        runner.message_hub.update_info(_KEY, {**known, step: robust})
 
     def after_train(self, runner: Runner) -> None:
         """Log the comparison."""
@@ -67,10 +63,8 @@ class RobustOverfittingHook(Hook):
         unit = 'epoch' if counts_epochs(runner) else 'iteration'
         last = max(known)
         for name, value in known[last].items():
-            best = max(
-                (step for step in sorted(known) if name in known[step]),
-                key=lambda step: known[step][name],
-            )
+            steps = [step for step in sorted(known) if name in known[step]]
+            best = max(steps, key=lambda step: known[step][name])
             lost = known[best][name] - value
             text = (
                 f'{name}: best {known[best][name]:.1f} % after {unit} {best}, '

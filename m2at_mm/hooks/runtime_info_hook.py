@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from mmengine.hooks import LoggerHook
 from mmengine.hooks import RuntimeInfoHook as StockRuntimeInfoHook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -19,7 +18,7 @@ _MOST_UNREAD = 1000
 
 @HOOKS.register_module()
 class RuntimeInfoHook(StockRuntimeInfoHook):
-    """MMEngine's RuntimeInfoHook, for which a GPU is not waited for.
+    """MMEngine's RuntimeInfoHook without waiting for a GPU.
 
     The stock hook reads each logged value in each iteration: the host waits
     until the GPU has finished, and the GPU then waits until the host has
@@ -41,25 +40,26 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         self,
         runner: Runner,
         batch_idx: int,
-        data_batch: DATA_BATCH = None,
+        data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
         """Keep the logged values, and read all where they are needed.
 
         Args:
-            runner (Runner): The training's.
+            runner (Runner): Runner of the training.
             batch_idx (int): Number of the batch in its epoch.
-            data_batch: Not used. Defaults to None.
+            data_batch (Any): Not used. Defaults to None.
             outputs (dict, optional): Logged values by name: numbers, or
                 tensors of one element on any device. Defaults to None.
         """
         # Copies: a CUDA graph writes its next output over this one.
         kept = {
             name: value.detach().clone()
-            for name, value in (outputs or {}).items()
             if isinstance(value, Tensor)
+            else value
+            for name, value in (outputs or {}).items()
         }
-        self._unread.append({**(outputs or {}), **kept})
+        self._unread.append(kept)
         if len(self._unread) >= _MOST_UNREAD or any(
             hook.every_n_inner_iters(batch_idx, hook.interval)
             or hook.end_of_epoch(runner.train_dataloader, batch_idx)
@@ -92,25 +92,22 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
 
     def _read(self, runner: Runner) -> None:
         """Move all values to the host at once, in the order they came."""
-        values = [
-            (f'train/{name}', value)
-            for outputs in self._unread
-            for name, value in outputs.items()
-        ]
+        values = [pair for one in self._unread for pair in one.items()]
         self._unread = []
-        read = _read_all([v for _, v in values if isinstance(v, Tensor)])
+        tensors = [value for _, value in values if isinstance(value, Tensor)]
+        read = iter(_read_all(tensors))
         for name, value in values:
             if isinstance(value, Tensor):
-                value = read.pop(0)
-            runner.message_hub.update_scalar(name, value)
+                value = next(read)
+            runner.message_hub.update_scalar(f'train/{name}', value)
 
 
 def _read_all(tensors: list[Tensor]) -> list[float]:
-    """The numbers in tensors of one element, one transfer per device."""
-    found: list[float] = [0.0] * len(tensors)
-    for device in {tensor.device for tensor in tensors}:
-        places = [n for n, one in enumerate(tensors) if one.device == device]
-        stacked = torch.stack([tensors[n].double().squeeze() for n in places])
-        for place, number in zip(places, stacked.tolist()):
-            found[place] = number
+    """The numbers in tensors of one element, in one transfer."""
+    if not tensors:
+        return []
+    devices = [one.device for one in tensors if one.device.type != 'cpu']
+    device = devices[0] if devices else 'cpu'
+    numbers = [one.to(device, torch.float64).squeeze() for one in tensors]
+    found: list[float] = torch.stack(numbers).tolist()
     return found

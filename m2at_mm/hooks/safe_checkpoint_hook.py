@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from m2at_mm.files import name_last_checkpoint, replace_file
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.atomic_files import name_last_checkpoint
-from m2at_mm.runner.loop_events import counts_epochs
 from m2at_mm.runner.plain_content import make_plain, restore
+from m2at_mm.runner.train_loops import counts_epochs
 
+#: Name of the storage backend that never leaves half a file.
+ATOMIC_LOCAL = 'm2at_mm.atomic_local'
 # Of the weights, in a published copy's name.
 _HASH = '[0-9a-f]' * 8
 _OUTDATED = 'outdated_ckpts'
+
+
+@register_backend(ATOMIC_LOCAL)
+class AtomicLocalBackend(LocalBackend):
+    """MMEngine's local files, where ``put`` never leaves half a file.
+
+    By its name in any ``backend_args``:
+    ``dict(backend='m2at_mm.atomic_local')``.
+    """
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        """Write bytes, see :func:`m2at_mm.files.replace_file`."""
+        replace_file(filepath, obj)
 
 
 @HOOKS.register_module()
@@ -40,7 +53,7 @@ class SafeCheckpointHook(CheckpointHook):
         **kwargs (Any): The same.
 
     Raises:
-        OSError: A checkpoint cannot be written, like on a full disk. The ones
+        OSError: A checkpoint cannot be written, as on a full disk. The ones
             before it are whole.
 
     Example:
@@ -59,7 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         if self.backend_args is None and self.file_client_args is None:
             where = self.out_dir or runner.work_dir
             if type(get_file_backend(where)) is LocalBackend:
-                self.backend_args = dict(backend='m2at_mm.atomic_local')
+                self.backend_args = dict(backend=ATOMIC_LOCAL)
         super().before_train(runner)
         if self.by_epoch and not counts_epochs(runner):
             runner.logger.warning(
@@ -67,11 +80,13 @@ class SafeCheckpointHook(CheckpointHook):
                 'iterations: there is none before the end. Set '
                 'default_hooks.checkpoint.by_epoch=False and interval'
             )
-        self._outdated = list(
-            runner.message_hub.runtime_info.get(_OUTDATED, [])
-        )
-        self._remove_outdated(runner)
-        last = runner.message_hub.runtime_info.get('last_ckpt')
+        known = runner.message_hub.runtime_info
+        self._outdated = list(known.get(_OUTDATED, []))
+        # In each checkpoint, so that a resumed run removes them.
+        runner.message_hub.update_info(_OUTDATED, self._outdated)
+        self.file_backend = _Postponing(self.file_backend, self._outdated)
+        self._remove_outdated()
+        last = known.get('last_ckpt')
         if last is not None and self.file_backend.isfile(last):
             # Of the run that goes on: it may be the last one of all.
             self.last_ckpt = last
@@ -106,10 +121,10 @@ class SafeCheckpointHook(CheckpointHook):
         With :meth:`_save_best_checkpoint` the only one of MMEngine's methods
         that writes or removes checkpoints in training.
         """
-        ids = self.keep_ckpt_ids if self.max_keep_ckpts > 0 else None
-        if ids is not None and not (ids and ids[-1] == step):
+        if self.max_keep_ckpts > 0 and step not in [*self.keep_ckpt_ids][-1:]:
+            ids = self.keep_ckpt_ids
             if len(ids) == self.max_keep_ckpts:
-                self._outdate(runner, self._path(ids.popleft()))
+                self._outdated.append(self._path(ids.popleft()))
             ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(ids))
         self.last_ckpt = self._path(step)
@@ -127,7 +142,7 @@ class SafeCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             name_last_checkpoint(runner.work_dir, self.last_ckpt)
-        self._remove_outdated(runner)
+        self._remove_outdated()
 
     def _save_best_checkpoint(
         self, runner: Runner, metrics: dict[str, float]
@@ -136,11 +151,9 @@ class SafeCheckpointHook(CheckpointHook):
 
         Without training, in ``runner.val()``, there is nothing to save.
         """
-        if self.file_backend is None:
-            return
-        with self._removals_postponed(runner):
+        if self.file_backend is not None:
             super()._save_best_checkpoint(runner, metrics)
-        self._remove_outdated(runner)
+            self._remove_outdated()
 
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
         """As in CheckpointHook, in place of an earlier copy of the same."""
@@ -158,47 +171,22 @@ class SafeCheckpointHook(CheckpointHook):
         )
         return path
 
-    @contextmanager
-    def _removals_postponed(self, runner: Runner) -> Iterator[None]:
-        backend = self.file_backend
-        self.file_backend = _Postponing(backend, self, runner)
-        try:
-            yield
-        finally:
-            self.file_backend = backend
-
-    def _outdate(self, runner: Runner, path: str) -> None:
-        """Remember to remove a file, also after an interruption."""
-        self._outdated.append(path)
-        runner.message_hub.update_info(_OUTDATED, list(self._outdated))
-
-    def _remove_outdated(self, runner: Runner) -> None:
-        if isinstance(self.file_backend, _Postponing):
-            return
-        for path in self._outdated:
-            if not is_main_process():
-                break
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-            elif self.file_backend.isdir(path):
-                # As DeepSpeed saves them.
-                self.file_backend.rmtree(path)
-        self._outdated = []
-        runner.message_hub.update_info(_OUTDATED, [])
+    def _remove_outdated(self) -> None:
+        backend = self.file_backend.backend
+        for path in self._outdated if is_main_process() else ():
+            if backend.isfile(path):
+                backend.remove(path)
+            elif backend.isdir(path):  # as DeepSpeed saves them
+                backend.rmtree(path)
+        self._outdated.clear()
 
 
 class _Postponing:
-    """A file backend that leaves it to the hook when to remove a file."""
+    """A file backend that notes the files that it is told to remove."""
 
-    def __init__(
-        self, backend: Any, hook: SafeCheckpointHook, runner: Runner
-    ) -> None:
-        self._backend, self._hook, self._runner = backend, hook, runner
-
-    def remove(self, path: str) -> None:
-        self._hook._outdate(self._runner, path)
-
-    rmtree = remove
+    def __init__(self, backend: Any, outdated: list[str]) -> None:
+        self.backend = backend
+        self.remove = self.rmtree = outdated.append
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
+        return getattr(self.backend, name)

@@ -7,11 +7,10 @@ from typing import Any
 from mmengine.dist import all_reduce_params
 from mmengine.hooks import EMAHook
 from mmengine.hooks import SyncBuffersHook as StockSyncBuffersHook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.runner import Runner
 
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.loop_events import checkpoint_follows, counts_epochs
+from m2at_mm.runner.train_loops import checkpoint_follows, counts_epochs
 
 
 @HOOKS.register_module()
@@ -36,13 +35,7 @@ class SyncBuffersHook(StockSyncBuffersHook):
         """A checkpoint of an epoch's end holds averages already."""
         self.called_in_train = counts_epochs(runner)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict[str, Any] | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Average all running statistics that a checkpoint will hold."""
         # Inside an epoch that goes on each process resumes with its own.
         if not counts_epochs(runner) and checkpoint_follows(runner):

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
-from m2at_mm.runner.checkpoints import best_checkpoint, last_checkpoint
+from m2at_mm.files import best_checkpoint, last_checkpoint
 
 _ENVIRONMENT = ('System environment:', 'Runtime environment:', 'Origin:')
 _NOT_METRICS = ('time', 'data_time', 'step', 'epoch', 'iter', 'memory')

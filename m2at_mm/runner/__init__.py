@@ -1,6 +1,8 @@
-"""Training loops."""
+"""Training loops, and what a training needs besides MMEngine's runner."""
 
-from m2at_mm.runner.repeated_batch_train_loop import RepeatedBatchTrainLoop
-from m2at_mm.runner.resumable_epoch_train_loop import ResumableEpochTrainLoop
+from m2at_mm.runner.train_loops import (
+    RepeatedBatchTrainLoop,
+    ResumableEpochTrainLoop,
+)
 
 __all__ = ['RepeatedBatchTrainLoop', 'ResumableEpochTrainLoop']

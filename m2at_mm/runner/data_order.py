@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from m2at_mm.datasets.inside import inner_datasets
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline
-from m2at_mm.runner.loop_events import counts_epochs
+from m2at_mm.runner.train_loops import counts_epochs
 
 # PyTorch's samplers that know nothing of other processes.
 _FOR_ONE_PROCESS = (
@@ -25,37 +25,19 @@ _FOR_ONE_PROCESS = (
 )
 
 
+def draws_differ(runner: Runner) -> bool:
+    """Whether MMEngine seeds each process differently."""
+    return bool(runner._randomness_cfg.get('diff_rank_seed', False))
+
+
 def common_seed(runner: Runner) -> int:
-    """The seed that all processes share.
-
-    Args:
-        runner (Runner): Its own seed is that of its rank where
-            ``randomness.diff_rank_seed`` is set.
-
-    Returns:
-        int: The seed of rank 0.
-    """
+    """The seed that all processes share, also with ``diff_rank_seed``."""
     seed: int = runner.seed
     return seed - get_rank() if draws_differ(runner) else seed
 
 
-def draws_differ(runner: Runner) -> bool:
-    """Whether MMEngine seeds each process differently.
-
-    Args:
-        runner (Runner): Any.
-
-    Returns:
-        bool: ``randomness.diff_rank_seed`` of the config.
-    """
-    return bool(runner._randomness_cfg.get('diff_rank_seed', False))
-
-
 def check_sampler(runner: Runner) -> None:
     """Refuse a sampler that does not fit the loop or the processes.
-
-    Args:
-        runner (Runner): Runner of the training.
 
     Raises:
         ValueError: The sampler never ends but the loop counts epochs, or it
@@ -84,7 +66,7 @@ def make_repeatable(runner: Runner, epoch: Tensor) -> None:
 
     Args:
         runner (Runner): Runner of the training, at its beginning.
-        epoch (Tensor): The epoch, int64 of shape (), in shared memory.
+        epoch (Tensor): Current epoch, int64 of shape (), in shared memory.
     """
     loop, seed = runner.train_loop, common_seed(runner)
     loader = loop.dataloader
@@ -110,7 +92,7 @@ def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
     Args:
         loader (DataLoader): Loader of the training images.
         seed (int): Seed of the training.
-        epoch (int): Epochs before this one.
+        epoch (int): Number of epochs before this one.
     """
     # Workers that live on keep the seed that they were started with.
     loader.generator.manual_seed(
@@ -118,26 +100,25 @@ def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
     )
     for sampler in _samplers(loader):
         if hasattr(sampler, 'generator'):  # one of PyTorch's
-            sampler.generator = torch.Generator()
-            sampler.generator.manual_seed(seed + epoch)
+            sampler.generator = torch.Generator().manual_seed(seed + epoch)
 
 
 def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
     """Give each dataset's pipeline streams of its own, also inside wrappers.
 
     Args:
-        dataset: A dataset or a wrapper around one or several.
+        dataset (Any): A dataset or a wrapper around one or several.
         seed (int): Seed of the training.
-        epoch (Tensor): The epoch, int64 of shape (), in shared memory.
+        epoch (Tensor): Current epoch, int64 of shape (), in shared memory.
     """
-    found = 0
-    for part in inner_datasets(dataset):
-        pipeline = getattr(part, '__dict__', {}).get('pipeline')
-        if pipeline is None:
-            continue
-        if not isinstance(pipeline, SeededPipeline):
-            part.pipeline = SeededPipeline(pipeline, seed, epoch, found)
-        found += 1
+    parts = [
+        part
+        for part in inner_datasets(dataset)
+        if getattr(part, '__dict__', {}).get('pipeline') is not None
+    ]
+    for number, part in enumerate(parts):
+        if not isinstance(part.pipeline, SeededPipeline):
+            part.pipeline = SeededPipeline(part.pipeline, seed, epoch, number)
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:

@@ -16,17 +16,12 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
-# The parts that hold more than tensors.
-_PARTS = (
-    'message_hub',
-    'meta',
-    'optimizer',
-    'param_schedulers',
-    'hook_states',
-)
+# The parts that hold more than tensors, besides the message hub.
+_PARTS = ('meta', 'optimizer', 'param_schedulers', 'hook_states')
 _KIND = 'm2at_mm.kind'
+# Subclasses become the type itself.
 _SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
-_TORCH = (Tensor, torch.dtype, torch.device)
+_LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 
 
 def make_plain(checkpoint: dict[str, Any]) -> None:
@@ -39,53 +34,46 @@ def make_plain(checkpoint: dict[str, Any]) -> None:
         checkpoint (dict): As MMEngine is about to save it; its entries are
             replaced, not changed.
     """
-    hub = checkpoint.get('message_hub')
-    if hub is not None:
-        checkpoint['message_hub'] = {
-            part: _savable(entries) for part, entries in hub.items()
-        }
-    for part in _PARTS[1:]:
-        if part not in checkpoint:
-            continue
+    hub = checkpoint.get('message_hub', {})
+    plain_hub = {part: dict(entries) for part, entries in hub.items()}
+    for entries in plain_hub.values():
+        for name, value in list(entries.items()):
+            try:
+                entries[name] = _plain(value)
+            except TypeError as error:
+                del entries[name]
+                _warn(f'{name!r} of the message hub is not saved: {error}')
+    if hub:
+        checkpoint['message_hub'] = plain_hub
+    for part in checkpoint.keys() & set(_PARTS):
         try:
             checkpoint[part] = _plain(checkpoint[part])
         except TypeError as error:
             _warn(f'{part!r} of the checkpoint is saved as it is: {error}')
 
 
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
+
+
 def restore(checkpoint: dict[str, Any]) -> None:
-    """Undo :func:`make_plain`; older checkpoints stay as they are.
+    """Undo :func:`make_plain`; what other tools saved stays as it is.
 
     Args:
         checkpoint (dict): As it was loaded; its entries are replaced.
     """
-    for part in _PARTS:
-        if part in checkpoint:
-            checkpoint[part] = restored(checkpoint[part])
-
-
-def _savable(entries: dict[str, Any]) -> dict[str, Any]:
-    found = {}
-    for name, value in entries.items():
-        try:
-            found[name] = _plain(value)
-        except TypeError as error:
-            _warn(f'{name!r} of the message hub is not saved: {error}')
-    return found
-
-
-def _warn(text: str) -> None:
-    print_log(text, logger='current', level=logging.WARNING)
+    for part in checkpoint.keys() & {'message_hub', *_PARTS}:
+        checkpoint[part] = restored(checkpoint[part])
 
 
 def _plain(value: Any) -> Any:
     """The same in built-in types and tensors."""
     if isinstance(value, HistoryBuffer):
-        log, count = value.data
+        log, count = map(_plain, value.data)
         return {
             _KIND: 'HistoryBuffer',
-            'log': _plain(log),
-            'count': _plain(count),
+            'log': log,
+            'count': count,
             'max_length': value.max_length,
         }
     if isinstance(value, np.ndarray):
@@ -97,11 +85,11 @@ def _plain(value: Any) -> Any:
         return mapping((_plain(k), _plain(v)) for k, v in value.items())
     for sequence in (list, tuple, set):
         if isinstance(value, sequence):
-            return sequence(_plain(one) for one in value)
+            return sequence(map(_plain, value))
     for scalar in _SCALARS:
         if isinstance(value, scalar):
             return scalar(value)
-    if value is None or isinstance(value, _TORCH):
+    if isinstance(value, _LOADABLE):
         return value
     raise TypeError(
         f'torch.load with weights_only=True refuses a {type(value).__name__}: '
@@ -113,18 +101,19 @@ def restored(value: Any) -> Any:
     """The content that was made plain; other content stays as it is.
 
     Args:
-        value: A part of a loaded checkpoint, on any device.
+        value (Any): Part of a loaded checkpoint, on any device.
     """
     if isinstance(value, dict):
-        if value.get(_KIND) == 'ndarray':
+        kind = value.get(_KIND)
+        if kind == 'ndarray':
             return value['values'].cpu().numpy()
         content = {k: restored(v) for k, v in value.items() if k != _KIND}
-        if value.get(_KIND) == 'HistoryBuffer':
-            buffer = HistoryBuffer(max_length=content['max_length'])
-            buffer._log_history = content['log']
-            buffer._count_history = content['count']
-            return buffer
-        return type(value)(content)
+        if kind != 'HistoryBuffer':
+            return type(value)(content)
+        buffer = HistoryBuffer(max_length=content['max_length'])
+        buffer._log_history = content['log']
+        buffer._count_history = content['count']
+        return buffer
     if type(value) in (list, tuple, set):
-        return type(value)(restored(one) for one in value)
+        return type(value)(map(restored, value))
     return value

@@ -1,13 +1,15 @@
-"""The connection between the processes of a run."""
+"""Processes of a run: their connection, and their restart by torchrun."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from torch import distributed
 
 
@@ -42,8 +44,7 @@ def connect_processes(
         )
     if launcher != 'pytorch' or distributed.is_initialized():
         return
-    restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
-    if on_gpu and not restarts:
+    if on_gpu and not _restarts():
         return
     if 'RANK' not in os.environ:
         raise RuntimeError(
@@ -52,23 +53,36 @@ def connect_processes(
             "or use launcher='none'"
         )
     settings = dict(dist_cfg or {})
-    backend = 'gloo'
     if on_gpu:
-        backend = settings.get('backend', 'nccl')
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
     waits = settings.get('timeout')
     # PyTorch documents both names here and marks neither as exported.
     meeting = distributed.rendezvous('env://')  # type: ignore[attr-defined]
     store, rank, world_size = next(meeting)
-    prefixed = distributed.PrefixStore(  # type: ignore[attr-defined]
-        # What the processes before the restart left there is out of sight.
-        f'restart_{restarts}',
-        store,
-    )
     distributed.init_process_group(
-        backend,
-        store=prefixed,
+        settings.get('backend', 'nccl') if on_gpu else 'gloo',
+        # What the processes before the restart left there is out of sight.
+        store=distributed.PrefixStore(  # type: ignore[attr-defined]
+            f'restart_{_restarts()}', store
+        ),
         rank=rank,
         world_size=world_size,
         timeout=None if waits is None else timedelta(seconds=waits),
     )
+
+
+def resume_after_restart(cfg: Config) -> None:
+    """Resume from the work dir where torchrun has restarted the processes.
+
+    So ``torchrun --max-restarts 3 tools/train.py CONFIG`` goes on by itself
+    when a process has died. Before the first checkpoint it begins anew.
+
+    Args:
+        cfg (Config): Config of a training, changed in place.
+    """
+    if _restarts() and Path(cfg.work_dir, 'last_checkpoint').is_file():
+        cfg.resume, cfg.load_from = True, None
+
+
+def _restarts() -> int:
+    return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))

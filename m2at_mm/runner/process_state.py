@@ -1,63 +1,66 @@
-"""What a process of a training has and no checkpoint of MMEngine holds."""
+"""What a training has in memory and no checkpoint of MMEngine holds."""
 
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
+from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from m2at_mm.methods.base import Method
 from m2at_mm.model_wrappers.distributed import bare_model
+
+# Their hooks were looked at: they keep their state in the checkpoint, derive
+# it from the epoch, or are EarlyStoppingHook.
+_KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 
 
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
     Args:
-        model (nn.Module): In training, in its wrapper if it has one.
+        model (nn.Module): The model in training, in its wrapper if it has
+            one.
 
     Returns:
-        dict: ``streams`` (see :func:`random_streams`); ``method``, what the
-        training method keeps; ``gradients`` that are being accumulated;
+        dict: ``streams`` (see :func:`random_streams`); ``method``, the state
+        of the training method; ``gradients`` that are being accumulated;
         ``buffers``, with several processes the running statistics that only
         this one has.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)
     kept = method.state_dict() if isinstance(method, Method) else {}
-    alone = get_world_size() == 1
     gradients = {
         name: parameter.grad
         for name, parameter in bare.named_parameters()
         if parameter.grad is not None
     }
+    buffers = dict(bare.named_buffers()) if get_world_size() > 1 else {}
     return dict(
         streams=random_streams(),
         method=_on_cpu(kept),
         gradients=_on_cpu(gradients),
-        buffers={} if alone else _on_cpu(dict(bare.named_buffers())),
+        buffers=_on_cpu(buffers),
     )
 
 
 def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
-    """Go on from what :func:`process_state` gave.
-
-    Args:
-        model (nn.Module): Of the same kind.
-        state (dict): On any device.
-    """
+    """Go on from what :func:`process_state` gave, on any device."""
     set_random_streams(state['streams'])
     bare = bare_model(model)
     if state['method']:
         bare.method.load_state_dict(state['method'])
-    gradients = state.get('gradients', {})
-    for name, parameter in bare.named_parameters():
-        if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
+    parameters = dict(bare.named_parameters())
+    for name, gradient in state.get('gradients', {}).items():
+        parameters[name].grad = gradient.to(parameters[name].device)
     buffers = dict(bare.named_buffers())
     for name, value in state['buffers'].items():
         buffers[name].copy_(value)
@@ -85,13 +88,70 @@ def set_random_streams(streams: dict[str, Any]) -> None:
     """Go on from what :func:`random_streams` gave."""
     version, words, gauss = streams['python']
     random.setstate((version, tuple(words), gauss))
-    name, keys, position, has_gauss, cached = streams['numpy']
-    np.random.set_state(
-        (name, np.array(keys, dtype=np.uint32), position, has_gauss, cached)
-    )
+    name, keys, *rest = streams['numpy']
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(streams['torch'].cpu())
     if 'cuda' in streams and torch.cuda.is_available():
         torch.cuda.set_rng_state(streams['cuda'].cpu())
+
+
+def hook_states(runner: Runner) -> dict[str, Any]:
+    """The states of hooks that a checkpoint of MMEngine does not hold.
+
+    Returns:
+        dict: The state by the hook's name, of each EarlyStoppingHook and of
+        each hook with ``state_dict()`` and ``load_state_dict()``.
+    """
+    states = {}
+    for name, hook in _named_hooks(runner):
+        if isinstance(hook, EarlyStoppingHook):
+            states[name] = dict(
+                wait_count=hook.wait_count, best_score=float(hook.best_score)
+            )
+        elif _tells_its_state(hook):
+            states[name] = hook.state_dict()
+    return states
+
+
+def set_hook_states(runner: Runner, states: dict[str, Any]) -> None:
+    """Go on from what :func:`hook_states` gave, for hooks still there."""
+    for name, hook in _named_hooks(runner):
+        if name not in states:
+            continue
+        if isinstance(hook, EarlyStoppingHook):
+            hook.wait_count = int(states[name]['wait_count'])
+            hook.best_score = states[name]['best_score']
+        else:
+            hook.load_state_dict(states[name])
+
+
+def hooks_that_forget(runner: Runner) -> list[str]:
+    """Names of hooks whose attributes a resumed run cannot restore.
+
+    These are the hooks of neither MMEngine, mmpretrain nor this package that
+    have attributes and no ``state_dict()``.
+    """
+    return [
+        name
+        for name, hook in _named_hooks(runner)
+        if type(hook).__module__.split('.')[0] not in _KNOWN
+        and vars(hook)
+        and not isinstance(hook, EarlyStoppingHook)
+        and not _tells_its_state(hook)
+    ]
+
+
+def _named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
+    """Hooks by class name, numbered where there are several of a class."""
+    seen: Counter[str] = Counter()
+    for hook in runner.hooks:
+        name = type(hook).__name__
+        yield f'{name}_{seen[name]}' if seen[name] else name, hook
+        seen[name] += 1
+
+
+def _tells_its_state(hook: Any) -> bool:
+    return hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict')
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -43,27 +43,27 @@ def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
 
     Args:
         runner (Runner): Runner of the training.
-        interval (int): Epochs or iterations after which the weights are
-            judged again.
+        interval (int): Epochs or iterations between two checks of the
+            weights.
         by_epoch (bool): Whether ``interval`` counts epochs.
 
     Raises:
-        ValueError: No CheckpointHook saves after each of them and keeps what
-            it saved until the next.
+        ValueError: No CheckpointHook saves after each check and keeps the
+            checkpoint until the next one.
     """
-    for hook in runner.hooks:
-        if (
-            isinstance(hook, CheckpointHook)
-            and hook.by_epoch == by_epoch
-            and hook.save_optimizer
-            and hook.interval > 0
-            and interval % hook.interval == 0
-            and (
-                hook.max_keep_ckpts < 1
-                or hook.max_keep_ckpts * hook.interval >= interval
-            )
-        ):
-            return
+    if any(
+        hook.by_epoch == by_epoch
+        and hook.save_optimizer
+        and hook.interval > 0
+        and interval % hook.interval == 0
+        and (
+            hook.max_keep_ckpts < 1
+            or hook.max_keep_ckpts * hook.interval >= interval
+        )
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook)
+    ):
+        return
     unit = 'epochs' if by_epoch else 'iterations'
     raise ValueError(
         f'interval={interval}: going back needs the checkpoint of the last '

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +176,10 @@ def test_a_runner_of_objects(tmp_path: Path) -> None:
 
 
 def test_two_evaluations_in_one_place_are_kept_apart(tmp_path: Path) -> None:
-    process = holder(tmp_path / 'work' / 'evaluation')
-    try:
+    with holder(tmp_path / 'work' / 'evaluation'):
         cfg = _config(classifier_cfg(), tmp_path)
         with pytest.raises(RuntimeError, match='in use by process'):
             Runner.from_cfg(cfg).test()
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
     assert not (tmp_path / 'work' / 'results.json').exists()
 
 

@@ -12,25 +12,22 @@ from tiny import build_adversarial
 from m2at_mm.hooks import AttackScheduleHook
 
 EPS = 'threat_model.eps'
+ONE = dict(param=EPS, values=[0.0, 0.1], milestones=[2, 6])
 
 
-class StandIn(SimpleNamespace):
+def runner_of(model: Any = None) -> Any:
     """What the hook needs of a Runner."""
-
-    @classmethod
-    def around(cls, model: Any) -> StandIn:
-        hub = MessageHub.get_instance(f'schedule{id(model)}')
-        return cls(
-            model=model, epoch=0, iter=0, message_hub=hub, train_loop=None
-        )
+    model = model or build_adversarial()
+    hub = MessageHub.get_instance(f'schedule{id(model)}')
+    return SimpleNamespace(
+        model=model, epoch=0, iter=0, message_hub=hub, train_loop=None
+    )
 
 
 def hook_and_runner(
     model: Any = None, **schedule: Any
 ) -> tuple[AttackScheduleHook, Any]:
-    schedule = dict(param=EPS, values=[0.0, 0.1], milestones=[2, 6]) | schedule
-    hook = AttackScheduleHook([schedule])
-    runner = StandIn.around(model or build_adversarial())
+    hook, runner = AttackScheduleHook([ONE | schedule]), runner_of(model)
     hook.before_train(runner)
     return hook, runner
 
@@ -48,12 +45,7 @@ def by_epoch(hook: AttackScheduleHook, runner: Any, epoch: int) -> float:
         ({}, {0: 0.0, 2: 0.0, 3: 0.025, 5: 0.075, 6: 0.1, 9: 0.1}),
         (
             dict(curve='cosine'),
-            {
-                0: 0.0,
-                3: 0.05 * (1 - math.cos(math.pi / 4)),
-                4: 0.05,
-                6: 0.1,
-            },
+            {0: 0.0, 3: (1 - math.sqrt(0.5)) / 20, 4: 0.05, 6: 0.1},
         ),
         (
             dict(curve='step', values=['1/255', '2/255', '4/255']),
@@ -66,6 +58,12 @@ def test_curves(schedule: dict, expected: dict[int, float]) -> None:
     hook, runner = hook_and_runner(**schedule)
     found = {epoch: by_epoch(hook, runner, epoch) for epoch in expected}
     assert found == pytest.approx(expected)
+    logged = runner.message_hub.get_scalar(f'train/{EPS}')
+    assert logged.current() == found[max(expected)]
+    # Resuming needs no history.
+    for epoch in expected:
+        again = hook_and_runner(**schedule)
+        assert by_epoch(*again, epoch) == found[epoch]
 
 
 def test_iterations_count_where_they_are_asked_for() -> None:
@@ -77,14 +75,6 @@ def test_iterations_count_where_they_are_asked_for() -> None:
     runner.iter = 4
     hook.before_train_iter(runner, 0)
     assert runner.model.threat_model.eps == pytest.approx(0.05)
-
-
-def test_resuming_needs_no_history() -> None:
-    first = by_epoch(*hook_and_runner(), epoch=5)
-    hook, runner = hook_and_runner()
-    for epoch in range(5):
-        by_epoch(hook, runner, epoch)
-    assert by_epoch(hook, runner, 5) == first
 
 
 def test_whole_numbers_stay_whole() -> None:
@@ -99,38 +89,30 @@ def test_whole_numbers_stay_whole() -> None:
     assert all(isinstance(step, int) for step in steps)
 
 
-def test_validation_uses_the_settings_of_the_config() -> None:
-    hook, runner = hook_and_runner()
-    configured = runner.model.threat_model.eps
-    by_epoch(hook, runner, 3)
+@pytest.mark.parametrize('training', [True, False])
+def test_validation_uses_the_settings_of_the_config(training: bool) -> None:
+    hook, runner = AttackScheduleHook([ONE]), runner_of()
+    if training:
+        hook.before_train(runner)
+        by_epoch(hook, runner, 3)
     hook.before_val_epoch(runner)
-    assert runner.model.threat_model.eps == configured == 8 / 255
-    hook.after_val_epoch(runner)
-    assert runner.model.threat_model.eps == pytest.approx(0.025)
-
-
-def test_validation_alone_changes_nothing() -> None:
-    hook = AttackScheduleHook(
-        [dict(param=EPS, values=[0.0, 0.1], milestones=[0, 1])]
-    )
-    runner = StandIn.around(build_adversarial())
-    hook.before_val_epoch(runner)
-    hook.after_val_epoch(runner)
     assert runner.model.threat_model.eps == 8 / 255
+    hook.after_val_epoch(runner, metrics={})
+    expected = 0.025 if training else 8 / 255
+    assert runner.model.threat_model.eps == pytest.approx(expected)
 
 
-def test_values_are_logged() -> None:
-    hook, runner = hook_and_runner()
-    by_epoch(hook, runner, 4)
-    logged = runner.message_hub.get_scalar(f'train/{EPS}')
-    assert logged.current() == pytest.approx(0.05)
+FGSM = dict(train_attack=dict(type='m2at_mm.FGSM'))
+FREE_AT = dict(method=dict(type='m2at_mm.FreeAT'))
+STANDARD = dict(method=dict(type='m2at_mm.Standard'))
+STEPS, STEP_SIZE = 'train_attack.steps', 'train_attack.step_size'
 
 
 @pytest.mark.parametrize(
     ('schedule', 'message'),
     [
         (dict(param=None), 'needs param'),
-        (dict(curve='log'), "curve='log' .*'linear', 'cosine', 'step'"),
+        (dict(curve='log'), "'log' .*'linear', 'cosine', 'step'"),
         (dict(milestones=[3, 3]), r'milestones=\[3, 3\] .*ascending'),
         (dict(milestones=[]), r'milestones=\[\]'),
         (dict(milestones=[-1, 3]), r'milestones=\[-1, 3\]'),
@@ -142,53 +124,34 @@ def test_values_are_logged() -> None:
 )
 def test_wrong_schedules(schedule: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        hook_and_runner(**schedule)
-
-
-@pytest.mark.parametrize(
-    ('schedule', 'message'),
-    [
-        (dict(param='threat_model.radius'), 'no setting of the model'),
-        (dict(param='nothing.eps'), 'no setting of the model'),
-        (dict(param='train_attack.random_start'), 'only numbers'),
-        (dict(param='train_attack'), 'only numbers'),
-        (dict(values=[0.0, 8.0]), 'eps=8.0 is above 1'),
-        (
-            dict(param='train_attack.steps', values=[0, 10]),
-            'steps=0 must be a whole number',
-        ),
-        (dict(param='method.scale', values=[0.5, 2]), 'scale=0.5 must be'),
-    ],
-)
-def test_settings_that_the_model_does_not_allow(
-    schedule: dict, message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        hook_and_runner(**schedule)
-
-
-FGSM = dict(train_attack=dict(type='m2at_mm.FGSM'))
-FREE_AT = dict(method=dict(type='m2at_mm.FreeAT'))
-STANDARD = dict(method=dict(type='m2at_mm.Standard'))
+        AttackScheduleHook([ONE | schedule])
 
 
 @pytest.mark.parametrize(
     ('settings', 'param', 'values', 'message'),
     [
-        (FGSM, 'train_attack.step_size', [0.1, 0.2], 'FGSM has .*step'),
-        (FGSM, 'train_attack.steps', [1, 2], r'FGSM has \['),
-        (FREE_AT, 'train_attack.steps', [1, 2], 'method=FreeAT does not use'),
-        (STANDARD, EPS, [0, 0.1], 'method=Standard does not use'),
-        ({}, 'method.patch_size', [2, 4], "mask='rectangle' does not use"),
+        ({}, 'threat_model.radius', [0, 1], 'no setting of the model'),
+        ({}, 'nothing.eps', [0, 1], 'no setting of the model'),
+        ({}, 'head.in_channels', [1, 2], 'no setting of the model'),
+        ({}, 'train_attack.random_start', [0, 1], 'only numbers'),
+        ({}, 'train_attack', [0, 1], 'only numbers'),
         ({}, 'train_attack.compile_mode', [0, 1], 'is None, but only numbers'),
         ({}, 'train_attack.loss', [0, 1], "is 'ce', but only numbers"),
         ({}, 'train_attack.step_factor', [0.1, 1], 'no setting'),
-        ({}, 'head.in_channels', [1, 2], 'no setting of the model'),
+        ({}, EPS, [0.0, 8.0], 'eps=8.0 is above 1'),
+        ({}, EPS, ['8/255', '300/255'], "'300/255' is above 1, the whole"),
+        ({}, STEPS, [0, 10], 'steps=0 must be a whole number'),
+        ({}, STEP_SIZE, ['1/255', 2], 'step_size=2 is above'),
+        ({}, 'train_attack.noise_std', [0.1, 2], 'noise_std=2 must be'),
+        ({}, 'method.scale', [0.5, 2], 'scale=0.5 must be'),
         ({}, 'label_smoothing', [0, 1], 'label_smoothing=1 must be'),
         ({}, 'label_smoothing', [-0.1, 0.1], 'label_smoothing=-0.1'),
-        ({}, EPS, ['8/255', '300/255'], "'300/255' is above 1, the whole"),
-        ({}, 'train_attack.noise_std', [0.1, 2], 'noise_std=2 must be'),
-        ({}, 'train_attack.step_size', ['1/255', 2], 'step_size=2 is above'),
+        # What would change nothing.
+        (FGSM, STEP_SIZE, [0.1, 0.2], 'FGSM has .*step'),
+        (FGSM, STEPS, [1, 2], r'FGSM has \['),
+        (FREE_AT, STEPS, [1, 2], 'method=FreeAT does not use'),
+        (STANDARD, EPS, [0, 0.1], 'method=Standard does not use'),
+        ({}, 'method.patch_size', [2, 4], "mask='rectangle' does not use"),
     ],
 )
 def test_what_a_training_cannot_use(
@@ -201,50 +164,44 @@ def test_what_a_training_cannot_use(
 
 
 def test_epochs_are_refused_in_a_loop_without_them() -> None:
-    runner = StandIn.around(build_adversarial())
+    runner = runner_of()
     runner.train_loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
-    one = dict(param=EPS, values=[0, 0.1], milestones=[0, 1])
-    AttackScheduleHook([dict(one, by_epoch=False)]).before_train(runner)
+    AttackScheduleHook([dict(ONE, by_epoch=False)]).before_train(runner)
     with pytest.raises(ValueError, match=r'threat_model.eps.*by_epoch=False'):
-        AttackScheduleHook([one]).before_train(runner)
+        AttackScheduleHook([ONE]).before_train(runner)
+
+
+def test_one_setting_twice() -> None:
+    with pytest.raises(ValueError, match='more than once'):
+        AttackScheduleHook([ONE, dict(ONE)])
 
 
 L2 = dict(threat_model=dict(norm='l2', eps='128/255'))
+SCALE = dict(method=dict(type='m2at_mm.M2AT', scale=2))
 
 
 @pytest.mark.parametrize(
-    ('settings', 'param', 'values', 'found', 'expected'),
+    ('settings', 'param', 'values', 'expected'),
     [
-        ({}, 'label_smoothing', [0, 0.2], 'label_smoothing', 0.1),
+        ({}, 'label_smoothing', [0, 0.2], 0.1),
         # A whole number in the config, but not by its meaning.
-        (
-            dict(method=dict(type='m2at_mm.M2AT', scale=2)),
-            'method.scale',
-            [1, 2],
-            'method.scale',
-            1.5,
-        ),
-        (L2, EPS, ['255/255', '765/255'], EPS, 2.0),
+        (SCALE, 'method.scale', [1, 2], 1.5),
+        (L2, EPS, ['255/255', '765/255'], 2.0),
         # Longer than the radius, which no fraction would leave in doubt.
-        (L2, 'train_attack.step_size', ['0/255', '765/255'], 'length', 1.5),
+        (L2, STEP_SIZE, ['0/255', '765/255'], 1.5),
         # By default it is a quarter of the radius.
-        ({}, 'train_attack.step_size', ['0/255', '4/255'], 'length', 2 / 255),
+        ({}, STEP_SIZE, ['0/255', '4/255'], 2 / 255),
     ],
 )
 def test_the_value_in_force(
-    settings: dict, param: str, values: list, found: str, expected: float
+    settings: dict, param: str, values: list, expected: float
 ) -> None:
     model = build_adversarial(**settings)
     hook, runner = hook_and_runner(model, param=param, values=values)
     by_epoch(hook, runner, 4)
-    length = model.train_attack.length_of_step(model.threat_model)
-    value: Any = SimpleNamespace(length=length) if found == 'length' else model
-    for part in found.split('.'):
+    value: Any = model
+    for part in param.split('.'):
         value = getattr(value, part)
+    if param == STEP_SIZE:
+        value = model.train_attack.length_of_step(model.threat_model)
     assert value == pytest.approx(expected)
-
-
-def test_one_setting_twice() -> None:
-    one = dict(param=EPS, values=[0, 0.1], milestones=[0, 1])
-    with pytest.raises(ValueError, match='more than once'):
-        AttackScheduleHook([one, dict(one)])

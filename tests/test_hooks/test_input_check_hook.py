@@ -23,26 +23,25 @@ from torch.utils.data import DataLoader, Subset
 
 from m2at_mm.model_wrappers import AdversarialClassifier
 
-# What may be wrong is found before any of these runs.
-STEPS = ('train_step', 'val_step', 'test_step')
+CROP: dict[str, Any] = dict(type='RandomCrop', crop_size=32, padding=4)
+PACK = dict(type='PackInputs')
 
 
 @pytest.fixture(autouse=True)
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the steps that the Runner takes."""
+    """The steps that the Runner takes; what is wrong is found before any."""
     taken: list[str] = []
 
-    def counted(name: str) -> Callable[..., Any]:
-        step = getattr(AdversarialClassifier, name)
-
-        def call(model: AdversarialClassifier, *args: Any, **kw: Any) -> Any:
+    def step(name: str) -> Callable[..., Any]:
+        def call(model: AdversarialClassifier, *_: Any, **__: Any) -> Any:
             taken.append(name)
-            return step(model, *args, **kw)
+            return stock(model, *_, **__)
 
+        stock = getattr(AdversarialClassifier, name)
         return call
 
-    for name in STEPS:
-        monkeypatch.setattr(AdversarialClassifier, name, counted(name))
+    for name in ('train_step', 'val_step', 'test_step'):
+        monkeypatch.setattr(AdversarialClassifier, name, step(name))
     return taken
 
 
@@ -53,15 +52,6 @@ def build_runner(
     return build_digits_runner(work_dir, 20, num_classes, **settings)
 
 
-def save(path: Path, prefix: str = '', **classifier: Any) -> str:
-    """The checkpoint of a stock mmpretrain classifier, never trained."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        stock = MODELS.build(classifier_cfg(**classifier))
-    weights = {prefix + key: v for key, v in stock.state_dict().items()}
-    torch.save(dict(meta={}, state_dict=weights), path)
-    return str(path)
-
-
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Our own checkpoint after one iteration."""
@@ -70,8 +60,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(work_dir / 'epoch_1.pth')
 
 
-START = {
-    'load_from': lambda path: dict(load_from=path),
+START: dict[str, Callable[[str], dict]] = {
+    'train': lambda path: dict(load_from=path),
     'resume': lambda path: dict(load_from=path, resume=True),
     'test': lambda path: dict(load_from=path),
 }
@@ -81,282 +71,100 @@ def start(how: str, runner: Runner) -> None:
     runner.test() if how == 'test' else runner.train()
 
 
+@pytest.fixture
+def refused(steps: list[str]) -> Callable[..., None]:
+    """Function that checks that a run ends with an error before any step."""
+
+    def check(runner: Runner, message: str, how: str = 'train') -> None:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            start(how, runner)
+        assert steps == []
+
+    return check
+
+
+Refused = Callable[..., None]
+
 # --- checkpoints -----------------------------------------------------------
 
+DEEP = 'backbone.layer4.{}.conv1.weight'
+HEADS = ('other-classes', 'missing', 'another-kind')
+# What is changed, and how the error begins.
+CHANGED = {
+    'wider': r'does not fit the model: .*shape',
+    'shallower': rf'1 of \d+ tensors .*{DEEP.format(1)}',
+    'deeper': rf'1 of \d+ tensors .*{DEEP.format(2)}',
+    **dict.fromkeys(HEADS, r'does not fit the model.*head\.'),
+}
+
+
+def save(path: Path, change: str = '', prefix: str = '') -> str:
+    """A checkpoint of stock mmpretrain, of the same or another network."""
+    width = 8 if change == 'wider' else 4
+    cfg = classifier_cfg(
+        100 if change == 'other-classes' else 10,
+        base_channels=width,
+        stem_channels=width,
+    )
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        weights = MODELS.build(cfg).state_dict()
+    if change == 'shallower':
+        del weights[DEEP.format(1)]
+    elif change == 'deeper':
+        weights[DEEP.format(2)] = torch.zeros(1)
+    elif change in ('missing', 'another-kind'):
+        for key in ('head.fc.weight', 'head.fc.bias'):
+            value = weights.pop(key)
+            if change == 'another-kind':
+                weights[key.replace('fc', 'layers.0')] = value
+    weights = {prefix + key: value for key, value in weights.items()}
+    torch.save(dict(meta={}, state_dict=weights), path)
+    return str(path)
+
 
 @pytest.mark.parametrize('how', START)
-def test_checkpoint_of_a_wider_network(
-    how: str, tmp_path: Path, steps: list[str]
+@pytest.mark.parametrize('change', CHANGED)
+def test_checkpoint_of_another_network(
+    how: str, change: str, tmp_path: Path, refused: Refused, steps: list[str]
 ) -> None:
-    path = save(tmp_path / 'wide.pth', base_channels=8, stem_channels=8)
+    path = save(tmp_path / 'other.pth', change)
     runner = build_runner(tmp_path, **START[how](path))
-
-    with pytest.raises(ValueError, match=r'does not fit the model: .*shape'):
-        start(how, runner)
-
-    assert steps == []
-
-
-@pytest.mark.parametrize('how', START)
-@pytest.mark.parametrize('change', ['missing', 'superfluous'])
-def test_checkpoint_of_another_depth(
-    how: str, change: str, tmp_path: Path, steps: list[str]
-) -> None:
-    path = save(tmp_path / 'other.pth')
-    checkpoint = torch.load(path)
-    weights = checkpoint['state_dict']
-    if change == 'missing':
-        key = 'backbone.layer4.1.conv2.weight'
-        del weights[key]
+    if how == 'train' and change in HEADS:  # fine-tuning
+        runner.train()
+        assert steps == ['train_step', 'val_step']
     else:
-        key = 'backbone.layer4.2.conv1.weight'
-        weights[key] = torch.zeros(1)
-    torch.save(checkpoint, path)
-    runner = build_runner(tmp_path, **START[how](path))
-
-    with pytest.raises(ValueError, match=rf'1 of \d+ tensors .*{key}'):
-        start(how, runner)
-
-    assert steps == []
+        refused(runner, CHANGED[change], how)
 
 
-@pytest.mark.parametrize('how', START)
+@pytest.mark.parametrize(
+    ('how', 'expected'),
+    [
+        ('train', ['train_step', 'val_step']),
+        ('resume', []),  # the one epoch is done
+        ('test', ['test_step']),
+    ],
+)
 def test_own_checkpoint_passes(
-    how: str, trained: str, tmp_path: Path, steps: list[str]
+    how: str,
+    expected: list[str],
+    trained: str,
+    tmp_path: Path,
+    steps: list[str],
 ) -> None:
     runner = build_runner(tmp_path, **START[how](trained))
-
     start(how, runner)
-
-    expected = {
-        'load_from': ['train_step', 'val_step'],
-        'resume': [],  # the one epoch is done
-        'test': ['test_step'],
-    }
-    assert steps == expected[how]
+    assert steps == expected
     assert runner.epoch == (0 if how == 'test' else 1)
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.'], ids=['plain', 'parallel'])
-def test_stock_checkpoint_passes(
-    prefix: str, tmp_path: Path, steps: list[str]
-) -> None:
-    path = save(tmp_path / 'stock.pth', prefix)
+def test_stock_checkpoint_passes(prefix: str, tmp_path: Path) -> None:
+    path = save(tmp_path / 'stock.pth', prefix=prefix)
     weights = torch.load(path)['state_dict']
     runner = build_runner(tmp_path, load_from=path)
-
     runner.test()
-
-    assert steps == ['test_step']
     for key, value in runner.model.state_dict().items():
         assert torch.equal(value, weights[prefix + key])
-
-
-@pytest.mark.parametrize('head', ['other-classes', 'missing', 'another-kind'])
-def test_head_may_differ_for_fine_tuning(
-    head: str, tmp_path: Path, steps: list[str]
-) -> None:
-    runner = build_runner(tmp_path, load_from=save_head(tmp_path, head))
-
-    runner.train()
-
-    assert steps == ['train_step', 'val_step']
-
-
-@pytest.mark.parametrize('head', ['other-classes', 'missing', 'another-kind'])
-@pytest.mark.parametrize('how', ['resume', 'test'])
-def test_head_may_not_differ_otherwise(
-    how: str, head: str, tmp_path: Path, steps: list[str]
-) -> None:
-    path = save_head(tmp_path, head)
-    runner = build_runner(tmp_path, **START[how](path))
-
-    with pytest.raises(ValueError, match=r'does not fit the model.*head\.'):
-        start(how, runner)
-
-    assert steps == []
-
-
-def save_head(folder: Path, head: str) -> str:
-    """A checkpoint that fits up to its head."""
-    classes = 100 if head == 'other-classes' else 10
-    path = save(folder / 'head.pth', num_classes=classes)
-    checkpoint = torch.load(path)
-    weights = checkpoint['state_dict']
-    if head != 'other-classes':
-        for key in ('head.fc.weight', 'head.fc.bias'):
-            value = weights.pop(key)
-            if head == 'another-kind':
-                weights[key.replace('fc', 'layers.0')] = value
-    torch.save(checkpoint, path)
-    return path
-
-
-# --- labels ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize('preprocessor_classes', [None, 5, 10])
-@pytest.mark.parametrize('how', ['train', 'test'])
-def test_label_outside_the_classes(
-    how: str,
-    preprocessor_classes: int | None,
-    tmp_path: Path,
-    steps: list[str],
-) -> None:
-    runner = build_runner(
-        tmp_path,
-        num_classes=5,
-        data_preprocessor=dict(num_classes=preprocessor_classes),
-    )
-
-    with pytest.raises(
-        ValueError, match=r'Digits has label 5, .*0 to 4 \(10 of 20 images\)'
-    ):
-        start(how, runner)
-
-    assert steps == []
-
-
-def test_label_outside_the_classes_in_validation(
-    tmp_path: Path, steps: list[str]
-) -> None:
-    runner = build_runner(tmp_path)
-    dataset = runner.val_loop.dataloader.dataset
-    labels = dataset.get_gt_labels()
-    labels[7] = -1
-    dataset.get_gt_labels = lambda: labels
-
-    with pytest.raises(ValueError, match=r'label -1, .*\(1 of 20 images\)'):
-        runner.train()
-
-    assert steps == []
-
-
-# --- the figure that the best checkpoint is chosen by ----------------------
-
-
-@pytest.mark.parametrize(
-    'figure', ['robust/pgd20', 'robust/', 'robust/Clean'], ids=str
-)
-def test_save_best_names_no_attack(
-    figure: str, tmp_path: Path, steps: list[str]
-) -> None:
-    runner = build_runner(
-        tmp_path, default_hooks=dict(checkpoint=dict(save_best=figure))
-    )
-
-    with pytest.raises(
-        ValueError, match=rf"'{figure}' .*\['clean', 'worst', 'pgd10'\]"
-    ):
-        runner.train()
-
-    assert steps == []
-
-
-@pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])
-def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
-    checkpoint = dict(save_best=f'robust/{name}')
-
-    build_runner(tmp_path, default_hooks=dict(checkpoint=checkpoint)).train()
-
-    best = list(tmp_path.glob(f'best_robust_{name}_epoch_1.pth'))
-    assert len(best) == 1
-
-
-# --- the weights that training begins with ---------------------------------
-
-
-def test_pretrained_weights_that_are_not_there(
-    tmp_path: Path, steps: list[str]
-) -> None:
-    missing = tmp_path / 'missing.pth'
-    init = dict(type='Pretrained', checkpoint=str(missing))
-    runner = build_runner(
-        tmp_path, model=dict(classifier=dict(backbone=dict(init_cfg=init)))
-    )
-
-    with pytest.raises(
-        FileNotFoundError,
-        match=r'model\.classifier\.backbone\.init_cfg\.checkpoint=.*missing',
-    ):
-        runner.train()
-
-    assert steps == []
-
-
-def needing_checkpoint(work_dir: Path, **settings: Any) -> Runner:
-    check = dict(input_check=dict(needs_checkpoint=True))
-    return build_runner(work_dir, default_hooks=check, **settings)
-
-
-def test_fine_tuning_from_nothing(tmp_path: Path, steps: list[str]) -> None:
-    with pytest.raises(ValueError, match='load_from is empty'):
-        needing_checkpoint(tmp_path).train()
-    assert steps == []
-
-
-def test_fine_tuning_resumed_from_nothing(
-    tmp_path: Path, steps: list[str]
-) -> None:
-    with pytest.raises(ValueError, match='load_from is empty'):
-        needing_checkpoint(tmp_path, resume=True).train()
-    assert steps == []
-
-
-def test_fine_tuning_a_classifier_that_loads_by_itself(tmp_path: Path) -> None:
-    runner = needing_checkpoint(tmp_path)
-    runner.cfg.model.classifier.pretrained = True
-    runner.train()
-
-
-def test_pretrained_weights_at_home(
-    trained: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    steps: list[str],
-) -> None:
-    monkeypatch.setenv('HOME', str(Path(trained).parent))
-    init = dict(
-        type='Pretrained',
-        checkpoint=f'~/{Path(trained).name}',
-        prefix='backbone.',
-    )
-    build_runner(
-        tmp_path, model=dict(classifier=dict(backbone=dict(init_cfg=init)))
-    ).train()
-    assert 'train_step' in steps
-
-
-@pytest.mark.parametrize('how', ['load_from', 'resume'])
-def test_fine_tuning_from_a_checkpoint(
-    how: str, trained: str, tmp_path: Path, steps: list[str]
-) -> None:
-    settings = START[how](trained)
-    settings['train_cfg'] = dict(max_epochs=2)
-    needing_checkpoint(tmp_path, **settings).train()
-    assert 'train_step' in steps
-
-
-def test_fine_tuning_from_pretrained_weights(
-    trained: str, tmp_path: Path, steps: list[str]
-) -> None:
-    init = dict(type='Pretrained', checkpoint=trained, prefix='backbone.')
-    needing_checkpoint(
-        tmp_path, model=dict(classifier=dict(backbone=dict(init_cfg=init)))
-    ).train()
-    assert 'train_step' in steps
-
-
-def test_testing_needs_no_pretrained_weights(
-    trained: str, tmp_path: Path, steps: list[str]
-) -> None:
-    init = dict(type='Pretrained', checkpoint='')
-    build_runner(
-        tmp_path,
-        load_from=trained,
-        model=dict(classifier=dict(backbone=dict(init_cfg=init))),
-    ).test()
-    assert 'test_step' in steps
 
 
 class Planted:
@@ -369,7 +177,7 @@ class Planted:
         return (Path.touch, (self.path,))
 
 
-@pytest.mark.parametrize('how', ['train', 'resume', 'test'])
+@pytest.mark.parametrize('how', START)
 @pytest.mark.parametrize(
     ('kind', 'message'),
     [
@@ -387,10 +195,9 @@ def test_checkpoint_that_cannot_be_read(
     how: str,
     trained: str,
     tmp_path: Path,
-    steps: list[str],
+    refused: Refused,
 ) -> None:
-    path = tmp_path / 'given.pth'
-    mark = tmp_path / 'planted'
+    path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
     whole = Path(trained).read_bytes()
     if kind == 'cut off':
         path.write_bytes(whole[: len(whole) // 2])
@@ -402,22 +209,17 @@ def test_checkpoint_that_cannot_be_read(
         torch.save(dict(state_dict=Planted(mark)), path)
     elif kind == 'tensor':
         torch.save(torch.zeros(3), path)
-    runner = build_runner(tmp_path, load_from=str(path))
-    with pytest.raises(
-        (ValueError, FileNotFoundError), match=message
-    ) as error:
-        start(how, runner)
-    assert str(path) in str(error.value)
-    assert steps == [] and not mark.exists()
+    runner = build_runner(tmp_path, **START[how](str(path)))
+    refused(runner, f'{path}.* {message}', how)
+    assert not mark.exists()
 
 
 def test_a_config_in_a_checkpoint_is_not_run(
     trained: str, tmp_path: Path
 ) -> None:
-    mark = tmp_path / 'planted'
+    path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
     checkpoint = torch.load(trained, weights_only=True)
     checkpoint['meta']['config'] = f'open({str(mark)!r}, "w").close()'
-    path = tmp_path / 'given.pth'
     torch.save(checkpoint, path)
     runner = build_runner(
         tmp_path,
@@ -430,42 +232,138 @@ def test_a_config_in_a_checkpoint_is_not_run(
     assert not mark.exists()
 
 
-@pytest.mark.parametrize('name', ['default_collate', 'pseudo_collate'])
-def test_whole_batches_need_their_collate_function(
-    name: str, tmp_path: Path, steps: list[str]
-) -> None:
-    runner = build_runner(
-        tmp_path, train_dataloader=dict(collate_fn=dict(type=name))
-    )
-    with pytest.raises(
-        ValueError, match=f"'{name}' joins samples, .*whole_batch_collate"
-    ):
-        runner.train()
-    assert not steps
+# --- the weights that training begins with ---------------------------------
 
 
-def test_images_are_cropped_by_one_of_two(
-    tmp_path: Path, steps: list[str]
-) -> None:
-    pipeline = [
-        dict(type='RandomCrop', crop_size=32, padding=4),
-        dict(type='PackInputs'),
-    ]
-    runner = build_runner(
-        tmp_path,
-        train_dataloader=dict(
-            dataset=dict(whole_batches=False, pipeline=pipeline)
+def init_from(path: str) -> dict[str, Any]:
+    """Settings by which the backbone is initialised from a checkpoint."""
+    init = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
+    return dict(model=dict(classifier=dict(backbone=dict(init_cfg=init))))
+
+
+NEEDS = dict(default_hooks=dict(input_check=dict(needs_checkpoint=True)))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (
+            init_from('missing.pth'),
+            r'model\.classifier\.backbone\.init_cfg\.checkpoint=.*missing',
         ),
-        data_preprocessor=dict(augment=dict(crop_padding=4)),
-    )
-    with pytest.raises(
-        ValueError, match=r"\['RandomCrop'\], and data_preprocessor.augment"
-    ):
-        runner.train()
-    assert not steps
+        (NEEDS, 'load_from is empty'),
+        (NEEDS | dict(resume=True), 'load_from is empty'),
+    ],
+)
+def test_weights_that_are_not_there(
+    settings: dict, message: str, tmp_path: Path, refused: Refused
+) -> None:
+    refused(build_runner(tmp_path, **settings), message)
 
 
-# --- inside other datasets, and behind several views -------------------------
+@pytest.mark.parametrize(
+    'kind', ['load_from', 'resume', 'pretrained', 'at home', 'by itself']
+)
+def test_weights_that_are_there(
+    kind: str,
+    trained: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[str],
+) -> None:
+    monkeypatch.setenv('HOME', str(Path(trained).parent))
+    settings: dict[str, Any] = {
+        'load_from': dict(load_from=trained),
+        'resume': dict(
+            load_from=trained, resume=True, train_cfg=dict(max_epochs=2)
+        ),
+        'pretrained': init_from(trained),
+        'at home': init_from(f'~/{Path(trained).name}'),
+        'by itself': {},
+    }[kind]
+    runner = build_runner(tmp_path, **NEEDS, **settings)
+    if kind == 'by itself':  # as classifiers of timm
+        runner.cfg.model.classifier.pretrained = True
+    runner.train()
+    assert 'train_step' in steps
+
+
+def test_testing_needs_no_pretrained_weights(
+    trained: str, tmp_path: Path, steps: list[str]
+) -> None:
+    build_runner(tmp_path, load_from=trained, **init_from('')).test()
+    assert 'test_step' in steps
+
+
+# --- data and settings -----------------------------------------------------
+
+LABELS = r'Digits has label \d, .*0 to 4'
+TWICE = r"\['RandomCrop'\], and data_preprocessor.augment"
+
+
+@pytest.mark.parametrize('preprocessor_classes', [None, 5, 10])
+@pytest.mark.parametrize('how', ['train', 'test'])
+def test_label_outside_the_classes(
+    how: str,
+    preprocessor_classes: int | None,
+    tmp_path: Path,
+    refused: Refused,
+) -> None:
+    preprocessor = dict(num_classes=preprocessor_classes)
+    runner = build_runner(tmp_path, 5, data_preprocessor=preprocessor)
+    refused(runner, r'label 5, .*0 to 4 \(10 of 20 images\)', how)
+
+
+def test_label_outside_the_classes_in_validation(
+    tmp_path: Path, refused: Refused
+) -> None:
+    runner = build_runner(tmp_path)
+    dataset = runner.val_loop.dataloader.dataset
+    labels = dataset.get_gt_labels()
+    labels[7] = -1
+    dataset.get_gt_labels = lambda: labels
+    refused(runner, r'label -1, .*\(1 of 20 images\)')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        *(
+            (
+                dict(default_hooks=dict(checkpoint=dict(save_best=figure))),
+                rf"'{figure}' .*\['clean', 'worst', 'pgd10'\]",
+            )
+            for figure in ('robust/pgd20', 'robust/', 'robust/Clean')
+        ),
+        *(
+            (
+                dict(train_dataloader=dict(collate_fn=dict(type=name))),
+                f"'{name}' joins samples, .*whole_batch_collate",
+            )
+            for name in ('default_collate', 'pseudo_collate')
+        ),
+        (
+            dict(
+                train_dataloader=dict(
+                    dataset=dict(whole_batches=False, pipeline=[CROP, PACK])
+                )
+            ),
+            TWICE,
+        ),
+    ],
+)
+def test_settings_that_do_not_fit(
+    settings: dict, message: str, tmp_path: Path, refused: Refused
+) -> None:
+    refused(build_runner(tmp_path, **settings), message)
+
+
+@pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])
+def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
+    checkpoint = dict(save_best=f'robust/{name}')
+    build_runner(tmp_path, default_hooks=dict(checkpoint=checkpoint)).train()
+    assert (tmp_path / f'best_robust_{name}_epoch_1.pth').is_file()
+
 
 INSIDE: dict[str, Callable[[Any], Any]] = {
     'repeat': lambda data: RepeatDataset(data, times=2),
@@ -475,10 +373,9 @@ INSIDE: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def put_inside(runner: Runner, wrapper: str) -> Any:
+def put_inside(runner: Runner, wrapper: str, whole: bool = False) -> Any:
     """Train on the runner's dataset inside of another one; the inner one."""
-    loader = runner._train_dataloader
-    cfg = dict(loader.dataset, whole_batches=False)
+    cfg = dict(runner._train_dataloader.dataset, whole_batches=whole)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         if wrapper == 'fold':  # it takes nothing but a config
             outer: Any = KFoldDataset(cfg, num_splits=2)
@@ -492,46 +389,28 @@ def put_inside(runner: Runner, wrapper: str) -> Any:
     return inner
 
 
+@pytest.mark.parametrize('kind', ['labels', 'crops', 'nested crops'])
 @pytest.mark.parametrize('wrapper', [*INSIDE, 'fold'])
-def test_labels_inside_other_datasets(
-    wrapper: str, tmp_path: Path, steps: list[str]
+def test_inside_other_datasets(
+    wrapper: str, kind: str, tmp_path: Path, refused: Refused
 ) -> None:
-    runner = build_runner(tmp_path, num_classes=5)
-    put_inside(runner, wrapper)
-    with pytest.raises(ValueError, match=r'Digits has label \d, .*0 to 4'):
-        runner.train()
-    assert steps == []
-
-
-@pytest.mark.parametrize('nested', [False, True])
-@pytest.mark.parametrize('wrapper', [*INSIDE, 'fold'])
-def test_crops_inside_other_datasets(
-    wrapper: str, nested: bool, tmp_path: Path, steps: list[str]
-) -> None:
-    runner = build_runner(tmp_path)
+    runner = build_runner(tmp_path, 5 if kind == 'labels' else 10)
     inner = put_inside(runner, wrapper)
-    crop: dict[str, Any] = dict(type='RandomCrop', crop_size=32, padding=4)
-    if nested:
-        crop = dict(type='RandomApply', transforms=[crop], prob=0.5)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        inner.pipeline = Compose([crop, dict(type='PackInputs')])
-    with pytest.raises(ValueError, match=r"\['RandomCrop'\], and data_prepro"):
-        runner.train()
-    assert steps == []
+    crop = CROP
+    if kind == 'nested crops':
+        crop = dict(type='RandomApply', transforms=[CROP], prob=0.5)
+    if kind != 'labels':
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            inner.pipeline = Compose([crop, PACK])
+    refused(runner, LABELS if kind == 'labels' else TWICE)
 
 
 def test_whole_batches_of_a_choice_need_their_collate_function(
-    tmp_path: Path, steps: list[str]
+    tmp_path: Path, refused: Refused
 ) -> None:
     runner = build_runner(tmp_path)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        inner = DATASETS.build(runner._train_dataloader.dataset)
-    runner._train_dataloader = DataLoader(
-        Subset(inner, range(8)), batch_size=4, collate_fn=default_collate
-    )
-    with pytest.raises(ValueError, match='Digits has whole_batches=True'):
-        runner.train()
-    assert steps == []
+    put_inside(runner, 'choose', whole=True)
+    refused(runner, 'Digits has whole_batches=True')
 
 
 @pytest.mark.parametrize('robust', [False, True])
@@ -543,14 +422,9 @@ def test_several_views(
     cfg = small_digits_config(tmp_path, 8, 4)
     cfg.load_from = trained
     cfg.model = dict(type='mmpretrain.AverageClsScoreTTA', module=cfg.model)
+    flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
     cfg.test_dataloader.dataset.pipeline = [
-        dict(
-            type='TestTimeAug',
-            transforms=[
-                [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)],
-                [dict(type='PackInputs')],
-            ],
-        )
+        dict(type='TestTimeAug', transforms=[flips, [PACK]])
     ]
     cfg.test_dataloader.collate_fn = dict(type='default_collate')
     cfg.test_dataloader.dataset.whole_batches = False

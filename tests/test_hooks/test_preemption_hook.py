@@ -5,16 +5,32 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from interrupted_runs import build_runner, end_of, same, seeded
-from mmengine.hooks import Hook
+import torch
+from interrupted_runs import (
+    PARTS,
+    KillAt,
+    build_runner,
+    end_of,
+    log_of,
+    resume,
+    same,
+    seeded,
+)
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset
 
 from m2at_mm.hooks import PreemptionHook
+from m2at_mm.hooks.preemption_hook import end_with_parent
+
+needs_sigwaitinfo = pytest.mark.skipif(
+    not hasattr(signal, 'sigwaitinfo'), reason='no sigwaitinfo'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -25,130 +41,125 @@ def no_listener() -> Iterator[None]:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-class Terminate(Hook):
-    """Sends this process SIGTERM in an iteration, or in a validation."""
+class Terminate(KillAt):
+    """Sends this process SIGTERM, once."""
 
-    def __init__(self, iteration: int, in_validation: bool = False) -> None:
-        self.iteration = iteration
-        self.in_validation = in_validation
-        self.sent = False
-
-    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        self._send(runner, in_validation=False)
-
-    def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        self._send(runner, in_validation=True)
-
-    def _send(self, runner: Runner, in_validation: bool) -> None:
-        now = (runner.iter, in_validation)
-        if not self.sent and now == (self.iteration, self.in_validation):
-            self.sent = True
-            self._kill()
-
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        self.at = (-1, False)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class TerminateJob(Terminate):
+class TerminateJob(KillAt):
     """Sends it to all processes of the run, as schedulers do."""
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         workers = multiprocessing.active_children()
         assert workers
-        pids = [os.getpid(), *(worker.pid for worker in workers)]
-        # From a shell: a worker obeys its parent.
-        assert os.system(f'kill -TERM {" ".join(map(str, pids))}') == 0
+        from_a_shell(os.getpid(), *(worker.pid for worker in workers))
 
 
-def terminated(
-    work_dir: Path, terminate: Terminate, loop: str = 'middle', **settings: Any
-) -> None:
-    runner = build_runner(work_dir, loop, **by_epoch(), **settings)
-    runner.register_hook(terminate)
+def from_a_shell(*pids: int | None) -> None:
+    """A worker obeys its parent, which is another process."""
+    assert os.system(f'kill -TERM {" ".join(map(str, pids))}') == 0
+
+
+def build(
+    work_dir: Path, loop: str = 'middle', interval: int = 1, **settings: Any
+) -> Runner:
+    """A run with checkpoints after epochs."""
+    return build_runner(
+        work_dir,
+        loop,
+        randomness=dict(seed=0),
+        default_hooks=dict(
+            checkpoint=dict(
+                by_epoch=True, interval=interval, max_keep_ckpts=1
+            ),
+            preemption=dict(type='m2at_mm.PreemptionHook'),
+        ),
+        **settings,
+    )
+
+
+def terminated(kill: KillAt, runner: Runner) -> str:
+    """Name of the checkpoint that a run ends with."""
+    runner.register_hook(kill)
     with pytest.raises(SystemExit) as end:
         runner.train()
     assert end.value.code == 143
     # Whoever listened before listens again.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    (log, *_) = sorted(work_dir.glob('*/*.log'))[::-1]
-    assert 'SIGTERM: training ends after' in log.read_text('utf-8')
-
-
-def by_epoch() -> dict[str, Any]:
-    return dict(
-        randomness=dict(seed=0),
-        default_hooks=dict(
-            checkpoint=dict(by_epoch=True, interval=1, max_keep_ckpts=1),
-            preemption=dict(type='m2at_mm.PreemptionHook'),
-        ),
-    )
+    assert 'SIGTERM: training ends after' in log_of(Path(runner.work_dir))
+    latest = Path(runner.work_dir, 'last_checkpoint').read_text('utf-8')
+    assert Path(latest).is_file()
+    return Path(latest).name
 
 
 def names(work_dir: Path) -> set[str]:
-    return {p.name for p in work_dir.glob('*.pth') if '-' not in p.name}
+    return {path.name for path in work_dir.glob('*.pth')}
 
 
 @pytest.mark.parametrize(
-    ('iteration', 'in_validation', 'saved'),
+    ('kill', 'settings', 'saved'),
     [
-        (4, False, 'preempted_iter_5.pth'),
-        (5, False, 'preempted_iter_6.pth'),  # an epoch's last batch
-        (6, True, 'epoch_2.pth'),
+        # The validation goes on where nothing is saved.
+        (
+            Terminate(3, in_validation=True),
+            dict(interval=3),
+            'preempted_iter_4.pth',
+        ),
+        # Accumulated gradients are applied first.
+        (
+            Terminate(3),
+            dict(optim_wrapper=dict(accumulative_counts=3)),
+            'preempted_iter_6.pth',
+        ),
+        *(
+            pytest.param(
+                TerminateJob(4),
+                dict(loop=loop, train_dataloader=dict(num_workers=1)),
+                'preempted_iter_5.pth',
+                marks=needs_sigwaitinfo,
+            )
+            for loop in ('middle', 'iterations')
+        ),
+    ],
+)
+def test_training_ends_with_a_checkpoint(
+    kill: KillAt, settings: dict, saved: str, tmp_path: Path
+) -> None:
+    assert terminated(kill, build(tmp_path, **settings)) == saved
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work dir of a run that nobody ends."""
+    folder = tmp_path_factory.mktemp('whole')
+    seeded(0)
+    build(folder).train()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('kill', 'saved'),
+    [
+        (Terminate(4), 'preempted_iter_5.pth'),
+        (Terminate(5), 'preempted_iter_6.pth'),  # an epoch's last batch
+        (Terminate(6, in_validation=True), 'epoch_2.pth'),
     ],
 )
 def test_resumed_is_uninterrupted(
-    iteration: int, in_validation: bool, saved: str, tmp_path: Path
+    kill: KillAt, saved: str, whole: Path, tmp_path: Path
 ) -> None:
-    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
     seeded(0)
-    build_runner(whole, 'middle', **by_epoch()).train()
-    seeded(0)
-    terminated(parts, Terminate(iteration, in_validation))
-    latest = Path((parts / 'last_checkpoint').read_text('utf-8'))
-    assert latest.name == saved and latest.is_file()
-
+    assert terminated(kill, build(tmp_path)) == saved
     seeded(1)
-    resumed = build_runner(
-        parts, 'middle', experiment_name='resumed', **by_epoch()
-    )
-    resumed._resume = True
-    resumed.train()
-    ends = [end_of(whole), end_of(parts)]
-    for part in ('state_dict', 'ema_state_dict', 'optimizer', 'rng_state'):
+    resume(build(tmp_path))
+    ends = [end_of(whole), end_of(tmp_path)]
+    for part in PARTS:
         same(*(end[part] for end in ends), part)
     # The checkpoint of the signal is gone once there is a later one.
-    assert names(parts) == names(whole)
-
-
-@pytest.mark.skipif(
-    not hasattr(signal, 'sigwaitinfo'), reason='no sigwaitinfo'
-)
-@pytest.mark.parametrize('loop', ['middle', 'iterations'])
-def test_signal_to_data_workers_loses_nothing(
-    loop: str, tmp_path: Path
-) -> None:
-    loader = dict(num_workers=1)
-    terminated(tmp_path, TerminateJob(4), loop, train_dataloader=loader)
-    assert 'preempted_iter_5.pth' in names(tmp_path)
-
-
-def test_accumulated_gradients_are_applied_first(tmp_path: Path) -> None:
-    accumulate = dict(optim_wrapper=dict(accumulative_counts=3))
-    terminated(tmp_path, Terminate(3), **accumulate)
-    assert 'preempted_iter_6.pth' in names(tmp_path)
-
-
-def test_validation_goes_on_where_nothing_is_saved(tmp_path: Path) -> None:
-    rare = dict(default_hooks=dict(checkpoint=dict(interval=3)))
-    settings = by_epoch()
-    settings['default_hooks']['checkpoint'].update(
-        rare['default_hooks']['checkpoint']
-    )
-    runner = build_runner(tmp_path, 'middle', **settings)
-    runner.register_hook(Terminate(3, in_validation=True))
-    with pytest.raises(SystemExit):
-        runner.train()
-    assert 'preempted_iter_4.pth' in names(tmp_path)
+    assert names(tmp_path) == names(whole)
 
 
 def test_second_signal_is_the_systems(tmp_path: Path) -> None:
@@ -166,3 +177,44 @@ def test_second_signal_is_the_systems(tmp_path: Path) -> None:
 def test_wrong_interval(interval: Any) -> None:
     with pytest.raises(ValueError, match=r'interval=.* whole number'):
         PreemptionHook(interval)
+
+
+class Slow(Dataset):  # type: ignore[type-arg]
+    """Eight numbers, plus the offset that the worker's init function set."""
+
+    offset = 0
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        time.sleep(0.05)
+        return torch.tensor(index + Slow.offset)
+
+
+def set_offset(worker_id: int) -> None:
+    Slow.offset = 100
+
+
+@needs_sigwaitinfo
+def test_signal_from_elsewhere_ends_no_worker() -> None:
+    loader = DataLoader(
+        Slow(),
+        num_workers=2,
+        persistent_workers=True,
+        worker_init_fn=set_offset,
+    )
+    end_with_parent(loader)
+    batches = iter(loader)
+    # One of each worker: both have begun.
+    seen = [int(next(batches)) for _ in range(2)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    from_a_shell(*(worker.pid for worker in workers))
+    seen += [int(batch) for batch in batches]
+    assert seen == [100 + index for index in range(8)]
+    assert all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.terminate()
+        worker.join(timeout=20)
+        assert worker.exitcode == 0

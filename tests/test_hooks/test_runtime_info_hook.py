@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from device_free import Watch
-from digits_runner import small_digits_config
+from digits_runner import quick_cfg, small_digits_config
 from mmengine.hooks import LoggerHook
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
@@ -26,9 +26,21 @@ LOOPS = {
 }
 
 
-def _train(folder: Path, kind: str, loop: dict[str, Any]) -> Any:
-    """Seven iterations, or two epochs of five, with a log after each three."""
-    cfg = small_digits_config(folder, num_images=20, batch_size=4)
+def _curves(hub: Any) -> dict[str, list[float]]:
+    return {
+        name: buffer.data[0].tolist()
+        for name, buffer in hub.log_scalars.items()
+        if not name.endswith(_TIMES)
+    }
+
+
+def _train(folder: Path, kind: str, loop: dict[str, Any]) -> dict[str, Any]:
+    """Seven iterations, or two epochs of five, with a log after each three.
+
+    Returns:
+        dict: All curves, those of a checkpoint, and the logged lines.
+    """
+    cfg = small_digits_config(folder, 20, batch_size=4, network=quick_cfg)
     cfg.train_cfg = dict(loop)
     cfg.default_hooks.runtime_info = dict(type=kind)
     cfg.default_hooks.logger.interval = 3
@@ -39,55 +51,36 @@ def _train(folder: Path, kind: str, loop: dict[str, Any]) -> Any:
     cfg.randomness = dict(seed=0)
     runner = Runner.from_cfg(cfg)
     runner.train()
-    return runner
-
-
-def _curves(hub: Any) -> dict[str, list[float]]:
-    return {
-        name: buffer.data[0].tolist()
-        for name, buffer in hub.log_scalars.items()
-        if not name.endswith(_TIMES)
-    }
-
-
-def _lines(folder: Path) -> list[dict[str, Any]]:
+    saved = torch.load(folder / 'iter_4.pth', weights_only=True)
+    restore(saved)
     (file,) = folder.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in file.read_text().splitlines()]
-    return [
-        {name: line[name] for name in line if not name.endswith(_TIMES)}
-        for line in lines
-    ]
+    return dict(
+        curves=_curves(runner.message_hub),
+        saved=_curves(SimpleNamespace(**saved['message_hub'])),
+        lines=[
+            {name: line[name] for name in line if not name.endswith(_TIMES)}
+            for line in lines
+        ],
+    )
 
 
 @pytest.mark.parametrize('loop', LOOPS)
 def test_history_log_and_checkpoint_are_the_stock_hook_s(
     loop: str, tmp_path: Path
 ) -> None:
-    runs = {
-        kind: _train(tmp_path / kind.replace('.', '-'), kind, LOOPS[loop])
+    stock, ours = (
+        _train(tmp_path / kind.replace('.', '-'), kind, LOOPS[loop])
         for kind in ('RuntimeInfoHook', 'm2at_mm.RuntimeInfoHook')
-    }
-    stock, ours = runs.values()
-    curves = _curves(ours.message_hub)
-    assert curves == _curves(stock.message_hub)
-    assert len(curves['train/loss']) == ours.iter >= 7
-    folders = [Path(runner.work_dir) for runner in (stock, ours)]
-    assert _lines(folders[0]) == _lines(folders[1])
-    saved = [torch.load(f / 'iter_4.pth', weights_only=True) for f in folders]
-    for checkpoint in saved:
-        restore(checkpoint)
-    histories = [
-        _curves(SimpleNamespace(**checkpoint['message_hub']))
-        for checkpoint in saved
-    ]
-    assert histories[0] == histories[1]
-    assert len(histories[1]['train/loss']) == 4
+    )
+    assert ours == stock
+    assert len(ours['curves']['train/loss']) >= 7
+    assert len(ours['saved']['train/loss']) == 4
 
 
 def _runner(interval: int) -> Any:
-    logger = LoggerHook(interval=interval)
     return SimpleNamespace(
-        hooks=[logger],
+        hooks=[LoggerHook(interval=interval)],
         train_dataloader=range(100),
         message_hub=MessageHub('test_runtime_info_hook'),
     )

@@ -10,43 +10,46 @@ from typing import Any
 
 import pytest
 import torch
-from digits_runner import build_digits_runner
-from interrupted_runs import KillAt, KilledError
+from digits_runner import build_digits_runner, quick_cfg
+from interrupted_runs import KillAt, killed_and_resumed, resume, scalars
+from mmengine.fileio import get_file_backend
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from m2at_mm.hooks import SafeCheckpointHook
+from m2at_mm.hooks.safe_checkpoint_hook import AtomicLocalBackend
 
-METRIC = 'robust/pgd10'
 
-
-def build_runner(work_dir: Path, epochs: int, **checkpoint: Any) -> Runner:
+def build_runner(
+    work_dir: Path, epochs: int, more: dict | None = None, **checkpoint: Any
+) -> Runner:
     checkpoint = dict(max_keep_ckpts=1, published_keys=None) | checkpoint
     return build_digits_runner(
         work_dir,
         10,
         epochs=epochs,
+        network=quick_cfg,
         randomness=dict(seed=0),
         default_hooks=dict(checkpoint=checkpoint),
+        **(more or {}),
     )
 
 
-def hook_of(runner: Runner) -> SafeCheckpointHook:
-    (found,) = (h for h in runner.hooks if isinstance(h, SafeCheckpointHook))
-    return found
-
-
+@pytest.fixture
 def rising(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each validation is better than the one before."""
     stock = SafeCheckpointHook._save_best_checkpoint
 
     def better(self: SafeCheckpointHook, runner: Runner, _: object) -> None:
-        stock(self, runner, {METRIC: float(runner.epoch)})
+        stock(self, runner, {'robust/pgd10': float(runner.epoch)})
 
     monkeypatch.setattr(SafeCheckpointHook, '_save_best_checkpoint', better)
 
 
 class PowerCut(BaseException):
     """Nothing after it is done, as after SIGKILL."""
+
+
+FULL = OSError(errno.ENOSPC, 'No space left on device')
 
 
 def fail_at(
@@ -70,31 +73,31 @@ def checkpoints(work_dir: Path) -> set[str]:
     return {path.name for path in work_dir.glob('*.pth')}
 
 
-def test_keeps_the_last_and_the_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rising(monkeypatch)
+@pytest.mark.usefixtures('rising')
+def test_keeps_the_last_and_the_best(tmp_path: Path) -> None:
     build_runner(tmp_path, 3).train()
-    best = 'best_robust_pgd10_epoch_3.pth'
-    assert checkpoints(tmp_path) == {'epoch_3.pth', best}
-    assert find_latest_checkpoint(str(tmp_path)) == str(
-        tmp_path / 'epoch_3.pth'
-    )
+    last, best = 'epoch_3.pth', 'best_robust_pgd10_epoch_3.pth'
+    assert checkpoints(tmp_path) == {last, best}
+    assert find_latest_checkpoint(str(tmp_path)) == str(tmp_path / last)
+
+
+@pytest.mark.usefixtures('rising')
+def test_best_alone_is_kept_where_no_other_is_saved(tmp_path: Path) -> None:
+    build_runner(tmp_path, 3, interval=-1, save_last=False).train()
+    assert checkpoints(tmp_path) == {'best_robust_pgd10_epoch_3.pth'}
 
 
 # Per epoch: its checkpoint, last_checkpoint, the best one, the checkpoint
 # with the best one's name in it, last_checkpoint.
 @pytest.mark.parametrize('number', range(5, 10))
-@pytest.mark.parametrize(
-    'error', [PowerCut(), OSError(errno.ENOSPC, 'No space left on device')]
-)
+@pytest.mark.parametrize('error', [PowerCut(), FULL])
+@pytest.mark.usefixtures('rising')
 def test_something_whole_is_left_at_any_moment(
     number: int,
     error: BaseException,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    rising(monkeypatch)
     with monkeypatch.context() as patch:
         put = fail_at(patch, number, error)
         with pytest.raises(type(error)):
@@ -108,9 +111,7 @@ def test_something_whole_is_left_at_any_moment(
     assert any(name.startswith('best') for name in left)
 
     # Resumed, it ends with what an uninterrupted run has, and no more.
-    resumed = build_runner(tmp_path, 2)
-    resumed._resume = True
-    resumed.train()
+    resume(build_runner(tmp_path, 2))
     best = 'best_robust_pgd10_epoch_2.pth'
     assert checkpoints(tmp_path) == {'epoch_2.pth', best}
 
@@ -118,17 +119,26 @@ def test_something_whole_is_left_at_any_moment(
 def test_a_full_disk_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    full = OSError(errno.ENOSPC, 'No space left on device')
-    fail_at(monkeypatch, 0, full)
+    fail_at(monkeypatch, 0, FULL)
     with pytest.raises(OSError, match=r'No space left.*go on with --resume'):
         build_runner(tmp_path, 1).train()
+
+
+def test_backend_is_found_by_its_name(tmp_path: Path) -> None:
+    args = dict(backend='m2at_mm.atomic_local')
+    backend = get_file_backend(str(tmp_path), backend_args=args)
+    assert isinstance(backend, AtomicLocalBackend)
+    path = tmp_path / 'new' / 'folder' / 'a.pth'
+    backend.put(b'content', path)
+    assert backend.get(path) == b'content'
 
 
 def test_other_storage_is_left_as_it_is(tmp_path: Path) -> None:
     args = dict(backend='local')
     runner = build_runner(tmp_path, 1, backend_args=args)
     runner.train()
-    assert hook_of(runner).backend_args == args
+    (hook,) = (h for h in runner.hooks if isinstance(h, SafeCheckpointHook))
+    assert hook.backend_args == args
 
 
 def test_a_published_copy_replaces_the_earlier_one(tmp_path: Path) -> None:
@@ -138,43 +148,31 @@ def test_a_published_copy_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert len(first) == 4
     other = tmp_path / 'epoch_1-notes.pth'
     other.write_text('not one of its own')
-    resumed = build_runner(tmp_path, 1, published_keys=keys)
-    resumed._resume = True
-    resumed.train()
+    resume(build_runner(tmp_path, 1, published_keys=keys))
     assert len(checkpoints(tmp_path)) == 5 and other.exists()
     assert checkpoints(tmp_path) != first | {other.name}
 
 
 @pytest.mark.parametrize('strategy', ['cos', 'linear'])
 def test_a_one_cycle_schedule_goes_on(strategy: str, tmp_path: Path) -> None:
-    def build(name: str) -> Runner:
-        return build_digits_runner(
-            tmp_path / name,
-            10,
-            epochs=4,
-            param_scheduler=dict(
-                _delete_=True,
-                type='OneCycleLR',
-                eta_max=0.1,
-                total_steps=4,
-                anneal_strategy=strategy,
-            ),
+    def build(name: str = 'parts') -> Runner:
+        scheduler = dict(
+            _delete_=True,
+            type='OneCycleLR',
+            eta_max=0.1,
+            total_steps=4,
+            anneal_strategy=strategy,
         )
-
-    def rates(runner: Runner) -> list[float]:
-        return runner.message_hub.get_scalar('train/lr').data[0].tolist()
+        return build_runner(
+            tmp_path / name, 4, dict(param_scheduler=scheduler)
+        )
 
     whole = build('whole')
     whole.train()
-    interrupted = build('parts')
-    interrupted.register_hook(KillAt(2))
-    with pytest.raises(KilledError):
-        interrupted.train()
-    resumed = build('parts')
-    resumed._resume = True
-    resumed.train()
-    assert rates(resumed) == rates(whole)
-    assert len(set(rates(whole))) == 4
+    resumed = killed_and_resumed(build, KillAt(2))
+    rates = scalars(whole, 'train/lr')
+    assert scalars(resumed, 'train/lr') == rates
+    assert len(set(rates)) == 4
 
 
 def test_validation_alone_saves_nothing(tmp_path: Path) -> None:

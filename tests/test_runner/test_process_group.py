@@ -2,56 +2,57 @@ from __future__ import annotations
 
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from tools_support import free_port
 from torch import distributed
 
-from m2at_mm.runner.process_group import connect_processes
+from m2at_mm.runner.process_group import (
+    connect_processes,
+    resume_after_restart,
+)
+
+RESTARTS = 'TORCHELASTIC_RESTART_COUNT'
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU, and not started by torchrun."""
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    for name in (
-        'RANK',
-        'LOCAL_RANK',
-        'WORLD_SIZE',
-        'TORCHELASTIC_RESTART_COUNT',
-    ):
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', RESTARTS):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.usefixtures('no_launcher')
-def test_launcher_without_torchrun() -> None:
-    with pytest.raises(RuntimeError, match=r"launcher='pytorch'.*torchrun"):
-        connect_processes('pytorch')
-
+@pytest.mark.parametrize(
+    ('launcher', 'message'),
+    [
+        ('pytorch', r"launcher='pytorch'.*torchrun"),
+        ('slurm', r"launcher='slurm'.*torchrun"),
+        ('mpi', r"launcher='mpi'.*torchrun"),
+    ],
+)
+def test_launchers_that_lack_something(launcher: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        connect_processes(launcher)
     assert not distributed.is_initialized()
 
 
-@pytest.mark.usefixtures('no_launcher')
-def test_no_launcher_needs_no_process_group() -> None:
-    connect_processes('none')
-
-    assert not distributed.is_initialized()
-
-
-@pytest.mark.usefixtures('no_launcher')
-def test_with_a_gpu_mmengine_starts_the_process_group(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ('launcher', 'on_gpu'), [('none', False), ('pytorch', True)]
+)
+def test_what_mmengine_does_itself(
+    launcher: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    connect_processes('pytorch')
-
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: on_gpu)
+    connect_processes(launcher)
     assert not distributed.is_initialized()
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='gloo by environment')
-@pytest.mark.usefixtures('no_launcher')
 def test_without_a_gpu_the_process_group_is_gloo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -63,7 +64,6 @@ def test_without_a_gpu_the_process_group_is_gloo(
     )
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-
     try:
         connect_processes('pytorch')
         assert distributed.get_backend() == 'gloo'
@@ -74,14 +74,6 @@ def test_without_a_gpu_the_process_group_is_gloo(
             distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize('launcher', ['slurm', 'mpi'])
-@pytest.mark.usefixtures('no_launcher')
-def test_launchers_of_gpus_need_one(launcher: str) -> None:
-    with pytest.raises(RuntimeError, match=f"launcher='{launcher}'.*torchrun"):
-        connect_processes(launcher)
-
-
-@pytest.mark.usefixtures('no_launcher')
 def test_a_restart_does_not_see_what_was_left_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -101,11 +93,30 @@ def test_a_restart_does_not_see_what_was_left_before(
         'init_process_group',
         lambda backend, **settings: called.update(backend=backend, **settings),
     )
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '2')
-    monkeypatch.setenv('RANK', '1')
-    monkeypatch.setenv('LOCAL_RANK', '1')
+    for name, value in ((RESTARTS, '2'), ('RANK', '1'), ('LOCAL_RANK', '1')):
+        monkeypatch.setenv(name, value)
     connect_processes('pytorch', dict(backend='nccl', timeout=60))
     assert (called['device'], called['backend']) == (1, 'nccl')
     assert (called['rank'], called['world_size']) == (1, 4)
     assert called['timeout'].total_seconds() == 60
     assert not called['store'].check(['0']) and store.check(['0'])
+
+
+@pytest.mark.parametrize('restarts', [None, '0', '2'])
+@pytest.mark.parametrize('saved', [False, True])
+def test_resumes_after_a_restart(
+    restarts: str | None,
+    saved: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if restarts is not None:
+        monkeypatch.setenv(RESTARTS, restarts)
+    if saved:
+        (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
+    given = dict(work_dir=str(tmp_path), resume=False, load_from='stock.pth')
+    cfg = Config(given)
+    resume_after_restart(cfg)
+    if restarts == '2' and saved:
+        given.update(resume=True, load_from=None)
+    assert cfg.to_dict() == given

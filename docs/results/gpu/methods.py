@@ -23,7 +23,7 @@ from mmengine.runner import Runner
 from m2at_mm import cli
 from m2at_mm.benchmark.interleaving import now
 from m2at_mm.datasets import CIFAR10
-from m2at_mm.runner.atomic_files import write_whole
+from m2at_mm.files import write_whole
 
 #: By name, the config and what differs from it.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

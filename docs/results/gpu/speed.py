@@ -27,8 +27,8 @@ from m2at_mm.attacks import folding
 from m2at_mm.benchmark import flops_per_iteration, peak_flops
 from m2at_mm.benchmark.contestants import Limit, PlainLoop, Script
 from m2at_mm.benchmark.interleaving import now
+from m2at_mm.files import write_whole
 from m2at_mm.registry import MODELS
-from m2at_mm.runner.atomic_files import write_whole
 from m2at_mm.structures import BatchLabels
 
 LOOPS = {'plain loop': PlainLoop, 'script loop': Script}

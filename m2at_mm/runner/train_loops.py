@@ -1,0 +1,180 @@
+"""Training loops, and what they count and do next."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from m2at_mm.checks import check_count
+from m2at_mm.model_wrappers.distributed import bare_model
+from m2at_mm.registry import LOOPS
+
+
+@LOOPS.register_module()
+class ResumableEpochTrainLoop(EpochBasedTrainLoop):
+    """MMEngine's epochs, resumed at the batch after the checkpoint.
+
+    MMEngine begins an epoch anew when it resumes from a checkpoint that was
+    saved by iteration (``default_hooks.checkpoint.by_epoch=False``). This loop
+    skips the batches that were trained on. With
+    :class:`m2at_mm.RNGStateHook` the rest of the epoch is that of a run that
+    was never interrupted.
+
+    Args:
+        *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
+        **kwargs (Any): The same.
+
+    Example:
+        >>> train_cfg = dict(
+        ...     type='m2at_mm.ResumableEpochTrainLoop', max_epochs=200)
+    """
+
+    def run_epoch(self) -> None:
+        """Train on the batches of an epoch that were not trained on yet."""
+        in_epoch = self._max_iters // self._max_epochs
+        done = self._iter - self._epoch * in_epoch
+        repeats = in_epoch // len(self.dataloader)
+        self.runner.call_hook('before_train_epoch')
+        self.runner.model.train()
+        for index, data_batch in enumerate(self.dataloader):
+            if (index + 1) * repeats > done:
+                self.run_iter(index, data_batch)
+        self.runner.call_hook('after_train_epoch')
+        self._epoch += 1
+
+
+@LOOPS.register_module()
+class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
+    """Train on each batch several times before the next one is loaded.
+
+    Free adversarial training needs it; see :class:`m2at_mm.FreeAT`. An epoch
+    has ``repeats`` times as many iterations as there are batches, so the
+    authors divide the number of epochs by ``repeats``. Schedulers by epoch
+    and by iteration count as usual; those converted from epochs to
+    iterations (``convert_to_iter_based``) count batches.
+
+    Args:
+        *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
+        repeats (int): Times that a batch is trained on, at least 1. Defaults
+            to 8, the m of arXiv 1904.12843 for CIFAR-10.
+        **kwargs (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
+
+    Raises:
+        ValueError: ``repeats`` is not a whole number of at least 1, or the
+            preprocessor would crop each repetition anew.
+
+    Example:
+        >>> train_cfg = dict(
+        ...     type='m2at_mm.RepeatedBatchTrainLoop', repeats=8,
+        ...     max_epochs=25)
+    """
+
+    def __init__(self, *args: Any, repeats: int = 8, **kwargs: Any) -> None:
+        check_count('repeats', repeats)
+        super().__init__(*args, **kwargs)
+        preprocessor = getattr(
+            bare_model(self.runner.model), 'data_preprocessor', None
+        )
+        if getattr(preprocessor, 'augment', None) is not None:
+            raise ValueError(
+                'data_preprocessor.augment would crop and flip each '
+                'repetition of a batch anew: set it to None, and give the '
+                'dataset whole_batches=False and a pipeline with RandomCrop '
+                'and RandomFlip, as free-at_resnet18_cifar10.py does'
+            )
+        self.repeats = repeats
+        self._max_iters *= repeats
+
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Train on a batch ``repeats`` times."""
+        # Fewer for the batch at which the run was interrupted.
+        batches = self._epoch * len(self.dataloader) + idx
+        done = self._iter - batches * self.repeats
+        for repeat in range(done, self.repeats):
+            super().run_iter(idx * self.repeats + repeat, data_batch)
+
+
+def make_epochs_resumable(cfg: Config) -> None:
+    """Use :class:`ResumableEpochTrainLoop` in a config with epochs.
+
+    A loop that the config names by its type stays.
+
+    Args:
+        cfg (Config): Config of a training, changed in place.
+    """
+    loop = cfg.get('train_cfg')
+    if loop is not None and loop.get('by_epoch') and 'type' not in loop:
+        del loop['by_epoch']
+        loop.type = 'm2at_mm.ResumableEpochTrainLoop'
+
+
+def counts_epochs(runner: Runner) -> bool:
+    """Whether the training loop counts epochs.
+
+    A loop by iterations is one single epoch for all hooks, so nothing that
+    is set by epoch would ever change in it.
+    """
+    return not isinstance(runner.train_loop, IterBasedTrainLoop)
+
+
+def refuse_epochs(runner: Runner, setting: str) -> None:
+    """Refuse a setting by epoch in a loop by iterations.
+
+    Args:
+        runner (Runner): Runner of the training.
+        setting (str): What is given by epoch, for the message.
+
+    Raises:
+        ValueError: The training loop counts no epochs.
+    """
+    if not counts_epochs(runner):
+        raise ValueError(
+            f'{setting} counts epochs (by_epoch=True), but the training loop '
+            'counts iterations and has no epochs: set by_epoch=False there '
+            'and give iterations'
+        )
+
+
+def checkpoint_follows(runner: Runner) -> bool:
+    """Whether a CheckpointHook saves right after this ``after_train_iter``."""
+    return any(
+        hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+        or (hook.save_last and hook.is_last_train_iter(runner))
+        for hook in runner.hooks
+        if isinstance(hook, CheckpointHook) and not hook.by_epoch
+    )
+
+
+def validation_follows(runner: Runner, done: int) -> bool:
+    """Whether the training loop validates at a point of the training.
+
+    Args:
+        runner (Runner): Runner of the training.
+        done (int): Number of finished epochs, or of finished iterations in a
+            loop by iterations.
+    """
+    loop = runner.train_loop
+    if runner.val_loop is None:
+        return False
+    # As in the loops' _decide_current_val_interval().
+    step = bisect(loop.dynamic_milestones, done + 1)
+    interval = loop.dynamic_intervals[step - 1]
+    last = loop.max_epochs if counts_epochs(runner) else loop.max_iters
+    due: bool = done >= max(1, loop.val_begin) and (
+        done % interval == 0 or done == last
+    )
+    return due
+
+
+def saves_or_validates(runner: Runner, done: int) -> bool:
+    """Whether a checkpoint or a validation follows iteration ``done``.
+
+    Those at the end of an epoch are left out.
+    """
+    return checkpoint_follows(runner) or (
+        not counts_epochs(runner) and validation_follows(runner, done)
+    )

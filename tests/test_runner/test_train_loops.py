@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from digits_runner import build_digits_runner
+from interrupted_runs import build_runner
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from m2at_mm.registry import LOOPS
+from m2at_mm.runner import RepeatedBatchTrainLoop
+from m2at_mm.runner.train_loops import (
+    checkpoint_follows,
+    counts_epochs,
+    make_epochs_resumable,
+    refuse_epochs,
+    validation_follows,
+)
+
+RESUMABLE = 'm2at_mm.ResumableEpochTrainLoop'
+REPEATED = 'm2at_mm.RepeatedBatchTrainLoop'
+
+
+class Recorder:
+    """What a loop needs of a runner; notes the batches it trains on."""
+
+    def __init__(self) -> None:
+        self.batches: list[Any] = []
+        self.hooks: list[str] = []
+        self.val_loop = None
+        self.visualizer = SimpleNamespace()
+        self.optim_wrapper = None
+        self.model = self
+
+    def train(self) -> None:
+        pass
+
+    def train_step(self, data_batch: Any, optim_wrapper: object) -> None:
+        self.batches.append(data_batch.item())
+
+    def call_hook(self, name: str, **_: Any) -> None:
+        self.hooks.append(name)
+
+
+@pytest.mark.parametrize(
+    ('repeats', 'epoch', 'iteration', 'batches'),
+    [
+        (1, 0, 0, [0, 1, 2, 0, 1, 2]),
+        (1, 0, 1, [1, 2, 0, 1, 2]),
+        (1, 0, 3, [0, 1, 2]),  # saved after the last batch of its epoch
+        (1, 1, 3, [0, 1, 2]),  # saved at the end of the epoch
+        (1, 1, 5, [2]),
+        (1, 2, 6, []),
+        (2, 0, 0, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]),
+        (2, 0, 3, [1, 2, 2, 0, 0, 1, 1, 2, 2]),
+        (2, 1, 11, [2]),
+    ],
+)
+def test_goes_on_with_the_next_batch(
+    repeats: int, epoch: int, iteration: int, batches: list[int]
+) -> None:
+    """Two epochs of the batches 0, 1, 2, from a checkpoint on."""
+    runner = Recorder()
+    kind = dict(type=RESUMABLE)
+    if repeats > 1:
+        kind = dict(type=REPEATED, repeats=repeats)
+    loader = DataLoader([0, 1, 2])
+    loop = LOOPS.build(
+        dict(kind, runner=runner, dataloader=loader, max_epochs=2)
+    )
+    assert loop.max_iters == 2 * 3 * repeats
+    loop._epoch, loop._iter = epoch, iteration
+    loop.run()
+    assert runner.batches == batches
+    assert runner.hooks.count('after_train_epoch') == 2 - epoch
+    assert runner.hooks.count('before_train_iter') == len(batches)
+
+
+def test_repetitions_are_not_cropped_anew(tmp_path: Path) -> None:
+    loop = dict(type=REPEATED, repeats=3, max_epochs=1, _delete_=True)
+    runner = build_digits_runner(tmp_path, 10, train_cfg=loop)
+    with pytest.raises(ValueError, match=r'augment would crop .* to None'):
+        runner.train()
+
+
+@pytest.mark.parametrize('repeats', [0, 1.5])
+def test_wrong_repeats(repeats: float) -> None:
+    with pytest.raises(ValueError, match=f'repeats={repeats}'):
+        RepeatedBatchTrainLoop(None, None, repeats=repeats, max_epochs=1)
+
+
+@pytest.mark.parametrize(
+    ('given', 'kind'),
+    [
+        (dict(by_epoch=True, max_epochs=3, val_interval=2), RESUMABLE),
+        (dict(by_epoch=False, max_iters=9), None),
+        (dict(type='EpochBasedTrainLoop', max_epochs=3), None),
+    ],
+)
+def test_epochs_become_resumable(given: dict, kind: str | None) -> None:
+    cfg = Config(dict(train_cfg=given))
+    make_epochs_resumable(cfg)
+    expected = dict(given)
+    if kind:
+        expected['type'] = kind
+        del expected['by_epoch']
+    assert cfg.train_cfg.to_dict() == expected
+
+
+class Watch(Hook):
+    """Notes what is announced and what happens, by iterations done."""
+
+    def __init__(self) -> None:
+        self.saves: list[int] = []
+        self.announced: list[int] = []
+        self.validated: list[int] = []
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        done = runner.iter + 1
+        if checkpoint_follows(runner):
+            self.saves.append(done)
+        length = 3 if counts_epochs(runner) else 1
+        if done % length == 0 and validation_follows(runner, done // length):
+            self.announced.append(done)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self.validated.append(runner.iter)
+
+
+@pytest.mark.parametrize(
+    ('loop', 'settings'),
+    [
+        ('iterations', dict(val_interval=4, val_begin=3)),
+        ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
+        ('epochs', dict(val_interval=2)),
+    ],
+)
+def test_announced_is_what_happens(
+    loop: str, settings: dict, tmp_path: Path
+) -> None:
+    watch = Watch()
+    checkpoint = dict(by_epoch=False, interval=4, save_best=None)
+    runner = build_runner(
+        tmp_path,
+        loop,
+        randomness=dict(seed=0),
+        train_cfg=settings,
+        default_hooks=dict(checkpoint=checkpoint),
+    )
+    runner.register_hook(watch)
+    runner.train()
+    assert watch.announced == watch.validated != []
+    assert watch.saves == [4, 8, 9]
+    saved = {path.name for path in tmp_path.glob('iter_?.pth')}
+    assert saved == {'iter_4.pth', 'iter_8.pth', 'iter_9.pth'}
+
+
+@pytest.mark.parametrize('loop', ['epochs', 'middle', 'iterations'])
+def test_epochs_are_refused_where_there_are_none(
+    loop: str, tmp_path: Path
+) -> None:
+    runner = build_runner(tmp_path, loop)
+    runner._train_loop = runner.build_train_loop(runner._train_loop)
+    assert counts_epochs(runner) == (loop != 'iterations')
+    if loop != 'iterations':
+        refuse_epochs(runner, 'anything')
+        return
+    with pytest.raises(ValueError, match=r'anything counts .*by_epoch=False'):
+        refuse_epochs(runner, 'anything')
