@@ -19,11 +19,10 @@ from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner import train_loops
-from m2at_mm.runner.rollback import check_checkpoints, roll_back
+from m2at_mm.runner import rollback, train_loops
 
-ACTIONS = ('warn', 'stop', 'rollback', 'lower_step')
 _KEY = 'collapse_guard'
+_ACTIONS = ('warn', 'stop', 'rollback', 'lower_step')
 # The host waits for a GPU whenever it reads a loss.
 _ITERS_BETWEEN_READINGS = 10
 
@@ -36,25 +35,24 @@ class CollapseGuardHook(Hook):
     After each ``interval`` epochs or iterations the network is attacked on
     the same few images, by FGSM from the clean image and by PGD:
 
-    - catastrophic overfitting (arXiv 2001.03994): the network withstands the
-      single step but not several, so the accuracy under PGD is less than half
-      of that under FGSM, and more than ``max_gap`` points below it;
+    - catastrophic overfitting (arXiv 2001.03994): the accuracy under PGD is
+      less than half of that under FGSM, and more than ``max_gap`` points below
+      it;
     - chance: the clean accuracy is no better than guessing, after
       ``patience`` or after it was better once.
 
     A loss that is not finite is noticed after at most 10 iterations, and
     always before a check, a checkpoint or a validation. What was found is
-    logged as an error, and then:
+    logged as an error. By ``'warn'``, ``'stop'`` and where there is no sound
+    checkpoint, a loss that is not finite ends training with an error. Else:
 
-    - ``'warn'``: nothing more; but training ends with an error on a loss that
-      is not finite;
-    - ``'stop'``: training ends after the epoch or iteration, or with an error
-      on a loss that is not finite;
+    - ``'warn'``: training goes on;
+    - ``'stop'``: training ends after the epoch or iteration;
     - ``'rollback'``: weights, average weights and optimiser go back to the
       last checkpoint that was sound; schedule, data and random draws go on;
-    - ``'lower_step'``: the same, and the train attack's step becomes
-      ``step_factor`` of its length for the rest of the training, also of a
-      length that depends on the radius or that is scheduled.
+    - ``'lower_step'``: the same, and the train attack's steps become
+      ``step_factor`` of their length for the rest of the training, also where
+      the length depends on the radius or is scheduled.
 
     Args:
         action (str): One of the four. Defaults to ``'stop'``.
@@ -75,8 +73,7 @@ class CollapseGuardHook(Hook):
             the model is no AdversarialClassifier, the loop has no epochs to
             count, there is no step to lower, or no checkpoint would be there
             to go back to.
-        FloatingPointError: In training, the loss is not finite and there is
-            no sound checkpoint to go back to.
+        FloatingPointError: The loss is not finite, see above.
 
     Example:
         >>> default_hooks = dict(
@@ -98,7 +95,7 @@ class CollapseGuardHook(Hook):
     by_epoch: bool = True
 
     def __post_init__(self) -> None:
-        check_choice('action', self.action, ACTIONS)
+        check_choice('action', self.action, _ACTIONS)
         for name in ('interval', 'num_images', 'patience', 'max_rollbacks'):
             check_count(name, getattr(self, name))
         check_number('max_gap', self.max_gap, above=0, below=100)
@@ -121,7 +118,7 @@ class CollapseGuardHook(Hook):
         """Check what the action needs, and go on from a checkpoint."""
         if self.by_epoch:
             train_loops.refuse_epochs(
-                runner, f'CollapseGuardHook.interval={self.interval}'
+                runner, f'guard.interval={self.interval}'
             )
         model = bare_model(runner.model)
         if not hasattr(model, 'threat_model'):
@@ -131,9 +128,9 @@ class CollapseGuardHook(Hook):
                 'remove the hook'
             )
         if self.action == 'lower_step':
-            _check_step(model)
+            rollback.check_step(model)
         if self._goes_back:
-            check_checkpoints(runner, self.interval, self.by_epoch)
+            rollback.check_checkpoints(runner, self.interval, self.by_epoch)
         hub = runner.message_hub
         self._memory.update(hub.runtime_info.get(_KEY, {}))
         hub.update_info(_KEY, self._memory)
@@ -178,12 +175,7 @@ class CollapseGuardHook(Hook):
             self._check(runner, 'epoch', done)
 
     def look_at_losses(self, runner: Runner) -> None:
-        """Act on the losses since the last time; all processes must.
-
-        Raises:
-            FloatingPointError: One was not finite, and by the action or for
-                lack of a sound checkpoint training does not go back.
-        """
+        """Act on the losses since the last time; all processes must."""
         if self._first_bad is None:
             return
         # Where one process goes back, all must.
@@ -293,16 +285,14 @@ class CollapseGuardHook(Hook):
             error(f'went back {self.max_rollbacks} times already')
             return False
         memory['rollbacks'] += 1
-        roll_back(runner, path)
-        error(f'weights and optimiser are back at {path}')
+        rollback.roll_back(runner, path)
+        said = f'weights and optimiser are back at {path}'
         if self.action == 'lower_step':
             memory['step_factor'] *= self.step_factor
             attack = bare_model(runner.model).train_attack
             attack.step_factor *= self.step_factor
-            error(
-                f"the train attack's step is {memory['step_factor']:g} of the "
-                'configured one'
-            )
+            said += f', and steps at {memory["step_factor"]:g} of their length'
+        error(said)
         self._found_sound(runner)
         return True
 
@@ -310,15 +300,3 @@ class CollapseGuardHook(Hook):
 def _loader(runner: Runner) -> Any:
     """Of the validation images, or the training images without any."""
     return (runner.val_loop or runner.train_loop).dataloader
-
-
-def _check_step(model: Any) -> None:
-    """Refuse to lower a step that is not taken in training."""
-    attack, method = model.train_attack, type(model.method).__name__
-    if not model.method.needs_attack or not hasattr(attack, 'step_factor'):
-        used = type(attack).__name__ if model.method.needs_attack else 'none'
-        raise ValueError(
-            "action='lower_step' needs a train attack whose step can be "
-            f'lowered (PGD, FGSM or NFGSM), but method={method} uses {used}: '
-            "choose action='rollback'"
-        )

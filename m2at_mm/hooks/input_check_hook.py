@@ -58,6 +58,10 @@ class InputCheckHook(Hook):
         needs_checkpoint (bool): Refuse to train from random weights, for
             fine-tuning. Defaults to False.
 
+    Raises:
+        ValueError: At the start, one of these is found.
+        FileNotFoundError: The file of a checkpoint is missing.
+
     Example:
         >>> default_hooks = dict(
         ...     input_check=dict(type='m2at_mm.InputCheckHook'))
@@ -69,14 +73,7 @@ class InputCheckHook(Hook):
         self.needs_checkpoint = needs_checkpoint
 
     def before_run(self, runner: Runner) -> None:
-        """Look for the weights that training begins with.
-
-        Raises:
-            FileNotFoundError: A file that an ``init_cfg`` names is missing,
-                or the checkpoint.
-            ValueError: There is no checkpoint where one is needed, or it
-                cannot be read.
-        """
+        """Look for the weights that training begins with."""
         start = _checkpoint_file(runner)
         if start is not None and '://' not in start:
             _check_readable(start)
@@ -104,11 +101,7 @@ class InputCheckHook(Hook):
     def after_load_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Compare the checkpoint's tensors with the model's.
-
-        Raises:
-            ValueError: They don't fit.
-        """
+        """Compare the checkpoint's tensors with the model's."""
         # MMEngine would run this text as Python, for a setting of its first
         # versions; no checkpoint of MMEngine 0.10 has it.
         checkpoint.get('meta', {}).pop('config', None)

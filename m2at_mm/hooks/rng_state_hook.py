@@ -66,7 +66,6 @@ class RNGStateHook(Hook):
     def __init__(self) -> None:
         self._states: dict[str, Any] = {}  # for the next checkpoint
         self._loaded: dict[str, Any] | None = None
-        self._training_streams: dict[str, Any] | None = None
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._began = False
 
@@ -102,12 +101,7 @@ class RNGStateHook(Hook):
         checkpoint[_HOOKS] = process_state.hook_states(runner)
 
     def gather(self, runner: Runner, at_epoch_end: bool) -> None:
-        """Collect the streams for the next checkpoint; all processes must.
-
-        Args:
-            runner (Runner): Runner of the training.
-            at_epoch_end (bool): Whether an epoch was finished.
-        """
+        """Collect the streams for the next checkpoint; all processes must."""
         self._states = dict(
             ranks=dist.all_gather_object(
                 process_state.process_state(runner.model)
@@ -198,15 +192,12 @@ class RNGStateHook(Hook):
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
         self.gather(runner, at_epoch_end=in_epochs)
-        own = self._states['ranks'][dist.get_rank()]
-        self._training_streams = own['streams']
         set_random_seed(data_order.common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
         """Give training its streams back."""
-        if self._training_streams is not None:
-            process_state.set_random_streams(self._training_streams)
-            self._training_streams = None
+        own = self._states['ranks'][dist.get_rank()]
+        process_state.set_random_streams(own['streams'])
         # A checkpoint saved from here on needs no other validation.
         runner.message_hub.update_info(_VALIDATED, runner.iter)
 

@@ -45,12 +45,7 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
     ) -> None:
         """Keep the logged values, and read all where they are needed.
 
-        Args:
-            runner (Runner): Runner of the training.
-            batch_idx (int): Number of the batch in its epoch.
-            data_batch (Any): Not used. Defaults to None.
-            outputs (dict, optional): Logged values by name: numbers, or
-                tensors of one element on any device. Defaults to None.
+        ``outputs`` are numbers, or tensors of one element on any device.
         """
         # Copies: a CUDA graph writes its next output over this one.
         kept = {

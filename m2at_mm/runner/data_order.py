@@ -64,9 +64,7 @@ def check_sampler(runner: Runner) -> None:
 def make_repeatable(runner: Runner, epoch: Tensor) -> None:
     """Let the order of the data and their draws depend on the seed alone.
 
-    Args:
-        runner (Runner): Runner of the training, at its beginning.
-        epoch (Tensor): Current epoch, int64 of shape (), in shared memory.
+    ``epoch`` is the current one, int64 of shape (), in shared memory.
     """
     loop, seed = runner.train_loop, common_seed(runner)
     loader = loop.dataloader
@@ -87,13 +85,7 @@ def make_repeatable(runner: Runner, epoch: Tensor) -> None:
 
 
 def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
-    """Begin an epoch the same whether or not epochs came before it.
-
-    Args:
-        loader (DataLoader): Loader of the training images.
-        seed (int): Seed of the training.
-        epoch (int): Number of epochs before this one.
-    """
+    """Begin an epoch the same whether or not epochs came before it."""
     # Workers that live on keep the seed that they were started with.
     loader.generator.manual_seed(
         seed if loader.persistent_workers else seed + epoch
@@ -106,10 +98,7 @@ def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
 def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
     """Give each dataset's pipeline streams of its own, also inside wrappers.
 
-    Args:
-        dataset (Any): A dataset or a wrapper around one or several.
-        seed (int): Seed of the training.
-        epoch (Tensor): Current epoch, int64 of shape (), in shared memory.
+    ``epoch`` is the current one, int64 of shape (), in shared memory.
     """
     parts = [
         part

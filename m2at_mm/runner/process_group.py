@@ -75,10 +75,8 @@ def resume_after_restart(cfg: Config) -> None:
     """Resume from the work dir where torchrun has restarted the processes.
 
     So ``torchrun --max-restarts 3 tools/train.py CONFIG`` goes on by itself
-    when a process has died. Before the first checkpoint it begins anew.
-
-    Args:
-        cfg (Config): Config of a training, changed in place.
+    when a process has died. Before the first checkpoint it begins anew. The
+    config is changed in place.
     """
     if _restarts() and Path(cfg.work_dir, 'last_checkpoint').is_file():
         cfg.resume, cfg.load_from = True, None

@@ -25,10 +25,6 @@ _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
-    Args:
-        model (nn.Module): The model in training, in its wrapper if it has
-            one.
-
     Returns:
         dict: ``streams`` (see :func:`random_streams`); ``method``, the state
         of the training method; ``gradients`` that are being accumulated;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
@@ -12,11 +14,7 @@ def roll_back(runner: Runner, path: str) -> None:
     The training goes on from there: epochs, learning rates, data and random
     streams are not rewound, and early stopping and schedulers by a metric
     keep what they have seen. So it makes no difference whether the run was
-    resumed before.
-
-    Args:
-        runner (Runner): Runner of the training.
-        path (str): Checkpoint with an optimiser's state.
+    resumed before. The checkpoint must hold the optimiser's state.
     """
     optimizer = runner.optim_wrapper
     # The schedule's, which schedulers change step by step.
@@ -41,15 +39,9 @@ def roll_back(runner: Runner, path: str) -> None:
 def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
     """Refuse a training in which the last good checkpoint is removed.
 
-    Args:
-        runner (Runner): Runner of the training.
-        interval (int): Epochs or iterations between two checks of the
-            weights.
-        by_epoch (bool): Whether ``interval`` counts epochs.
-
     Raises:
-        ValueError: No CheckpointHook saves after each check and keeps the
-            checkpoint until the next one.
+        ValueError: The weights are checked after each ``interval``, and no
+            CheckpointHook saves them then and keeps them until the next check.
     """
     if any(
         hook.by_epoch == by_epoch
@@ -72,3 +64,15 @@ def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
         f'with by_epoch={by_epoch} and save_optimizer=True, and '
         'max_keep_ckpts large enough'
     )
+
+
+def check_step(model: Any) -> None:
+    """Refuse to lower a step that is not taken in training."""
+    takes_steps = hasattr(model.train_attack, 'step_factor')
+    if not (model.method.needs_attack and takes_steps):
+        raise ValueError(
+            "action='lower_step' needs a train attack with a step (PGD, FGSM "
+            f'or NFGSM), but method={type(model.method).__name__} with '
+            f'train_attack={type(model.train_attack).__name__} takes none: '
+            "choose action='rollback'"
+        )

@@ -101,10 +101,7 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
 def make_epochs_resumable(cfg: Config) -> None:
     """Use :class:`ResumableEpochTrainLoop` in a config with epochs.
 
-    A loop that the config names by its type stays.
-
-    Args:
-        cfg (Config): Config of a training, changed in place.
+    The config is changed in place. A loop that it names by its type stays.
     """
     loop = cfg.get('train_cfg')
     if loop is not None and loop.get('by_epoch') and 'type' not in loop:
@@ -122,11 +119,7 @@ def counts_epochs(runner: Runner) -> bool:
 
 
 def refuse_epochs(runner: Runner, setting: str) -> None:
-    """Refuse a setting by epoch in a loop by iterations.
-
-    Args:
-        runner (Runner): Runner of the training.
-        setting (str): What is given by epoch, for the message.
+    """Refuse what is given by epoch, like ``'interval=2'``, in other loops.
 
     Raises:
         ValueError: The training loop counts no epochs.
@@ -150,12 +143,9 @@ def checkpoint_follows(runner: Runner) -> bool:
 
 
 def validation_follows(runner: Runner, done: int) -> bool:
-    """Whether the training loop validates at a point of the training.
+    """Whether the loop validates after ``done`` of the epochs it counts.
 
-    Args:
-        runner (Runner): Runner of the training.
-        done (int): Number of finished epochs, or of finished iterations in a
-            loop by iterations.
+    In a loop by iterations, after ``done`` iterations.
     """
     loop = runner.train_loop
     if runner.val_loop is None:

@@ -123,7 +123,7 @@ def test_a_sampler_for_one_process_is_refused(
 
 
 def test_an_epoch_that_never_ends_is_refused(tmp_path: Path) -> None:
-    cfg = small_digits_config(tmp_path, IMAGES, BATCH)
+    cfg = small_digits_config(tmp_path, IMAGES, BATCH, network=quick_cfg)
     cfg.train_dataloader.sampler = SAMPLERS['infinite']
     with pytest.raises(ValueError, match=r'InfiniteSampler never ends.*De'):
         Runner.from_cfg(cfg).train()
