@@ -14,7 +14,6 @@ from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.attacks.random_stream import own_random_stream
-from m2at_mm.attacks.threat_model import ThreatModel
 from m2at_mm.checks import check_choice
 from m2at_mm.registry import TASK_UTILS
 
@@ -23,10 +22,16 @@ _VERSIONS = {
     'standard': ('apgd-ce', 'apgd-t', 'fab-t', 'square'),
     'rand': ('apgd-ce', 'apgd-dlr'),
 }
-_PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
-# The logits that a loss compares: the difference of logits ratio divides by
-# the gap to the third largest, its targeted form to the fourth.
-_FEWEST_CLASSES = {'apgd-dlr': 3, 'apgd-t': 4}
+# The attacks, by what the package calls them, and the logits that a loss
+# compares: the difference of logits ratio divides by the gap to the third
+# largest, its targeted form to the fourth.
+_PARTS = {
+    'apgd-ce': ('apgd', 2),
+    'apgd-dlr': ('apgd', 3),
+    'apgd-t': ('apgd_targeted', 4),
+    'fab-t': ('fab', 2),
+    'square': ('square', 2),
+}
 # Target classes per image in apgd-t and fab-t, by the standard version.
 _TARGETS = 9
 
@@ -56,27 +61,24 @@ def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
     names = _VERSIONS[version]
     if num_classes == 3:
         names = tuple(name.replace('apgd-t', 'apgd-dlr') for name in names)
-    return tuple(n for n in names if num_classes >= _FEWEST_CLASSES.get(n, 2))
+    return tuple(n for n in names if num_classes >= _PARTS[n][1])
 
 
 def describe_reduction(version: str, num_classes: int) -> str | None:
     """How AutoAttack differs from that on ten classes, None if it doesn't."""
-    if num_classes == 10:
+    if num_classes == 10 or (num_classes > 10 and version == 'rand'):
         return None
     if num_classes > 10:
-        if version == 'rand':
-            return None
         return (
             f'AutoAttack aims at {_TARGETS} of the {num_classes - 1} wrong '
             'classes of an image, those of the largest logits, as its '
             'standard version does'
         )
-    components = autoattack_components(version, num_classes)
-    targets = min(_TARGETS, num_classes - 1)
-    return (
-        f'with {num_classes} classes AutoAttack is {" + ".join(components)}'
-        + (f', aiming at {targets} classes' if version == 'standard' else '')
-    )
+    names = ' + '.join(autoattack_components(version, num_classes))
+    note = f'with {num_classes} classes AutoAttack is {names}'
+    if version == 'standard':
+        note += f', aiming at {num_classes - 1} classes'
+    return note
 
 
 @TASK_UTILS.register_module()
@@ -131,10 +133,7 @@ class AutoAttack(Attack):
         with attacked, own_random_stream(images.device):
             clean = logits(images)
             robust = predicted_labels(clean) == labels
-            package = self._package(logits, images.device, batch.threat_model)
-            targets = min(_TARGETS, clean.shape[1] - 1)
-            package.apgd_targeted.n_target_classes = targets
-            package.fab.n_target_classes = targets
+            package = self._package(logits, clean.shape[1])
             for name in self.components(clean.shape[1]):
                 left = robust.nonzero().flatten()
                 if not len(left):
@@ -147,7 +146,8 @@ class AutoAttack(Attack):
                     fooled = predicted_labels(logits(found)) != labels[left]
                 result[left[fooled]] = found[fooled]
                 robust[left[fooled]] = False
-        return result
+        # Exactly inside for images in double precision, too.
+        return batch.ball.project(result.to(batch.images.dtype))
 
     def components(self, num_classes: int) -> tuple[str, ...]:
         """The attacks that are run on a model of so many classes, in order.
@@ -158,7 +158,7 @@ class AutoAttack(Attack):
         if self.attacks is None:
             return autoattack_components(self.version, num_classes)
         for name in self.attacks:
-            fewest = _FEWEST_CLASSES.get(name, 2)
+            fewest = _PARTS[name][1]
             if num_classes < fewest:
                 raise ValueError(
                     f'attack {name!r} compares {fewest} logits, but the model '
@@ -167,17 +167,21 @@ class AutoAttack(Attack):
                 )
         return tuple(self.attacks)
 
-    def _package(
-        self, logits: _Logits, device: torch.device, threat_model: ThreatModel
-    ) -> Any:
-        return _import_package().AutoAttack(
+    def _package(self, logits: _Logits, num_classes: int) -> Any:
+        threat_model = logits.batch.threat_model
+        package = _import_package().AutoAttack(
             logits,
             norm=threat_model.norm.capitalize(),
             eps=threat_model.eps,
             version=self.version,
             seed=self.seed,
-            device=device,
+            device=logits.batch.images.device,
         )
+        targets = min(_TARGETS, num_classes - 1)
+        package.apgd_targeted.n_target_classes = targets
+        package.fab.n_target_classes = targets
+        package.fab.targeted, package.fab.n_restarts = True, 1
+        return package
 
 
 class _Logits(nn.Module):
@@ -185,14 +189,14 @@ class _Logits(nn.Module):
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
-        self._batch = batch  # its model's mode is attack_mode's business
+        self.batch = batch  # its model's mode is attack_mode's business
 
     def forward(self, images: Tensor) -> Tensor:
         if images.requires_grad:
             images = images.view_as(images)
             # The package reshapes gradients by view.
             images.register_hook(lambda gradient: gradient.contiguous())
-        return self._batch.logits(images).float()
+        return self.batch.logits(images).float()
 
 
 def _import_package() -> Any:
@@ -208,24 +212,16 @@ def _import_package() -> Any:
     return pyautoattack
 
 
+@torch.no_grad()
 def _run(package: Any, name: str, images: Tensor, labels: Tensor) -> Tensor:
     """One attack as ``run_standard_evaluation`` of the package runs it.
 
     Calling the attack itself leaves out its checks of the model, five
     forward passes and a trace function for every batch.
     """
-    if name in ('apgd-ce', 'apgd-dlr'):
-        attack = package.apgd
+    attack = getattr(package, _PARTS[name][0])
+    if attack is package.apgd:
         attack.loss = name.removeprefix('apgd-')
-    elif name == 'apgd-t':
-        attack = package.apgd_targeted
-    elif name == 'fab-t':
-        attack = package.fab
-        attack.targeted = True
-        attack.n_restarts = 1
-    else:
-        attack = package.square
     attack.seed = package.seed
-    with torch.no_grad():
-        adversarial: Tensor = attack.perturb(images, labels)
+    adversarial: Tensor = attack.perturb(images, labels)
     return adversarial

@@ -103,8 +103,7 @@ def as_target(
         ValueError: A label is negative, or a row of probabilities is
             negative somewhere or does not add up to 1.
     """
-    fractions = target.is_floating_point() or target.is_complex()
-    if target.shape == (num_images,) and not fractions:
+    if target.shape == (num_images,) and not target.is_floating_point():
         labels = target.long()
         if check_values and bool((labels < 0).any()):
             raise ValueError(
@@ -112,14 +111,18 @@ def as_target(
                 'counted from 0'
             )
         return labels
-    columns = target.shape[1] if target.ndim == 2 else 0
-    if len(target.shape) == 0 or len(target) != num_images or columns < 2:
+    if (
+        target.ndim != 2
+        or len(target) != num_images
+        or target.shape[1] < 2
+        or target.is_complex()
+    ):
         raise TypeError(
             f'target must be labels, whole numbers of shape ({num_images}, ), '
             f'or probabilities of shape ({num_images}, K), but got '
             f'{target.dtype} of shape {tuple(target.shape)}'
         )
-    scores = target if fractions else target.float()
+    scores = target if target.is_floating_point() else target.float()
     if check_values:
         totals = scores.sum(1, dtype=torch.float64)
         if not bool((scores >= 0).all() & ((totals - 1).abs() < 0.01).all()):
