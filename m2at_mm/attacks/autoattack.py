@@ -39,12 +39,8 @@ _TARGETS = 9
 def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
     """The attacks of a version of AutoAttack that the classes allow.
 
-    Args:
-        version (str): ``'standard'`` or ``'rand'``, which is for randomised
-            models: 20 gradients are averaged per step.
-        num_classes (int): Classes of the model, at least 2. With 3, apgd-dlr
-            takes the place of apgd-t, whose loss needs 4 logits; with 2 there
-            is neither.
+    With 3 classes, apgd-dlr takes the place of apgd-t, whose loss needs 4
+    logits; with 2 there is neither.
 
     Returns:
         tuple[str, ...]: Names, in the order in which they run.
@@ -100,8 +96,8 @@ class AutoAttack(Attack):
             ``'apgd-dlr'``, ``'apgd-t'``, ``'fab-t'`` and ``'square'``.
             Defaults to None, all of the version's that the model's number of
             classes allows.
-        version (str): ``'standard'`` or ``'rand'``, for randomised models.
-            Defaults to ``'standard'``.
+        version (str): ``'standard'``, or ``'rand'`` for randomised models:
+            20 gradients are averaged per step. Defaults to ``'standard'``.
         seed (int): Seed of the random starts. Defaults to 0.
 
     Raises:

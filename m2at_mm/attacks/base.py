@@ -90,32 +90,22 @@ class Attack(ABC):
     def length_of_step(self, threat_model: ThreatModel) -> float | None:
         """Length of one step, in the norm of the threat model.
 
-        Args:
-            threat_model (ThreatModel): Norm and radius.
-
-        Returns:
-            float, optional: The length, on the scale of images in [0, 1], or
-            None where steps have no set length that ``step_factor`` changes.
+        It is None where steps have no length that ``step_factor`` changes.
         """
         return None
 
 
 @dataclass
 class Batch:
-    """Images under attack, and what an attack needs to know of them.
+    """The arguments of an attack's call, checked.
 
     Attributes:
-        model (nn.Module): The attacked model.
-        images (Tensor): Clean images, float32 or float64, (N, C, H, W).
-        target (Tensor): Labels, int64, (N, ), or probabilities, (N, K).
-        threat_model (ThreatModel): Norm and radius.
-        stop_when_fooled (bool): Whether a misclassified image is done.
-        check_values (bool): Whether the first logits are compared with the
-            values of the target.
-        compile_mode (str, optional): How the model is compiled.
+        check_values (bool): Whether the values of the target are compared
+            with the number of logits, once this is known.
+        compile_mode (str, optional): See :func:`logits_of`.
         reference (Tensor): What a loss compares the logits with, the target
             unless an attack sets another one.
-        labels (Tensor): int64, (N, ).
+        labels (Tensor): int64 of shape (N, ).
         ball (Ball): The allowed images.
     """
 

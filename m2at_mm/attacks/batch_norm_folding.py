@@ -53,7 +53,7 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     Args:
         model (nn.Module): In eval mode, with frozen parameters, as inside
             :func:`attack_mode`.
-        images (Tensor): A batch that it takes, shape (N, C, H, W).
+        images (Tensor): A batch that the model takes, shape (N, C, H, W).
     """
     undo: list[tuple[_Pair, Any, Any]] = []
     try:

@@ -46,18 +46,13 @@ def logits_of(
     (K, ). Such a model is given the image twice.
 
     Args:
-        model (Callable): Maps images, shape (N, C, H, W), to logits of shape
-            (N, K).
-        images (Tensor): Shape (N, C, H, W), of any precision, see
-            :func:`at_entrance`.
+        model (Callable): Maps images of shape (N, C, H, W) to logits of shape
+            (N, K), if it gives logits at all.
+        images (Tensor): Of any precision, see :func:`at_entrance`.
         compile_mode (str, optional): One of :data:`COMPILE_MODES`, to call
             the model through :func:`torch.compile`. Nothing is kept on the
-            model: copies and checkpoints are as before. What was compiled
-            serves all later calls with the same model and shapes. Defaults
-            to None.
-
-    Returns:
-        Any: Logits of shape (N, K), if the model gives logits at all.
+            model, and what was compiled serves all later calls with the same
+            model and shapes. Defaults to None.
     """
     images = at_entrance(model, images)
     if compile_mode is not None:
@@ -102,14 +97,8 @@ def predicted_labels(logits: Tensor) -> Tensor:
     """The label of the largest logit, where all logits are finite.
 
     ``argmax`` takes not-a-number for the largest value, so a network that
-    overflows would seem to answer "class 0".
-
-    Args:
-        logits (Tensor): Logits or probabilities, shape (N, K).
-
-    Returns:
-        Tensor: Labels, int64 of shape (N, ); :data:`NO_LABEL`, which no
-        image has, where a logit is not finite.
+    overflows would seem to answer "class 0". Where a logit is not finite the
+    label is :data:`NO_LABEL`, which no image has.
     """
     labels = logits.argmax(1)
     return labels.masked_fill(~logits.isfinite().all(1), NO_LABEL)

@@ -212,7 +212,7 @@ def pgd(
     """Adversarial images by projected gradient ascent (arXiv 1706.06083).
 
     Args:
-        model (nn.Module): See :class:`Attack` for this and what follows.
+        model (nn.Module): Maps images in [0, 1] to logits of shape (N, K).
         images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
         target (Tensor): Labels of shape (N, ) or probabilities of shape
             (N, K), which the attack moves away from.
@@ -224,10 +224,10 @@ def pgd(
             the host waits for a GPU. Defaults to True.
         generator (torch.Generator, optional): Source of the random starts.
             Defaults to None, PyTorch's own.
-        **settings: Those of :class:`PGD`, like ``steps=20``.
+        **settings: Settings of :class:`PGD`, like ``steps=20``.
 
     Returns:
-        Tensor: Images inside ball and box exactly, shape (N, C, H, W).
+        Tensor: Images inside ball and box exactly, see :class:`Attack`.
 
     Raises:
         ValueError: See :class:`PGD` and :class:`Attack`, or

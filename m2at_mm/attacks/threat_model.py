@@ -18,12 +18,8 @@ def parse_pixels(value: Pixels, name: str) -> float:
     """Read a size in pixel units: a fraction like ``'8/255'`` or a number.
 
     Args:
-        value (str | float): The size, on the scale where images are in
-            [0, 1].
+        value (str | float): The size, on the scale of images in [0, 1].
         name (str): The argument's name, for the error message.
-
-    Returns:
-        float: The size.
 
     Raises:
         TypeError: ``value`` is neither a string nor a number.
@@ -81,10 +77,9 @@ class ThreatModel:
             or ``'l2'``, the Euclidean length of the change of the image.
             Defaults to ``'linf'``.
         eps (str | float): The radius, on the scale of images in [0, 1], as a
-            fraction or a number. A number above 1 is refused: it is nearly
-            always a value on the 0-255 scale. An l2 radius may be above 1;
-            write it as a fraction, e.g. ``'765/255'`` for 3.0, which leaves
-            no doubt of the unit. Defaults to ``'8/255'``.
+            fraction or a number. An l2 radius above 1 is written as a
+            fraction, e.g. ``'765/255'`` for 3.0, which leaves no doubt of the
+            unit. Defaults to ``'8/255'``.
 
     Raises:
         TypeError: ``eps`` is neither a string nor a number.
@@ -143,28 +138,11 @@ class Ball(ABC):
 
     @abstractmethod
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        """Allowed images, uniform in the ball.
-
-        Args:
-            generator (torch.Generator, optional): Source of the draws, on
-                the images' device. Defaults to None, PyTorch's own.
-
-        Returns:
-            Tensor: Shape (N, C, H, W).
-        """
+        """Allowed images, uniform in the ball, on the images' device."""
 
     @abstractmethod
     def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
-        """Move by ``size`` up the gradient, steepest in the norm; project.
-
-        Args:
-            images (Tensor): Where the step begins, shape (N, C, H, W).
-            gradient (Tensor): Gradient of the loss to raise, same shape.
-            size (float): Length of the step in the norm.
-
-        Returns:
-            Tensor: Allowed images, same shape.
-        """
+        """Move by ``size`` up the gradient, steepest in the norm; project."""
 
     @abstractmethod
     def project(self, adversarial: Tensor) -> Tensor:
