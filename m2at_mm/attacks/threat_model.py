@@ -33,15 +33,12 @@ def parse_pixels(value: Pixels, name: str) -> float:
     try:
         numerator, slash, denominator = str(value).partition('/')
         number = float(numerator) / (float(denominator) if slash else 1)
-    except (ValueError, ZeroDivisionError) as error:
+    except (ValueError, ZeroDivisionError):
+        number = math.nan
+    if not 0 <= number < math.inf:
         raise ValueError(
-            f'{name}={value!r} cannot be read: give a number on the scale of '
-            "images in [0, 1], or a fraction like '8/255'"
-        ) from error
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(
-            f'{name}={value!r} must be finite and not negative, on the scale '
-            "of images in [0, 1], like '8/255'"
+            f'{name}={value!r} must be a finite number that is not negative, '
+            "on the scale of images in [0, 1], or a fraction like '8/255'"
         )
     return number
 

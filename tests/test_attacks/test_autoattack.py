@@ -46,7 +46,7 @@ def test_outcome_is_that_of_the_package(
     robust_model: nn.Module, cifar10_images: Callable, attacks: list[str]
 ) -> None:
     threat = ThreatModel('linf', '8/255')
-    images = cifar10_images(16)
+    images = cifar10_images(8)
     _agrees_with_the_package(robust_model, *images, threat, attacks)
 
 

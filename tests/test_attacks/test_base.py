@@ -94,7 +94,10 @@ def test_refuses(
 
 
 @EACH
-def test_the_range_is_not_checked_where_it_is_known(name: str) -> None:
+def test_the_range_is_not_checked_where_it_is_known(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('M2AT_MM_DEBUG')
     images, labels = torch.rand(4, 3, 4, 4) + 0.5, torch.tensor([0, 1, 2, 3])
     arguments = linear(), images, labels, ThreatModel()
     with quick_autoattack():

@@ -14,8 +14,14 @@ from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import NFGSM, ThreatModel, attack_mode, pgd
-from m2at_mm.attacks.batch_norm_folding import folding_pays
+from m2at_mm.attacks import (
+    NFGSM,
+    PGD,
+    Attack,
+    ThreatModel,
+    attack_mode,
+    pgd,
+)
 
 IMAGES = torch.rand(
     5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
@@ -336,64 +342,48 @@ def test_batch_statistics_are_not_folded(mode: str) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize('attack', ['pgd', 'n-fgsm'])
+@pytest.mark.parametrize(
+    'attack', [PGD(steps=5), NFGSM()], ids=['pgd', 'n-fgsm']
+)
 def test_attacks_find_the_same_images(
-    attack: str, monkeypatch: pytest.MonkeyPatch
+    attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def attacked(folded: bool) -> Tensor:
-        network = trained(build_adversarial())
-        if not folded:
-            monkeypatch.setattr(
-                'm2at_mm.attacks.batch_norm_folding._find_pairs',
-                lambda *args: [],
-            )
+    network = trained(build_adversarial())
+    found, worked = [], []
+    for _ in range(2):
         torch.manual_seed(0)
-        threat = ThreatModel(eps='8/255')
         with counted_norms(network) as seen:
-            if attack == 'pgd':
-                found = pgd(network, IMAGES, LABELS, threat, steps=5)
-            else:
-                found = NFGSM()(network, IMAGES, LABELS, threat)
-        # Only the pass that looks for pairs needs them.
-        assert len(seen) == (20 if folded else 20 * (5, 1)[attack != 'pgd'])
-        return found
-
-    torch.testing.assert_close(
-        attacked(folded=True), attacked(folded=False), rtol=0, atol=1e-9
-    )
-
-
-@pytest.mark.parametrize('on', [False, True], ids=['float32', 'autocast'])
-def test_weights_are_cast_once_for_autocast(on: bool) -> None:
-    network = small().float()
-    images = IMAGES.float()
-    with torch.autocast('cpu', torch.bfloat16, enabled=on):
-        with attack_mode(network, 'eval', images), torch.no_grad():
-            kinds = {network[0].weight.dtype, network[2].weight.dtype}
-            logits = network(images)
-        expected = {torch.float32, torch.bfloat16 if on else torch.float32}
-        # The first convolution has no batch norm behind it.
-        assert kinds == expected
-        plain = network(images)
-    tolerance = 0.02 * plain.abs().max().item() if on else 1e-5
-    assert torch.allclose(logits.float(), plain.float(), atol=tolerance)
-
-
-def test_weights_in_double_precision_stay_so_under_autocast() -> None:
-    network = small()
-    with torch.autocast('cpu', torch.bfloat16):
-        with attack_mode(network, 'eval', IMAGES):
-            assert network[2].weight.dtype == torch.float64
+            found.append(attack(network, IMAGES, LABELS, ThreatModel()))
+        worked.append(len(seen))
+        monkeypatch.setattr(
+            'm2at_mm.attacks.batch_norm_folding._find_pairs', lambda *_: []
+        )
+    # Folded, only the pass that looks for pairs needs them.
+    assert worked == [20, 20 * attack.steps]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ('device', 'passes', 'pays'),
-    [('cpu', 1, True), ('cuda', 7, False), ('cuda', 8, True)],
+    ('on', 'dtype', 'cast'),
+    [
+        (False, torch.float32, torch.float32),
+        (True, torch.float32, torch.bfloat16),
+        (True, torch.float64, torch.float64),
+    ],
 )
-def test_single_steps_on_a_gpu_do_without(
-    device: str, passes: int, pays: bool
+def test_weights_are_cast_once_for_autocast(
+    on: bool, dtype: torch.dtype, cast: torch.dtype
 ) -> None:
-    assert folding_pays(torch.device(device), passes) == pays
+    network, images = small().to(dtype), IMAGES.to(dtype)
+    with torch.autocast('cpu', torch.bfloat16, enabled=on):
+        with attack_mode(network, 'eval', images), torch.no_grad():
+            # The first convolution has no batch norm behind it.
+            kinds = [network[k].weight.dtype for k in (0, 2)]
+            logits = network(images)
+        assert kinds == [dtype, cast]
+        plain = network(images)
+    tolerance = 0.02 * plain.abs().max().item() if on else 1e-5
+    assert torch.allclose(logits.float(), plain.float(), atol=tolerance)
 
 
 @pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])
