@@ -83,13 +83,12 @@ class AutoAttack(Attack):
     """AutoAttack or some of its attacks, run by ``pyautoattack``.
 
     Each attack goes on where the one before it failed, with the settings of
-    its version: 100 iterations, one restart, 5000 queries. It always stops at
-    fooled images; an image that withstands or is misclassified from the start
-    stays clean. Of soft targets the largest is taken as the label. The
-    outcome depends on the batch, since random starts are drawn for a batch at
-    a time, from the same ``seed`` for every batch and attack, as in the
-    package. It runs in the model's own precision also under autocast: the
-    last of its steps are shorter than half precision can tell apart.
+    its version: 100 iterations, one restart, 5000 queries. An image that
+    withstands, or is misclassified without attack, stays clean. The outcome
+    depends on the batch, since random starts are drawn for a batch at a time,
+    from the same ``seed`` for every batch and attack, as in the package. It
+    runs in the model's own precision also under autocast: the last of its
+    steps are shorter than half precision can tell apart.
 
     Args:
         attacks (Sequence[str], optional): Some of ``'apgd-ce'``,

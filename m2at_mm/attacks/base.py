@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from m2at_mm.attacks.losses import (
     check_classes,
     hard_labels,
 )
-from m2at_mm.attacks.threat_model import ThreatModel
+from m2at_mm.attacks.threat_model import Ball, ThreatModel
 
 
 class Attack(ABC):
@@ -106,7 +107,6 @@ class Batch:
         reference (Tensor): What a loss compares the logits with, the target
             unless an attack sets another one.
         labels (Tensor): int64 of shape (N, ).
-        ball (Ball): The allowed images.
     """
 
     model: nn.Module
@@ -119,10 +119,14 @@ class Batch:
     reference: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.ball = self.threat_model.ball(self.images)
         self.labels = hard_labels(self.target)
         if self.reference is None:
             self.reference = self.target
+
+    @cached_property
+    def ball(self) -> Ball:
+        """The allowed images."""
+        return self.threat_model.ball(self.images)
 
     def __getitem__(self, index: Tensor) -> Batch:
         """The part of the batch at ``index``, a mask or positions."""

@@ -49,11 +49,8 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     What belongs together is seen in a forward pass of one image, anew each
     time: every operation on a convolution's output counts. Models that draw
     random numbers or are compiled are left alone, as are modules with hooks.
-
-    Args:
-        model (nn.Module): In eval mode, with frozen parameters, as inside
-            :func:`attack_mode`.
-        images (Tensor): A batch that the model takes, shape (N, C, H, W).
+    The model is in eval mode, with frozen parameters, as inside
+    :func:`attack_mode`, and takes batches like ``images``.
     """
     undo: list[tuple[_Pair, Any, Any]] = []
     try:
@@ -137,10 +134,12 @@ def _find_pairs(model: nn.Module, images: Tensor) -> list[_Pair]:
     return trace.pairs()
 
 
-def _is_free(module: nn.Module) -> bool:
-    """Whether nobody watches or replaces the module's forward pass."""
-    return 'forward' not in module.__dict__ and not any(
-        getattr(module, hooks, None) for hooks in _HOOKS
+def _is_free(module: nn.Module, *forwards: Any) -> bool:
+    """Whether the module's forward pass is a plain one that nobody watches."""
+    return (
+        type(module).forward in forwards
+        and 'forward' not in module.__dict__
+        and not any(getattr(module, hooks, None) for hooks in _HOOKS)
     )
 
 
@@ -148,21 +147,18 @@ def _is_free_conv(module: nn.Module) -> bool:
     # Not what computes its weights or pads in a way of its own.
     return (
         isinstance(module, nn.Conv2d)
-        and type(module).forward is nn.Conv2d.forward
         and isinstance(module._parameters.get('weight'), nn.Parameter)
         and module.weight.shape[0] == module.out_channels
-        and _is_free(module)
+        and _is_free(module, nn.Conv2d.forward)
     )
 
 
 def _is_free_norm(module: nn.Module) -> bool:
-    plain = (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)
     return (
         isinstance(module, _BatchNorm)
-        and type(module).forward in plain
         and module.running_mean is not None
         and module.running_var is not None
-        and _is_free(module)
+        and _is_free(module, _BatchNorm.forward, nn.SyncBatchNorm.forward)
     )
 
 

@@ -25,16 +25,11 @@ class FGSM(PGD):
     (arXiv 2001.03994).
 
     Args:
-        loss (str): ``'ce'`` or ``'margin'``. Defaults to ``'ce'``.
-        random_start (bool): Start at a point drawn from the ball instead of
-            the clean image. Defaults to False.
+        loss (str): See :class:`PGD`. Defaults to ``'ce'``.
+        random_start (bool): See :class:`PGD`. Defaults to False.
         step (float): Length of the step in radii, above 0. Defaults to 1.0.
-        bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
-        full_precision (bool): Attack in float32 also under autocast. Defaults
-            to False.
-
-    Raises:
-        ValueError: A setting is out of its range.
+        bn_mode (str): See :class:`PGD`. Defaults to ``'eval'``.
+        full_precision (bool): See :class:`PGD`. Defaults to False.
     """
 
     def __init__(
@@ -76,9 +71,8 @@ class NFGSM(Attack):
     Args:
         noise (float): k, in radii, not negative. Defaults to 2.0.
         step (float): alpha, in radii, above 0. Defaults to 1.0.
-        bn_mode (str): See :func:`attack_mode`. Defaults to ``'eval'``.
-        full_precision (bool): Attack in float32 also under autocast. Defaults
-            to False.
+        bn_mode (str): See :class:`PGD`. Defaults to ``'eval'``.
+        full_precision (bool): See :class:`PGD`. Defaults to False.
 
     Raises:
         ValueError: A setting is out of its range, or, from the call, the
