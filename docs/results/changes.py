@@ -25,10 +25,10 @@ from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from benchmarking import summarise
+from benchmarking.interleaving import now
 from m2at_mm.attacks import attack_mode
 from m2at_mm.attacks.compilation import compiled
-from m2at_mm.benchmark import summarise
-from m2at_mm.benchmark.interleaving import now
 from m2at_mm.cli import model_config
 from m2at_mm.datasets import CIFAR10
 from m2at_mm.recipes import config_root

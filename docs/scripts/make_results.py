@@ -16,7 +16,7 @@ from typing import Any
 import performance_tables
 from performance_tables import load, to_table
 
-from m2at_mm.comparison import plot_trade_off, summarise
+from comparison import plot_trade_off, summarise
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS, METHODS = DOCS / 'results', DOCS / 'methods'

@@ -20,8 +20,8 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
+from benchmarking.interleaving import now
 from m2at_mm import cli
-from m2at_mm.benchmark.interleaving import now
 from m2at_mm.datasets import CIFAR10
 from m2at_mm.runner.atomic_files import write_whole
 

@@ -22,11 +22,11 @@ from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
+from benchmarking import flops_per_iteration, peak_flops
+from benchmarking.contestants import Limit, PlainLoop, Script
+from benchmarking.interleaving import now
 from m2at_mm import cli
 from m2at_mm.attacks import folding
-from m2at_mm.benchmark import flops_per_iteration, peak_flops
-from m2at_mm.benchmark.contestants import Limit, PlainLoop, Script
-from m2at_mm.benchmark.interleaving import now
 from m2at_mm.registry import MODELS
 from m2at_mm.runner.atomic_files import write_whole
 from m2at_mm.structures import BatchLabels

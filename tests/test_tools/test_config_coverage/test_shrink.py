@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mmengine.config import Config, ConfigDict
+from mmpretrain.registry import MODELS
+
+from config_coverage.shrink import (
+    fit_network,
+    forget_checkpoints,
+    input_sizes,
+    narrow,
+    use_folder,
+)
+from m2at_mm.cli import load_config
+
+
+def stock(name: str) -> Config:
+    return load_config(f'mmpretrain::{name}.py')
+
+
+@pytest.mark.parametrize(
+    ('name', 'sizes'),
+    [
+        ('resnet/resnet18_8xb16_cifar10', [32]),
+        ('lenet/lenet5_mnist', [32]),
+        ('resnet/resnet50_8xb32_in1k', [64, 128, 224]),
+        ('inception_v3/inception-v3_8xb32_in1k', [64, 128, 299]),
+    ],
+)
+def test_sizes_end_with_the_networks_own(name: str, sizes: list[int]) -> None:
+    assert input_sizes(stock(name)) == sizes
+
+
+def test_images_come_from_the_folder_through_the_configs_transforms() -> None:
+    cfg = stock('swin_transformer/swin-tiny_16xb64_in1k')
+    before = [t.type for t in cfg.train_dataloader.dataset.pipeline]
+    use_folder(cfg, Path('/pictures'), 64, 4)
+    for loader, folder, num in (('train', 'train', 8), ('val', 'test', 4)):
+        dataset = cfg[f'{loader}_dataloader'].dataset
+        assert (dataset.data_root, dataset.data_prefix, dataset.indices) == (
+            *('/pictures', folder, num),
+        )
+    pipeline = {t.type: t for t in cfg.train_dataloader.dataset.pipeline}
+    assert [*pipeline] == before
+    assert pipeline['RandomResizedCrop'].scale == 64
+    assert pipeline['RandAugment'].magnitude_level == 9  # no size
+
+
+def test_network_learns_its_input_size_also_inside_an_adapter() -> None:
+    plain = stock('deit/deit-tiny_4xb256_in1k').model
+    lora = 'vision_transformer/vit-base-p16_8xb64-lora_in1k-384px'
+    adapted, without = stock(lora).model, stock('lenet/lenet5_mnist').model
+    for model in (plain, adapted, without):
+        fit_network(model, 64)
+    assert plain.backbone.img_size == adapted.backbone.module.img_size == 64
+    assert 'img_size' not in without.backbone
+
+
+def test_no_checkpoint_is_looked_for() -> None:
+    cfg = stock('mae/benchmarks/vit-base-p16_8xb128-coslr-100e_in1k')
+    assert 'Pretrained' in str(cfg.model)
+    given = cfg.model.get('init_cfg') or []
+    rest = [init for init in given if init.type != 'Pretrained']
+    cfg.load_from = 'somewhere.pth'
+    forget_checkpoints(cfg)
+    assert 'Pretrained' not in str(cfg.model)
+    assert (cfg.model.get('init_cfg') or []) == rest
+    assert cfg.load_from is None
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'parts'),
+    [
+        (dict(type='VisionTransformer', arch='deit-tiny'), 'layers'),
+        (dict(type='ConvNeXt', arch='atto'), 'stages'),
+        (dict(type='VisionTransformer', arch='deit-t', out_indices=[11]), ''),
+    ],
+)
+def test_narrowed_networks_build(backbone: dict[str, Any], parts: str) -> None:
+    classifier = ConfigDict(backbone=backbone)
+    full = MODELS.build(dict(backbone))
+    assert narrow(classifier) == '2 blocks per stage'
+    less = MODELS.build(classifier.backbone)
+    few, many = (
+        sum(one.numel() for one in network.parameters())
+        for network in (less, full)
+    )
+    assert few < 0.8 * many
+    if parts == 'layers':
+        assert len(less.layers) == 2
+    elif parts == 'stages':
+        assert [len(stage) for stage in less.stages] == [2, 2, 2, 2]
+
+
+def test_a_network_that_names_no_depth_is_left_alone() -> None:
+    classifier = ConfigDict(backbone=dict(type='MobileNetV2'))
+    assert narrow(classifier) is None
+    assert classifier.backbone == dict(type='MobileNetV2')
