@@ -25,14 +25,16 @@ from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from benchmarking import summarise
-from benchmarking.interleaving import now
 from m2at_mm.attacks import attack_mode
 from m2at_mm.attacks.compilation import compiled
 from m2at_mm.cli import model_config
 from m2at_mm.datasets import CIFAR10
 from m2at_mm.recipes import config_root
 from m2at_mm.registry import MODELS
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'tools'))
+from benchmarking.summary import summarise
+from benchmarking.timing import now
 
 ROUNDS, BLOCK, STEP_BATCH, DATA_BATCH = 12, 4, 64, 128
 PACK = dict(type='PackInputs')
@@ -145,7 +147,7 @@ def measure(ways: dict[str, Callable[[], Any]], size: int) -> dict[str, Any]:
                     block.append(now() - since)
             if number:  # the first round compiles
                 times[name].append(block)
-    return summarise(times, size, {})
+    return summarise(times, size)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ import argparse
 import copy
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -22,14 +23,16 @@ from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
-from benchmarking import flops_per_iteration, peak_flops
-from benchmarking.contestants import Limit, PlainLoop, Script
-from benchmarking.interleaving import now
 from m2at_mm import cli
 from m2at_mm.attacks import folding
 from m2at_mm.registry import MODELS
 from m2at_mm.runner.atomic_files import write_whole
 from m2at_mm.structures import BatchLabels
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / 'tools'))
+from benchmarking.flops import count_flops, peak_flops
+from benchmarking.rivals import Limit, PlainLoop, Script
+from benchmarking.timing import now
 
 LOOPS = {'plain loop': PlainLoop, 'script loop': Script}
 #: Ours, by the compile_mode of the attack.
@@ -124,7 +127,7 @@ def prepare(
         name, precision = kind.split(', ')
         since = now()
         if name in LOOPS:
-            iterate: Iterate = LOOPS[name](model, images, labels).iterate
+            iterate: Iterate = LOOPS[name](model, images, labels)
         else:
             iterate = make_ours(cfg, model, batch, name, precision)
         for _ in range(3):
@@ -175,7 +178,7 @@ def main() -> None:
     model: Any = MODELS.build(cli.model_config(cfg))
     model.init_weights()
     images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
-    flops = flops_per_iteration(Limit(model, images, labels)) // 2
+    flops = count_flops(Limit(model, images, labels)) // 2
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     model = model.to(device).train()
     results: dict[str, Any] = dict(
@@ -184,7 +187,7 @@ def main() -> None:
         device=torch.cuda.get_device_name() if device.type == 'cuda' else '',
         torch=torch.__version__,
         flops_per_image=flops,
-        peak_flops=peak_flops(device),
+        peak_flops=peak_flops(),
         batches={},
     )
     for index, num in enumerate(args.batches):
