@@ -22,9 +22,13 @@ from rich.console import Console
 import m2at_mm
 from benchmarking import rivals
 from benchmarking.flops import count_flops, peak_flops
-from benchmarking.parts import PartClock
 from benchmarking.summary import summarise, to_table
-from benchmarking.timing import Finished, Interleaving, time_all_reduce
+from benchmarking.timing import (
+    Finished,
+    Interleaving,
+    PartClock,
+    time_all_reduce,
+)
 from benchmarking.validation import time_validation
 from m2at_mm import cli
 from m2at_mm.checks import check_count

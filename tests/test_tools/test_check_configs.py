@@ -26,6 +26,11 @@ def test_page_and_figures_of_some_configs(tmp_path: Path) -> None:
         'mobilenet_v2/mobilenet-v2_8xb32_in1k.py': 'works',
         'mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k.py': 'works',
     }
+    refused, works, _ = found.values()
+    assert 'retrieves images' in refused['note'] and works['note'] == ''
+    assert (works['size'], works['model']) == (64, 'ImageClassifier')
+    assert works['parameters'] == 3_504_872
+    assert works['seconds'] > 0 and works['memory'] > 0.1
     assert '[3/3]' in output
     text = page.read_text()
     assert '2 of them with an ImageClassifier, of which 2 work' in text
@@ -57,7 +62,7 @@ def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['no-such-config'], r"config of mmpretrain has one of \['no-such"),
+        (['no-such'], r"no config of mmpretrain has one of \['no-such"),
         (['resnet18', '--images', '/nowhere'], '/nowhere has no folders'),
     ],
 )

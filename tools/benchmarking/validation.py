@@ -52,11 +52,9 @@ def time_validation(
         samples = [DataSample().set_gt_label(n) for n in labels.tolist()]
         with torch.no_grad():
             found = model(images, samples, mode='predict')
-        predicted = [
-            (one.pred_label.item(), one.adversarial_pred_labels[name])
-            for one in found
-        ]
-        return torch.tensor(predicted).T
+        clean = [one.pred_label.item() for one in found]
+        attacked = [one.adversarial_pred_labels[name] for one in found]
+        return torch.tensor([clean, attacked])
 
     def by_hand(images: Tensor, labels: Tensor) -> Tensor:
         loop.load(images, labels)

@@ -27,12 +27,12 @@ def test_ratios_are_of_rounds() -> None:
     assert results['ratios'] == dict(other=expected)
 
 
-@pytest.mark.parametrize('known', [{}, {'ours': 3 * 2**20}])
-def test_table_has_a_row_each(known: dict[str, int]) -> None:
-    text = io.StringIO()
-    results = dict(summarise(TIMES, 10, known), batch_size=10)
-    Console(file=text, width=120).print(to_table(results))
-    shown = text.getvalue()
-    assert '2.000 (2.000-2.000)' in shown and '1600' in shown
-    assert ('peak MiB' in shown) == (' 3.0 ' in shown) == bool(known)
-    assert '% of peak' not in shown
+def test_table_has_a_row_each() -> None:
+    for known in ({}, {'ours': 3 * 2**20}):
+        text = io.StringIO()
+        results = dict(summarise(TIMES, 10, known), batch_size=10)
+        Console(file=text, width=120).print(to_table(results))
+        shown = text.getvalue()
+        assert '2.000 (2.000-2.000)' in shown and '1600' in shown
+        assert ('peak MiB' in shown) == (' 3.0 ' in shown) == bool(known)
+        assert '% of peak' not in shown

@@ -8,13 +8,53 @@ from typing import Any
 import pytest
 import torch
 from digits_runner import build_digits_runner
+from mmengine.hooks import Hook
 from torch import distributed, nn
 
 from benchmarking import timing
 
+# Seconds that each part takes on the host, and that the GPU then still needs.
+HOST = {
+    'preprocessing': 0.05,
+    'attack': 0.25,
+    'mask and mix': 0.1,
+    'loss and backward': 0.2,
+    'hooks': 0.15,
+}
+GPU = 0.12
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Any:
+    """Eight iterations."""
+    loader = dict(batch_size=2, num_workers=0, persistent_workers=False)
+    return build_digits_runner(
+        tmp_path, 16, train_dataloader=loader, val_dataloader=loader
+    )
+
+
+def train(runner: Any, hook: Hook) -> None:
+    runner.register_hook(hook)
+    with pytest.raises(timing.Finished):
+        runner.train()
+
+
+def before(owner: Any, name: str, act: Any, after: Any = None) -> None:
+    """Call functions before and after a method of an object."""
+    function = getattr(owner, name)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        act()
+        result = function(*args, **kwargs)
+        if after:
+            after()
+        return result
+
+    owner.__dict__[name] = called
+
 
 def test_rounds_in_turns_and_their_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
     used = [0]  # beyond the ten bytes that are held
@@ -33,31 +73,55 @@ def test_rounds_in_turns_and_their_memory(
         time.sleep(seconds)
 
     def methods(runner: Any) -> dict:
-        train_step = runner.model.train_step
-
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            note('iteration', memory=3)
-            return train_step(*args, **kwargs)
-
-        runner.model.__dict__['train_step'] = noted
+        before(runner.model, 'train_step', lambda: note('iteration', 3))
         return {n: lambda n=n: note(f'to {n}') for n in ('1', '2')}
 
     # The rival needs more memory and time: neither must become ours.
     rivals = {'slow': lambda: note('rival', memory=7, seconds=0.05)}
-    hook = timing.Interleaving(methods, lambda _: rivals, rounds=2, block=2)
-    runner = build_digits_runner(
-        tmp_path, 8, epochs=100, train_cfg=dict(val_interval=1000)
-    )
-    runner.register_hook(hook)
-    with pytest.raises(timing.Finished):
-        runner.train()
+    hook = timing.Interleaving(methods, lambda _: rivals, rounds=1, block=2)
+    train(runner, hook)
     ours = ['to 1', 'iteration', 'iteration', 'to 2', 'iteration', 'iteration']
-    assert calls == 3 * [*ours, 'rival', 'rival']
+    assert calls == 2 * [*ours, 'rival', 'rival']
     shape = {k: [len(b) for b in rounds] for k, rounds in hook.times.items()}
-    assert shape == {'1': [2, 2], '2': [2, 2], 'slow': [2, 2]}
-    assert all(0.05 <= t < 0.5 for block in hook.times['slow'] for t in block)
-    assert min(hook.times['1'][1]) > 0
+    assert shape == {'1': [2], '2': [2], 'slow': [2]}
+    assert all(0.05 <= t < 0.5 for t in hook.times['slow'][0])
+    assert min(hook.times['1'][0]) > 0
     assert hook.peak_memory == {'1': 3, '2': 3, 'slow': 7}
+
+
+def test_time_is_found_in_its_part(
+    runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [0.0]
+
+    def wait_for_gpu() -> float:
+        time.sleep(left[0])
+        left[0] = 0.0
+        return time.perf_counter()
+
+    monkeypatch.setattr(timing, 'now', wait_for_gpu)
+    hook, model = Hook(), runner.model
+    for owner, name, part in (
+        (model.data_preprocessor, 'forward', 'preprocessing'),
+        (model, 'attack_in_training', 'attack'),
+        (model.method, 'mix', 'mask and mix'),
+        (model, 'supervised_loss', 'loss and backward'),
+        (hook, 'after_train_iter', 'hooks'),
+    ):
+        launch = {'attack': lambda: left.__setitem__(0, GPU)}.get(part)
+        before(owner, name, lambda part=part: time.sleep(HOST[part]), launch)
+    clock = timing.PartClock(iterations=2)
+    runner.register_hook(hook)
+    train(runner, clock)
+    assert list(clock.times) == list(clock.waits) == list(timing.PARTS)
+    assert all(len(times) == 2 for times in clock.times.values())
+    found = {part: min(times) for part, times in clock.times.items()}
+    assert all(found[part] >= HOST.get(part, 0) for part in found), found
+    assert found['data'] < 0.2 and found['optimiser'] < 0.2
+    assert found['attack'] >= HOST['attack'] + GPU
+    waited = {part: min(times) for part, times in clock.waits.items()}
+    assert waited.pop('attack') >= GPU
+    assert max(waited.values()) < 0.01
 
 
 def test_all_gradients_are_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,16 +50,11 @@ RUNS = "runs = dict(a=dict(config='x'))\n"
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('seeds = [0]\n', 'a plan needs runs'),
-        (RUNS + 'foo = 1\n', 'a plan needs runs'),
-        ('runs = dict(a=dict(recipe="x"))\n', "run 'a' .* needs config"),
-        (RUNS + "checkpoint = 'first'\n", "checkpoint='first'"),
-        (
-            RUNS + "evaluation = dict(attacks=['pgd7'])\n",
-            r"\['pgd7'\] are unknown",
-        ),
+        (RUNS + 'foo = 1', 'a plan needs runs'),
+        ('runs = dict(a=dict(recipe="x"))', "run 'a' .* needs config"),
+        (RUNS + "checkpoint = 'first'", "checkpoint='first'"),
+        (RUNS + "evaluation = dict(attacks=['pgd7'])", r"\['pgd7'\] are unkn"),
     ],
-    ids=['no-runs', 'key', 'run', 'checkpoint', 'attack'],
 )
 def test_wrong_plans(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
