@@ -40,9 +40,8 @@ def test_images_come_from_the_folder_through_the_configs_transforms() -> None:
     use_folder(cfg, Path('/pictures'), 64, 4)
     for loader, folder, num in (('train', 'train', 8), ('val', 'test', 4)):
         dataset = cfg[f'{loader}_dataloader'].dataset
-        assert (dataset.data_root, dataset.data_prefix, dataset.indices) == (
-            *('/pictures', folder, num),
-        )
+        assert dataset.data_root == '/pictures'
+        assert (dataset.data_prefix, dataset.indices) == (folder, num)
     pipeline = {t.type: t for t in cfg.train_dataloader.dataset.pipeline}
     assert [*pipeline] == before
     assert pipeline['RandomResizedCrop'].scale == 64
@@ -89,8 +88,9 @@ def test_narrowed_networks(backbone: Any, depths: list[int] | None) -> None:
     less = MODELS.build(classifier.backbone)
     stages = getattr(less, 'stages', None) or [less.layers]
     assert [len(stage) for stage in stages] == depths
-    sizes = [
-        sum(one.numel() for one in network.parameters())
-        for network in (less, MODELS.build(backbone))
-    ]
-    assert sizes[0] < 0.8 * sizes[1]
+    few, many = map(_parameters, (less, MODELS.build(backbone)))
+    assert few < 0.8 * many
+
+
+def _parameters(network: Any) -> int:
+    return sum(one.numel() for one in network.parameters())
