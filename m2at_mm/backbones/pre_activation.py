@@ -24,6 +24,9 @@ def _conv(in_channels: int, out_channels: int, size: int, stride: int) -> Any:
 class _Block(nn.Module):
     """Norm, activation and convolution, two or three times; a shortcut."""
 
+    bn1: nn.Module
+    conv1: nn.Module
+
     def __init__(
         self,
         net: PreActivationNet,
