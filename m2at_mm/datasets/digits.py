@@ -7,7 +7,8 @@ from typing import Any
 import mmcv
 import numpy as np
 
-from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
+from m2at_mm.checks import check_choice
+from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
 from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
@@ -33,7 +34,7 @@ class Digits(WholeBatches):
         **kwargs: Other keyword arguments of mmpretrain's ``BaseDataset``,
             and ``whole_batches`` of :class:`WholeBatches`.
 
-    Each sample has ``img`` (ndarray): RGB in 0..255, uint8, shape
+    Each sample has ``img`` (ndarray), RGB in 0..255, uint8, shape
     (32, 32, 3), and ``gt_label`` (int).
 
     Raises:
@@ -56,41 +57,32 @@ class Digits(WholeBatches):
         metainfo: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_split(split)
+        check_choice('split', split, SPLITS)
         self.split = split
         super().__init__(ann_file='', metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Load the samples of the split.
-
-        Returns:
-            list[dict]: Samples with ``img`` and ``gt_label``.
-        """
-        values, labels = _load_digits()
+        """Load the samples of the split."""
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ImportError(
+                'm2at_mm.Digits needs scikit-learn; install it with '
+                "pip install 'm2at_mm[demo]'"
+            ) from error
+        digits = load_digits()
+        labels = digits.target
         sizes = [TEST_PER_CLASS, VAL_PER_CLASS]
         test, val, train = stratified_split(labels, sizes)
         part = {'train': train, 'val': val, 'test': test}[self.split]
         return [
-            {'img': _to_rgb(values[i]), 'gt_label': int(labels[i])}
+            {'img': _to_rgb(digits.images[i]), 'gt_label': int(labels[i])}
             for i in round_robin(labels, part)
         ]
 
     def extra_repr(self) -> list[str]:
-        """The extra repr information of the dataset."""
+        """Tell the split in the dataset's repr."""
         return [f'Split: \t{self.split}']
-
-
-def _load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Values in 0..16, shape (1797, 8, 8), and labels, shape (1797, )."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'm2at_mm.Digits needs scikit-learn; install it with '
-            "pip install 'm2at_mm[demo]'"
-        ) from error
-    digits = load_digits()
-    return digits.images, digits.target
 
 
 def _to_rgb(values: np.ndarray) -> np.ndarray:
