@@ -166,11 +166,7 @@ class PreActivationNet(BaseBackbone):
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of normalised images, shape (N, C, H, W).
-
-        Returns:
-            tuple[Tensor]: One map, of shape (N, C', H', W').
-        """
+        """One feature map, (N, C', H', W'), of images (N, C, H, W)."""
         for layer in self._layers():
             x = layer(x)
         return (self.activate(getattr(self, self.last_norm)(x)),)

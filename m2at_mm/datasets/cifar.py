@@ -52,7 +52,8 @@ class CIFAR10(WholeBatches, _CIFAR10):
 
     Samples of an image folder, and of ``val`` in any case, take turns over
     the classes, so that ``indices=N`` gives a balanced first N. Of a folder
-    only the images that the split and ``indices`` ask for are read.
+    only the images that the split and ``indices`` ask for are read. A sample
+    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
 
     Args:
         data_root (str): The folder with the data.
@@ -67,21 +68,13 @@ class CIFAR10(WholeBatches, _CIFAR10):
         **kwargs: Other keyword arguments of mmpretrain's ``CIFAR10``, and
             ``whole_batches`` of :class:`WholeBatches`.
 
-    Each sample has ``img`` (ndarray), RGB in 0..255, uint8, shape
-    (32, 32, 3), and ``gt_label`` (int).
-
     Raises:
-        ValueError: If an argument, a class folder or an image is wrong.
-        FileNotFoundError: If there are no data and none can be downloaded.
+        ValueError: An argument, a class folder or an image is wrong.
+        FileNotFoundError: There are no data and none can be downloaded.
 
     Example:
-        >>> val_dataloader = dict(
-        >>>     dataset=dict(
-        >>>         type='m2at_mm.CIFAR10',
-        >>>         data_root='data/cifar10',
-        >>>         split='val',
-        >>>         test_mode=True,
-        >>>         pipeline=[dict(type='PackInputs')]))
+        >>> dataset = dict(
+        >>>     type='m2at_mm.CIFAR10', data_root='data/cifar10', split='val')
     """
 
     _indices: int | Sequence[int] | None
@@ -231,10 +224,7 @@ class CIFAR10(WholeBatches, _CIFAR10):
                 socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
                 try:
                     download_and_extract_archive(
-                        self.url,
-                        tmp,
-                        filename=self.filename,
-                        md5=self.tgz_md5,
+                        self.url, tmp, filename=self.filename, md5=self.tgz_md5
                     )
                 finally:
                     socket.setdefaulttimeout(before)
@@ -262,13 +252,9 @@ class CIFAR10(WholeBatches, _CIFAR10):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10, _CIFAR100):
-    """mmpretrain's CIFAR-100 with a validation split, also from image files.
+    """mmpretrain's CIFAR-100 in the same way; see :class:`CIFAR10`.
 
-    Arguments, splits and errors are those of :class:`CIFAR10`; the official
-    files are in ``data_root/cifar-100-python``.
-
-    Example:
-        >>> dataset = dict(type='m2at_mm.CIFAR100', data_root='data/cifar100')
+    The official files are in ``data_root/cifar-100-python``.
     """
 
 

@@ -25,7 +25,8 @@ class Digits(WholeBatches):
     demonstrations and tests on a machine without data or network. The split
     is fixed and the parts are disjoint: 'train' has 1,297 images, 'val' 200
     and 'test' 300, the latter two with equally many of each class. Samples
-    take turns over the classes, so that ``indices=N`` is balanced.
+    take turns over the classes, so that ``indices=N`` is balanced. A sample
+    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
 
     Args:
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
@@ -34,19 +35,9 @@ class Digits(WholeBatches):
         **kwargs: Other keyword arguments of mmpretrain's ``BaseDataset``,
             and ``whole_batches`` of :class:`WholeBatches`.
 
-    Each sample has ``img`` (ndarray), RGB in 0..255, uint8, shape
-    (32, 32, 3), and ``gt_label`` (int).
-
     Raises:
-        ValueError: If ``split`` is not one of the three.
-        ImportError: If scikit-learn is not installed.
-
-    Example:
-        >>> train_dataloader = dict(
-        >>>     dataset=dict(
-        >>>         type='m2at_mm.Digits',
-        >>>         split='train',
-        >>>         pipeline=[dict(type='PackInputs')]))
+        ValueError: ``split`` is not one of the three.
+        ImportError: scikit-learn is not installed.
     """
 
     METAINFO = {'classes': tuple('0123456789')}

@@ -33,12 +33,8 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
 def labels_of(dataset: Any) -> np.ndarray | None:
     """The labels of the images that a dataset gives, without reading them.
 
-    Args:
-        dataset: See :func:`inner_datasets`.
-
-    Returns:
-        np.ndarray, optional: Shape (len(dataset), ); None where a label is
-        known only after reading the image.
+    They have shape (len(dataset), ). It is None where a label is known only
+    after reading the image.
 
     Raises:
         KeyError: The images have no labels.
@@ -68,12 +64,8 @@ def labels_of(dataset: Any) -> np.ndarray | None:
 def labelled_datasets(dataset: Any) -> Iterator[tuple[Any, np.ndarray]]:
     """The datasets with images whose labels are known, and those labels.
 
-    Args:
-        dataset: See :func:`inner_datasets`.
-
-    Yields:
-        tuple: A dataset, and the labels of those of its images that
-        ``dataset`` gives, int64 of shape (N, ).
+    The labels are those of the images that ``dataset`` gives of them, int64
+    of shape (N, ).
     """
     if isinstance(dataset, ConcatDataset):
         for one in dataset.datasets:

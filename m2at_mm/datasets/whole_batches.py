@@ -46,12 +46,8 @@ class WholeBatches(BaseDataset):
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[Any]:
         """A batch of N samples, as PyTorch's dataloader asks for it.
 
-        Returns:
-            dict | list: ``inputs``, uint8 of shape (N, C, H, W), and
-            ``data_samples``; a list of samples without ``whole_batches``.
-
-        Raises:
-            ValueError: The pipeline was given transforms after the start.
+        It has ``inputs``, uint8 of shape (N, C, H, W), and ``data_samples``;
+        it is a list of samples without ``whole_batches``.
         """
         if not self.whole_batches:
             return [self[index] for index in indices]

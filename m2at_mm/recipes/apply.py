@@ -64,9 +64,9 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     optimiser, schedule, augmentation and batch size stay the config's own;
     only a recipe for fine-tuning brings a short schedule.
 
-    The recipes' radius of 8/255 is that of CIFAR: on larger images it becomes
-    4/255, with steps in proportion. M2AT's masks are made of a vision
-    transformer's patches.
+    The recipes' radius of 8/255 is that of CIFAR: where the pipeline gives
+    the network images of more than 64 pixels, it becomes 4/255, with steps in
+    proportion. M2AT's masks are made of a vision transformer's patches.
 
     Args:
         cfg (Config): Any single-label classification config of mmpretrain.

@@ -79,7 +79,7 @@ def _side(transform: ConfigDict) -> int | None:
         if isinstance(size, (list, tuple)) and all(
             isinstance(side, int) for side in size
         ):
-            return max(size)
+            return int(max(size))
     return None
 
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from mmengine.config import Config, ConfigDict
-from mmpretrain.models import (
-    BaseClassifier,
-    BaseRetriever,
-    ImageClassifier,
-)
+from mmpretrain.models import BaseClassifier, BaseRetriever, ImageClassifier
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 
 from m2at_mm.model_wrappers.heads import why_unsupported

@@ -229,9 +229,7 @@ def _predictions(
 
 
 def _confusions(
-    name: str,
-    predictions: dict[str, np.ndarray],
-    names: Sequence[str] | None,
+    name: str, predictions: dict[str, np.ndarray], names: Sequence[str] | None
 ) -> Iterator[Markup]:
     count = 1 + max(int(values.max()) for values in predictions.values())
     if names is None or len(names) < count:

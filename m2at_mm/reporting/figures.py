@@ -99,18 +99,22 @@ def draw_curves(
             words[-1] += f' Best at {unit} {best:g}, last {last:g}.'
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0, 1.03 * end)
-    # A scale of at least a tenth of the values, not of their noise.
-    low, high = axes.get_ylim()
-    least = 0.1 * max(abs(low), abs(high))
-    if high - low < least:
-        middle = (low + high) / 2
-        axes.set_ylim(middle - least / 2, middle + least / 2)
+    _widen(axes)
     if marks:
         colour = dict(color=TEXT_COLOUR)
         axes.plot([], [], markersize=10, label='best', **_BEST, **colour)
         axes.plot([], [], markersize=7, label='last', **_LAST, **colour)
     _with_legend(figure, len(axes.get_legend_handles_labels()[0]))
     return to_svg(figure, name, title, ' '.join(words))
+
+
+def _widen(axes: Any) -> None:
+    """Make the scale at least a tenth of the values, against their noise."""
+    low, high = axes.get_ylim()
+    least = 0.1 * max(abs(low), abs(high))
+    if high - low < least:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - least / 2, middle + least / 2)
 
 
 def _course(run: str, x: list[float], y: list[float], unit: str) -> str:

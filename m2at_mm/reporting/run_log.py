@@ -135,13 +135,7 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
             f'work dir {str(folder)!r} is not a folder: give the --work-dir '
             'of a training'
         )
-    # MMEngine writes the same records a second time, under the start's name.
-    sessions = [
-        path
-        for path in sorted(folder.glob('*/vis_data/*.json'))
-        if path.name == 'scalars.json'
-        or not path.with_name('scalars.json').exists()
-    ]
+    sessions = _sessions(folder)
     if not sessions:
         raise FileNotFoundError(
             f'work dir {str(folder)!r} has no log of a training, '
@@ -172,6 +166,17 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
         predictions=_read_predictions(folder / 'results.samples.npz'),
         checkpoint=best_checkpoint(folder) or last_checkpoint(folder),
     )
+
+
+def _sessions(folder: Path) -> list[Path]:
+    """The records of each start of the training."""
+    # MMEngine writes the same records a second time, under the start's name.
+    return [
+        path
+        for path in sorted(folder.glob('*/vis_data/*.json'))
+        if path.name == 'scalars.json'
+        or not path.with_name('scalars.json').exists()
+    ]
 
 
 def _shown(name: str) -> str:

@@ -13,6 +13,7 @@ from cifar_files import NAMES, TEST, TRAIN, make_folder, make_official, pixels
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain import datasets as stock_datasets
 from PIL import Image
+from pytest import MonkeyPatch
 
 from m2at_mm.datasets import CIFAR10, CIFAR100, cifar
 
@@ -44,7 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize('suffix', ['png', 'PNG', 'bmp'])
 def test_folder_takes_turns_over_classes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+    tmp_path: Path, monkeypatch: MonkeyPatch, suffix: str
 ) -> None:
     make_folder(tmp_path, suffix=suffix)
     log = Mock()
@@ -72,7 +73,7 @@ def test_folder_val_is_held_out_of_train(folder: Path) -> None:
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 def test_folder_split_is_that_of_the_official_files(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, split: str
+    folder: Path, monkeypatch: MonkeyPatch, split: str
 ) -> None:
     load = partial(CIFAR10, str(folder), split=split, val_size=20)
     of_folder = origins(load())
@@ -84,7 +85,7 @@ def test_folder_split_is_that_of_the_official_files(
 @pytest.mark.parametrize('indices', [1, 7, -4, 1000, [5, 2, 2], (9,)], ids=str)
 def test_folder_reads_only_what_indices_ask_for(
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: MonkeyPatch,
     indices: int | list[int],
     serialize: bool,
 ) -> None:
@@ -146,7 +147,7 @@ def test_a_wrong_image(folder: Path, content: Any, text: str) -> None:
 
 @both
 def test_official_val_comes_from_the_training_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cls: type[CIFAR10]
+    tmp_path: Path, monkeypatch: MonkeyPatch, cls: type[CIFAR10]
 ) -> None:
     everything = make_official(tmp_path, monkeypatch, cls)
     classes = len(cls.METAINFO['classes'])
@@ -164,7 +165,7 @@ def test_official_val_comes_from_the_training_files(
 
 
 def test_official_test_is_the_stock_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     make_official(tmp_path, monkeypatch)
     stock = stock_datasets.CIFAR10
@@ -178,7 +179,7 @@ def test_official_test_is_the_stock_one(
 
 
 def test_official_files_come_first_if_intact(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: MonkeyPatch
 ) -> None:
     make_official(folder, monkeypatch)
     load = partial(CIFAR10, str(folder), split='test')
@@ -245,7 +246,7 @@ def test_builds_from_config_as_asked(folder: Path, split: str) -> None:
     assert sample['data_samples'].gt_label.item() == 3
 
 
-def test_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_folder(folder: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv('HOME', str(folder.parent))
     assert len(CIFAR10('~/images', split='test')) == 10 * TEST
 

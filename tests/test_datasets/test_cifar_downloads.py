@@ -11,14 +11,18 @@ from unittest.mock import Mock
 
 import pytest
 from cifar_files import TEST, make_folder, make_official
+from pytest import MonkeyPatch
 
 from m2at_mm.datasets import CIFAR10, CIFAR100, cifar
 
+#: Socket timeouts of tried downloads.
+Tries = list[float | None]
+
 
 @pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
+def no_network(monkeypatch: MonkeyPatch) -> Tries:
     """Make the downloader fail; gives the socket timeout of every try."""
-    tries: list[float | None] = []
+    tries: Tries = []
 
     def fail(url: str, root: str, **kwargs: object) -> None:
         tries.append(socket.getdefaulttimeout())
@@ -29,9 +33,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     return tries
 
 
-def test_a_folder_is_not_downloaded(
-    tmp_path: Path, no_network: list[float | None]
-) -> None:
+def test_a_folder_is_not_downloaded(tmp_path: Path, no_network: Tries) -> None:
     CIFAR10(str(make_folder(tmp_path)), split='test', indices=1)
     assert no_network == []
 
@@ -41,8 +43,8 @@ def test_a_folder_is_not_downloaded(
 @pytest.mark.parametrize('exists', [True, False])
 def test_no_data(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_network: list[float | None],
+    monkeypatch: MonkeyPatch,
+    no_network: Tries,
     cls: type[CIFAR10],
     split: str,
     exists: bool,
@@ -69,9 +71,7 @@ def test_no_data(
     assert socket.getdefaulttimeout() is None
 
 
-def test_no_data_and_no_download(
-    tmp_path: Path, no_network: list[float | None]
-) -> None:
+def test_no_data_and_no_download(tmp_path: Path, no_network: Tries) -> None:
     with pytest.raises(FileNotFoundError) as info:
         CIFAR10(str(tmp_path), download=False)
     assert info.value.__cause__ is None
@@ -80,9 +80,7 @@ def test_no_data_and_no_download(
 
 
 def test_failed_download_leaves_damaged_files_alone(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_network: list[float | None],
+    tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
 ) -> None:
     make_official(tmp_path, monkeypatch)
     damaged = tmp_path / CIFAR10.base_folder / 'b'
@@ -95,7 +93,7 @@ def test_failed_download_leaves_damaged_files_alone(
 
 @pytest.mark.parametrize('damaged', [False, True])
 def test_download_that_works(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+    tmp_path: Path, monkeypatch: MonkeyPatch, damaged: bool
 ) -> None:
     base = CIFAR10.base_folder
     make_official(tmp_path / 'source', monkeypatch)
@@ -115,9 +113,7 @@ def test_download_that_works(
 
 
 def test_archive_that_is_there_is_unpacked(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_network: list[float | None],
+    tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
 ) -> None:
     base = CIFAR10.base_folder
     make_official(tmp_path / 'source', monkeypatch)
@@ -131,9 +127,7 @@ def test_archive_that_is_there_is_unpacked(
 
 
 def test_only_the_main_process_downloads(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_network: list[float | None],
+    tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
 ) -> None:
     barrier = Mock()
     monkeypatch.setattr(cifar.dist, 'is_main_process', lambda: False)
@@ -144,9 +138,7 @@ def test_only_the_main_process_downloads(
 
 
 def test_remote_root_is_not_made_a_local_folder(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_network: list[float | None],
+    tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(CIFAR10, '_check_integrity', lambda self: False)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS as ROOT_DATASETS
+from pytest import MonkeyPatch
 from sklearn.datasets import load_digits
 
 from m2at_mm.datasets import Digits
@@ -107,7 +108,7 @@ def test_bad_split() -> None:
         Digits(split='dev')
 
 
-def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_scikit_learn(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
 
     with pytest.raises(ImportError, match=r'm2at_mm\[demo\]'):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch.utils.data import DataLoader, Dataset
 
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline, given_streams
@@ -62,7 +63,7 @@ def test_streams_outside_are_left_alone() -> None:
     assert draw({}) == expected
 
 
-def test_ranks_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_draw_apart(monkeypatch: MonkeyPatch) -> None:
     first = pipeline()(sample(0))
     monkeypatch.setattr('m2at_mm.datasets.seeded_pipeline.get_rank', lambda: 1)
     assert pipeline()(sample(0)) != first

@@ -12,6 +12,7 @@ from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import TRANSFORMS
+from pytest import MonkeyPatch
 from torch.utils.data import DataLoader, Subset
 
 from m2at_mm.datasets import CIFAR10, Digits, whole_batch_collate
@@ -62,10 +63,7 @@ def test_a_batch_is_that_of_the_samples(serialized: bool) -> None:
 @pytest.mark.parametrize('serialized', [True, False])
 @pytest.mark.parametrize('official', [True, False])
 def test_cifar(
-    official: bool,
-    serialized: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    official: bool, serialized: bool, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     if official:
         make_official(tmp_path, monkeypatch)
@@ -99,9 +97,7 @@ def test_off_by_default() -> None:
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_every_sample_comes_once_from_a_built_dataloader(
-    workers: int,
-) -> None:
+def test_every_sample_comes_once_from_a_built_dataloader(workers: int) -> None:
     cfg = dict(
         batch_size=16,
         num_workers=workers,

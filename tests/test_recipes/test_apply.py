@@ -274,8 +274,7 @@ def test_fine_tuning_counts_epochs_also_after_iterations(
 def _learning_rates(cfg: Config, iterations: int) -> list[float]:
     """The rate of each iteration, with as many of them in an epoch."""
     optimizer = torch.optim.SGD(
-        [torch.nn.Parameter(torch.zeros(1))],
-        lr=cfg.optim_wrapper.optimizer.lr,
+        [torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
     )
     scheduler = PARAM_SCHEDULERS.build(
         dict(cfg.param_scheduler),
