@@ -45,7 +45,7 @@ def examples(report: Report) -> Iterator[Markup]:
 
 def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
     """Three images and three lines of text for each example."""
-    threat = found.threat_model
+    threat = found.outcome.threat_model
     for number, example in enumerate(found.examples, 1):
         change = example.adversarial - example.clean
         largest = threat.eps if threat.norm == 'linf' else abs(change).max()

@@ -88,14 +88,12 @@ class Measurement:
     """Measurements of a run.
 
     Attributes:
-        threat_model (ThreatModel): The run's own.
         outcome (Outcomes): Predictions at the run's own radius.
         results (dict): As in ``results.json``, with ``sweep``.
         examples (list[Example]): A few of the images, of several classes.
         surfaces (list[LossSurface]): Around the first of them.
     """
 
-    threat_model: ThreatModel
     outcome: Outcomes
     results: dict[str, Any]
     examples: list[Example]
@@ -153,7 +151,6 @@ def measure(run: RunLog, num_images: int) -> Measurement:
     few = samples.spread(_NUM_EXAMPLES)
     images, labels = next(iter(samples.batches([few])))
     return Measurement(
-        threat_model=model.threat_model,
         outcome=outcomes[0],
         results=make_results(outcomes, probes),
         examples=_examples(model, images, labels),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cifar_files import make_folder
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import PARAM_SCHEDULERS
@@ -41,7 +42,7 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
     for name in ('train', 'val'):
         loader = cfg[f'{name}_dataloader']
         loader.update(num_workers=0, batch_size=8, persistent_workers=False)
-        loader.dataset.update(data_root=str(root), indices=16)
+        loader.dataset.update(data_root=str(root), indices=16, val_size=20)
     cfg.train_cfg.max_epochs = 1
     cfg.merge_from_dict(dict(randomness=dict(seed=3)))
     runner = Runner.from_cfg(cfg)
@@ -51,15 +52,16 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
 def test_recipe_trains_as_the_config_by_hand(
-    name: str, cifar10_root: Path, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
+    root = make_folder(tmp_path / 'images')
     recipe = apply_recipe(load_config(STOCK), name)
     by_hand = Config.fromstring(_readme_config(), file_format='.py')
     if name != 'm2at':  # the README shows M2AT
         by_hand.model.method = recipe.model.method
     assert by_hand.model.method == recipe.model.method
-    first = _train_two_steps(recipe, cifar10_root, tmp_path / 'recipe')
-    second = _train_two_steps(by_hand, cifar10_root, tmp_path / 'by_hand')
+    first = _train_two_steps(recipe, root, tmp_path / 'recipe')
+    second = _train_two_steps(by_hand, root, tmp_path / 'by_hand')
     assert first.keys() == second.keys()
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
