@@ -1,25 +1,26 @@
-"""Matplotlib's figures as SVG inside of a page, in the page's colours."""
+"""The parts of a page: HTML blocks, inline SVG and inline images."""
 
 from __future__ import annotations
 
 import base64
 import io
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 
 #: How many colours the page's style sheet has for the runs.
 NUM_COLOURS = 6
-# Colours that stand for those of the style sheet, which has a light and a
-# dark set. No figure draws these near-blacks for themselves.
+#: Stands in a cell without a value.
+EMPTY = '–'
+# Near-blacks that stand for colours of the style sheet, which has a light and
+# a dark set. Figures use them for nothing else.
 TEXT_COLOUR, _GRID = '#010200', '#010201'
 _MEANING = {
     TEXT_COLOUR: 'currentColor',
@@ -56,11 +57,17 @@ def series_colour(number: int) -> str:
     return f'#01021{number % NUM_COLOURS}'
 
 
-@contextmanager
-def page_style() -> Iterator[None]:
-    """Matplotlib's settings inside, for figures made there."""
-    with matplotlib.rc_context(_STYLE):
-        yield
+#: Decorator of functions that draw and save a figure.
+page_style = matplotlib.rc_context(_STYLE)
+templates = Environment(
+    loader=PackageLoader('m2at_mm.reporting'),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+#: What sections are made of: the macros of ``templates/blocks.html``.
+blocks: Any = templates.get_template('blocks.html').module
 
 
 def to_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
@@ -70,7 +77,7 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
     nothing in it points outside of the page.
 
     Args:
-        figure (Figure): Drawn inside of :func:`page_style`.
+        figure (Figure): A figure, drawn in :data:`page_style` as this is.
         name (str): Unique in the page, of letters, digits and hyphens.
         title (str): Short alternative text.
         description (str): What the figure shows, in words and numbers.
@@ -80,33 +87,24 @@ def to_svg(figure: Figure, name: str, title: str, description: str) -> Markup:
     """
     stream = io.StringIO()
     nothing = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-    with page_style():
-        figure.savefig(stream, format='svg', metadata=nothing)
+    figure.savefig(stream, format='svg', metadata=nothing)
     root = ElementTree.fromstring(stream.getvalue())
     for element in root.iter():
         element.tag = _local(element.tag)
-        attributes = {
-            _local(key): _rewrite(_local(key), value, name)
-            for key, value in element.attrib.items()
-        }
+        attributes = {_local(k): v for k, v in element.attrib.items()}
         element.attrib.clear()
-        element.attrib.update(attributes)
+        for key, value in attributes.items():
+            element.set(key, _rewrite(key, value, name))
     natural = float(root.attrib.pop('width').removesuffix('pt'))
     for key in ('height', 'version'):
         root.attrib.pop(key, None)
-    root.attrib.update(
-        {
-            'role': 'img',
-            'aria-labelledby': f'{name}-title {name}-desc',
-            'style': f'max-width: {natural:.0f}pt',
-        }
-    )
-    for position, (tag, text) in enumerate(
-        (('title', title), ('desc', description))
-    ):
+    root.set('role', 'img')
+    root.set('aria-labelledby', f'{name}-title {name}-desc')
+    root.set('style', f'max-width: {natural:.0f}pt')
+    for tag, text in (('desc', description), ('title', title)):
         element = ElementTree.Element(tag, id=f'{name}-{tag}')
         element.text = text
-        root.insert(position, element)
+        root.insert(0, element)
     return Markup(ElementTree.tostring(root, encoding='unicode'))
 
 
