@@ -51,12 +51,9 @@ def evaluate(
 
 
 @pytest.mark.parametrize('batch_size', [1, 2, 5])
-def test_figures_equal_the_hand_count(batch_size: int) -> None:
-    assert evaluate(predictions(), batch_size) == FIGURES
-
-
-def test_order_of_the_images_does_not_matter() -> None:
-    assert evaluate(predictions()[::-1], 2) == FIGURES
+@pytest.mark.parametrize('order', [1, -1], ids=['in order', 'reversed'])
+def test_figures_equal_the_hand_count(batch_size: int, order: int) -> None:
+    assert evaluate(predictions()[::order], batch_size) == FIGURES
 
 
 def test_without_attacks() -> None:

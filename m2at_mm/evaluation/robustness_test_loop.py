@@ -92,8 +92,7 @@ class RobustnessTestLoop(BaseLoop):
     ) -> None:
         check_attack_names(attacks, transfer is not None)
         super().__init__(runner, dataloader)
-        model = runner.model
-        self.model = bare_model(model)
+        self.model = bare_model(runner.model)
         if not isinstance(self.model, AdversarialClassifier):
             raise TypeError(
                 'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, '
@@ -111,9 +110,7 @@ class RobustnessTestLoop(BaseLoop):
             self.dataloader.num_workers,
             subset,
         )
-        self.subset = subset
-        self.batch_size = batch_size
-        self.seed = seed
+        self.batch_size, self.seed = batch_size, seed
         self.out = Path(out or Path(runner.work_dir, 'results.json'))
         if self.out.is_dir():
             raise ValueError(
@@ -137,66 +134,60 @@ class RobustnessTestLoop(BaseLoop):
         self.runner.call_hook('before_test_epoch')
         folder = Path(self.runner.work_dir, 'evaluation')
         with only_run_in(str(folder)):
-            metrics = self._evaluate(ResultStore(folder, self._settings()))
+            results = self._evaluate(folder)
+        metrics = {
+            'robust/clean': results['clean'],
+            **{
+                f'robust/{name}': results['attacks'][name]
+                for name in results['attacks']
+            },
+            'robust/worst': results['worst_case'],
+        }
         self.runner.call_hook('after_test_epoch', metrics=metrics)
         self.runner.call_hook('after_test')
         return metrics
 
-    def _evaluate(self, store: ResultStore) -> dict[str, float]:
+    def _evaluate(self, folder: Path) -> dict[str, Any]:
         evaluation = RobustnessEvaluation(
             self.model,
             self.samples,
-            store,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            transfer=self.transfer,
-            adversarial_dir=self.adversarial_dir,
+            ResultStore(folder, self._settings(), self.adversarial_dir),
+            self.batch_size,
+            self.seed,
+            self.transfer,
         )
         outcomes, probes = evaluation.run(self.attacks, self.threat_models)
-        settings = dict(evaluation.store.settings, subset=self.subset)
+        settings = dict(evaluation.store.settings, subset=self.samples.subset)
         results = make_results(outcomes, probes, settings)
         if is_main_process():
             print_results(results, outcomes)
             write_results(results, per_sample(outcomes), self.out)
-        figures = dict(clean=results['clean'], **results['attacks'])
-        figures['worst'] = results['worst_case']
-        return {f'robust/{name}': figures[name] for name in figures}
+        return results
 
     def _settings(self) -> dict[str, Any]:
         """What every result depends on."""
         cfg = self.runner.cfg  # empty where the runner was given objects
         model = cfg.get('model') or {}
-        dataset = self.dataloader.dataset
         checkpoint = self.runner._load_from
+        preprocessor = self.model.data_preprocessor
         return dict(
             config=cfg.filename and Path(cfg.filename).name,
             checkpoint=checkpoint and Path(checkpoint).name,
             weights=digest_module(self.model),
-            model=_plain(model.get('classifier', model))
-            or str(self.model.classifier),
-            data_preprocessor=_plain(
-                model.get('data_preprocessor') or cfg.get('data_preprocessor')
-            )
-            or _statistics(self.model.data_preprocessor),
-            dataset=_plain((cfg.get('test_dataloader') or {}).get('dataset'))
-            or repr(dataset),
+            model=model.get('classifier', model) or str(self.model.classifier),
+            data_preprocessor=model.get('data_preprocessor')
+            or cfg.get('data_preprocessor')
+            or {
+                name: getattr(preprocessor, name).flatten().tolist()
+                for name in ('mean', 'std')
+                if hasattr(preprocessor, name)
+            },
+            dataset=(cfg.get('test_dataloader') or {}).get('dataset')
+            or repr(self.dataloader.dataset),
             batch_size=self.batch_size,
             seed=self.seed,
             versions=dict(m2at_mm=__version__, torch=torch.__version__),
         )
-
-
-def _statistics(preprocessor: Any) -> dict[str, Any]:
-    """Mean and std on the 0-255 scale, empty without."""
-    return {
-        name: getattr(preprocessor, name).flatten().tolist()
-        for name in ('mean', 'std')
-        if hasattr(preprocessor, name)
-    }
-
-
-def _plain(cfg: Any) -> Any:
-    return cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
 
 
 def _threat_models(
@@ -214,10 +205,10 @@ def _threat_models(
     for one in eps:
         if isinstance(one, str) and '/' not in one and float(one) == 1:
             raise ValueError(
-                "eps='1' is the whole range of a pixel: write '1/255' or "
-                "'255/255'"
+                f'eps={one!r} is the whole range of a pixel: write '
+                "'1/255' or '255/255'"
             )
     unique = {threat.eps: threat for threat in wanted}
-    if own.eps in unique and (norm or own.norm) == own.norm:
+    if own.eps in unique and norm in (None, own.norm):
         return [unique.pop(own.eps), *unique.values()]
     return [*unique.values()]

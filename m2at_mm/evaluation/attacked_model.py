@@ -1,0 +1,208 @@
+"""A model and its batches as the attacks of an evaluation see them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
+import numpy as np
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from m2at_mm.attacks import ThreatModel, own_random_stream
+from m2at_mm.attacks.logits import logits_of, predicted_labels
+from m2at_mm.evaluation.samples import fingerprints
+from m2at_mm.evaluation.store import Arrays
+
+Attack = Callable[..., Tensor]
+Batch = TypeVar('Batch')
+
+_SECONDS_BETWEEN_MESSAGES = 20.0
+# Forward passes of the model per batch, at most, where that is known.
+PASSES = {
+    'fgsm': 3,
+    'pgd20': 22,
+    'cw20': 22,
+    'cw100': 102,
+    'pgd100': 520,
+    'apgd-ce': 104,
+    'apgd-dlr': 104,
+    'apgd-t': 930,
+    'fab-t': 1830,
+    'square': 5003,
+    'transfer': 1,
+}
+
+
+class Attackable(nn.Module):
+    """A model whose input always has a finite gradient.
+
+    An attack on a model that detaches its input, like one that rounds to
+    integers, would end in an error of autograd, and one not-a-number would
+    spoil its image. Here such a gradient is zero: the attack runs and fails,
+    and an alarm tells why. Logits are not changed.
+
+    Args:
+        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+            logits of shape (N, K).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, shape (N, K)."""
+        seen = images
+        if images.requires_grad:
+            seen = images.view_as(images)
+            seen.register_hook(lambda grad: grad.nan_to_num(0.0, 0.0, 0.0))
+        logits: Tensor = logits_of(self.model, seen)
+        if images.requires_grad and not logits.requires_grad:
+            logits = logits + 0 * images.sum()
+        return logits
+
+
+def attack_batch(
+    model: Attackable,
+    attack: Attack | None,
+    threat: ThreatModel,
+    images: Tensor,
+    labels: Tensor,
+    seed: int,
+) -> tuple[Arrays, Tensor]:
+    """Attack a batch, and classify what comes out.
+
+    Args:
+        model (Attackable): The model.
+        attack (Callable, optional): The attack; None for clean images.
+        threat (ThreatModel): Norm and radius.
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): True labels, int64 of shape (N, ).
+        seed (int): Seed of the random draws.
+
+    Returns:
+        tuple: ``label``, ``predicted``, ``outside`` and ``content`` of shape
+        (N, ) and ``seconds`` of shape (1, ); and the adversarial images.
+    """
+
+    def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if attack is not None:
+            images = attack(
+                model, images, labels, threat, stop_when_fooled=True
+            )
+        with torch.no_grad():
+            predicted = predicted_labels(logits_of(model.model, images))
+        return dict(adversarial=images, predicted=predicted)
+
+    start = time.perf_counter()
+    with own_random_stream(images.device, seed):
+        found = run_in_memory(predict, images, labels)
+    inside = threat.ball(images).contains(found['adversarial'])
+    arrays = dict(
+        label=labels.cpu().numpy(),
+        predicted=found['predicted'].cpu().numpy(),
+        outside=(~inside).cpu().numpy(),
+        content=fingerprints(images),
+        seconds=np.array([time.perf_counter() - start]),
+    )
+    return arrays, found['adversarial']
+
+
+def run_in_memory(
+    function: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    images: Tensor,
+    labels: Tensor,
+) -> dict[str, Tensor]:
+    """Call a function, in halves where the GPU's memory does not suffice.
+
+    Args:
+        function (Callable): Maps images, shape (N, C, H, W), and labels,
+            shape (N, ), to named tensors with one entry per image.
+        images (Tensor): All images.
+        labels (Tensor): All labels.
+
+    Returns:
+        dict[str, Tensor]: What the function returned, joined.
+
+    Raises:
+        RuntimeError: Not even one image fits.
+    """
+    try:
+        return function(images, labels)
+    except torch.cuda.OutOfMemoryError as error:
+        if len(images) == 1:
+            raise RuntimeError(
+                'the GPU has too little memory for one image under attack. '
+                'What is finished is kept: free memory and run the same '
+                'command again'
+            ) from error
+    # Outside of the handler, which holds on to the failed call's tensors.
+    torch.cuda.empty_cache()
+    half = len(images) // 2
+    log(
+        f'the GPU has too little memory for {len(images)} images: going on '
+        f'with {half} at a time'
+    )
+    return join(
+        run_in_memory(function, images[part], labels[part])
+        for part in (slice(half), slice(half, None))
+    )
+
+
+def join(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Concatenate the tensors of each name."""
+    first, *others = parts
+    return {
+        name: torch.cat([value, *(other[name] for other in others)])
+        for name, value in first.items()
+    }
+
+
+def with_progress(
+    batches: Iterable[Batch],
+    model: nn.Module,
+    title: str,
+    passes: int,
+    total: int,
+) -> Iterator[Batch]:
+    """Yield batches, and log every 20 seconds how far the work on them is.
+
+    Forward passes are counted, of which an attack makes a known number at
+    most: the time left is an upper bound where images are fooled early.
+
+    Args:
+        batches (Iterable): Anything.
+        model (nn.Module): Model whose forward passes are counted.
+        title (str): Title of the messages.
+        passes (int): Forward passes per batch, at most.
+        total (int): Number of batches.
+    """
+    start = last = time.monotonic()
+    done = calls = 0
+
+    def report(*_: object) -> None:
+        nonlocal calls, last
+        calls += 1
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_MESSAGES:
+            last = now
+            share = (done + min(1.0, calls / passes)) / total
+            left = timedelta(seconds=round((now - start) * (1 / share - 1)))
+            log(
+                f'{title}: {100 * share:.0f} %, batch {done + 1} of {total}, '
+                f'at most {left} left'
+            )
+
+    with model.register_forward_pre_hook(report):
+        for batch in batches:
+            yield batch
+            done, calls = done + 1, 0
+
+
+def log(message: str) -> None:
+    """Write to MMEngine's log."""
+    print_log(message, logger='current')
