@@ -76,14 +76,6 @@ def attack_batch(
 ) -> tuple[Arrays, Tensor]:
     """Attack a batch, and classify what comes out.
 
-    Args:
-        model (Attackable): The model.
-        attack (Callable, optional): The attack; None for clean images.
-        threat (ThreatModel): Norm and radius.
-        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-        labels (Tensor): True labels, int64 of shape (N, ).
-        seed (int): Seed of the random draws.
-
     Returns:
         tuple: ``label``, ``predicted``, ``outside`` and ``content`` of shape
         (N, ) and ``seconds`` of shape (1, ); and the adversarial images.
@@ -100,7 +92,7 @@ def attack_batch(
 
     start = time.perf_counter()
     with own_random_stream(images.device, seed):
-        found = run_in_memory(predict, images, labels)
+        found = run_in_memory(predict, images, labels, len(images))
     inside = threat.ball(images).contains(found['adversarial'])
     arrays = dict(
         label=labels.cpu().numpy(),
@@ -116,14 +108,16 @@ def run_in_memory(
     function: Callable[[Tensor, Tensor], dict[str, Tensor]],
     images: Tensor,
     labels: Tensor,
+    batch_size: int,
 ) -> dict[str, Tensor]:
-    """Call a function, in halves where the GPU's memory does not suffice.
+    """Call a function on batches, halved where a GPU's memory is too small.
 
     Args:
         function (Callable): Maps images, shape (N, C, H, W), and labels,
             shape (N, ), to named tensors with one entry per image.
         images (Tensor): All images.
         labels (Tensor): All labels.
+        batch_size (int): Images at a time, at most.
 
     Returns:
         dict[str, Tensor]: What the function returned, joined.
@@ -131,35 +125,27 @@ def run_in_memory(
     Raises:
         RuntimeError: Not even one image fits.
     """
-    try:
-        return function(images, labels)
-    except torch.cuda.OutOfMemoryError as error:
-        if len(images) == 1:
-            raise RuntimeError(
-                'the GPU has too little memory for one image under attack. '
-                'What is finished is kept: free memory and run the same '
-                'command again'
-            ) from error
-    # Outside of the handler, which holds on to the failed call's tensors.
-    torch.cuda.empty_cache()
-    half = len(images) // 2
-    log(
-        f'the GPU has too little memory for {len(images)} images: going on '
-        f'with {half} at a time'
-    )
-    return join(
-        run_in_memory(function, images[part], labels[part])
-        for part in (slice(half), slice(half, None))
-    )
-
-
-def join(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Concatenate the tensors of each name."""
-    first, *others = parts
-    return {
-        name: torch.cat([value, *(other[name] for other in others)])
-        for name, value in first.items()
-    }
+    found = []
+    for batch in zip(images.split(batch_size), labels.split(batch_size)):
+        half = len(batch[0]) // 2
+        try:
+            found.append(function(*batch))
+            continue
+        except torch.cuda.OutOfMemoryError as error:
+            if half == 0:
+                raise RuntimeError(
+                    'the GPU has too little memory for one image under '
+                    'attack. What is finished is kept: free memory and run '
+                    'the same command again'
+                ) from error
+        # Outside of the handler, which holds on to the failed call's tensors.
+        torch.cuda.empty_cache()
+        log(
+            f'the GPU has too little memory for {len(batch[0])} images: going '
+            f'on with {half} at a time'
+        )
+        found.append(run_in_memory(function, *batch, half))
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
 def with_progress(
@@ -171,15 +157,8 @@ def with_progress(
 ) -> Iterator[Batch]:
     """Yield batches, and log every 20 seconds how far the work on them is.
 
-    Forward passes are counted, of which an attack makes a known number at
+    Of the ``total`` batches each makes a known number of forward passes at
     most: the time left is an upper bound where images are fooled early.
-
-    Args:
-        batches (Iterable): Anything.
-        model (nn.Module): Model whose forward passes are counted.
-        title (str): Title of the messages.
-        passes (int): Forward passes per batch, at most.
-        total (int): Number of batches.
     """
     start = last = time.monotonic()
     done = calls = 0

@@ -17,11 +17,7 @@ from m2at_mm.attacks import (
 )
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.attacks.losses import margin
-from m2at_mm.evaluation.attacked_model import (
-    Attackable,
-    join,
-    run_in_memory,
-)
+from m2at_mm.evaluation.attacked_model import Attackable, run_in_memory
 
 #: Images that are probed, at most.
 NUM_PROBED = 128
@@ -82,10 +78,7 @@ def probe(
         return columns
 
     with own_random_stream(images.device, seed):
-        columns = join(
-            run_in_memory(measure, *part)
-            for part in zip(images.split(batch_size), labels.split(batch_size))
-        )
+        columns = run_in_memory(measure, images, labels, batch_size)
         num_classes = logits_of(model, images[:1]).shape[1]
     columns = {name: one.double().cpu() for name, one in columns.items()}
     figures: dict[str, Any] = dict(
@@ -93,7 +86,7 @@ def probe(
         num_classes=num_classes,
         large_eps=_large_radius(images, threat_model),
     )
-    figures |= {name: figure(columns) for name, figure in _FIGURES.items()}
+    figures |= {name: one(columns).item() for name, one in _FIGURES.items()}
     return figures | _check_gradient(columns)
 
 
@@ -214,15 +207,6 @@ def _withstanding(
     return dict(withstood=withstood)
 
 
-def _largest(change: Tensor) -> float:
-    # Of logits that are not a number the whole has changed.
-    return float(change.nan_to_num(1.0, 1.0).max())
-
-
-def _share(condition: Tensor) -> float:
-    return float(condition.double().mean())
-
-
 def _broken(columns: Columns) -> Tensor:
     """Where the gradient, or logits near the image, are not finite."""
     names = ('loss', 'margin', 'ratio', 'expected', 'measured')
@@ -252,14 +236,17 @@ def _check_gradient(columns: Columns) -> dict[str, float]:
 # What is measured of each image of a batch, in tensors by name: one entry, or
 # one row, per image.
 _MEASURES = (_outputs, _gradients, _withstanding)
-# The figures by name, from what was measured of all images, in float64.
-_FIGURES: dict[str, Callable[[Columns], Any]] = dict(
-    pass_difference=lambda c: _largest(c['pass_difference']),
-    batch_difference=lambda c: _largest(c['batch_difference']),
-    probabilities=lambda c: bool(c['probability'].all()),
-    non_finite_gradients=lambda c: _share(_broken(c)),
-    vanishing_gradients=lambda c: _share(c['vanishing']),
-    saturated_loss=lambda c: _share(c['loss'] == 0),
-    median_margin=lambda c: float(c['margin'].nan_to_num().median()),
-    large_eps_correct=lambda c: int(c['withstood'].sum()),
+# The figures by name, from what was measured of all images, in float64. Of
+# logits that are not a number the whole has changed.
+_FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
+    pass_difference=lambda c: c['pass_difference'].nan_to_num(1.0, 1.0).max(),
+    batch_difference=lambda c: (
+        c['batch_difference'].nan_to_num(1.0, 1.0).max()
+    ),
+    probabilities=lambda c: c['probability'].bool().all(),
+    non_finite_gradients=lambda c: _broken(c).double().mean(),
+    vanishing_gradients=lambda c: c['vanishing'].mean(),
+    saturated_loss=lambda c: (c['loss'] == 0).double().mean(),
+    median_margin=lambda c: c['margin'].nan_to_num().median(),
+    large_eps_correct=lambda c: c['withstood'].long().sum(),
 )

@@ -133,15 +133,10 @@ def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
 def write_results(
     results: dict[str, Any], samples: Arrays, path: Path
 ) -> None:
-    """Write the figures as JSON, and the predictions beside it.
+    """Write the figures as JSON, and the predictions to ``.samples.npz``.
 
-    Results that are there and differ are kept as ``*.old``.
-
-    Args:
-        results (dict): Figures of :func:`make_results`.
-        samples (dict): Predictions of :func:`per_sample`; they go to the file
-            with the suffix ``.samples.npz``.
-        path (Path): The JSON file. Its folder is made.
+    The folder is made. Results that are there and differ are kept as
+    ``*.old``.
     """
     text = to_json(results)
     beside = path.with_suffix('.samples.npz')

@@ -86,11 +86,6 @@ class RobustnessEvaluation:
     ) -> tuple[list[Outcomes], dict[str, Any]]:
         """Evaluate clean, and under every attack at every radius.
 
-        Args:
-            attacks (Sequence[str]): Names of
-                :data:`m2at_mm.evaluation.presets.ATTACK_NAMES`.
-            threat_models (Sequence[ThreatModel]): At least one.
-
         Returns:
             tuple: The outcomes per threat model, and the figures of
             :func:`m2at_mm.evaluation.probes.probe`.
@@ -207,19 +202,10 @@ class RobustnessEvaluation:
         pool: np.ndarray,
         key: str | None = None,
     ) -> Arrays:
-        """Attack a pool of images, some batches on each rank.
+        """Attack a pool of images, given by position, some batches a rank.
 
-        Args:
-            name (str): Name of the attack.
-            scope (str): Name of the radius, for messages.
-            attack (Callable, optional): The attack; None for clean images.
-            threat (ThreatModel): Norm and radius.
-            pool (np.ndarray): Positions of the images, ascending.
-            key (str, optional): Where batches are kept, None if nowhere.
-
-        Returns:
-            dict: What :func:`attack_batch` found in all batches, on every
-            rank; empty if the pool is.
+        Returns what :func:`attack_batch` found of them all, on every rank;
+        batches are kept under the key, if there is one.
         """
         splits = range(self.batch_size, len(pool), self.batch_size)
         batches = np.split(pool, splits) if len(pool) else []
@@ -245,14 +231,7 @@ class RobustnessEvaluation:
                 self._check_content(arrays, batches[n])
                 self.store.save_batch(files[n], arrays, adversarial)
             done[n] = arrays
-        joined: dict[int, Any] = {}
-        for part in dist.all_gather_object(done):
-            joined |= part
-        every = [joined[n] for n in sorted(joined)]
-        return {
-            column: np.concatenate([one[column] for one in every])
-            for column in (every[0] if every else ())
-        }
+        return _gather(done)
 
     def _check_content(self, arrays: Arrays, batch: np.ndarray) -> None:
         """Refuse other images than those of the clean accuracy."""
@@ -284,6 +263,18 @@ class RobustnessEvaluation:
         shared = [figures]
         dist.broadcast_object_list(shared)
         return shared[0] or {}
+
+
+def _gather(done: dict[int, Any]) -> Arrays:
+    """The arrays of all ranks, joined in the order of the batches."""
+    joined: dict[int, Arrays] = {}
+    for part in dist.all_gather_object(done):
+        joined |= part
+    every = [joined[n] for n in sorted(joined)]
+    return {
+        name: np.concatenate([one[name] for one in every])
+        for name in (every[0] if every else ())
+    }
 
 
 def _build(cfg: dict[str, Any], images: Tensor, num_classes: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from m2at_mm.attacks import ThreatModel
@@ -92,13 +93,7 @@ class RobustnessTestLoop(BaseLoop):
     ) -> None:
         check_attack_names(attacks, transfer is not None)
         super().__init__(runner, dataloader)
-        self.model = bare_model(runner.model)
-        if not isinstance(self.model, AdversarialClassifier):
-            raise TypeError(
-                'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, '
-                f'but the model is a {type(self.model).__name__}: wrap it, '
-                "for example by m2at_mm.recipes.apply_recipe(cfg, 'standard')"
-            )
+        self.model = _adversarial(runner.model)
         self.attacks = list(dict.fromkeys(attacks))
         self.threat_models = _threat_models(self.model.threat_model, norm, eps)
         self.transfer = transfer and dict(transfer, type='m2at_mm.Transfer')
@@ -135,14 +130,9 @@ class RobustnessTestLoop(BaseLoop):
         folder = Path(self.runner.work_dir, 'evaluation')
         with only_run_in(str(folder)):
             results = self._evaluate(folder)
-        metrics = {
-            'robust/clean': results['clean'],
-            **{
-                f'robust/{name}': results['attacks'][name]
-                for name in results['attacks']
-            },
-            'robust/worst': results['worst_case'],
-        }
+        figures = dict(clean=results['clean'], **results['attacks'])
+        figures['worst'] = results['worst_case']
+        metrics = {f'robust/{name}': figures[name] for name in figures}
         self.runner.call_hook('after_test_epoch', metrics=metrics)
         self.runner.call_hook('after_test')
         return metrics
@@ -188,6 +178,17 @@ class RobustnessTestLoop(BaseLoop):
             seed=self.seed,
             versions=dict(m2at_mm=__version__, torch=torch.__version__),
         )
+
+
+def _adversarial(model: nn.Module) -> AdversarialClassifier:
+    bare = bare_model(model)
+    if not isinstance(bare, AdversarialClassifier):
+        raise TypeError(
+            'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, but '
+            f'the model is a {type(bare).__name__}: wrap it, for example by '
+            "m2at_mm.recipes.apply_recipe(cfg, 'standard')"
+        )
+    return bare
 
 
 def _threat_models(

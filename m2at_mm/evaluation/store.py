@@ -46,7 +46,7 @@ def digest_module(module: nn.Module) -> str:
     for name, value in tensors.items():
         flat = value.detach().cpu().contiguous().flatten()
         parts += [name, str(value.dtype), list(value.shape)]
-        parts.append(flat.view(torch.uint8).numpy().tobytes())
+        parts.append(flat.view(torch.uint8).numpy())
     return digest(*parts)
 
 

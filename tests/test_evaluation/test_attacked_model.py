@@ -27,7 +27,7 @@ def _with_room_for(limit: int, sizes: list[int]) -> Callable:
 def test_batch_is_halved_until_it_fits() -> None:
     images, labels = torch.rand(10, 1, 2, 2), torch.arange(10)
     sizes: list[int] = []
-    found = run_in_memory(_with_room_for(3, sizes), images, labels)
+    found = run_in_memory(_with_room_for(3, sizes), images, labels, 10)
     assert torch.equal(found['doubled'], images * 2)
     assert torch.equal(found['after'], labels + 1)
     assert max(sizes) <= 3 and sum(sizes) == 10
@@ -36,13 +36,13 @@ def test_batch_is_halved_until_it_fits() -> None:
 def test_one_image_that_does_not_fit_is_a_clear_error() -> None:
     batch = torch.rand(2, 1, 2, 2), torch.arange(2)
     with pytest.raises(RuntimeError, match='too little memory for one image'):
-        run_in_memory(_with_room_for(0, []), *batch)
+        run_in_memory(_with_room_for(0, []), *batch, 2)
     with pytest.raises(KeyError, match='another'):  # passes
 
         def fail(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
             raise KeyError('another')
 
-        run_in_memory(fail, *batch)
+        run_in_memory(fail, *batch, 2)
 
 
 @pytest.mark.parametrize('how', ['integer input', 'broken gradient'])

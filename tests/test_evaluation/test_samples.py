@@ -27,8 +27,19 @@ IMAGES = torch.rand(5, 3, 4, 4)
 LABELS = torch.tensor([4, 3, 2, 1, 0])
 
 
-def test_batches_are_at_their_positions() -> None:
-    samples = samples_of(IMAGES, LABELS)
+def _whole_batches() -> Samples:
+    return Samples(
+        range(5),
+        lambda data, training: data,
+        lambda items: dict(
+            inputs=IMAGES[items], data_samples=BatchLabels(LABELS[items])
+        ),
+    )
+
+
+@pytest.mark.parametrize('whole', [False, True], ids=['samples', 'whole'])
+def test_batches_are_at_their_positions(whole: bool) -> None:
+    samples = _whole_batches() if whole else samples_of(IMAGES, LABELS)
     assert len(samples) == 5
     [(first, labels), (second, _)] = samples.batches([[3, 0], [4]])
     assert torch.equal(first, IMAGES[[3, 0]])
@@ -47,35 +58,14 @@ def test_image_without_exactly_one_label(label: list[int] | None) -> None:
     sample = DataSample()
     if label is not None:
         sample.set_gt_label(label)
-    samples = Samples(
-        [0],
-        lambda data, training: data,
-        lambda items: dict(inputs=IMAGES[:1], data_samples=[sample]),
-    )
+    batch = dict(inputs=IMAGES[:1], data_samples=[sample])
+    samples = Samples([0], lambda data, training: data, lambda items: batch)
     with pytest.raises(ValueError, match='must have one gt_label'):
         next(iter(samples.batches([[0]])))
 
 
-def test_labels_in_one_object() -> None:
-    samples = Samples(
-        range(5),
-        lambda data, training: data,
-        lambda items: dict(
-            inputs=IMAGES[items], data_samples=BatchLabels(LABELS[items])
-        ),
-    )
-    [(images, labels)] = samples.batches([[3, 0]])
-    assert torch.equal(images, IMAGES[[3, 0]])
-    assert labels.tolist() == [1, 4]
-
-
 class Sorted:
-    """Labelled images in the order of their classes, as folders give them.
-
-    Args:
-        counts (list[int]): Images of each class.
-        unlabelled (int, optional): An image that has no label.
-    """
+    """Labelled images in the order of their classes, as folders give them."""
 
     metainfo: dict = {}
 
