@@ -182,16 +182,14 @@ SIGNS = (
         '{stronger} is {gained:.1f} points below {weaker} '
         '({left_by_stronger:.1f} % against {left_by_weaker:.1f} %)',
         'more steps and restarts would find more{at}',
-        comparisons.pairs(('pgd20', 'pgd100'), ('cw20', 'cw100')),
+        comparisons.steps,
     ),
     Sign(
         'one_step_beats_many',
         lambda f: f.gained >= 1,
         '{stronger} is {gained:.1f} points below {weaker}',
         'following the gradient in small steps leads astray{at}',
-        comparisons.pairs(
-            *((many, 'fgsm') for many in ('pgd20', 'pgd100', 'cw20', 'cw100'))
-        ),
+        comparisons.single_step,
     ),
     Sign(
         'black_box_beats_white_box',

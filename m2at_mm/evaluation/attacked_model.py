@@ -13,28 +13,14 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from m2at_mm.attacks import ThreatModel, own_random_stream
+from m2at_mm.attacks.base import Attack
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.evaluation.samples import fingerprints
 from m2at_mm.evaluation.store import Arrays
 
-Attack = Callable[..., Tensor]
 Batch = TypeVar('Batch')
 
 _SECONDS_BETWEEN_MESSAGES = 20.0
-# Forward passes of the model per batch, at most, where that is known.
-PASSES = {
-    'fgsm': 3,
-    'pgd20': 22,
-    'cw20': 22,
-    'cw100': 102,
-    'pgd100': 520,
-    'apgd-ce': 104,
-    'apgd-dlr': 104,
-    'apgd-t': 930,
-    'fab-t': 1830,
-    'square': 5003,
-    'transfer': 1,
-}
 
 
 class Attackable(nn.Module):

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
+from m2at_mm.evaluation.named_attacks import NAMED_ATTACKS
 from m2at_mm.evaluation.outcomes import Outcomes, percent
-from m2at_mm.evaluation.presets import BLACK_BOX
 
 Figures = dict[str, Any]
 Measure = Callable[[Sequence[Outcomes]], Iterator[Figures]]
 
-# Attacks with many steps on the cross-entropy, and on differences of logits.
-_ON_CROSS_ENTROPY = ('pgd20', 'pgd100', 'apgd-ce')
-_ON_MARGIN = ('autoattack', 'cw20', 'cw100', 'apgd-dlr', 'apgd-t', 'fab-t')
+_SINGLE_STEP = [n for n, one in NAMED_ATTACKS.items() if one.single_step]
+_MANY_STEPS = [n for n, one in NAMED_ATTACKS.items() if 'steps' in one.config]
+_BLACK_BOX = [n for n, one in NAMED_ATTACKS.items() if one.black_box]
+_ON_CROSS_ENTROPY, _ON_MARGIN = (
+    [
+        name
+        for name, one in NAMED_ATTACKS.items()
+        if one.loss == loss and not one.single_step
+    ]
+    for loss in ('ce', 'margin')
+)
 # Points by which accuracy should fall when the radius doubles, from a radius
 # on that matters to an image of any size.
 _FLAT = 1.0
@@ -45,8 +53,9 @@ def clean(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
         yield dict(accuracy=accuracy, total=total, chance=outcome.chance)
 
 
-def pairs(*names: tuple[str, str]) -> Measure:
+def _pairs(names: Iterable[tuple[str, str]]) -> Measure:
     """Compare pairs of attacks, of which the first should be weaker."""
+    names = list(names)
 
     def compare(outcome: Outcomes) -> Iterator[Figures]:
         left = _left_by_each(outcome)
@@ -55,6 +64,16 @@ def pairs(*names: tuple[str, str]) -> Measure:
                 yield _compare(left, *pair)
 
     return at_each_radius(compare)
+
+
+#: Compare fewer steps with more on the same loss.
+steps = _pairs(
+    (few, many)
+    for few, many in combinations(_MANY_STEPS, 2)
+    if NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
+)
+#: Compare many steps with a single one.
+single_step = _pairs(product(_MANY_STEPS, _SINGLE_STEP))
 
 
 @at_each_radius
@@ -75,9 +94,9 @@ def losses(outcome: Outcomes) -> Iterator[Figures]:
 def black_box(outcome: Outcomes) -> Iterator[Figures]:
     """Count the images that only an attack without gradients fools."""
     left = _left_by_each(outcome)
-    others = {*BLACK_BOX, 'fgsm', 'autoattack'}
+    others = {*_BLACK_BOX, *_SINGLE_STEP, 'autoattack'}
     white = [name for name in left if name not in others]
-    for name in BLACK_BOX:
+    for name in _BLACK_BOX:
         if white and name in left:
             both = np.logical_and.reduce([left[one] for one in white])
             yield dict(
@@ -102,7 +121,7 @@ def radii(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
         small, large = one.threat_model, other.threat_model
         doubled = large.eps >= 2 * small.eps >= 2 * _NOTICEABLE[small.norm]
         for name in one.attacks:
-            if name == 'fgsm':
+            if name in _SINGLE_STEP:
                 continue
             left = [outcome.correct(name) for outcome in (other, one)]
             after, before = map(percent, left)

@@ -194,8 +194,7 @@ def _withstanding(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> Columns:
     """Which images withstand PGD-20 on both losses at the large radius."""
-    eps = _large_radius(images, threat)
-    large = ThreatModel(threat.norm, f'{eps * 255!r}/255')
+    large = threat.with_eps(_large_radius(images, threat))
     withstood = torch.ones_like(labels, dtype=torch.bool)
     for loss in ('ce', 'margin'):
         adversarial = PGD(steps=20, loss=loss)(

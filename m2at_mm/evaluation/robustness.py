@@ -12,17 +12,20 @@ from mmengine import dist
 from torch import Tensor, nn
 
 from m2at_mm.attacks import AutoAttack, ThreatModel
+from m2at_mm.attacks.base import Attack
 from m2at_mm.checks import check_count
 from m2at_mm.evaluation.attacked_model import (
-    PASSES,
-    Attack,
     Attackable,
     attack_batch,
     log,
     with_progress,
 )
+from m2at_mm.evaluation.named_attacks import (
+    NAMED_ATTACKS,
+    AttackPlan,
+    plan_attack,
+)
 from m2at_mm.evaluation.outcomes import Outcomes, percent
-from m2at_mm.evaluation.presets import AttackPlan, plan_attack
 from m2at_mm.evaluation.probes import NUM_PROBED, probe
 from m2at_mm.evaluation.samples import Samples, spread_order
 from m2at_mm.evaluation.store import (
@@ -219,7 +222,7 @@ class RobustnessEvaluation:
         if todo:
             log(f'{title}: {sum(map(len, indices))} images')
         loaded = self.samples.batches(indices)
-        passes = PASSES.get(name, 1)
+        passes = NAMED_ATTACKS[name].passes if key else 1
         for n, (images, labels) in with_progress(
             zip(todo, loaded), self._attackable, title, passes, len(todo)
         ):

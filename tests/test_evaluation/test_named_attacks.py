@@ -4,7 +4,7 @@ import pytest
 from mmengine.registry import TASK_UTILS, DefaultScope
 
 from m2at_mm.attacks import FGSM, PGD, AutoAttack
-from m2at_mm.evaluation.presets import (
+from m2at_mm.evaluation.named_attacks import (
     ATTACK_NAMES,
     BLACK_BOX,
     DEFAULT_ATTACKS,
