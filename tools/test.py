@@ -14,6 +14,61 @@ from m2at_mm.evaluation.samples import SUBSETS
 _SECONDS_TO_WAIT = 7 * 24 * 3600
 
 
+_OPTIONS: dict[str, dict[str, Any]] = {
+    'attacks': dict(
+        nargs='+',
+        choices=ATTACK_NAMES,
+        metavar='NAME',
+        default=list(DEFAULT_ATTACKS),
+        help=f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
+        f'{" ".join(DEFAULT_ATTACKS)} by default',
+    ),
+    'eps': dict(
+        nargs='+',
+        metavar='E',
+        help="radii, like 4/255 8/255; the config's by default",
+    ),
+    'norm': dict(
+        choices=['linf', 'l2'],
+        help="norm of the radii; the config's by default",
+    ),
+    'num-samples': dict(
+        type=int,
+        metavar='N',
+        help='use N of the test images, spread over the classes and the same '
+        'for every network; all by default',
+    ),
+    'subset': dict(
+        choices=SUBSETS,
+        default='spread',
+        help='which N images: spread, or first, the first ones of the '
+        "dataset, as in AutoAttack's tables on CIFAR (default: spread)",
+    ),
+    'batch-size': dict(
+        type=int,
+        default=250,
+        metavar='N',
+        help='images attacked at a time, 250 by default as in AutoAttack; '
+        'halved where it does not fit into GPU memory',
+    ),
+    'seed': dict(type=int, default=0, help='seed of all random draws'),
+    'transfer': dict(
+        nargs=2,
+        metavar=('CONFIG', 'CHECKPOINT'),
+        help="another network, whose adversarial images the attack 'transfer' "
+        'tries',
+    ),
+    'save-adversarial': dict(
+        metavar='DIR',
+        help='keep the adversarial images, as float32 in .npz files',
+    ),
+    'out': dict(
+        help='JSON file for the results; results.json in the work dir by '
+        'default',
+    ),
+}
+
+
 def parse_args() -> argparse.Namespace:
     """Arguments of the evaluation."""
     parser = argparse.ArgumentParser(
@@ -22,68 +77,8 @@ def parse_args() -> argparse.Namespace:
     )
     cli.add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--attacks',
-        nargs='+',
-        choices=ATTACK_NAMES,
-        metavar='NAME',
-        default=list(DEFAULT_ATTACKS),
-        help=f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
-        f'{" ".join(DEFAULT_ATTACKS)} by default',
-    )
-    parser.add_argument(
-        '--eps',
-        nargs='+',
-        metavar='E',
-        help="radii, like 4/255 8/255; the config's by default",
-    )
-    parser.add_argument(
-        '--norm',
-        choices=['linf', 'l2'],
-        help="norm of the radii; the config's by default",
-    )
-    parser.add_argument(
-        '--num-samples',
-        type=int,
-        metavar='N',
-        help='use N of the test images, spread over the classes and the same '
-        'for every network; all by default',
-    )
-    parser.add_argument(
-        '--subset',
-        choices=SUBSETS,
-        default='spread',
-        help='which N images: spread, or first, the first ones of the '
-        "dataset, as in AutoAttack's tables on CIFAR (default: spread)",
-    )
-    parser.add_argument(
-        '--batch-size',
-        type=int,
-        default=250,
-        metavar='N',
-        help='images attacked at a time, 250 by default as in AutoAttack; '
-        'halved where it does not fit into GPU memory',
-    )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of all random draws'
-    )
-    parser.add_argument(
-        '--transfer',
-        nargs=2,
-        metavar=('CONFIG', 'CHECKPOINT'),
-        help="another network, whose adversarial images the attack 'transfer' "
-        'tries',
-    )
-    parser.add_argument(
-        '--save-adversarial',
-        metavar='DIR',
-        help='keep the adversarial images, as float32 in .npz files',
-    )
-    parser.add_argument(
-        '--out',
-        help='JSON file for the results; results.json in the work dir by '
-        'default',
-    )
+    for name, settings in _OPTIONS.items():
+        parser.add_argument(f'--{name}', **settings)
     return parser.parse_args()
 
 
