@@ -138,28 +138,3 @@ def test_other_norm_and_a_short_screen(
     assert len(printed.splitlines()) <= 40
     (log,) = tmp_path.rglob('*.log')
     assert 'Config:' in log.read_text() and 'Config:' not in printed
-
-
-@pytest.mark.parametrize(
-    ('words', 'message'),
-    [
-        (['--attacks', 'pgd7'], "invalid choice: 'pgd7'"),
-        (['--attacks', 'transfer'], 'give --transfer CONFIG CHECKPOINT'),
-    ],
-    ids=lambda value: value[0] + value[1] if isinstance(value, list) else '',
-)
-def test_wrong_input(
-    words: list[str], message: str, checkpoint: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(AssertionError) as error:
-        _evaluate(tmp_path, _words(checkpoint, *words))
-    assert message in str(error.value)
-
-
-def test_checkpoint_of_another_network_is_refused(
-    checkpoint: Path, tmp_path: Path, cifar10_root: Path
-) -> None:
-    root = {'test_dataloader.dataset.data_root': cifar10_root}
-    words = [MAIN, checkpoint, '--num-samples', 1, *cli_options(root)]
-    with pytest.raises(AssertionError, match='does not fit the model'):
-        _evaluate(tmp_path, words)
