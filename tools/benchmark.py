@@ -51,7 +51,7 @@ from m2at_mm.runner.atomic_files import write_whole
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the benchmark."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         epilog='; '.join(f'{name}: {text}' for name, text in RIVALS.items()),
     )
@@ -294,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -21,6 +21,7 @@ import mmengine
 import mmpretrain
 import torch
 
+from m2at_mm import cli
 from m2at_mm.coverage import Limits, Outcome, run_all, to_markdown
 from m2at_mm.datasets import Digits
 from m2at_mm.recipes import recipe_names
@@ -32,7 +33,7 @@ _IMAGES_PER_CLASS = 20
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the check."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument(
         'patterns',
         nargs='*',
@@ -229,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -15,6 +15,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from m2at_mm import cli
 from m2at_mm.interruptions import (
     Training,
     count_lines,
@@ -27,7 +28,7 @@ TRAIN = Path(__file__).with_name('train.py')
 
 def parse_args() -> argparse.Namespace:
     """The training, and how often it is killed."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -84,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from m2at_mm import cli
 from m2at_mm.comparison import (
     Plan,
     Run,
@@ -27,7 +28,7 @@ TOOLS = Path(__file__).resolve().parent
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the comparison."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         epilog='Stopped at any time, the same command goes on where it was.',
     )
@@ -162,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

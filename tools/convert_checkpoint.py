@@ -42,7 +42,7 @@ _base_ = [
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the three commands."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     bring = commands.add_parser(
         'import',
@@ -149,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -71,7 +71,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the evaluation."""
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         epilog='Stopped at any time, the same command goes on where it was.',
     )
@@ -117,8 +117,16 @@ def _surrogate(args: argparse.Namespace) -> Any:
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
-    cli.build_runner(load_config(args), args).test()
+    runner = cli.build_runner(load_config(args), args)
+    cli.show_head(
+        runner,
+        'evaluation',
+        'test',
+        checkpoint=args.checkpoint,
+        attacks=' '.join(args.attacks),
+    )
+    runner.test()
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)
