@@ -125,10 +125,7 @@ class RobustnessEvaluation:
     def _plan(
         self, names: Sequence[str]
     ) -> list[tuple[AttackPlan, list[Attack]]]:
-        """Plan and build attacks for the model's number of classes.
-
-        What can't be built is found out now, not after hours of attacks.
-        """
+        """Plan and build all attacks now, not after hours of the first."""
         first, _ = next(iter(self.samples.batches([[0]])))
         num_classes = self._num_classes = _count_classes(
             self._attackable, first
