@@ -30,10 +30,6 @@ class Attackable(nn.Module):
     integers, would end in an error of autograd, and one not-a-number would
     spoil its image. Here such a gradient is zero: the attack runs and fails,
     and an alarm tells why. Logits are not changed.
-
-    Args:
-        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
-            logits of shape (N, K).
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -98,15 +94,8 @@ def run_in_memory(
 ) -> dict[str, Tensor]:
     """Call a function on batches, halved where a GPU's memory is too small.
 
-    Args:
-        function (Callable): Maps images, shape (N, C, H, W), and labels,
-            shape (N, ), to named tensors with one entry per image.
-        images (Tensor): All images.
-        labels (Tensor): All labels.
-        batch_size (int): Images at a time, at most.
-
-    Returns:
-        dict[str, Tensor]: What the function returned, joined.
+    It maps images, shape (N, C, H, W), and labels, shape (N, ), to named
+    tensors with one entry per image, which are joined.
 
     Raises:
         RuntimeError: Not even one image fits.

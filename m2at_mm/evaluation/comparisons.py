@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import numpy as np
 
-from m2at_mm.evaluation.named_attacks import NAMED_ATTACKS
+from m2at_mm.evaluation.named_attacks import NAMED_ATTACKS, NamedAttack
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 
 Figures = dict[str, Any]
 Measure = Callable[[Sequence[Outcomes]], Iterator[Figures]]
 
-_SINGLE_STEP = [n for n, one in NAMED_ATTACKS.items() if one.single_step]
-_MANY_STEPS = [n for n, one in NAMED_ATTACKS.items() if 'steps' in one.config]
-_BLACK_BOX = [n for n, one in NAMED_ATTACKS.items() if one.black_box]
-_ON_CROSS_ENTROPY, _ON_MARGIN = (
-    [
-        name
-        for name, one in NAMED_ATTACKS.items()
-        if one.loss == loss and not one.single_step
-    ]
-    for loss in ('ce', 'margin')
-)
+
+def _named(condition: Callable[[NamedAttack], bool]) -> list[str]:
+    return [name for name, one in NAMED_ATTACKS.items() if condition(one)]
+
+
+_SINGLE_STEP = _named(lambda one: one.single_step)
+_MANY_STEPS = _named(lambda one: 'steps' in one.config)
+_BLACK_BOX = _named(lambda one: one.black_box)
+_ON_CROSS_ENTROPY = _named(lambda o: o.loss == 'ce' and not o.single_step)
+_ON_MARGIN = _named(lambda one: one.loss == 'margin')
 # Points by which accuracy should fall when the radius doubles, from a radius
 # on that matters to an image of any size.
 _FLAT = 1.0
@@ -53,27 +52,27 @@ def clean(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
         yield dict(accuracy=accuracy, total=total, chance=outcome.chance)
 
 
-def _pairs(names: Iterable[tuple[str, str]]) -> Measure:
+def _pairs(pairs: list[tuple[str, str]]) -> Measure:
     """Compare pairs of attacks, of which the first should be weaker."""
-    names = list(names)
 
     def compare(outcome: Outcomes) -> Iterator[Figures]:
         left = _left_by_each(outcome)
-        for pair in names:
-            if left.keys() >= {*pair}:
-                yield _compare(left, *pair)
+        run = [pair for pair in pairs if left.keys() >= {*pair}]
+        yield from (_compare(left, *pair) for pair in run)
 
     return at_each_radius(compare)
 
 
 #: Compare fewer steps with more on the same loss.
 steps = _pairs(
-    (few, many)
-    for few, many in combinations(_MANY_STEPS, 2)
-    if NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
+    [
+        (few, many)
+        for few, many in combinations(_MANY_STEPS, 2)
+        if NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
+    ]
 )
 #: Compare many steps with a single one.
-single_step = _pairs(product(_MANY_STEPS, _SINGLE_STEP))
+single_step = _pairs([*product(_MANY_STEPS, _SINGLE_STEP)])
 
 
 @at_each_radius

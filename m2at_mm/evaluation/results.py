@@ -28,11 +28,8 @@ def make_results(
 ) -> dict[str, Any]:
     """Sum up an evaluation.
 
-    Args:
-        outcomes (Sequence[Outcomes]): One per radius, the main one first.
-        probes (dict): Figures of :func:`m2at_mm.evaluation.probes.probe`.
-        settings (dict, optional): What was evaluated and how, for the reader
-            of the file. Defaults to None.
+    The outcomes are one per radius, the main one first; the settings tell the
+    reader of the file what was evaluated and how.
 
     Returns:
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
@@ -144,9 +141,7 @@ def write_results(
         for file in filter(Path.exists, (path, beside)):
             names = (f'{file.name}.old{n if n > 1 else ""}' for n in count(1))
             kept = next(
-                place
-                for place in map(file.with_name, names)
-                if not place.exists()
+                p for p in map(file.with_name, names) if not p.exists()
             )
             file.replace(kept)
             print(f'the previous {file} is now {kept}')

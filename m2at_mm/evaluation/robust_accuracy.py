@@ -39,12 +39,6 @@ class RobustAccuracy(BaseMetric):
     ) -> None:
         """Note for each image which predictions are right.
 
-        Args:
-            data_batch: As the dataloader gave it.
-            data_samples (Sequence[dict]): Predictions with ``gt_label`` and
-                ``pred_label``, and ``adversarial_pred_labels`` if the model
-                attacks.
-
         Raises:
             KeyError: The dataset has no labels.
             ValueError: The batch has several views of each image.

@@ -92,13 +92,10 @@ class Samples:
     def batches(
         self, batches: Sequence[list[int]], seed: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read batches.
+        """Read batches, given by which of the chosen images are in each.
 
-        Args:
-            batches (Sequence[list[int]]): For each batch, which of the chosen
-                images are in it, counted from 0.
-            seed (int): Seed of the draws of a pipeline with random
-                transforms. Defaults to 0.
+        The images are counted from 0. A pipeline with random transforms draws
+        by the seed.
 
         Yields:
             tuple[Tensor, Tensor]: Images, RGB in [0, 1] of shape
@@ -121,9 +118,7 @@ class Samples:
     def spread(self, count: int) -> list[int]:
         """Choose up to ``count`` images for a picture or a probe.
 
-        Returns:
-            list[int]: Which of the images, counted from 0, in the order of
-            :func:`spread_order`.
+        They are counted from 0, in the order of :func:`spread_order`.
         """
         order: list[int] = spread_order(self._labels)[:count].tolist()
         return order
@@ -140,12 +135,9 @@ class Samples:
 def spread_order(labels: np.ndarray) -> np.ndarray:
     """Order images so that every first N are spread over the classes.
 
-    Args:
-        labels (np.ndarray): Class of each image, int64 of shape (N, ).
-
-    Returns:
-        np.ndarray: Positions, shape (N, ); the same for the same labels.
-        Classes take turns in an order drawn by lot, as do their images.
+    Classes take turns in an order drawn by lot, as do their images. From
+    labels, int64 of shape (N, ), positions of shape (N, ), the same for the
+    same labels.
     """
     draw = np.random.RandomState(_SUBSET_SEED)
     classes, of_image = np.unique(labels, return_inverse=True)

@@ -24,9 +24,7 @@ Arrays = dict[str, np.ndarray]
 def digest(*parts: Any) -> str:
     """Twelve hexadecimal digits that stand for settings and arrays.
 
-    Args:
-        *parts: Bytes, NumPy arrays, or what JSON can hold; anything else by
-            its ``repr``.
+    What is neither bytes nor an array nor JSON counts by its ``repr``.
     """
     whole = hashlib.sha256()
     for part in parts:
@@ -90,14 +88,9 @@ class ResultStore:
     def for_images(self, images: str) -> ResultStore:
         """Make a store inside of this one for results on certain images.
 
-        The log says so where results are kept there that differ in something.
-
-        Args:
-            images (str): A :func:`digest` of their content and labels.
-
-        Returns:
-            ResultStore: ``images`` is one of its settings, and its folder is
-            named by a digest of them.
+        A :func:`digest` of the images' content and labels is one of its
+        settings, and its folder is named by a digest of them. The log says so
+        where the results kept there are of other settings.
         """
         settings = dict(self.settings, images=images)
         folder = self.folder / digest(settings)

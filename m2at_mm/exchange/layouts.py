@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmpretrain.models.backbones.resnet import Bottleneck, ResNet
 from torch import Tensor
 
 StateDict = dict[str, Tensor]
@@ -19,13 +20,10 @@ _PREFIXES = ('module.', 'model.', 'net.', 'backbone.model.')
 _NORMALISATION = {'mean': 'mean', 'mu': 'mean', 'std': 'std', 'sigma': 'std'}
 # TRADES' wide ResNet has a stage that its forward pass never uses.
 _UNUSED = ('sub_block1.',)
-# Blocks per stage and whether they are bottlenecks, by depth.
-_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
+# Depth by blocks per stage and kind of block.
+_DEPTHS: dict[tuple[Any, bool], int] = {
+    (blocks, kind is Bottleneck): depth
+    for depth, (kind, blocks) in ResNet.arch_settings.items()
 }
 
 
@@ -87,16 +85,15 @@ def import_checkpoint(path: Path) -> Imported:
     if channels != 3:
         backbone['in_channels'] = channels
     num_classes, in_channels = weights['head.fc.weight'].shape
+    head = dict(
+        type='LinearClsHead',
+        num_classes=num_classes,
+        in_channels=in_channels,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
+    )
+    neck = dict(type='GlobalAveragePooling')
     classifier = dict(
-        type='ImageClassifier',
-        backbone=backbone,
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=num_classes,
-            in_channels=in_channels,
-            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        ),
+        type='ImageClassifier', backbone=backbone, neck=neck, head=head
     )
     return Imported(classifier, weights, mean, std, channels, num_classes)
 
@@ -167,57 +164,55 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
     """The backbone's config; its weights get mmpretrain's last names."""
     keys = {key.removeprefix('backbone.') for key in weights}
     wide = 'block1.layer.0.conv1.weight' in keys
-    if not wide and not {'conv1.weight', 'layer1.0.conv1.weight'} <= keys:
+    pre_activation = 'bn1.weight' not in keys
+    if not (wide or {'conv1.weight', 'layer1.0.conv1.weight'} <= keys):
+        known = (
+            'ResNets and pre-activation ResNets with conv1, layer1.0.conv1, '
+            '... and linear or fc, and wide ResNets with '
+            'block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs no '
+            'conversion'
+        )
         raise ValueError(
             f'{path}: the layout of the keys {sorted(keys)[:4]}, ... is not '
-            'known. Known are ResNets and pre-activation ResNets with '
-            'conv1, layer1.0.conv1, ... and linear or fc, and wide ResNets '
-            'with block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs '
-            'no conversion'
+            f'known. Known are {known}'
         )
     if 'head.fc.weight' not in keys:
         raise ValueError(f'{path} has no layer linear or fc')
     if wide:
-        blocks = {
-            k.split('.')[2] for k in keys if k.startswith('block1.layer.')
-        }
+        blocks = _count_blocks(keys, 'block1.layer.')
         width = len(weights['backbone.block1.layer.0.conv1.weight'])
-        return dict(
-            type='m2at_mm.WideResNet_CIFAR',
-            depth=6 * len(blocks) + 4,
-            widen_factor=width // 16,
-        )
+        settings = dict(depth=6 * blocks + 4, widen_factor=width // 16)
+        return dict(type='m2at_mm.WideResNet_CIFAR', **settings)
     config = dict(
         depth=_resnet_depth(keys, path),
         base_channels=len(weights['backbone.layer1.0.conv1.weight']),
     )
-    if 'bn1.weight' not in keys:
-        if 'bn.weight' not in keys:
-            raise ValueError(
-                f'{path}: a ResNet with neither bn1 after the stem nor bn '
-                'before the pooling is not known here'
-            )
+    if pre_activation:
         return dict(type='m2at_mm.PreActResNet_CIFAR', **config)
     for key in [key for key in weights if '.shortcut.' in key]:
         new = key.replace('.shortcut.', '.downsample.')
         weights[new] = weights.pop(key)
     stem = weights['backbone.conv1.weight']
-    return dict(
-        type='ResNet_CIFAR' if stem.shape[-1] == 3 else 'ResNet',
-        stem_channels=len(stem),
-        **config,
-    )
+    kind = 'ResNet_CIFAR' if stem.shape[-1] == 3 else 'ResNet'
+    return dict(type=kind, stem_channels=len(stem), **config)
 
 
 def _resnet_depth(keys: set[str], path: Path) -> int:
-    blocks = tuple(
-        len({key.split('.')[1] for key in keys if key.startswith(stage)})
-        for stage in ('layer1.', 'layer2.', 'layer3.', 'layer4.')
-    )
+    blocks = tuple(_count_blocks(keys, f'layer{n}.') for n in (1, 2, 3, 4))
     depth = _DEPTHS.get((blocks, 'layer1.0.conv3.weight' in keys))
     if depth is None:
         raise ValueError(
             f'{path}: a ResNet with {blocks} blocks is not one of depth '
-            f'{sorted(_DEPTHS.values())}'
+            f'{sorted(set(_DEPTHS.values()))}'
+        )
+    if not keys & {'bn1.weight', 'bn.weight'}:
+        raise ValueError(
+            f'{path}: a ResNet with neither bn1 after the stem nor bn before '
+            'the pooling is not known here'
         )
     return depth
+
+
+def _count_blocks(keys: set[str], stage: str) -> int:
+    parts = (key.removeprefix(stage) for key in keys if key.startswith(stage))
+    return len({part.split('.')[0] for part in parts})

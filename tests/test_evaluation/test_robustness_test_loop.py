@@ -69,6 +69,13 @@ def _config(model: dict, folder: Path, **settings: Any) -> Config:
     return cfg
 
 
+def _run(cfg: Config) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics, and the results in the work dir."""
+    metrics = Runner.from_cfg(cfg).test()
+    out = cfg.test_cfg.get('out') or Path(cfg.work_dir, 'results.json')
+    return metrics, json.loads(Path(out).read_text())
+
+
 @pytest.mark.parametrize('kind', CLASSIFIERS)
 def test_any_classifier(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -79,8 +86,7 @@ def test_any_classifier(kind: str, tmp_path: Path) -> None:
     path = tmp_path / 'stock.pth'
     torch.save(dict(state_dict=plain.state_dict(), meta={}), path)
     cfg.load_from = str(path)
-    metrics = Runner.from_cfg(cfg).test()
-    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    metrics, results = _run(cfg)
     assert metrics['robust/clean'] == results['clean']
     assert metrics['robust/worst'] == results['worst_case']
     assert results['num_samples'] == 30
@@ -115,8 +121,7 @@ def test_radii_and_files(tmp_path: Path) -> None:
         out=str(tmp_path / 'elsewhere.json'),
         adversarial_dir=str(tmp_path / 'images'),
     )
-    Runner.from_cfg(cfg).test()
-    results = json.loads((tmp_path / 'elsewhere.json').read_text())
+    _, results = _run(cfg)
     assert results['threat_model']['eps'] == 8 / 255  # the config's own
     assert len(results['sweep']) == 2
     assert list((tmp_path / 'images').rglob('batch_00000.npz'))
@@ -187,8 +192,7 @@ def test_random_transforms_are_noted_and_draw_once(tmp_path: Path) -> None:
         dict(type='Cutout', shape=24, prob=0.7),
         dict(type='PackInputs'),
     ]
-    Runner.from_cfg(cfg).test()
-    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    _, results = _run(cfg)
     assert 'random transforms' in results['notes'][0]
     assert set(results['attacks'].values()) == {results['clean']}
 
