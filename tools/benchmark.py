@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         f'{name}: {(kind.__doc__ or "").splitlines()[0]}'
         for name, kind in rivals.RIVALS.items()
     )
-    parser = argparse.ArgumentParser(description=__doc__, epilog=texts)
+    parser = cli.Parser(description=__doc__, epilog=texts)
     cli.add_common_arguments(
         parser, str(config_root() / 'pgd-at_resnet18_cifar10.py')
     )
@@ -236,4 +236,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

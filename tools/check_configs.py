@@ -25,6 +25,7 @@ import torch
 from config_coverage.attempt import Outcome
 from config_coverage.page import to_markdown
 from config_coverage.workers import run_all
+from m2at_mm import cli
 from m2at_mm.datasets import Digits
 from m2at_mm.recipes import recipe_names
 from m2at_mm.runner.atomic_files import write_whole
@@ -34,7 +35,7 @@ _IMAGES_PER_CLASS = 20
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add(
         'patterns',
@@ -205,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

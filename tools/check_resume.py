@@ -16,12 +16,13 @@ from pathlib import Path
 
 from kill_and_resume.differences import differences
 from kill_and_resume.trial import count_lines, kill_and_resume, run_to_end
+from m2at_mm import cli
 
 TRAIN = Path(__file__).with_name('train.py')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -14,6 +14,7 @@ from typing import Any
 
 from comparison.plan import Plan, Run, load_plan
 from comparison.summary import plot_trade_off, summarise, to_markdown
+from m2at_mm import cli
 from m2at_mm.runner.atomic_files import write_whole
 from m2at_mm.runner.checkpoints import best_checkpoint, last_checkpoint
 
@@ -21,7 +22,7 @@ TOOLS = Path(__file__).resolve().parent
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         description=__doc__,
         epilog='Stopped at any time, the same command goes on where it was.',
     )
@@ -129,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from m2at_mm import cli
 from m2at_mm.checks import check_count
 from m2at_mm.reporting import Report, RunLog, measure, read_runs, render
 from m2at_mm.runner.atomic_files import write_whole
@@ -13,7 +14,7 @@ from m2at_mm.runner.atomic_files import write_whole
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     parser.add_argument(
         'work_dirs',
         nargs='+',
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

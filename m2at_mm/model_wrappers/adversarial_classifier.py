@@ -367,6 +367,9 @@ class AdversarialClassifier(BaseModel):
 
         Integers of shape (N, K) are one-hot labels, as ``to_onehot`` of
         mmpretrain's preprocessor gives them.
+
+        Raises:
+            ValueError: Probabilities where only labels will do.
         """
         hard = self.method.needs_hard_labels or not self._accepted.scores
         if target.ndim == 2 and not target.is_floating_point():

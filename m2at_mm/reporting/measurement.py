@@ -30,7 +30,7 @@ from m2at_mm.evaluation import (
     RobustnessEvaluation,
     Samples,
 )
-from m2at_mm.evaluation.attackable import Attackable
+from m2at_mm.evaluation.attacked_model import Attackable
 from m2at_mm.evaluation.named_attacks import plan_attack
 from m2at_mm.evaluation.results import make_results
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model

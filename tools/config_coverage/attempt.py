@@ -159,6 +159,9 @@ def _run(cfg: Config) -> str:
 
     Returns:
         str: What was left out, empty if nothing.
+
+    Raises:
+        RuntimeError: The run did not do what it should.
     """
     cfg = copy.deepcopy(cfg)
     adversarial = is_adversarial(cfg)

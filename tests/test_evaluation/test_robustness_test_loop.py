@@ -20,37 +20,27 @@ from tiny import classifier_cfg
 from tools_support import ROOT
 from torch import nn
 
+from m2at_mm.datasets import Digits
 from m2at_mm.recipes import apply_recipe
 
 LOSS = dict(type='CrossEntropyLoss', loss_weight=1.0)
 
 
 def _timm(folder: Path) -> dict[str, Any]:
-    return dict(
-        type='TimmClassifier',
-        model_name='resnet10t',
-        pretrained=False,
-        num_classes=10,
-        loss=LOSS,
-    )
+    settings = dict(model_name='resnet10t', pretrained=False, num_classes=10)
+    return dict(type='TimmClassifier', loss=LOSS, **settings)
 
 
 def _hugging_face(folder: Path) -> dict[str, Any]:
     from transformers import ResNetConfig
 
-    ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16],
-        depths=[1, 1],
-        num_labels=10,
-        layer_type='basic',
-    ).save_pretrained(folder / 'hugging_face')
-    return dict(
-        type='HuggingFaceClassifier',
-        model_name=str(folder / 'hugging_face'),
-        pretrained=False,
-        loss=LOSS,
+    name = str(folder / 'hugging_face')
+    sizes = dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    ResNetConfig(num_labels=10, layer_type='basic', **sizes).save_pretrained(
+        name
     )
+    settings = dict(model_name=name, pretrained=False)
+    return dict(type='HuggingFaceClassifier', loss=LOSS, **settings)
 
 
 CLASSIFIERS = {
@@ -79,6 +69,13 @@ def _config(model: dict, folder: Path, **settings: Any) -> Config:
     return cfg
 
 
+def _run(cfg: Config) -> tuple[dict[str, float], dict[str, Any]]:
+    """The metrics, and the results in the work dir."""
+    metrics = Runner.from_cfg(cfg).test()
+    out = cfg.test_cfg.get('out') or Path(cfg.work_dir, 'results.json')
+    return metrics, json.loads(Path(out).read_text())
+
+
 @pytest.mark.parametrize('kind', CLASSIFIERS)
 def test_any_classifier(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -89,8 +86,7 @@ def test_any_classifier(kind: str, tmp_path: Path) -> None:
     path = tmp_path / 'stock.pth'
     torch.save(dict(state_dict=plain.state_dict(), meta={}), path)
     cfg.load_from = str(path)
-    metrics = Runner.from_cfg(cfg).test()
-    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    metrics, results = _run(cfg)
     assert metrics['robust/clean'] == results['clean']
     assert metrics['robust/worst'] == results['worst_case']
     assert results['num_samples'] == 30
@@ -105,18 +101,15 @@ def _predictions(
     plain: nn.Module, cfg: Config, positions: np.ndarray
 ) -> torch.Tensor:
     """What the plain classifier says of the normalised test images."""
-    from m2at_mm.datasets import Digits
-
     dataset = Digits(split='test', pipeline=[dict(type='PackInputs')])
     images = [dataset[int(n)]['inputs'] for n in positions]
-    pixels = torch.stack(images).float()
     mean, std = (
         torch.tensor(cfg.data_preprocessor[name]).view(3, 1, 1)
         for name in ('mean', 'std')
     )
-    plain.eval()
+    pixels = (torch.stack(images).float() - mean) / std
     with torch.no_grad():
-        return plain((pixels - mean) / std, mode='tensor').argmax(1)
+        return plain.eval()(pixels, mode='tensor').argmax(1)
 
 
 def test_radii_and_files(tmp_path: Path) -> None:
@@ -128,8 +121,7 @@ def test_radii_and_files(tmp_path: Path) -> None:
         out=str(tmp_path / 'elsewhere.json'),
         adversarial_dir=str(tmp_path / 'images'),
     )
-    Runner.from_cfg(cfg).test()
-    results = json.loads((tmp_path / 'elsewhere.json').read_text())
+    _, results = _run(cfg)
     assert results['threat_model']['eps'] == 8 / 255  # the config's own
     assert len(results['sweep']) == 2
     assert list((tmp_path / 'images').rglob('batch_00000.npz'))
@@ -140,10 +132,12 @@ def test_radii_and_files(tmp_path: Path) -> None:
     ('settings', 'message'),
     [
         (dict(eps=['8']), "eps='8' is above 1"),
+        (dict(eps=['1.0']), "eps='1.0' is the whole range"),
         (dict(norm='l2'), 'give eps, too'),
         (dict(norm='l1', eps=['8/255']), "norm='l1' is unknown"),
+        (dict(out='.'), 'is a folder: give the name of a file'),
     ],
-    ids=['unit', 'norm-alone', 'norm'],
+    ids=str,
 )
 def test_wrong_settings(settings: dict, message: str, tmp_path: Path) -> None:
     cfg = _config(classifier_cfg(), tmp_path, **settings)
@@ -198,8 +192,7 @@ def test_random_transforms_are_noted_and_draw_once(tmp_path: Path) -> None:
         dict(type='Cutout', shape=24, prob=0.7),
         dict(type='PackInputs'),
     ]
-    Runner.from_cfg(cfg).test()
-    results = json.loads((tmp_path / 'work' / 'results.json').read_text())
+    _, results = _run(cfg)
     assert 'random transforms' in results['notes'][0]
     assert set(results['attacks'].values()) == {results['clean']}
 
@@ -213,9 +206,7 @@ def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
         with_label=False,
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
     )
-    (tmp_path / 'images').mkdir()
-    for number in range(40):
-        image = np.full((32, 32, 3), number, dtype=np.uint8)
-        mmcv.imwrite(image, str(tmp_path / 'images' / f'{number}.png'))
+    image = np.zeros((32, 32, 3), dtype=np.uint8)
+    mmcv.imwrite(image, str(tmp_path / 'images' / 'one.png'))
     with pytest.raises(ValueError, match='must have one gt_label'):
         Runner.from_cfg(cfg).test()

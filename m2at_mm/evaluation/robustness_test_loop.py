@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.runner import BaseLoop, Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from m2at_mm.attacks import ThreatModel
@@ -95,14 +96,7 @@ class RobustnessTestLoop(BaseLoop):
     ) -> None:
         check_attack_names(attacks, transfer is not None)
         super().__init__(runner, dataloader)
-        model = runner.model
-        self.model = bare_model(model)
-        if not isinstance(self.model, AdversarialClassifier):
-            raise TypeError(
-                'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, '
-                f'but the model is a {type(self.model).__name__}: wrap it, '
-                "for example by m2at_mm.recipes.apply_recipe(cfg, 'standard')"
-            )
+        self.model = _adversarial(runner.model)
         self.attacks = list(dict.fromkeys(attacks))
         self.threat_models = _threat_models(self.model.threat_model, norm, eps)
         self.transfer = transfer and dict(transfer, type='m2at_mm.Transfer')
@@ -114,9 +108,7 @@ class RobustnessTestLoop(BaseLoop):
             self.dataloader.num_workers,
             subset,
         )
-        self.subset = subset
-        self.batch_size = batch_size
-        self.seed = seed
+        self.batch_size, self.seed = batch_size, seed
         self.out = Path(out or Path(runner.work_dir, 'results.json'))
         if self.out.is_dir():
             raise ValueError(
@@ -140,66 +132,66 @@ class RobustnessTestLoop(BaseLoop):
         self.runner.call_hook('before_test_epoch')
         folder = Path(self.runner.work_dir, 'evaluation')
         with only_run_in(str(folder)):
-            metrics = self._evaluate(ResultStore(folder, self._settings()))
+            results = self._evaluate(folder)
+        figures = dict(clean=results['clean'], **results['attacks'])
+        figures['worst'] = results['worst_case']
+        metrics = {f'robust/{name}': figures[name] for name in figures}
         self.runner.call_hook('after_test_epoch', metrics=metrics)
         self.runner.call_hook('after_test')
         return metrics
 
-    def _evaluate(self, store: ResultStore) -> dict[str, float]:
+    def _evaluate(self, folder: Path) -> dict[str, Any]:
         evaluation = RobustnessEvaluation(
             self.model,
             self.samples,
-            store,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            transfer=self.transfer,
-            adversarial_dir=self.adversarial_dir,
+            ResultStore(folder, self._settings(), self.adversarial_dir),
+            self.batch_size,
+            self.seed,
+            self.transfer,
         )
         outcomes, probes = evaluation.run(self.attacks, self.threat_models)
-        settings = dict(evaluation.store.settings, subset=self.subset)
+        settings = dict(evaluation.store.settings, subset=self.samples.subset)
         results = make_results(outcomes, probes, settings)
         if is_main_process():
             print_results(results, outcomes)
             write_results(results, per_sample(outcomes), self.out)
-        figures = dict(clean=results['clean'], **results['attacks'])
-        figures['worst'] = results['worst_case']
-        return {f'robust/{name}': figures[name] for name in figures}
+        return results
 
     def _settings(self) -> dict[str, Any]:
         """What every result depends on."""
         cfg = self.runner.cfg  # empty where the runner was given objects
         model = cfg.get('model') or {}
-        dataset = self.dataloader.dataset
         checkpoint = self.runner._load_from
+        preprocessor = self.model.data_preprocessor
         return dict(
             config=cfg.filename and Path(cfg.filename).name,
             checkpoint=checkpoint and Path(checkpoint).name,
             weights=digest_module(self.model),
-            model=_plain(model.get('classifier', model))
-            or str(self.model.classifier),
-            data_preprocessor=_plain(
-                model.get('data_preprocessor') or cfg.get('data_preprocessor')
-            )
-            or _statistics(self.model.data_preprocessor),
-            dataset=_plain((cfg.get('test_dataloader') or {}).get('dataset'))
-            or repr(dataset),
+            model=model.get('classifier', model) or str(self.model.classifier),
+            data_preprocessor=model.get('data_preprocessor')
+            or cfg.get('data_preprocessor')
+            or {
+                name: getattr(preprocessor, name).flatten().tolist()
+                for name in ('mean', 'std')
+                if hasattr(preprocessor, name)
+            },
+            dataset=(cfg.get('test_dataloader') or {}).get('dataset')
+            or repr(self.dataloader.dataset),
             batch_size=self.batch_size,
             seed=self.seed,
             versions=dict(m2at_mm=__version__, torch=torch.__version__),
         )
 
 
-def _statistics(preprocessor: Any) -> dict[str, Any]:
-    """Mean and std on the 0-255 scale, empty without."""
-    return {
-        name: getattr(preprocessor, name).flatten().tolist()
-        for name in ('mean', 'std')
-        if hasattr(preprocessor, name)
-    }
-
-
-def _plain(cfg: Any) -> Any:
-    return cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+def _adversarial(model: nn.Module) -> AdversarialClassifier:
+    bare = bare_model(model)
+    if not isinstance(bare, AdversarialClassifier):
+        raise TypeError(
+            'RobustnessTestLoop needs an m2at_mm.AdversarialClassifier, but '
+            f'the model is a {type(bare).__name__}: wrap it, for example by '
+            "m2at_mm.recipes.apply_recipe(cfg, 'standard')"
+        )
+    return bare
 
 
 def _threat_models(
@@ -217,10 +209,10 @@ def _threat_models(
     for one in eps:
         if isinstance(one, str) and '/' not in one and float(one) == 1:
             raise ValueError(
-                "eps='1' is the whole range of a pixel: write '1/255' or "
-                "'255/255'"
+                f'eps={one!r} is the whole range of a pixel: write '
+                "'1/255' or '255/255'"
             )
     unique = {threat.eps: threat for threat in wanted}
-    if own.eps in unique and (norm or own.norm) == own.norm:
+    if own.eps in unique and norm in (None, own.norm):
         return [unique.pop(own.eps), *unique.values()]
     return [*unique.values()]
