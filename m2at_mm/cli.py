@@ -1,37 +1,91 @@
-"""What the command-line tools share: options and their meaning."""
+"""What the command-line tools share: options, start, and end by an error."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 import os.path as osp
-import shlex
-import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.device import get_device
+from mmengine.logging import MMLogger
 
 from m2at_mm.recipes import apply_recipe, is_adversarial
 from m2at_mm.registry import type_name
-from m2at_mm.runner.process_group import connect_processes
-from m2at_mm.version import __version__
+from m2at_mm.runner.start import build_runner as build_runner
+from m2at_mm.runner.start import build_trained_runner as build_trained_runner
+from m2at_mm.runner.start import show_head as show_head
 
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with ``--debug`` whose errors are one line, without usage."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.add_argument(
+            '--debug',
+            action='store_true',
+            help='show the traceback of an error',
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message."""
+        self.exit(2, f'{self.prog}: error: {message} (--help: all options)\n')
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a script, which an error ends with a line instead of a traceback.
+
+    The traceback goes to the log file if the run has one already, and to the
+    screen with ``--debug``.
+    """
+    try:
+        main()
+    except Exception as error:
+        if '--debug' in sys.argv:
+            raise
+        text = ' '.join(str(arg) for arg in error.args[:1]) or repr(error)
+        if isinstance(error, OSError):  # of two arguments or more
+            text = str(error)
+        log = _log_traceback()
+        where = f'traceback: {log}' if log else '--debug shows the traceback'
+        sys.exit(
+            f'{Path(sys.argv[0]).name}: {type(error).__name__}: '
+            f'{" ".join(text.split())}\n({where})'
+        )
+
+
+def _log_traceback() -> str | None:
+    """Write the traceback to the current run's log file, if it has one."""
+    logger = MMLogger.get_current_instance()
+    for handler in logger.handlers:
+        if isinstance(handler, logging.FileHandler):
+            text = traceback.format_exc()
+            handler.handle(
+                logger.makeRecord(
+                    logger.name, logging.ERROR, '', 0, text, (), None
+                )
+            )
+            return str(handler.baseFilename)
+    return None
 
 
 def add_common_arguments(
     parser: argparse.ArgumentParser, config: str | None = None
 ) -> None:
-    """The config, and mmpretrain's options that every tool has.
+    """Add the config, and the options of mmpretrain that every tool has.
 
     Args:
-        parser (ArgumentParser): Of a tool.
-        config (str, optional): The config where none is given. Defaults to
-            None: it must be.
+        parser (ArgumentParser): The tool's parser.
+        config (str, optional): Config where none is given. Defaults to None:
+            one must be given.
     """
     parser.add_argument(
         'config',
@@ -110,11 +164,7 @@ def load_config(name: str) -> Config:
 
 
 def load_adversarial_config(name: str, recipe: str = 'standard') -> Config:
-    """Like :func:`load_config`, with a recipe where it is not adversarial.
-
-    So a stock config of mmpretrain is attacked under the recipe's threat
-    model.
-    """
+    """Load a config; a stock one is attacked under a recipe's threat model."""
     cfg = load_config(name)
     return cfg if is_adversarial(cfg) else apply_recipe(cfg, recipe)
 
@@ -129,7 +179,7 @@ def model_config(cfg: Config) -> ConfigDict:
 def set_work_dir(
     cfg: Config, args: argparse.Namespace, suffix: str = ''
 ) -> None:
-    """The command line goes before the config, and that before its name."""
+    """Set the work dir: the command line's, the config's, or by its name."""
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
@@ -138,7 +188,7 @@ def set_work_dir(
 
 
 def use_amp(cfg: Config) -> None:
-    """Automatic mixed precision, where nothing else gets lost by it.
+    """Switch to automatic mixed precision.
 
     float16 by default, as in mmpretrain. With
     ``optim_wrapper.dtype='bfloat16'``, whose range is that of float32, the
@@ -146,8 +196,8 @@ def use_amp(cfg: Config) -> None:
     gradient overflowed, for which it waits for the GPU.
 
     Args:
-        cfg (Config): Its ``optim_wrapper`` changes. All other options are
-            merged already.
+        cfg (Config): Config with all other options merged; its
+            ``optim_wrapper`` is changed.
 
     Raises:
         ValueError: The config has a wrapper that is neither of MMEngine's.
@@ -179,7 +229,7 @@ def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
 def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
     """Mmpretrain's defaults for what a dataloader's config leaves open."""
     filled = ConfigDict(
-        pin_memory=True,
+        pin_memory=get_device() != 'cpu',
         persistent_workers=True,
         collate_fn=dict(type='default_collate'),
     )
@@ -194,62 +244,3 @@ def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
     if stop_workers or filled.get('num_workers', 0) == 0:
         filled.persistent_workers = False
     return filled
-
-
-def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
-    """The config's runner, with its processes connected."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    distribution = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
-    connect_processes(args.launcher, distribution)
-    if (cfg.get('randomness') or {}).get('deterministic'):
-        # Without it PyTorch refuses products on a GPU, which begins to use
-        # the setting with its first one.
-        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
-    runner = build(cfg)
-    runner.logger.info(describe_origin())
-    return runner
-
-
-def build_trained_runner(cfg: Config, args: argparse.Namespace) -> Runner:
-    """The config's runner, its network as ``load_from`` left it.
-
-    Args:
-        cfg (Config): With ``load_from``, or the network is untrained.
-        args (Namespace): See :func:`build_runner`.
-
-    Returns:
-        Runner: Not yet training or testing.
-    """
-    runner = build_runner(cfg, args)
-    runner.call_hook('before_run')  # where EMAHook makes its model
-    runner.load_or_resume()
-    return runner
-
-
-def describe_origin() -> str:
-    """What MMEngine's log lacks: this package's version, and the command."""
-    lines = [
-        'Origin:',
-        f'    m2at_mm: {__version__}',
-        f'    commit: {_commit()}',
-        f'    command: {shlex.join(["python", *sys.argv])}',
-    ]
-    return '\n'.join(lines)
-
-
-def _commit() -> str:
-    """The commit of the checkout that the package is in, if it is in one."""
-    root = Path(__file__).resolve().parents[1]
-    if not (root / '.git').exists():
-        return 'none, the package is installed'
-    try:
-        return subprocess.run(
-            ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return 'unknown, git gives none'

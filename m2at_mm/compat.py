@@ -8,6 +8,7 @@ itself writes are allow-listed.
 from __future__ import annotations
 
 import re
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
@@ -20,6 +21,15 @@ _SUPPORTED = {
 }
 
 
+# Warnings of imports that nobody here can mend.
+_FOREIGN_WARNINGS = (
+    # mmengine 0.10 imports it, so setup.py keeps setuptools below 81.
+    'pkg_resources is deprecated',
+    # mmcv-lite has no compiled operators, and no classifier needs them.
+    'Fail to import ``MultiScaleDeformableAttention``',
+)
+
+
 def apply() -> None:
     """Check the installed packages and make MMEngine's checkpoints loadable.
 
@@ -30,6 +40,8 @@ def apply() -> None:
             One message names every such package and the remedy.
     """
     check_environment()
+    for message in _FOREIGN_WARNINGS:
+        warnings.filterwarnings('ignore', message, UserWarning)
     allow_mmengine_checkpoints()
 
 

@@ -1,14 +1,17 @@
-"""Images in memory as a dataset, and models with masked gradients."""
+"""Images in memory as a dataset, models with masked gradients, outcomes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from m2at_mm.evaluation import Samples
+from m2at_mm.attacks import ThreatModel
+from m2at_mm.evaluation import Outcomes, Samples
 
 
 def samples_of(
@@ -29,88 +32,58 @@ def samples_of(
     )
 
 
-class _ReversedGradient(torch.autograd.Function):
+N = 1000
+
+
+def nested_outcome(eps: str = '8/255', **percents: float) -> Outcomes:
+    """Accuracies on 1000 images: what a stronger attack leaves, others do."""
+    labels, order = np.arange(N) % 10, np.arange(N)
+    predictions = {
+        name: np.where(order < 10 * share, labels, 10)
+        for name, share in percents.items()
+    }
+    threat = ThreatModel('linf', eps)
+    return Outcomes(threat, labels, predictions, num_classes=10)
+
+
+class _Backward(torch.autograd.Function):
+    """The identity, with another gradient."""
+
     @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
+    def forward(ctx: Any, images: Tensor, change: Callable) -> Tensor:
+        ctx.change = change
         return images.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return -gradient
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        return ctx.change(gradient), None
 
 
-class _PartialGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        kept = torch.rand(gradient.shape, generator=generator) < 0.3
-        return gradient * kept
+def _part(gradient: Tensor) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    return gradient * (torch.rand(gradient.shape, generator=draw) < 0.3)
 
 
-class _BrokenGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient * torch.nan
+def _noise_with_gradients(images: Tensor) -> Tensor:
+    noisy = torch.is_grad_enabled() and images.requires_grad
+    return images + 0.1 * torch.randn_like(images) if noisy else images
 
 
-class _NoGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, images: Tensor) -> Tensor:
-        return images.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return torch.zeros_like(gradient)
-
-
-class Masked(nn.Module):
-    """A sound model behind something that hides its gradients.
-
-    Args:
-        model (nn.Module): From images in [0, 1] to logits.
-        how (str): Of :data:`MASKS`.
-    """
-
-    def __init__(self, model: nn.Module, how: str) -> None:
-        super().__init__()
-        self.model = model
-        self.how = how
-
-    def forward(self, images: Tensor) -> Tensor:
-        if self.how == 'quantised input':
-            images = (images * 32).round() / 32
-        elif self.how == 'random input':
-            images = images + 0.05 * torch.randn_like(images)
-        elif self.how == 'step without gradient':
-            images = _NoGradient.apply(images)
-        elif self.how == 'noise with gradients':
-            if torch.is_grad_enabled() and images.requires_grad:
-                images = images + 0.1 * torch.randn_like(images)
-        elif self.how == 'part of the gradient':
-            images = _PartialGradient.apply(images)
-        elif self.how == 'broken gradient':
-            images = _BrokenGradient.apply(images)
-        elif self.how == 'reversed gradient':
-            images = _ReversedGradient.apply(images)
-        elif self.how == 'integer input':
-            images = (images * 255).to(torch.uint8).float() / 255
-        logits = self.model(images)
-        if self.how == 'large logits':
-            return logits * 1e4
-        if self.how == 'saturating output':
-            return (100 * logits).softmax(1)
-        return logits
-
-
-#: The alarm that must tell of each.
+_INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    'quantised input': lambda x: (x * 32).round() / 32,
+    'random input': lambda x: x + 0.05 * torch.randn_like(x),
+    'step without gradient': lambda x: _Backward.apply(x, torch.zeros_like),
+    'reversed gradient': lambda x: _Backward.apply(x, torch.neg),
+    'part of the gradient': lambda x: _Backward.apply(x, _part),
+    'broken gradient': lambda x: _Backward.apply(x, lambda g: g * torch.nan),
+    'noise with gradients': _noise_with_gradients,
+    'integer input': lambda x: (x * 255).to(torch.uint8).float() / 255,
+}
+_OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    'large logits': lambda logits: logits * 1e4,
+    'saturating output': lambda logits: (100 * logits).softmax(1),
+}
+#: The alarm that must tell of each mask.
 MASKS = {
     'quantised input': 'vanishing_gradients',
     'large logits': 'saturated_loss',
@@ -123,3 +96,16 @@ MASKS = {
     'noise with gradients': 'randomised_outputs',
     'integer input': 'vanishing_gradients',
 }
+
+
+class Masked(nn.Module):
+    """A sound model behind something of :data:`MASKS` that hides gradients."""
+
+    def __init__(self, model: nn.Module, how: str) -> None:
+        super().__init__()
+        self.model = model
+        self.how = how
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.model(_INPUTS.get(self.how, lambda x: x)(images))
+        return _OUTPUTS.get(self.how, lambda x: x)(logits)

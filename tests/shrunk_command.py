@@ -58,4 +58,6 @@ def shrink(words: list[str]) -> list[str]:
 
 if __name__ == '__main__':
     sys.argv = shrink(sys.argv[1:])
+    # As for any script: what stands beside it can be imported.
+    sys.path.insert(0, str(Path(sys.argv[0]).parent))
     runpy.run_path(sys.argv[0], run_name='__main__')

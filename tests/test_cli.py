@@ -1,62 +1,66 @@
-"""What the tools share."""
+"""What the scripts share."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import re
+import sys
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+from digits_runner import small_digits_config
 from mmengine.optim import OptimWrapper
 
 from m2at_mm import cli
 from m2at_mm.optim import AWPOptimWrapper
+from m2at_mm.runner import start
 from m2at_mm.version import __version__
+
+STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
 
 def _parse(*words: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
+    parser = cli.Parser()
     cli.add_common_arguments(parser)
     return parser.parse_args(words)
 
 
-def test_config_inside_an_installed_package_is_found() -> None:
-    cfg = cli.load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
+def test_config_inside_an_installed_package() -> None:
+    cfg = cli.load_config(STOCK)
     assert cfg.model.backbone.type == 'ResNet_CIFAR'
     assert '_base_' not in cfg
-
-
-def test_missing_package_config_is_named() -> None:
     with pytest.raises(FileNotFoundError, match='mmpretrain::no'):
         cli.load_config('mmpretrain::no/such.py')
 
 
 @pytest.mark.parametrize(
     ('words', 'expected'),
-    [
-        ([], 'work_dirs/x_m2at'),
-        (['--work-dir', 'w'], 'w'),
-    ],
+    [([], 'work_dirs/x_m2at'), (['--work-dir', 'w'], 'w')],
 )
 def test_work_dir(words: list[str], expected: str) -> None:
-    args = _parse('mmpretrain::resnet/x.py', *words)
     cfg = cli.Config(dict())
-    cli.set_work_dir(cfg, args, '_m2at')
+    cli.set_work_dir(cfg, _parse('mmpretrain::resnet/x.py', *words), '_m2at')
     assert cfg.work_dir == expected
 
 
 def test_dataloader_defaults_follow_the_command_line() -> None:
     loader = dict(batch_size=2, num_workers=2)
-    cfg = cli.Config(dict(train_dataloader=loader, val_dataloader=loader))
+    given = dict(collate_fn=list)
+    cfg = cli.Config(
+        dict(train_dataloader=loader, val_dataloader=loader),
+    )
+    cfg.test_dataloader = given
     cli.merge_common_options(
         cfg, _parse('x.py', '--cfg-options', 'train_dataloader.num_workers=0')
     )
     assert not cfg.train_dataloader.persistent_workers
     assert cfg.val_dataloader.persistent_workers
     assert cfg.val_dataloader.collate_fn.type == 'default_collate'
+    assert cfg.test_dataloader.collate_fn is list
 
 
 def test_marks_of_a_base_config_do_not_reach_the_collate_function() -> None:
@@ -69,17 +73,11 @@ def test_marks_of_a_base_config_do_not_reach_the_collate_function() -> None:
     assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
 
 
-def test_a_collate_function_may_be_given_itself() -> None:
-    cfg = cli.Config(dict(train_dataloader=dict(collate_fn=list)))
-    cli.merge_common_options(cfg, _parse('x.py'))
-    assert cfg.train_dataloader.collate_fn is list
-
-
 def test_origin_names_version_commit_and_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr('sys.argv', ['tools/train.py', 'a config.py'])
-    first, *lines = cli.describe_origin().splitlines()
+    first, *lines = start.describe_origin().splitlines()
     told = dict(line.strip().split(': ', 1) for line in lines)
     assert first == 'Origin:'
     assert told['m2at_mm'] == __version__
@@ -94,7 +92,7 @@ def test_deterministic_runs_set_up_the_gpu_library(
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
     built = mock.Mock()
-    monkeypatch.setattr(cli.Runner, 'from_cfg', lambda cfg: built)
+    monkeypatch.setattr(start.Runner, 'from_cfg', lambda cfg: built)
     cfg = cli.Config(dict(randomness=dict(deterministic=on)))
     assert cli.build_runner(cfg, _parse('x.py')) is built
     assert os.environ.get('CUBLAS_WORKSPACE_CONFIG') == (
@@ -106,8 +104,9 @@ def test_deterministic_runs_set_up_the_gpu_library(
     ('given', 'scale'),
     [
         (dict(), 'dynamic'),
+        (dict(type='OptimWrapper'), 'dynamic'),
         (dict(type=OptimWrapper), 'dynamic'),
-        (dict(type='AmpOptimWrapper', dtype='float16'), 'dynamic'),
+        (dict(type='mmengine.AmpOptimWrapper', dtype='float16'), 'dynamic'),
         (dict(dtype='bfloat16'), dict(enabled=False)),
         (dict(dtype=torch.bfloat16), dict(enabled=False)),
         (dict(dtype='bfloat16', loss_scale='dynamic'), 'dynamic'),
@@ -124,17 +123,41 @@ def test_half_precision_scales_the_loss_where_it_must(
     assert cfg.optim_wrapper.get('dtype') == given.get('dtype')
 
 
-@pytest.mark.parametrize(
-    'kind', ['OptimWrapper', 'mmengine.AmpOptimWrapper', OptimWrapper]
-)
-def test_amp_replaces_the_plain_wrapper(kind: Any) -> None:
-    cfg = cli.Config(dict(optim_wrapper=dict(type=kind)))
-    cli.use_amp(cfg)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
-
-
 @pytest.mark.parametrize('kind', ['m2at_mm.AWPOptimWrapper', AWPOptimWrapper])
 def test_amp_replaces_no_other_wrapper(kind: Any) -> None:
     cfg = cli.Config(dict(optim_wrapper=dict(type=kind)))
     with pytest.raises(ValueError, match=r'--amp would replace .*AWPOptim'):
         cli.use_amp(cfg)
+
+
+def test_the_screen_tells_what_runs_and_the_log_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = small_digits_config(tmp_path, 10, 10)
+    runner = cli.build_runner(cfg, _parse('x.py'))
+    cli.show_head(runner, 'training', 'train', attack=cfg.model.train_attack)
+    runner.train()
+    screen = capsys.readouterr().out.partition('Epoch(val)')[0]
+    assert len(screen.splitlines()) < 30
+    for told in ('Digits(split=train)', 'linf', 'PGD(steps=1', str(tmp_path)):
+        assert told in screen
+    (log,) = tmp_path.glob('*/*.log')
+    text = log.read_text('utf-8')
+    for logged in ('System environment:', 'Config:\n', 'Origin:\n', 'linf'):
+        assert logged in text and (logged in screen) == (logged == 'linf')
+
+
+@pytest.mark.parametrize('debug', [False, True])
+def test_an_error_ends_with_a_line(
+    debug: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> None:
+        raise ValueError('steps=0:\n  give more')
+
+    monkeypatch.setattr(sys, 'argv', ['x/train.py', *['--debug'] * debug])
+    with pytest.raises(ValueError if debug else SystemExit) as error:
+        cli.run(main)
+    if not debug:
+        told = str(error.value)
+        assert told.startswith('train.py: ValueError: steps=0: give more\n(')
+        assert 'traceback' in told

@@ -17,7 +17,7 @@ from tools_support import clean_env
 
 PACKAGE = ROOT / 'm2at_mm'
 SOURCES = [*PACKAGE.rglob('*.py'), *(ROOT / 'tools').glob('*.py')]
-FOR_ALL = {'registry', 'version', 'compat', 'structures', 'arguments'}
+FOR_ALL = {'registry', 'version', 'compat', 'structures', 'checks'}
 needs_mkdocs = pytest.mark.skipif(
     any(find_spec(name) is None for name in ('mkdocs', 'material')),
     reason='mkdocs-material is not installed: see the extra `docs`',

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -13,6 +12,7 @@ from mmengine.runner import load_checkpoint
 
 from m2at_mm import cli
 from m2at_mm.exchange import (
+    CLAIM_FIELDS,
     PlainClassifier,
     export_onnx,
     export_program,
@@ -42,7 +42,7 @@ _base_ = [
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the three commands."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     bring = commands.add_parser(
         'import',
@@ -51,14 +51,9 @@ def parse_args() -> argparse.Namespace:
     )
     bring.add_argument('source', type=Path, help='checkpoint file')
     bring.add_argument(
-        'out',
-        type=Path,
-        help='file for the checkpoint, ending in .pth; the config goes beside '
-        'it, ending in .py',
+        'out', type=Path, help='.pth file; the config goes beside it, as .py'
     )
-    give = commands.add_parser(
-        'export', help='a checkpoint as a model of images in [0, 1]'
-    )
+    give = commands.add_parser('export', help='a model of images in [0, 1]')
     cli.add_common_arguments(give)
     give.add_argument('checkpoint', help='checkpoint file')
     give.add_argument('out', type=Path, help='file to write')
@@ -69,23 +64,17 @@ def parse_args() -> argparse.Namespace:
         help='state-dict: weights, mean and std; program: torch.export, '
         '.pt2; onnx: .onnx, compared by onnxruntime',
     )
-    give.add_argument(
-        '--size',
-        type=int,
-        nargs='+',
-        default=[32],
-        help='height and width of the images, one number if they are equal',
-    )
-    give.add_argument(
-        '--channels', type=int, default=3, help='channels of the images'
-    )
+    size = 'height and width of the images, one number if they are equal'
+    give.add_argument('--size', type=int, nargs='+', default=[32], help=size)
+    channels = 'channels of the images'
+    give.add_argument('--channels', type=int, default=3, help=channels)
     claim = commands.add_parser(
         'claim', help="results with AutoAttack in RobustBench's form"
     )
     claim.add_argument('results', type=Path, help='results.json')
     claim.add_argument('out', type=Path, help='JSON file to write')
     claim.add_argument('--dataset', default='cifar10')
-    for name in ('link', 'name', 'authors', 'venue', 'architecture'):
+    for name in CLAIM_FIELDS:
         claim.add_argument(f'--{name}', default='')
     args = parser.parse_args()
     if args.out.exists():
@@ -109,29 +98,19 @@ def bring_in(args: argparse.Namespace) -> None:
             f'is known, only for {list(_DATASETS)} classes and 3 channels: '
             'use m2at_mm.exchange.import_checkpoint and write a config'
         )
-    model = MODELS.build(
-        dict(
-            type='m2at_mm.AdversarialClassifier',
-            classifier=imported.classifier,
-            threat_model=dict(),
-            method=dict(type='m2at_mm.Standard'),
-        )
-    )
+    wrapper = dict(type='m2at_mm.AdversarialClassifier')
+    model = MODELS.build(dict(wrapper, classifier=imported.classifier))
     model.load_state_dict(imported.state_dict)  # every key, every shape
-    preprocessor: dict[str, Any] = dict(
-        num_classes=imported.num_classes, to_rgb=False
+    preprocessor = dict(
+        num_classes=imported.num_classes,
+        to_rgb=False,
+        # Without a normalisation the network sees images in [0, 1].
+        mean=imported.mean or [0.0] * 3,
+        std=imported.std or [255.0] * 3,
     )
-    if imported.mean is not None:
-        preprocessor.update(mean=imported.mean, std=imported.std)
-    else:  # the network sees images in [0, 1], as mmpretrain makes them so
-        preprocessor.update(mean=[0.0] * 3, std=[255.0] * 3)
-    cfg = Config(
-        dict(model=imported.classifier, data_preprocessor=preprocessor)
-    )
-    text = (
-        _HEADER.format(source=args.source.name, dataset=dataset)
-        + cfg.pretty_text
-    )
+    settings = dict(model=imported.classifier, data_preprocessor=preprocessor)
+    header = _HEADER.format(source=args.source.name, dataset=dataset)
+    text = header + Config(settings).pretty_text
     content = dict(state_dict=imported.state_dict, meta={})
     write_whole(args.out, lambda file: torch.save(content, file))
     write_whole(config, lambda file: file.write_text(text, encoding='utf-8'))
@@ -145,23 +124,16 @@ def give_out(args: argparse.Namespace) -> None:
         cfg.merge_from_dict(args.cfg_options)
     wrapper = MODELS.build(cli.model_config(cfg))
     load_checkpoint(wrapper, args.checkpoint, map_location='cpu', strict=True)
-    images = torch.rand(
-        4,
-        args.channels,
-        args.size[0],
-        args.size[-1],
-        generator=torch.Generator().manual_seed(0),
-    )
+    draw = torch.Generator().manual_seed(0)
+    shape = (4, args.channels, args.size[0], args.size[-1])
+    images = torch.rand(shape, generator=draw)
     _EXPORTS[args.format](PlainClassifier.of(wrapper), images, args.out)
     print(f'{args.format}: {args.out}')
 
 
 def write_claim(args: argparse.Namespace) -> None:
     """The command ``claim``."""
-    about = {
-        name: getattr(args, name)
-        for name in ('link', 'name', 'authors', 'venue', 'architecture')
-    }
+    about = {name: getattr(args, name) for name in CLAIM_FIELDS}
     results = json.loads(args.results.read_text(encoding='utf-8'))
     claim = make_claim(results, args.dataset, **about)
     text = json.dumps(claim, indent=2) + '\n'
@@ -177,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

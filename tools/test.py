@@ -8,82 +8,77 @@ from typing import Any
 from mmengine.config import Config
 
 from m2at_mm import cli
-from m2at_mm.evaluation.presets import ATTACK_NAMES, DEFAULT_ATTACKS
+from m2at_mm.evaluation.named_attacks import ATTACK_NAMES, DEFAULT_ATTACKS
 from m2at_mm.evaluation.samples import SUBSETS
 
 _SECONDS_TO_WAIT = 7 * 24 * 3600
 
 
-def parse_args() -> argparse.Namespace:
-    """Arguments of the evaluation."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog='Stopped at any time, the same command goes on where it was.',
-    )
-    cli.add_common_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--attacks',
+_OPTIONS: dict[str, dict[str, Any]] = {
+    'attacks': dict(
         nargs='+',
         choices=ATTACK_NAMES,
         metavar='NAME',
         default=list(DEFAULT_ATTACKS),
         help=f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
         f'{" ".join(DEFAULT_ATTACKS)} by default',
-    )
-    parser.add_argument(
-        '--eps',
+    ),
+    'eps': dict(
         nargs='+',
         metavar='E',
         help="radii, like 4/255 8/255; the config's by default",
-    )
-    parser.add_argument(
-        '--norm',
+    ),
+    'norm': dict(
         choices=['linf', 'l2'],
         help="norm of the radii; the config's by default",
-    )
-    parser.add_argument(
-        '--num-samples',
+    ),
+    'num-samples': dict(
         type=int,
         metavar='N',
         help='use N of the test images, spread over the classes and the same '
         'for every network; all by default',
-    )
-    parser.add_argument(
-        '--subset',
+    ),
+    'subset': dict(
         choices=SUBSETS,
         default='spread',
         help='which N images: spread, or first, the first ones of the '
         "dataset, as in AutoAttack's tables on CIFAR (default: spread)",
-    )
-    parser.add_argument(
-        '--batch-size',
+    ),
+    'batch-size': dict(
         type=int,
         default=250,
         metavar='N',
         help='images attacked at a time, 250 by default as in AutoAttack; '
         'halved where it does not fit into GPU memory',
-    )
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of all random draws'
-    )
-    parser.add_argument(
-        '--transfer',
+    ),
+    'seed': dict(type=int, default=0, help='seed of all random draws'),
+    'transfer': dict(
         nargs=2,
         metavar=('CONFIG', 'CHECKPOINT'),
         help="another network, whose adversarial images the attack 'transfer' "
         'tries',
-    )
-    parser.add_argument(
-        '--save-adversarial',
+    ),
+    'save-adversarial': dict(
         metavar='DIR',
         help='keep the adversarial images, as float32 in .npz files',
-    )
-    parser.add_argument(
-        '--out',
+    ),
+    'out': dict(
         help='JSON file for the results; results.json in the work dir by '
         'default',
+    ),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """Arguments of the evaluation."""
+    parser = cli.Parser(
+        description=__doc__,
+        epilog='Stopped at any time, the same command goes on where it was.',
     )
+    cli.add_common_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    for name, settings in _OPTIONS.items():
+        parser.add_argument(f'--{name}', **settings)
     return parser.parse_args()
 
 
@@ -122,8 +117,16 @@ def _surrogate(args: argparse.Namespace) -> Any:
 def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
-    cli.build_runner(load_config(args), args).test()
+    runner = cli.build_runner(load_config(args), args)
+    cli.show_head(
+        runner,
+        'evaluation',
+        'test',
+        checkpoint=args.checkpoint,
+        attacks=' '.join(args.attacks),
+    )
+    runner.test()
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

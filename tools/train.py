@@ -15,7 +15,7 @@ from m2at_mm.runner.train_loops import make_epochs_resumable
 
 def parse_args() -> argparse.Namespace:
     """mmpretrain's arguments with their meaning, and ``--recipe``."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     cli.add_common_arguments(parser)
     parser.add_argument(
         '--recipe',
@@ -79,8 +79,16 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args)
     with only_run_in(cfg.work_dir):
-        cli.build_runner(cfg, args).train()
+        runner = cli.build_runner(cfg, args)
+        cli.show_head(
+            runner,
+            'training',
+            'train',
+            attack=cfg.model.get('train_attack', 'of the method'),
+            method=cfg.model.get('method', 'none'),
+        )
+        runner.train()
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -45,7 +45,7 @@ KINDS = {
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the picture."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = cli.Parser(description=__doc__)
     cli.add_common_arguments(parser)
     parser.add_argument(
         'checkpoint',
@@ -139,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

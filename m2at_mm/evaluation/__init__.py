@@ -4,9 +4,9 @@ from m2at_mm.evaluation.alarms import Alarm, find_alarms
 from m2at_mm.evaluation.outcomes import Outcomes
 from m2at_mm.evaluation.robust_accuracy import RobustAccuracy
 from m2at_mm.evaluation.robustness import RobustnessEvaluation
+from m2at_mm.evaluation.robustness_test_loop import RobustnessTestLoop
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.evaluation.store import ResultStore
-from m2at_mm.evaluation.test_loop import RobustnessTestLoop
 
 __all__ = [
     'Alarm',

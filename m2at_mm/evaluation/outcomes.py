@@ -15,8 +15,8 @@ class Outcomes:
     """Predictions on every image, clean and under each attack of one radius.
 
     Attributes:
-        threat_model (ThreatModel): What the attacks were allowed.
-        labels (np.ndarray): The truth, int64 of shape (N, ).
+        threat_model (ThreatModel): Threat model of the attacks.
+        labels (np.ndarray): True labels, int64 of shape (N, ).
         predictions (dict[str, np.ndarray]): Predicted labels by attack, each
             of shape (N, ), with ``'clean'``. An image that is misclassified
             clean is not attacked and keeps its prediction. It is -1 where
@@ -43,27 +43,26 @@ class Outcomes:
     positions: np.ndarray | None = None
 
     def correct(self, name: str) -> np.ndarray:
-        """Which images are classified correctly.
-
-        Args:
-            name (str): An attack's name, or ``'clean'``.
-
-        Returns:
-            np.ndarray: bool, shape (N, ).
-        """
+        """Which images are classified correctly, bool of shape (N, )."""
         correct: np.ndarray = self.predictions[name] == self.labels
         return correct
 
     def worst(self) -> np.ndarray:
         """Which are correct clean and under every attack, shape (N, )."""
-        correct = [*map(self.correct, self.predictions)]
-        worst: np.ndarray = np.logical_and.reduce(correct)
+        worst: np.ndarray = np.logical_and.reduce(
+            [*map(self.correct, self.predictions)]
+        )
         return worst
 
     @property
     def attacks(self) -> list[str]:
         """The attacks' names, without ``'clean'``."""
         return [name for name in self.predictions if name != 'clean']
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of guessing, in per cent; 0 if the classes are unknown."""
+        return 100 / self.num_classes if self.num_classes else 0.0
 
 
 def percent(correct: np.ndarray) -> float:
@@ -76,21 +75,14 @@ def wilson_interval(
 ) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927, JASA 22:209), in per cent.
 
-    Args:
-        successes (int): Number of successes.
-        total (int): Number of trials, at least 1.
-        z (float): Quantile of the normal distribution. Defaults to that of
-            95 % confidence.
-
-    Returns:
-        tuple[float, float]: Lower and upper end, in per cent.
+    ``z`` is the quantile of the normal distribution, by default that of 95 %
+    confidence; ``total`` is at least 1.
     """
-    share = successes / total
+    share, scale = successes / total, 1 + z * z / total
     centre = share + z * z / (2 * total)
     spread = z * math.sqrt(
         share * (1 - share) / total + z * z / (4 * total * total)
     )
-    scale = 1 + z * z / total
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == total else (centre + spread) / scale
     return 100 * low, 100 * high

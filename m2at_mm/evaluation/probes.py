@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks import (
+    PGD,
     ThreatModel,
     attack_mode,
     cross_entropy,
     own_random_stream,
-    pgd,
 )
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.attacks.losses import margin
-from m2at_mm.evaluation.attackable import Attackable
-from m2at_mm.evaluation.batches import run_in_memory
+from m2at_mm.evaluation.attacked_model import Attackable, run_in_memory
 
 #: Images that are probed, at most.
 NUM_PROBED = 128
@@ -28,6 +28,8 @@ _LARGE_FACTOR = 4
 # Random directions per image in which the gradient is checked.
 _DIRECTIONS = 4
 
+Columns = dict[str, Tensor]
+
 
 def probe(
     model: nn.Module,
@@ -37,15 +39,15 @@ def probe(
     seed: int = 0,
     batch_size: int = NUM_PROBED,
 ) -> dict[str, Any]:
-    """Figures that :func:`m2at_mm.evaluation.find_alarms` judges.
+    """Measure the figures that :func:`m2at_mm.evaluation.find_alarms` judges.
 
     Args:
         model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
             logits of shape (N, K), in eval mode.
         images (Tensor): Correctly classified images, shape (N, C, H, W).
         labels (Tensor): Their labels, shape (N, ).
-        threat_model (ThreatModel): What is evaluated.
-        seed (int): Of the random draws. Defaults to 0.
+        threat_model (ThreatModel): Threat model of the evaluation.
+        seed (int): Seed of the random draws. Defaults to 0.
         batch_size (int): Images at a time, halved where a GPU's memory does
             not suffice. Defaults to all.
 
@@ -68,121 +70,57 @@ def probe(
         ``large_eps_correct``, the number of images that withstand PGD-20 on
         both losses at that radius.
     """
-    found: list[tuple[Tensor, ...]] = []
+
+    def measure(images: Tensor, labels: Tensor) -> Columns:
+        columns: Columns = {}
+        for one in _MEASURES:
+            columns |= one(model, images, labels, threat_model)
+        return columns
+
     with own_random_stream(images.device, seed):
-        for part in range(0, len(images), batch_size):
-            chosen = slice(part, part + batch_size)
-            found.append(
-                run_in_memory(
-                    lambda x, y: _probe_batch(model, x, y, threat_model),
-                    images[chosen],
-                    labels[chosen],
-                )
-            )
+        columns = run_in_memory(measure, images, labels, batch_size)
         num_classes = logits_of(model, images[:1]).shape[1]
-    columns = [torch.cat(column).double().cpu() for column in zip(*found)]
-    return _summarise(
-        columns, num_classes, _large_radius(images, threat_model)
-    )
-
-
-def _summarise(
-    columns: list[Tensor], num_classes: int, large_eps: float
-) -> dict[str, Any]:
-    (
-        again,
-        halved,
-        probability,
-        broken,
-        vanishing,
-        ratio,
-        expected,
-        measured,
-        loss,
-        distance,
-        withstood,
-    ) = columns
-    known = loss.isfinite() & distance.isfinite() & ratio.isfinite()
-    known &= expected.isfinite().all(1) & measured.isfinite().all(1)
-    broken = broken.where(known, 1.0)
-    right = (vanishing == 0) & (broken == 0)
+    columns = {name: one.double().cpu() for name, one in columns.items()}
     figures: dict[str, Any] = dict(
-        num_images=len(loss),
+        num_images=len(images),
         num_classes=num_classes,
-        # Of logits that are not a number the whole has changed.
-        pass_difference=float(again.nan_to_num(1.0, 1.0).max()),
-        batch_difference=float(halved.nan_to_num(1.0, 1.0).max()),
-        probabilities=bool(probability.all()),
-        non_finite_gradients=float(broken.mean()),
-        vanishing_gradients=float(vanishing.mean()),
-        saturated_loss=float((loss == 0).double().mean()),
-        median_margin=float(distance.nan_to_num().median()),
-        large_eps=large_eps,
-        large_eps_correct=int(withstood.sum()),
+        large_eps=_large_radius(images, threat_model),
     )
-    if bool(right.any()):
-        figures['gradient_agreement'] = float(ratio[right].median())
-        one, other = expected[right].flatten(), measured[right].flatten()
-        length = (one.square().sum() * other.square().sum()).sqrt()
-        figures['gradient_correlation'] = float(
-            (one * other).sum() / length.clamp(min=1e-300)
-        )
-    return figures
-
-
-def _probe_batch(
-    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> tuple[Tensor, ...]:
-    """One entry per image and figure; see :func:`_summarise`."""
-    outputs = _probe_outputs(model, images, labels)
-    attackable = Attackable(model)
-    gradients = _probe_gradients(model, images, labels, threat)
-    return (
-        *outputs[:3],
-        *gradients,
-        *outputs[3:],
-        _withstands(attackable, images, labels, threat),
-    )
+    figures |= {name: one(columns).item() for name, one in _FIGURES.items()}
+    return figures | _check_gradient(columns)
 
 
 @torch.no_grad()
-def _probe_outputs(
-    model: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Tensor, ...]:
-    first, second = (logits_of(model, images).float() for _ in range(2))
-    with attack_mode(model):
-        third = logits_of(model, images.clone().requires_grad_(True))
-        third = third.detach().float()
-    half = max(1, len(images) // 2)
-    halves = torch.cat(
-        [
-            logits_of(model, part)
-            for part in (images[:half], images[half:])
-            if len(part)
-        ]
-    )
-    again = torch.maximum(
-        _difference(first, second), _difference(first, third)
-    )
-    return (
-        again,
-        _difference(first, halves.float()),
-        (first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
-        cross_entropy(first, labels),
-        -margin(first, labels),
-    )
-
-
-def _difference(first: Tensor, second: Tensor) -> Tensor:
-    """Change of each image's logits relative to their length, (N, )."""
-    length = first.norm(dim=1).clamp(min=1e-30)
-    change: Tensor = (first - second).norm(dim=1) / length
-    return change
-
-
-def _probe_gradients(
+def _outputs(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> tuple[Tensor, ...]:
+) -> Columns:
+    first, again = (logits_of(model, images).float() for _ in range(2))
+    with attack_mode(model):
+        leaf = images.clone().requires_grad_(True)
+        for_gradient = logits_of(model, leaf).detach().float()
+    halves = images.tensor_split([max(1, len(images) // 2)])
+    halved = torch.cat(
+        [logits_of(model, half) for half in halves if len(half)]
+    )
+
+    def change(other: Tensor) -> Tensor:
+        length = first.norm(dim=1).clamp(min=1e-30)
+        changed: Tensor = (first - other).norm(dim=1) / length
+        return changed
+
+    return dict(
+        pass_difference=torch.maximum(change(again), change(for_gradient)),
+        batch_difference=change(halved.float()),
+        probability=(first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
+        loss=cross_entropy(first, labels),
+        margin=-margin(first, labels),
+    )
+
+
+def _gradients(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
+) -> Columns:
+    """The margin's gradient, and how the margin really changes."""
     with attack_mode(model):
         leaf = images.clone().requires_grad_(True)
         losses = margin(logits_of(model, leaf).float(), labels)
@@ -198,75 +136,116 @@ def _probe_gradients(
     length = flat.norm(dim=1)
     slope = flat.abs().sum(1) if threat.norm == 'linf' else length
     eps = max(threat.eps, 8 / 255)
-    vanishing = (slope * eps * 1000 < distance) | (slope == 0)
-    # Steps of a thousandth of the pixel range, but shorter where the decision
-    # boundary is near, for there the margin bends.
-    longest = 1e-3 * flat.shape[1] ** 0.5
-    scale = length.clamp(min=1e-30)
-    reach = (0.1 * distance / scale).clamp(0.01 * longest, longest)
-    unit = flat / scale.unsqueeze(1)
-    ratio = _slope(model, images, labels, unit, reach) / scale
-    expected, measured = [], []
-    for _ in range(_DIRECTIONS):
-        direction = torch.randn_like(images).double().flatten(1)
-        direction = direction / direction.norm(dim=1, keepdim=True)
-        # In units of the gradient, so that each image counts the same.
-        expected.append((unit * direction).sum(1))
-        measured.append(
-            _slope(model, images, labels, direction, reach) / scale
-        )
-    return (
-        broken,
-        vanishing,
-        ratio,
-        torch.stack(expected, 1),
-        torch.stack(measured, 1),
+    return dict(
+        broken=broken,
+        vanishing=(slope * eps * 1000 < distance) | (slope == 0),
+        **_slopes(model, images, labels, flat, distance),
     )
 
 
 @torch.no_grad()
-def _slope(
+def _slopes(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    direction: Tensor,
-    reach: Tensor,
-) -> Tensor:
-    """The margin's slope in a direction, by a central difference, (N, )."""
-    step = (reach.unsqueeze(1) * direction).view(images.shape).to(images.dtype)
-    ahead = margin(logits_of(model, images + step).double(), labels)
-    behind = margin(logits_of(model, images - step).double(), labels)
-    return (ahead - behind) / (2 * reach)
+    gradient: Tensor,
+    distance: Tensor,
+) -> Columns:
+    """Central differences of the margin, in units of the gradient's length.
+
+    They are taken along the gradient, shape (N, ), and in random directions,
+    shape (N, D), for which the gradient's own slope is given, too.
+    """
+    scale = gradient.norm(dim=1).clamp(min=1e-30)
+    unit = gradient / scale.unsqueeze(1)
+    # Steps of a thousandth of the pixel range, but shorter where the decision
+    # boundary is near, for there the margin bends.
+    longest = 1e-3 * gradient.shape[1] ** 0.5
+    reach = (0.1 * distance / scale).clamp(0.01 * longest, longest)
+
+    def measured(direction: Tensor) -> Tensor:
+        step = (reach.unsqueeze(1) * direction).view_as(images).to(images)
+        ahead, behind = (
+            margin(logits_of(model, moved).double(), labels)
+            for moved in (images + step, images - step)
+        )
+        slope: Tensor = (ahead - behind) / (2 * reach) / scale
+        return slope
+
+    ratio = measured(unit)
+    pairs = []
+    for _ in range(_DIRECTIONS):
+        direction = torch.randn_like(images).double().flatten(1)
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        pairs.append(((unit * direction).sum(1), measured(direction)))
+    expected, found = (torch.stack(one, 1) for one in zip(*pairs))
+    return dict(ratio=ratio, expected=expected, measured=found)
 
 
 def _large_radius(images: Tensor, threat: ThreatModel) -> float:
-    large = max(_LARGE_EPS, _LARGE_FACTOR * threat.eps)
+    large = _LARGE_FACTOR * threat.eps
     if threat.norm == 'linf':
-        return min(1.0, large)
+        return min(1.0, max(_LARGE_EPS, large))
     # As long as the corner of the linf ball, to reach as far.
-    reach: float = _LARGE_EPS * images[0].numel() ** 0.5
-    return max(reach, _LARGE_FACTOR * threat.eps)
+    return max(float(_LARGE_EPS * images[0].numel() ** 0.5), large)
 
 
-def _withstands(
+def _withstanding(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> Tensor:
-    """Which images withstand the large radius, bool of shape (N, )."""
-    eps = _large_radius(images, threat)
-    large = ThreatModel(threat.norm, f'{eps * 255!r}/255')
-    correct = torch.ones_like(labels, dtype=torch.bool)
+) -> Columns:
+    """Which images withstand PGD-20 on both losses at the large radius."""
+    large = threat.with_eps(_large_radius(images, threat))
+    withstood = torch.ones_like(labels, dtype=torch.bool)
     for loss in ('ce', 'margin'):
-        adversarial = pgd(
-            model,
-            images,
-            labels,
-            large,
-            steps=20,
-            loss=loss,
-            stop_when_fooled=True,
+        adversarial = PGD(steps=20, loss=loss)(
+            Attackable(model), images, labels, large, stop_when_fooled=True
         )
         with torch.no_grad():
-            correct &= (
-                predicted_labels(logits_of(model, adversarial)) == labels
-            )
-    return correct
+            predicted = predicted_labels(logits_of(model, adversarial))
+        withstood &= predicted == labels
+    return dict(withstood=withstood)
+
+
+def _broken(columns: Columns) -> Tensor:
+    """Where the gradient, or logits near the image, are not finite."""
+    names = ('loss', 'margin', 'ratio', 'expected', 'measured')
+    known = [
+        columns[n].view(len(columns[n]), -1).isfinite().all(1) for n in names
+    ]
+    return (columns['broken'] == 1) | ~torch.stack(known).all(0)
+
+
+def _check_gradient(columns: Columns) -> dict[str, float]:
+    """Agreement and correlation where a gradient can be checked at all."""
+    right = (columns['vanishing'] == 0) & ~_broken(columns)
+    if not right.any():
+        return {}
+    one, other = (
+        columns[name][right].flatten() for name in ('expected', 'measured')
+    )
+    length = (one.square().sum() * other.square().sum()).sqrt()
+    return dict(
+        gradient_agreement=float(columns['ratio'][right].median()),
+        gradient_correlation=float(
+            (one * other).sum() / length.clamp(min=1e-300)
+        ),
+    )
+
+
+# What is measured of each image of a batch, in tensors by name: one entry, or
+# one row, per image.
+_MEASURES = (_outputs, _gradients, _withstanding)
+# The figures by name, from what was measured of all images, in float64. Of
+# logits that are not a number the whole has changed.
+_FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
+    pass_difference=lambda c: c['pass_difference'].nan_to_num(1.0, 1.0).max(),
+    batch_difference=lambda c: (
+        c['batch_difference'].nan_to_num(1.0, 1.0).max()
+    ),
+    probabilities=lambda c: c['probability'].bool().all(),
+    non_finite_gradients=lambda c: _broken(c).double().mean(),
+    vanishing_gradients=lambda c: c['vanishing'].mean(),
+    saturated_loss=lambda c: (c['loss'] == 0).double().mean(),
+    median_margin=lambda c: c['margin'].nan_to_num().median(),
+    large_eps_correct=lambda c: c['withstood'].long().sum(),
+)

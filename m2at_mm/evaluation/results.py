@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,8 @@ def make_results(
 ) -> dict[str, Any]:
     """Sum up an evaluation.
 
-    Args:
-        outcomes (Sequence[Outcomes]): One per radius, the main one first.
-        probes (dict): Of :func:`m2at_mm.evaluation.probes.probe`.
-        settings (dict, optional): What was evaluated and how, for the reader
-            of the file. Defaults to None.
+    The outcomes are one per radius, the main one first; the settings tell the
+    reader of the file what was evaluated and how.
 
     Returns:
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
@@ -46,12 +44,13 @@ def make_results(
         the figures at each.
     """
     main = outcomes[0]
+    counts = np.bincount(main.labels, minlength=main.num_classes or 0)
     results = dict(
         clean=percent(main.correct('clean')),
         **_figures(main),
         alarms=[vars(alarm) for alarm in find_alarms(outcomes, probes)],
-        class_counts=_class_counts(main).tolist(),
-        notes=_notes(outcomes),
+        class_counts=counts.tolist(),
+        notes=_notes(outcomes, counts),
         probes=probes,
         settings=settings or {},
     )
@@ -64,18 +63,19 @@ def make_results(
 def _figures(outcome: Outcomes) -> dict[str, Any]:
     counted = {name: outcome.correct(name) for name in outcome.predictions}
     counted['worst_case'] = outcome.worst()
-    attacks = {name: percent(counted[name]) for name in outcome.attacks}
-    total = len(outcome.labels)
+    figures = {name: percent(correct) for name, correct in counted.items()}
+    attacks = {name: figures[name] for name in outcome.attacks}
+    pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
+    both = pgd and 'autoattack' in attacks
     return dict(
         attacks=attacks,
-        worst_case=percent(outcome.worst()),
-        num_samples=total,
+        worst_case=figures['worst_case'],
+        num_samples=len(outcome.labels),
         threat_model=outcome.threat_model.to_dict(),
-        intervals={
-            name: wilson_interval(int(correct.sum()), total)
-            for name, correct in counted.items()
-        },
-        pgd_minus_autoattack=_gap(attacks),
+        intervals={name: _interval(counted[name]) for name in counted},
+        pgd_minus_autoattack=min(pgd) - attacks['autoattack']
+        if both
+        else None,
         autoattack_parts={
             name: {
                 part: percent(predicted == outcome.labels)
@@ -86,37 +86,25 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
     )
 
 
-def _gap(attacks: dict[str, float]) -> float | None:
-    pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
-    if not pgd or 'autoattack' not in attacks:
-        return None
-    return min(pgd) - attacks['autoattack']
+def _interval(correct: np.ndarray) -> tuple[float, float]:
+    return wilson_interval(int(correct.sum()), len(correct))
 
 
-def _notes(outcomes: Sequence[Outcomes]) -> list[str]:
+def _notes(outcomes: Sequence[Outcomes], counts: np.ndarray) -> list[str]:
     notes = list(dict.fromkeys(n for one in outcomes for n in one.notes))
-    counts = _class_counts(outcomes[0])
     total, most = counts.sum(), counts.max()
     if 1 < total == most or (total >= 100 and most > 3 * counts.mean()):
         notes.append(
             f'one class has {most} of {total} images: the figures are mostly '
             'those of this class'
         )
-    for outcome in outcomes:
-        for name, predicted in outcome.predictions.items():
-            broken = int((predicted == NO_LABEL).sum())
-            if broken:
-                notes.append(
-                    f'{broken} images have logits that are not finite under '
-                    f'{name} at {outcome.threat_model}: they count as '
-                    'misclassified'
-                )
-    return notes
-
-
-def _class_counts(outcome: Outcomes) -> np.ndarray:
-    """The number of images of each class, shape (K, )."""
-    return np.bincount(outcome.labels, minlength=outcome.num_classes or 0)
+    return notes + [
+        f'{broken} images have logits that are not finite under {name} at '
+        f'{outcome.threat_model}: they count as misclassified'
+        for outcome in outcomes
+        for name, predicted in outcome.predictions.items()
+        if (broken := int((predicted == NO_LABEL).sum()))
+    ]
 
 
 def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
@@ -128,9 +116,9 @@ def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
         ``NAME@EPS/255`` with several radii: predicted labels, of shape (N, )
         in the order of the dataset.
     """
-    arrays = dict(label=outcomes[0].labels)
-    if outcomes[0].positions is not None:
-        arrays = dict(index=outcomes[0].positions, **arrays)
+    main = outcomes[0]
+    arrays = {} if main.positions is None else dict(index=main.positions)
+    arrays['label'] = main.labels
     for outcome in outcomes:
         at = f'@{outcome.threat_model.eps * 255:.6g}/255'
         for name, predicted in outcome.predictions.items():
@@ -142,62 +130,47 @@ def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
 def write_results(
     results: dict[str, Any], samples: Arrays, path: Path
 ) -> None:
-    """Write the figures as JSON, and the predictions beside it.
+    """Write the figures as JSON, and the predictions to ``.samples.npz``.
 
-    Results that are there and differ are kept as ``*.old``.
-
-    Args:
-        results (dict): Of :func:`make_results`.
-        samples (dict): Of :func:`per_sample`; they go to the file with the
-            suffix ``.samples.npz``.
-        path (Path): The JSON file. Its folder is made.
+    The folder is made. Results that are there and differ are kept as
+    ``*.old``.
     """
     text = to_json(results)
     beside = path.with_suffix('.samples.npz')
     if path.exists() and path.read_text(encoding='utf-8') != text:
-        for file in (path, beside):
-            if file.exists():
-                kept = _free_name(file)
-                file.replace(kept)
-                print(f'the previous {file} is now {kept}')
+        for file in filter(Path.exists, (path, beside)):
+            names = (f'{file.name}.old{n if n > 1 else ""}' for n in count(1))
+            kept = next(
+                p for p in map(file.with_name, names) if not p.exists()
+            )
+            file.replace(kept)
+            print(f'the previous {file} is now {kept}')
     save_npz(beside, samples)
     write_whole(path, lambda file: file.write_text(text, encoding='utf-8'))
     print(f'results: {path}, per image: {beside}')
-
-
-def _free_name(file: Path) -> Path:
-    """``FILE.old``, or ``FILE.old2`` and so on where that is taken."""
-    number = 1
-    while True:
-        suffix = '.old' if number == 1 else f'.old{number}'
-        kept = file.with_name(file.name + suffix)
-        if not kept.exists():
-            return kept
-        number += 1
 
 
 def print_results(
     results: dict[str, Any], outcomes: Sequence[Outcomes]
 ) -> None:
     """Print a table per radius, then notes and alarms."""
+    lines = [
+        f'images per class: {_describe_counts(results["class_counts"])}',
+        *(f'note: {note}' for note in results['notes']),
+        *('ALARM {name}: {message}'.format(**a) for a in results['alarms']),
+    ]
+    gap = results['pgd_minus_autoattack']
+    if gap is not None:
+        lines.insert(0, f'PGD minus AutoAttack: {gap:.2f} points')
+    if not results['probes']:
+        lines.append('no image is correct, so no gradient was looked at')
+    elif not results['alarms']:
+        lines.append('no sign of masked gradients was found')
     console = Console()
     for outcome in outcomes:
         console.print(_table(outcome))
-    gap = results['pgd_minus_autoattack']
-    if gap is not None:
-        console.print(f'PGD minus AutoAttack: {gap:.2f} points')
-    counts = results['class_counts']
-    console.print(f'images per class: {_describe_counts(counts)}')
-    for note in results['notes']:
-        console.print(f'note: {note}', soft_wrap=True)
-    for alarm in results['alarms']:
-        console.print(
-            f'ALARM {alarm["name"]}: {alarm["message"]}', soft_wrap=True
-        )
-    if not results['probes']:
-        console.print('no image is correct, so no gradient was looked at')
-    elif not results['alarms']:
-        console.print('no sign of masked gradients was found')
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def _describe_counts(counts: Sequence[int]) -> str:
@@ -220,7 +193,7 @@ def _table(outcome: Outcomes) -> Table:
     rows = {name: outcome.correct(name) for name in outcome.predictions}
     rows['worst case'] = outcome.worst()
     for name, correct in rows.items():
-        low, high = wilson_interval(int(correct.sum()), len(correct))
+        low, high = _interval(correct)
         seconds = outcome.seconds.get(name)
         table.add_row(
             name,

@@ -39,18 +39,16 @@ class RobustAccuracy(BaseMetric):
     ) -> None:
         """Note for each image which predictions are right.
 
-        Args:
-            data_batch: As the dataloader gave it.
-            data_samples (Sequence[dict]): Predictions with ``gt_label`` and
-                ``pred_label``, and ``adversarial_pred_labels`` if the model
-                attacks.
-
         Raises:
             KeyError: The dataset has no labels.
             ValueError: The batch has several views of each image.
         """
-        if _has_several_views(data_batch):
-            refuse_several_views()
+        if isinstance(data_batch, dict):
+            views = data_batch.get('data_samples') or [None]
+            if isinstance(views, (list, tuple)) and isinstance(
+                views[0], (list, tuple)
+            ):
+                refuse_several_views()
         for sample in data_samples:
             if 'gt_label' not in sample:
                 raise KeyError(
@@ -58,35 +56,27 @@ class RobustAccuracy(BaseMetric):
                     f'{sorted(sample)}: evaluate on a labelled dataset'
                 )
             truth = int(sample['gt_label'])
-            attacked = sample.get('adversarial_pred_labels', {})
             # Where scores are not a number, the label means nothing.
             scores = sample.get('pred_score')
             finite = scores is None or bool(scores.isfinite().all())
-            correct = {'clean': finite and int(sample['pred_label']) == truth}
-            for name, label in attacked.items():
+            correct = dict(clean=finite and int(sample['pred_label']) == truth)
+            for name, label in sample.get(
+                'adversarial_pred_labels', {}
+            ).items():
                 correct[name] = label == truth
             self.results.append(correct)
 
     def compute_metrics(
         self, results: list[dict[str, bool]]
-    ) -> dict[str, Any]:
-        """Average over the images.
-
-        Args:
-            results (list[dict[str, bool]]): What :meth:`process` noted.
-
-        Returns:
-            dict[str, float]: Accuracies in per cent.
-        """
-        metrics = {
-            name: 100
-            * sum(correct[name] for correct in results)
-            / len(results)
-            for name in results[0]
+    ) -> dict[str, float]:
+        """Accuracies in per cent, from what :meth:`process` noted."""
+        rows = [
+            dict(correct, worst=all(correct.values())) for correct in results
+        ]
+        return {
+            name: 100 * sum(row[name] for row in rows) / len(rows)
+            for name in rows[0]
         }
-        survived = sum(all(correct.values()) for correct in results)
-        metrics['worst'] = 100 * survived / len(results)
-        return metrics
 
 
 def refuse_several_views() -> NoReturn:
@@ -96,13 +86,4 @@ def refuse_several_views() -> NoReturn:
         'this one averages several views (TestTimeAug), and the attacks are '
         'against one alone: test without TestTimeAug, or remove '
         'RobustAccuracy from test_evaluator and report Accuracy'
-    )
-
-
-def _has_several_views(data_batch: Any) -> bool:
-    if not isinstance(data_batch, dict):
-        return False
-    samples = data_batch.get('data_samples') or [None]
-    return isinstance(samples, (list, tuple)) and isinstance(
-        samples[0], (list, tuple)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from m2at_mm.checks import check_choice
 from m2at_mm.datasets.inside import labels_of
 from m2at_mm.datasets.seeded_pipeline import given_streams
 from m2at_mm.datasets.splits import round_robin
@@ -28,6 +30,7 @@ _UNLABELLED = (
 )
 
 
+@dataclass
 class Samples:
     """Reads chosen images of a dataset, batch by batch.
 
@@ -54,41 +57,33 @@ class Samples:
             several.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        preprocessor: Callable[[Any, bool], dict[str, Any]],
-        collate_fn: Callable[[list[Any]], Any],
-        num_samples: int | None = None,
-        num_workers: int = 0,
-        subset: str = 'spread',
-    ) -> None:
-        if num_samples is None:
-            num_samples = len(dataset)
-        if not 1 <= num_samples <= len(dataset):
+    dataset: Any
+    preprocessor: Callable[[Any, bool], dict[str, Any]]
+    collate_fn: Callable[[list[Any]], Any]
+    num_samples: int | None = None
+    num_workers: int = 0
+    subset: str = 'spread'
+
+    def __post_init__(self) -> None:
+        total = len(self.dataset)
+        num_samples = total if self.num_samples is None else self.num_samples
+        if not 1 <= num_samples <= total:
             raise ValueError(
-                f'num_samples={num_samples} must be from 1 to {len(dataset)}, '
-                'the number of images in the test dataset'
+                f'num_samples={num_samples} must be from 1 to {total}, the '
+                'number of images in the test dataset'
             )
-        if subset not in SUBSETS:
-            raise ValueError(
-                f'subset={subset!r} is unknown: choose one of {list(SUBSETS)}'
-            )
-        self._dataset = dataset
-        self._preprocessor = preprocessor
-        self._collate_fn = collate_fn
-        self._num_workers = num_workers
+        check_choice('subset', self.subset, SUBSETS)
+        labels = _labels_of(self.dataset)
         #: Positions of the images in the dataset, int64, ascending.
         self.positions = np.arange(num_samples)
-        self._labels = _labels_of(dataset)
-        if subset == 'spread' and num_samples < len(dataset):
-            order = spread_order(self._labels)
-            self.positions = np.sort(order[:num_samples])
+        if self.subset == 'spread' and num_samples < total:
+            self.positions = np.sort(spread_order(labels)[:num_samples])
+        self._labels = labels[self.positions]
 
     @property
     def num_classes(self) -> int | None:
         """How many classes the dataset names, None if it names none."""
-        classes = getattr(self._dataset, 'metainfo', {}).get('classes')
+        classes = getattr(self.dataset, 'metainfo', {}).get('classes')
         return None if classes is None else len(classes)
 
     def __len__(self) -> int:
@@ -97,13 +92,10 @@ class Samples:
     def batches(
         self, batches: Sequence[list[int]], seed: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Read batches.
+        """Read batches, given by which of the chosen images are in each.
 
-        Args:
-            batches (Sequence[list[int]]): Of each batch, which of the chosen
-                images are in it, counted from 0.
-            seed (int): Of the draws of a pipeline with random transforms.
-                Defaults to 0.
+        The images are counted from 0. A pipeline with random transforms draws
+        by the seed.
 
         Yields:
             tuple[Tensor, Tensor]: Images, RGB in [0, 1] of shape
@@ -113,33 +105,27 @@ class Samples:
             ValueError: An image has no label, or not exactly one.
         """
         loader = DataLoader(
-            _Reader(self._dataset, self.positions, seed),
+            _Reader(self.dataset, self.positions.tolist(), seed),
             batch_sampler=batches,
-            collate_fn=self._collate_fn,
-            num_workers=min(self._num_workers, len(batches)),
+            collate_fn=self.collate_fn,
+            num_workers=min(self.num_workers, len(batches)),
         )
         for data in loader:
-            batch = self._preprocessor(data, False)
+            batch = self.preprocessor(data, False)
             images = batch['inputs']
             yield images, _labels(batch['data_samples']).to(images.device)
 
     def spread(self, count: int) -> list[int]:
-        """Choose images for a picture or a probe.
+        """Choose up to ``count`` images for a picture or a probe.
 
-        Args:
-            count (int): How many, at most.
-
-        Returns:
-            list[int]: Which of the images, counted from 0, in the order of
-            :func:`spread_order`.
+        They are counted from 0, in the order of :func:`spread_order`.
         """
-        order = spread_order(self._labels[self.positions])
-        return [int(index) for index in order[:count]]
+        order: list[int] = spread_order(self._labels)[:count].tolist()
+        return order
 
     def draws(self) -> bool:
         """Whether some of the images depend on random draws."""
-        every = -(-len(self) // _NUM_READ_TWICE)
-        few = [[*range(0, len(self), every)]]
+        few = [[*range(0, len(self), -(-len(self) // _NUM_READ_TWICE))]]
         (one, _), (other, _) = (
             next(iter(self.batches(few, seed))) for seed in (0, 1)
         )
@@ -147,14 +133,11 @@ class Samples:
 
 
 def spread_order(labels: np.ndarray) -> np.ndarray:
-    """An order in which every first N are spread over the classes.
+    """Order images so that every first N are spread over the classes.
 
-    Args:
-        labels (np.ndarray): Class of each image, int64 of shape (N, ).
-
-    Returns:
-        np.ndarray: Positions, shape (N, ); the same for the same labels.
-        Classes take turns in an order drawn by lot, as do their images.
+    Classes take turns in an order drawn by lot, as do their images. From
+    labels, int64 of shape (N, ), positions of shape (N, ), the same for the
+    same labels.
     """
     draw = np.random.RandomState(_SUBSET_SEED)
     classes, of_image = np.unique(labels, return_inverse=True)
@@ -163,38 +146,31 @@ def spread_order(labels: np.ndarray) -> np.ndarray:
 
 
 def fingerprints(images: Tensor) -> np.ndarray:
-    """Numbers that stand for the content of images.
-
-    Args:
-        images (Tensor): Shape (N, C, H, W).
-
-    Returns:
-        np.ndarray: uint64, shape (N, ).
-    """
-    pixels = images.detach().cpu().contiguous().numpy()
+    """Numbers that stand for the content of images, uint64 of shape (N, )."""
     hashed = b''.join(
-        hashlib.sha256(image.tobytes()).digest()[:8] for image in pixels
+        hashlib.sha256(image.tobytes()).digest()[:8]
+        for image in images.detach().cpu().contiguous().numpy()
     )
     return np.frombuffer(hashed, np.uint64)
 
 
+@dataclass
 class _Reader(Dataset[Any]):
     """Some images of a dataset, each with random streams of its own."""
 
-    def __init__(self, dataset: Any, positions: np.ndarray, seed: int) -> None:
-        self._dataset = dataset
-        self._positions = positions.tolist()
-        self._seed = seed
+    dataset: Any
+    positions: list[int]
+    seed: int
 
     def __getitem__(self, index: int) -> Any:
-        position = self._positions[index]
-        with given_streams((self._seed, position)):
-            return self._dataset[position]
+        position = self.positions[index]
+        with given_streams((self.seed, position)):
+            return self.dataset[position]
 
     def __getitems__(self, indices: list[int]) -> Any:
-        if getattr(self._dataset, 'whole_batches', False):  # draws nothing
-            positions = [self._positions[index] for index in indices]
-            return self._dataset.__getitems__(positions)
+        if getattr(self.dataset, 'whole_batches', False):  # draws nothing
+            positions = [self.positions[index] for index in indices]
+            return self.dataset.__getitems__(positions)
         return [self[index] for index in indices]
 
 
@@ -202,13 +178,10 @@ def _labels_of(dataset: Any) -> np.ndarray:
     """The class of each image; one for all where only reading tells it."""
     try:
         labels = labels_of(dataset)
-    except KeyError as error:
-        raise ValueError(_UNLABELLED) from error
-    if labels is None:
-        return np.zeros(len(dataset), dtype=np.int64)
-    try:
+        if labels is None:
+            return np.zeros(len(dataset), dtype=np.int64)
         return np.asarray(labels, dtype=np.int64).reshape(len(dataset))
-    except (TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(_UNLABELLED) from error
 
 
@@ -216,8 +189,6 @@ def _labels(samples: Sequence[Any] | BatchLabels | None) -> Tensor:
     if isinstance(samples, BatchLabels):
         return samples.labels
     labels = [sample.get('gt_label') for sample in samples or []]
-    if not labels or any(
-        label is None or label.numel() != 1 for label in labels
-    ):
+    if not labels or any(one is None or one.numel() != 1 for one in labels):
         raise ValueError(_UNLABELLED)
     return torch.cat([label.view(1) for label in labels])

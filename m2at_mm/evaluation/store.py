@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from m2at_mm.files import write_whole
 
@@ -21,9 +24,7 @@ Arrays = dict[str, np.ndarray]
 def digest(*parts: Any) -> str:
     """Twelve hexadecimal digits that stand for settings and arrays.
 
-    Args:
-        *parts: Bytes, NumPy arrays, or what JSON can hold; anything else by
-            its ``repr``.
+    What is neither bytes nor an array nor JSON counts by its ``repr``.
     """
     whole = hashlib.sha256()
     for part in parts:
@@ -43,16 +44,15 @@ def digest_module(module: nn.Module) -> str:
     for name, value in tensors.items():
         flat = value.detach().cpu().contiguous().flatten()
         parts += [name, str(value.dtype), list(value.shape)]
-        parts.append(flat.view(torch.uint8).numpy().tobytes())
+        parts.append(flat.view(torch.uint8).numpy())
     return digest(*parts)
 
 
 def to_json(content: Any) -> str:
     """JSON that every reader takes.
 
-    Args:
-        content: Of JSON's types; anything else is written as its ``repr``,
-            and so is a number that is not finite.
+    What JSON lacks is written as its ``repr``, like numbers that are not
+    finite.
     """
 
     def plain(value: Any) -> Any:
@@ -60,13 +60,14 @@ def to_json(content: Any) -> str:
             return {key: plain(one) for key, one in value.items()}
         if isinstance(value, (list, tuple)):
             return [plain(one) for one in value]
-        finite = not isinstance(value, float) or math.isfinite(value)
-        return value if finite else repr(float(value))
+        broken = isinstance(value, float) and not math.isfinite(value)
+        return repr(float(value)) if broken else value
 
     text = json.dumps(plain(content), indent=2, default=repr, allow_nan=False)
     return text + '\n'
 
 
+@dataclass
 class ResultStore:
     """A folder of small files, each written whole or not at all.
 
@@ -75,106 +76,73 @@ class ResultStore:
 
     Args:
         folder (Path): Made when something is written.
-        settings (dict): What all results in the folder depend on; kept in
-            ``settings.json`` for the reader. Give every set of settings a
-            folder of its own, named by :func:`digest`.
+        settings (dict): What all results in the folder depend on.
+        images_folder (Path, optional): Folder for adversarial images.
+            Defaults to None: they are not kept.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder = folder
-        self.settings = settings
+    folder: Path
+    settings: dict[str, Any]
+    images_folder: Path | None = None
 
     def for_images(self, images: str) -> ResultStore:
-        """A store inside of this one for results on certain images.
+        """Make a store inside of this one for results on certain images.
 
-        The log says so where another evaluation is kept there, but can't be
-        gone on with.
-
-        Args:
-            images (str): A :func:`digest` of their content and labels.
-
-        Returns:
-            ResultStore: ``images`` is one of its settings, and its folder is
-            named by a digest of them.
+        A :func:`digest` of the images' content and labels is one of its
+        settings, and its folder is named by a digest of them. The log says so
+        where the results kept there are of other settings.
         """
         settings = dict(self.settings, images=images)
-        store = ResultStore(self.folder / digest(settings), settings)
-        kept = sorted(
-            self.folder.glob('*/settings.json'),
-            key=lambda path: path.stat().st_mtime_ns,
-        )
-        if kept and store.load_dict('settings') is None:
-            before = json.loads(kept[-1].read_text())
+        folder = self.folder / digest(settings)
+        store = ResultStore(folder, settings, self.images_folder)
+        if store.load_dict('settings') is not None:
+            return store
+        others = self.folder.glob('*/settings.json')
+        last = max(others, key=lambda f: f.stat().st_mtime_ns, default=None)
+        if is_main_process():
+            store.save_dict('settings', settings)
+        if last is not None:
+            before = json.loads(last.read_text())
             now = json.loads(to_json(settings))
-            changed = [
-                name
-                for name in sorted({*before, *now})
-                if before.get(name) != now.get(name)
-            ]
+            keys = sorted({*before, *now})
+            changed = [k for k in keys if before.get(k) != now.get(k)]
             print_log(
-                f'starting anew: {kept[-1].parent} holds the results of an '
+                f'starting anew: {last.parent} holds the results of an '
                 f'evaluation that differs in {", ".join(changed)}',
                 logger='current',
             )
         return store
 
-    def load_arrays(self, name: str) -> Arrays | None:
-        """What :meth:`save_arrays` wrote.
-
-        Args:
-            name (str): What it was kept under.
-
-        Returns:
-            dict[str, np.ndarray], optional: None if there is nothing.
-        """
-        path = self.folder / f'{name}.npz'
-        if not path.is_file():
+    def load_batch(self, name: str) -> Arrays | None:
+        """The arrays that :meth:`save_batch` wrote, None if anything lacks."""
+        paths = [*self._files(name)]
+        if not all(path.is_file() for path in paths):
             return None
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(paths[-1], allow_pickle=False) as file:
             return dict(file)
 
-    def save_arrays(self, name: str, arrays: Arrays) -> None:
-        """Keep arrays.
+    def save_batch(self, name: str, arrays: Arrays, images: Tensor) -> None:
+        """Keep arrays and images under a name, which may have folders."""
+        *with_images, alone = self._files(name)
+        for path in with_images:
+            save_npz(path, dict(arrays, adversarial=images.cpu().numpy()))
+        save_npz(alone, arrays)
 
-        Args:
-            name (str): To be found by; it may have folders in it.
-            arrays (dict[str, np.ndarray]): Of any shapes.
-        """
-        self._describe()
-        save_npz(self.folder / f'{name}.npz', arrays)
+    def _files(self, name: str) -> Iterator[Path]:
+        if self.images_folder is not None:
+            # The folder's name stands for weights, data, seed and batch size.
+            yield self.images_folder / self.folder.name / f'{name}.npz'
+        yield self.folder / f'{name}.npz'
 
     def load_dict(self, name: str) -> dict[str, Any] | None:
-        """What :meth:`save_dict` wrote.
-
-        Args:
-            name (str): What it was kept under.
-
-        Returns:
-            dict, optional: None if there is nothing.
-        """
+        """What :meth:`save_dict` wrote, None if there is nothing."""
         path = self.folder / f'{name}.json'
         return json.loads(path.read_text()) if path.is_file() else None
 
     def save_dict(self, name: str, content: dict[str, Any]) -> None:
-        """Keep settings or figures.
-
-        Args:
-            name (str): To be found by; it may have folders in it.
-            content (dict): Of JSON's types; anything else is kept as its
-                ``repr``.
-        """
-        self._describe()
-        self._write_json(name, content)
-
-    def _describe(self) -> None:
-        if not (self.folder / 'settings.json').exists():
-            self._write_json('settings', self.settings)
-
-    def _write_json(self, name: str, content: dict[str, Any]) -> None:
-        text = to_json(content)
-        write_whole(
-            self.folder / f'{name}.json', lambda path: path.write_text(text)
-        )
+        """Keep a dict under a name, see :func:`to_json`."""
+        path, text = self.folder / f'{name}.json', to_json(content)
+        write_whole(path, lambda file: file.write_text(text))
 
 
 def save_npz(path: Path, arrays: Arrays) -> None:

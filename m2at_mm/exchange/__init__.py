@@ -1,6 +1,6 @@
 """Robust checkpoints of other projects, and ours for others."""
 
-from m2at_mm.exchange.claim import make_claim
+from m2at_mm.exchange.claim import CLAIM_FIELDS, make_claim
 from m2at_mm.exchange.export import (
     PlainClassifier,
     export_onnx,
@@ -10,6 +10,7 @@ from m2at_mm.exchange.export import (
 from m2at_mm.exchange.layouts import Imported, import_checkpoint
 
 __all__ = [
+    'CLAIM_FIELDS',
     'Imported',
     'PlainClassifier',
     'export_onnx',

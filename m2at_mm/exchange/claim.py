@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any
 
-_FIELDS = ('link', 'name', 'authors', 'venue', 'architecture')
+from m2at_mm.checks import check_choice
+
+#: What the author of a claim fills in.
+CLAIM_FIELDS = ('link', 'name', 'authors', 'venue', 'architecture')
 
 
 def make_claim(
@@ -14,10 +16,10 @@ def make_claim(
     """The JSON of a model in RobustBench's ``model_info``.
 
     Args:
-        results (dict): Of ``tools/test.py``, with AutoAttack.
-        dataset (str): Like ``'cifar10'``.
-        **about (str): ``link``, ``name``, ``authors``, ``venue`` and
-            ``architecture``. What is missing is left empty, to be filled in.
+        results (dict): Results of ``tools/test.py``, with AutoAttack.
+        dataset (str): Name of the dataset, like ``'cifar10'``.
+        **about (str): Any of :data:`CLAIM_FIELDS`. What is missing is left
+            empty, to be filled in.
 
     Returns:
         dict: Accuracies as strings in per cent, and ``num_samples`` and
@@ -32,35 +34,19 @@ def make_claim(
             f'the results have {list(results["attacks"])}, but a claim needs '
             'autoattack: run tools/test.py --attacks autoattack'
         )
-    unknown = set(about) - set(_FIELDS)
-    if unknown:
-        raise ValueError(
-            f'{sorted(unknown)} are no fields of a claim: choose from '
-            f'{list(_FIELDS)}'
-        )
-    threat = results['threat_model']
-    claim: dict[str, Any] = {name: about.get(name, '') for name in _FIELDS}
-    claim.update(
+    for name in about:
+        check_choice('field', name, CLAIM_FIELDS)
+    norm, eps = (results['threat_model'][name] for name in ('norm', 'eps'))
+    return dict(
+        dict.fromkeys(CLAIM_FIELDS, '') | about,
         additional_data=False,
         number_forward_passes=1,
         dataset=dataset,
-        norm={'linf': 'Linf', 'l2': 'L2'}[threat['norm']],
-        eps=_radius(threat),
+        norm={'linf': 'Linf', 'l2': 'L2'}[norm],
+        eps=f'{eps:g}' if norm == 'l2' else f'{eps * 255:.4g}/255',
         clean_acc=f'{results["clean"]:.2f}',
         reported='',
         autoattack_acc=f'{results["attacks"]["autoattack"]:.2f}',
         num_samples=results['num_samples'],
         alarms=[alarm['name'] for alarm in results['alarms']],
-    )
-    return claim
-
-
-def _radius(threat: dict[str, Any]) -> str:
-    if threat['norm'] == 'l2':
-        return f'{threat["eps"]:g}'
-    pixels = Fraction(threat['eps'] * 255).limit_denominator(100)
-    return (
-        f'{pixels}/255'
-        if pixels.denominator == 1
-        else (f'{float(pixels):g}/255')
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,38 +41,24 @@ class PlainClassifier(nn.Module):
         std: Tensor | None = None,
     ) -> None:
         super().__init__()
-        zero, one = torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-        self.register_buffer('mean', zero if mean is None else mean / 255)
+        one = torch.ones(1, 1, 1)
+        self.register_buffer('mean', (0 * one if mean is None else mean) / 255)
         self.register_buffer('std', (one if std is None else std) / 255)
         self.model = classifier
         self.eval()
 
     @classmethod
     def of(cls, wrapper: Any) -> PlainClassifier:
-        """The classifier inside an ``AdversarialClassifier``.
+        """The classifier inside an ``AdversarialClassifier``, not a copy.
 
-        Args:
-            wrapper (AdversarialClassifier): It is shared, not copied.
-
-        Returns:
-            PlainClassifier: In eval mode, as is the classifier from then on.
+        It is in eval mode from then on.
         """
         preprocessor = wrapper.data_preprocessor
-        return cls(
-            wrapper.classifier,
-            getattr(preprocessor, 'mean', None),
-            getattr(preprocessor, 'std', None),
-        )
+        statistics = (getattr(preprocessor, n, None) for n in ('mean', 'std'))
+        return cls(wrapper.classifier, *statistics)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-
-        Returns:
-            Tensor: Shape (N, K).
-        """
+        """Logits, shape (N, K), of images in [0, 1], shape (N, C, H, W)."""
         normalised = (at_entrance(self, images) - self.mean) / self.std
         return classifier_logits(
             self.model, at_entrance(self.model, normalised)
@@ -84,13 +71,8 @@ def export_state_dict(
     """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
 
     The keys are ``mean``, ``std``, and ``model.`` before those that the
-    classifier's own ``state_dict()`` has.
-
-    Args:
-        model (PlainClassifier): The model.
-        images (Tensor): RGB in [0, 1], shape (N, C, H, W). Not used; the
-            other exports need them.
-        path (Path): The file.
+    classifier's own ``state_dict()`` has. The images are not used; the other
+    exports need them.
     """
     weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}
     content = dict(mean=model.mean, std=model.std, **weights)
@@ -111,23 +93,19 @@ def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
         RuntimeError: The saved model's logits differ, or torch is older than
             2.2.
     """
-    _check_suffix(path, '.pt2')
-    _check_torch('2.2')
-    batch = torch.export.Dim('batch')
+    _check_format(path, '.pt2', '2.2')
     program = torch.export.export(
-        model, (images,), dynamic_shapes=({0: batch},)
+        model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},)
     )
 
     def write(file: Path) -> None:
-        # It insists on the suffix.
-        with file.open('wb') as stream:
+        with file.open('wb') as stream:  # by its name it needs the suffix
             torch.export.save(program, stream)
 
     write_whole(path, write)
     with path.open('rb') as stream:
         loaded = torch.export.load(stream).module()
-    with torch.no_grad():
-        _compare(model(images), loaded(images), path)
+    _compare(model, images, loaded, path)
 
 
 def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
@@ -146,8 +124,7 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
         RuntimeError: The logits by onnxruntime differ, or torch is older than
             2.6.
     """
-    _check_suffix(path, '.onnx')
-    _check_torch('2.6')
+    _check_format(path, '.onnx', '2.6')
     try:
         import onnxruntime
         import onnxscript  # noqa: F401, torch's exporter is built on it
@@ -156,13 +133,12 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
             'ONNX needs the packages onnx, onnxscript and onnxruntime: '
             "pip install 'm2at_mm[export]'"
         ) from error
-    batch = torch.export.Dim('batch')
     program = torch.onnx.export(
         model,
         (images,),
         input_names=['images'],
         output_names=['logits'],
-        dynamic_shapes=({0: batch},),
+        dynamic_shapes=({0: torch.export.Dim('batch')},),
         dynamo=True,
         verbose=False,
     )
@@ -171,12 +147,19 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
     session = onnxruntime.InferenceSession(
         str(path), providers=['CPUExecutionProvider']
     )
-    (logits,) = session.run(None, {'images': images.numpy()})
-    with torch.no_grad():
-        _compare(model(images), torch.from_numpy(logits), path)
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(None, {'images': images.numpy()})
+        return torch.from_numpy(logits)
+
+    _compare(model, images, run, path)
 
 
-def _check_torch(needed: str) -> None:
+def _check_format(path: Path, suffix: str, needed: str) -> None:
+    if path.suffix != suffix:
+        raise ValueError(
+            f'{path} must end in {suffix}, the suffix of this format'
+        )
     if digit_version(torch.__version__) < digit_version(needed):
         raise RuntimeError(
             f'this format needs torch >= {needed}, but {torch.__version__} is '
@@ -184,15 +167,15 @@ def _check_torch(needed: str) -> None:
         )
 
 
-def _check_suffix(path: Path, suffix: str) -> None:
-    if path.suffix != suffix:
-        raise ValueError(
-            f'{path} must end in {suffix}, the suffix of this format'
-        )
-
-
-def _compare(expected: Tensor, got: Tensor, path: Path) -> None:
-    difference = float((expected - got).abs().max() / expected.abs().max())
+@torch.no_grad()
+def _compare(
+    model: nn.Module,
+    images: Tensor,
+    saved: Callable[[Tensor], Tensor],
+    path: Path,
+) -> None:
+    expected = model(images)
+    difference = (expected - saved(images)).abs().max() / expected.abs().max()
     tolerance = max(_TOLERANCE, 8 * torch.finfo(expected.dtype).eps)
     if not difference <= tolerance:
         raise RuntimeError(

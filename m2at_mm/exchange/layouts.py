@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmpretrain.models.backbones.resnet import Bottleneck, ResNet
 from torch import Tensor
 
 StateDict = dict[str, Tensor]
@@ -16,16 +17,13 @@ StateDict = dict[str, Tensor]
 # put before each key.
 _CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net')
 _PREFIXES = ('module.', 'model.', 'net.', 'backbone.model.')
-_MEAN, _STD = ('mean', 'mu'), ('std', 'sigma')
+_NORMALISATION = {'mean': 'mean', 'mu': 'mean', 'std': 'std', 'sigma': 'std'}
 # TRADES' wide ResNet has a stage that its forward pass never uses.
 _UNUSED = ('sub_block1.',)
-# Blocks per stage and whether they are bottlenecks, by depth.
-_DEPTHS: dict[tuple[tuple[int, ...], bool], int] = {
-    ((2, 2, 2, 2), False): 18,
-    ((3, 4, 6, 3), False): 34,
-    ((3, 4, 6, 3), True): 50,
-    ((3, 4, 23, 3), True): 101,
-    ((3, 8, 36, 3), True): 152,
+# Depth by blocks per stage and kind of block.
+_DEPTHS: dict[tuple[Any, bool], int] = {
+    (blocks, kind is Bottleneck): depth
+    for depth, (kind, blocks) in ResNet.arch_settings.items()
 }
 
 
@@ -36,26 +34,19 @@ class Imported:
     Attributes:
         classifier (dict): Config of the mmpretrain classifier it belongs to.
         state_dict (dict[str, Tensor]): The classifier's weights.
-        mean (list[float], optional): Of the normalisation that was inside,
-            per channel on the 0-255 scale; None if there was none.
-        std (list[float], optional): Likewise.
+        mean (list[float], optional): Mean of the normalisation that was
+            inside, per channel on the 0-255 scale; None if there was none.
+        std (list[float], optional): Its standard deviation, likewise.
+        num_channels (int): Channels of the images.
+        num_classes (int): Classes of the head.
     """
 
     classifier: dict[str, Any]
     state_dict: StateDict
     mean: list[float] | None
     std: list[float] | None
-
-    @property
-    def num_channels(self) -> int:
-        """Channels of the images."""
-        return _count_channels(self.state_dict)
-
-    @property
-    def num_classes(self) -> int:
-        """Classes of the head."""
-        num_classes: int = self.classifier['head']['num_classes']
-        return num_classes
+    num_channels: int
+    num_classes: int
 
 
 def import_checkpoint(path: Path) -> Imported:
@@ -80,41 +71,31 @@ def import_checkpoint(path: Path) -> Imported:
     """
     content = torch.load(path, map_location='cpu', weights_only=True)
     state_dict = _strip_prefixes(_find_state_dict(content, path))
-    mean, std, state_dict = _split_normalisation(state_dict)
-    state_dict = _strip_prefixes(state_dict)
-    if 'block1.layer.0.conv1.weight' in state_dict:
-        configure = _wide_resnet_config
-    elif {'conv1.weight', 'layer1.0.conv1.weight'} <= set(state_dict):
-        configure = _resnet_config
-    else:
-        raise ValueError(
-            f'{path}: the layout of the keys {sorted(state_dict)[:4]}, ... is '
-            'not known. Known are ResNets and pre-activation ResNets with '
-            'conv1, layer1.0.conv1, ... and linear or fc, and wide ResNets '
-            'with block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs '
-            'no conversion'
-        )
-    renamed = {
-        _mmpretrain_key(key): value
-        for key, value in state_dict.items()
+    channels = _count_channels(state_dict)
+    mean, std, state_dict = _split_normalisation(state_dict, channels)
+    # `linear` and `fc` are the head's `fc`, all else is the backbone's.
+    weights = {
+        re.sub(
+            r'^backbone\.(linear|fc)\.', 'head.fc.', f'backbone.{key}'
+        ): value
+        for key, value in _strip_prefixes(state_dict).items()
         if not key.startswith(_UNUSED)
     }
-    backbone = configure(renamed, path)
-    if _count_channels(renamed) != 3:
-        backbone['in_channels'] = _count_channels(renamed)
-    num_classes, in_channels = renamed['head.fc.weight'].shape
-    classifier = dict(
-        type='ImageClassifier',
-        backbone=backbone,
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=num_classes,
-            in_channels=in_channels,
-            loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-        ),
+    backbone = _backbone_config(weights, path)
+    if channels != 3:
+        backbone['in_channels'] = channels
+    num_classes, in_channels = weights['head.fc.weight'].shape
+    head = dict(
+        type='LinearClsHead',
+        num_classes=num_classes,
+        in_channels=in_channels,
+        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
     )
-    return Imported(classifier, renamed, mean, std)
+    neck = dict(type='GlobalAveragePooling')
+    classifier = dict(
+        type='ImageClassifier', backbone=backbone, neck=neck, head=head
+    )
+    return Imported(classifier, weights, mean, std, channels, num_classes)
 
 
 def _find_state_dict(content: Any, path: Path) -> StateDict:
@@ -144,17 +125,15 @@ def _strip_prefixes(state_dict: StateDict) -> StateDict:
 
 
 def _split_normalisation(
-    state_dict: StateDict,
+    state_dict: StateDict, channels: int
 ) -> tuple[list[float] | None, list[float] | None, StateDict]:
     """Mean, std, and the weights of the network behind the normalisation."""
     found: dict[str, Tensor] = {}
     rest = dict(state_dict)
-    num_channels = _count_channels(state_dict)
     for key, value in state_dict.items():
-        last = key.rsplit('.', 1)[-1]
-        for kind, names in (('mean', _MEAN), ('std', _STD)):
-            if last in names and value.numel() in (1, num_channels):
-                found[kind] = rest.pop(key)
+        kind = _NORMALISATION.get(key.rsplit('.', 1)[-1])
+        if kind and value.numel() in (1, channels):
+            found[kind] = rest.pop(key).flatten().double().expand(channels)
     # nn.Sequential(normalisation, network)
     if rest and all(key.startswith('1.') for key in rest):
         rest = {key[2:]: value for key, value in rest.items()}
@@ -165,18 +144,13 @@ def _split_normalisation(
             f'the checkpoint has the {next(iter(found))} of a normalisation '
             'layer alone: mean and std are both needed'
         )
-    channels = {
-        kind: value.flatten().double().expand(num_channels)
-        for kind, value in found.items()
-    }
-    if channels['mean'].max() > 1 or channels['std'].max() > 1:
+    mean, std = (found[kind] for kind in ('mean', 'std'))
+    if max(mean.max(), std.max()) > 1:
         raise ValueError(
-            f'the normalisation has mean {channels["mean"].tolist()} and std '
-            f'{channels["std"].tolist()}, which is not on the scale of images '
-            'in [0, 1]'
+            f'the normalisation has mean {mean.tolist()} and std '
+            f'{std.tolist()}, which is not on the scale of images in [0, 1]'
         )
-    mean, std = ((255 * channels[kind]).tolist() for kind in ('mean', 'std'))
-    return mean, std, rest
+    return (255 * mean).tolist(), (255 * std).tolist(), rest
 
 
 def _count_channels(state_dict: StateDict) -> int:
@@ -186,55 +160,59 @@ def _count_channels(state_dict: StateDict) -> int:
     return int(stem.shape[1]) if stem is not None and stem.ndim == 4 else 3
 
 
-def _mmpretrain_key(key: str) -> str:
-    """`linear` and `fc` are the head's `fc`, all else is the backbone's."""
-    head = re.sub(r'^(linear|fc)\.', 'head.fc.', key)
-    return head if head != key else 'backbone.' + key
-
-
-def _resnet_config(state_dict: StateDict, path: Path) -> dict[str, Any]:
-    blocks = tuple(
-        len({key.split('.')[2] for key in state_dict if stage in key})
-        for stage in ('.layer1.', '.layer2.', '.layer3.', '.layer4.')
+def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
+    """The backbone's config; its weights get mmpretrain's last names."""
+    keys = {key.removeprefix('backbone.') for key in weights}
+    wide = 'block1.layer.0.conv1.weight' in keys
+    pre_activation = 'bn1.weight' not in keys
+    if not (wide or {'conv1.weight', 'layer1.0.conv1.weight'} <= keys):
+        known = (
+            'ResNets and pre-activation ResNets with conv1, layer1.0.conv1, '
+            '... and linear or fc, and wide ResNets with '
+            'block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs no '
+            'conversion'
+        )
+        raise ValueError(
+            f'{path}: the layout of the keys {sorted(keys)[:4]}, ... is not '
+            f'known. Known are {known}'
+        )
+    if 'head.fc.weight' not in keys:
+        raise ValueError(f'{path} has no layer linear or fc')
+    if wide:
+        blocks = _count_blocks(keys, 'block1.layer.')
+        width = len(weights['backbone.block1.layer.0.conv1.weight'])
+        settings = dict(depth=6 * blocks + 4, widen_factor=width // 16)
+        return dict(type='m2at_mm.WideResNet_CIFAR', **settings)
+    config = dict(
+        depth=_resnet_depth(keys, path),
+        base_channels=len(weights['backbone.layer1.0.conv1.weight']),
     )
-    bottleneck = 'backbone.layer1.0.conv3.weight' in state_dict
-    depth = _DEPTHS.get((blocks, bottleneck))
-    if depth is None or 'head.fc.weight' not in state_dict:
+    if pre_activation:
+        return dict(type='m2at_mm.PreActResNet_CIFAR', **config)
+    for key in [key for key in weights if '.shortcut.' in key]:
+        new = key.replace('.shortcut.', '.downsample.')
+        weights[new] = weights.pop(key)
+    stem = weights['backbone.conv1.weight']
+    kind = 'ResNet_CIFAR' if stem.shape[-1] == 3 else 'ResNet'
+    return dict(type=kind, stem_channels=len(stem), **config)
+
+
+def _resnet_depth(keys: set[str], path: Path) -> int:
+    blocks = tuple(_count_blocks(keys, f'layer{n}.') for n in (1, 2, 3, 4))
+    depth = _DEPTHS.get((blocks, 'layer1.0.conv3.weight' in keys))
+    if depth is None:
         raise ValueError(
             f'{path}: a ResNet with {blocks} blocks is not one of depth '
-            f'{sorted(_DEPTHS.values())}, or it has no layer linear or fc'
+            f'{sorted(set(_DEPTHS.values()))}'
         )
-    stem = state_dict['backbone.conv1.weight']
-    base_channels = state_dict['backbone.layer1.0.conv1.weight'].shape[0]
-    if 'backbone.bn1.weight' not in state_dict:
-        if 'backbone.bn.weight' not in state_dict:
-            raise ValueError(
-                f'{path}: a ResNet with neither bn1 after the stem nor bn '
-                'before the pooling is not known here'
-            )
-        return dict(
-            type='m2at_mm.PreActResNet_CIFAR',
-            depth=depth,
-            base_channels=base_channels,
+    if not keys & {'bn1.weight', 'bn.weight'}:
+        raise ValueError(
+            f'{path}: a ResNet with neither bn1 after the stem nor bn before '
+            'the pooling is not known here'
         )
-    for key in [key for key in state_dict if '.shortcut.' in key]:
-        new = key.replace('.shortcut.', '.downsample.')
-        state_dict[new] = state_dict.pop(key)
-    return dict(
-        type='ResNet_CIFAR' if stem.shape[-1] == 3 else 'ResNet',
-        depth=depth,
-        stem_channels=stem.shape[0],
-        base_channels=base_channels,
-    )
+    return depth
 
 
-def _wide_resnet_config(state_dict: StateDict, path: Path) -> dict[str, Any]:
-    if 'head.fc.weight' not in state_dict:
-        raise ValueError(f'{path} has no layer fc or linear')
-    first = 'backbone.block1.layer.'
-    blocks = {k.split('.')[3] for k in state_dict if k.startswith(first)}
-    return dict(
-        type='m2at_mm.WideResNet_CIFAR',
-        depth=6 * len(blocks) + 4,
-        widen_factor=state_dict[first + '0.conv1.weight'].shape[0] // 16,
-    )
+def _count_blocks(keys: set[str], stage: str) -> int:
+    parts = (key.removeprefix(stage) for key in keys if key.startswith(stage))
+    return len({part.split('.')[0] for part in parts})

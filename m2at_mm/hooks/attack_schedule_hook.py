@@ -210,13 +210,9 @@ class _Setting:
 
     def set(self, value: float) -> float:
         """Change the setting; the value in force, rounded if it is whole."""
-        stored: Pixels = self._rounded(value)
-        # A step is kept as it was written, a radius as a number.
-        if self._kinds & {'str', 'Pixels'}:
-            if not isinstance(self._configured, float):
-                stored = f'{value * 255!r}/255'
-        setattr(self._owner, self._name, stored)
-        return float(self._rounded(value))
+        value = self._rounded(value)
+        setattr(self._owner, self._name, value)
+        return float(value)
 
     def reset(self) -> None:
         """Give the setting the value of the config again."""

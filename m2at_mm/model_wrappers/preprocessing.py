@@ -22,6 +22,9 @@ def take_over_preprocessing(
     As in a stock config, those inside the model's config go before the
     top-level ones, and ``train_cfg`` holds batch augmentations. Crops and
     flips, which belong to the dataset, stay.
+
+    Raises:
+        ValueError: The preprocessor is for another task.
     """
     classifier = copy.deepcopy(classifier)
     inner = classifier.pop('data_preprocessor', None)

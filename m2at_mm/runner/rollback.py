@@ -68,11 +68,14 @@ def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
 
 def check_step(model: Any) -> None:
     """Refuse to lower a step that is not taken in training."""
-    takes_steps = hasattr(model.train_attack, 'step_factor')
-    if not (model.method.needs_attack and takes_steps):
+    attack, threat_model = model.train_attack, model.threat_model
+    if (
+        not model.method.needs_attack
+        or attack.length_of_step(threat_model) is None
+    ):
         raise ValueError(
             "action='lower_step' needs a train attack with a step (PGD, FGSM "
             f'or NFGSM), but method={type(model.method).__name__} with '
-            f'train_attack={type(model.train_attack).__name__} takes none: '
+            f'train_attack={type(attack).__name__} takes none: '
             "choose action='rollback'"
         )

@@ -29,18 +29,18 @@ def evaluate(tmp_path: Path, cifar10_images: Callable) -> Evaluate:
         attacks: Sequence[str],
         num: int = 40,
         eps: Sequence[str] = ('8/255',),
-        norm: str = 'linf',
         folder: str = 'store',
+        images_folder: Path | None = None,
         **settings: Any,
     ) -> tuple[list[Outcomes], dict[str, Any]]:
         evaluation = RobustnessEvaluation(
             model,
             samples_of(*cifar10_images(num)),
-            ResultStore(tmp_path / folder, {}),
+            ResultStore(tmp_path / folder, {}, images_folder),
             **settings,
         )
         return evaluation.run(
-            attacks, [ThreatModel(norm, radius) for radius in eps]
+            attacks, [ThreatModel('linf', radius) for radius in eps]
         )
 
     return run

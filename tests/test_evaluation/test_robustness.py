@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from evaluation_support import MASKS, Masked, samples_of
+from quick_autoattack import quick_autoattack
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel
@@ -27,12 +28,13 @@ def _names(evaluated: tuple) -> set[str]:
     return {alarm.name for alarm in find_alarms(*evaluated)}
 
 
-@pytest.mark.parametrize('how', MASKS)
+# That each mask raises its alarm is shown by the tests of the probes.
+@pytest.mark.parametrize('how', ['integer input', 'broken gradient'])
 def test_masked_gradients_raise_their_alarm(
     robust_model: nn.Module, evaluate: Callable, how: str
 ) -> None:
     model = Masked(robust_model, how)
-    assert MASKS[how] in _names(evaluate(model, ['fgsm', 'pgd20', 'cw20']))
+    assert MASKS[how] in _names(evaluate(model, ['fgsm', 'pgd20'], 16))
 
 
 def test_sound_models_raise_none(
@@ -60,16 +62,12 @@ def test_transfer_unmasks_what_the_gradient_hides(
         def __call__(self, model: Any, *args: Any, **kwargs: Any) -> Tensor:
             return PGD(steps=10)(self.surrogate, *args)
 
-    monkeypatch.setitem(
-        TASK_UTILS._module_dict, 'TransferForTest', FromTheSoundModel
-    )
-    evaluated = evaluate(
-        Masked(robust_model, 'quantised input'),
-        ['pgd20', 'transfer'],
-        60,
-        transfer=dict(type='m2at_mm.TransferForTest'),
-    )
-    assert 'black_box_beats_white_box' in _names(evaluated)
+    kinds = TASK_UTILS._module_dict
+    monkeypatch.setitem(kinds, 'TransferForTest', FromTheSoundModel)
+    masked = Masked(robust_model, 'quantised input')
+    transfer = dict(type='m2at_mm.TransferForTest')
+    found = evaluate(masked, ['pgd20', 'transfer'], 40, transfer=transfer)
+    assert 'black_box_beats_white_box' in _names(found)
 
 
 def test_more_never_helps_the_model(
@@ -77,7 +75,7 @@ def test_more_never_helps_the_model(
 ) -> None:
     """Steps, restarts and attacks only take images away, one by one."""
     attacks = ['pgd20', 'pgd100', 'cw20', 'cw100']
-    [outcome] = evaluate(robust_model, attacks, 24)[0]
+    [outcome] = evaluate(robust_model, attacks, 12)[0]
     left = outcome.worst()
     for few, many in (('pgd20', 'pgd100'), ('cw20', 'cw100')):
         assert not (outcome.correct(many) & ~outcome.correct(few)).any()
@@ -96,17 +94,14 @@ def test_chain_gives_each_part_what_is_left(
         'm2at_mm.attacks.autoattack._VERSIONS',
         {'standard': ('apgd-ce', 'apgd-dlr'), 'rand': ('apgd-ce',)},
     )
-    [outcome] = evaluate(robust_model, ['apgd-ce', 'autoattack'], 20)[0]
+    with quick_autoattack():
+        [outcome] = evaluate(robust_model, ['apgd-ce', 'autoattack'], 20)[0]
+    alone, whole = (outcome.predictions[n] for n in outcome.attacks)
     parts = outcome.parts['autoattack']
-    np.testing.assert_array_equal(
-        parts['apgd-ce'], outcome.predictions['apgd-ce']
-    )
-    np.testing.assert_array_equal(
-        parts['apgd-dlr'], outcome.predictions['autoattack']
-    )
-    assert not (
-        outcome.correct('autoattack') & ~outcome.correct('apgd-ce')
-    ).any()
+    np.testing.assert_array_equal(parts['apgd-ce'], alone)
+    np.testing.assert_array_equal(parts['apgd-dlr'], whole)
+    left = [outcome.correct(name) for name in outcome.attacks]
+    assert not (left[1] & ~left[0]).any()
 
 
 class _Counting(nn.Module):
@@ -129,32 +124,33 @@ class _Counting(nn.Module):
 def test_interrupted_evaluation_goes_on(
     robust_model: nn.Module, evaluate: Callable
 ) -> None:
-    attacks = ['pgd20', 'cw20']
-    whole = _Counting(robust_model)
-    [expected] = evaluate(whole, attacks, batch_size=8, folder='a')[0]
-    first = _Counting(robust_model, die_after=whole.attacked // 2)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(first, attacks, batch_size=8, folder='b')
-    second = _Counting(robust_model)
-    [outcome] = evaluate(second, attacks, batch_size=8, folder='b')[0]
-    for name, predicted in expected.predictions.items():
-        np.testing.assert_array_equal(outcome.predictions[name], predicted)
+    def run(folder: str, die_after: float = np.inf) -> tuple[int, dict]:
+        model, found = _Counting(robust_model, die_after), {}
+        try:
+            settings = dict(batch_size=8, folder=folder)
+            [outcome] = evaluate(model, ['pgd20', 'cw20'], 24, **settings)[0]
+            found = {n: p.tolist() for n, p in outcome.predictions.items()}
+        except KeyboardInterrupt:
+            assert die_after < np.inf
+        return model.attacked, found
+
+    whole, expected = run('a')
+    first, _ = run('b', die_after=whole // 2)
+    second, found = run('b')
+    assert found == expected
     # Only the batch at work was attacked twice: 8 images, 20 steps at most.
-    repeated = first.attacked + second.attacked - whole.attacked
-    assert 0 <= repeated <= 8 * 21
-    third = _Counting(robust_model)
-    evaluate(third, attacks, batch_size=8, folder='b')
-    assert third.attacked == 0
+    assert 0 <= first + second - whole <= 8 * 21
+    assert run('b') == (0, expected)
 
 
 def test_a_new_attack_uses_what_is_there(
     robust_model: nn.Module, evaluate: Callable
 ) -> None:
-    evaluate(robust_model, ['pgd20'])
+    evaluate(robust_model, ['pgd20'], 20)
     counting = _Counting(robust_model)
-    evaluate(counting, ['fgsm', 'pgd20'])
+    evaluate(counting, ['fgsm', 'pgd20'], 20)
     # FGSM alone: one gradient of each image that is correct when clean.
-    assert 0 < counting.attacked <= 2 * 40
+    assert 0 < counting.attacked <= 2 * 20
 
 
 def test_adversarial_images_are_kept(
@@ -168,45 +164,21 @@ def test_adversarial_images_are_kept(
     evaluate(robust_model, ['fgsm'], **settings)
     # Asked for later, they are made then.
     [outcome] = evaluate(
-        robust_model, ['fgsm'], adversarial_dir=folder, **settings
+        robust_model, ['fgsm'], images_folder=folder, **settings
     )[0]
-    files = sorted(folder.rglob('*.npz'))
-    parts = [np.load(file) for file in files]
+    parts = [np.load(file) for file in sorted(folder.rglob('*.npz'))]
     adversarial, index = (
         np.concatenate([part[name] for part in parts])
         for name in ('adversarial', 'index')
     )
-    images, _ = cifar10_images(20)
     clean = np.flatnonzero(outcome.correct('clean'))
     np.testing.assert_array_equal(index, clean)
-    ball = ThreatModel().ball(images[clean])
-    assert bool(ball.contains(torch.from_numpy(adversarial)).all())
+    kept = torch.from_numpy(adversarial)
+    ball = ThreatModel().ball(cifar10_images(20)[0][clean])
+    assert bool(ball.contains(kept).all())
     with torch.no_grad():
-        predicted = robust_model(torch.from_numpy(adversarial)).argmax(1)
+        predicted = robust_model(kept).argmax(1)
     assert predicted.tolist() == outcome.predictions['fgsm'][clean].tolist()
-
-
-def test_labels_outside_the_classes(
-    robust_model: nn.Module, cifar10_images: Callable, tmp_path: Path
-) -> None:
-    images, labels = cifar10_images(4)
-    evaluation = RobustnessEvaluation(
-        robust_model,
-        samples_of(images, labels + 90),
-        ResultStore(tmp_path, {}),
-    )
-    with pytest.raises(ValueError, match=r'labels 90 to 93.* classes 0 to 9'):
-        evaluation.run(['fgsm'], [ThreatModel()])
-
-
-def test_wrong_batch_size(robust_model: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='batch_size=0'):
-        RobustnessEvaluation(
-            robust_model,
-            samples_of(torch.rand(1, 3, 2, 2), torch.zeros(1)),
-            ResultStore(tmp_path, {}),
-            batch_size=0,
-        )
 
 
 class Brightest(nn.Module):
@@ -234,12 +206,27 @@ def _channels(num: int) -> tuple[Tensor, Tensor]:
 
 
 def _evaluation(
-    folder: Path, images: Tensor, labels: Tensor, **settings: Any
+    folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    squeezes: bool = False,
+    **settings: Any,
 ) -> RobustnessEvaluation:
-    model = Brightest(settings.pop('squeezes', False))
     return RobustnessEvaluation(
-        model, samples_of(images, labels), ResultStore(folder, {}), **settings
+        Brightest(squeezes),
+        samples_of(images, labels),
+        ResultStore(folder, {}),
+        **settings,
     )
+
+
+def test_wrong_input(tmp_path: Path) -> None:
+    images, labels = _channels(4)
+    with pytest.raises(ValueError, match='batch_size=0'):
+        _evaluation(tmp_path, images, labels, batch_size=0)
+    evaluation = _evaluation(tmp_path, images, labels + 90)
+    with pytest.raises(ValueError, match=r'labels 90 to 92.* classes 0 to 2'):
+        evaluation.run(['fgsm'], [ThreatModel()])
 
 
 def test_logits_that_are_no_numbers_are_never_right(tmp_path: Path) -> None:
@@ -261,47 +248,37 @@ def test_logits_that_are_no_numbers_are_never_right(tmp_path: Path) -> None:
 def test_network_that_squeezes_a_batch_of_one(
     num: int, tmp_path: Path
 ) -> None:
-    found = [
-        _evaluation(
-            tmp_path / str(squeezes),
-            *_channels(num),
-            batch_size=2,
-            squeezes=squeezes,
-        ).run(['pgd20', 'square'], [ThreatModel('linf', 0.05)])
-        for squeezes in (False, True)
-    ]
-    for one, other in zip(*(outcomes for outcomes, _ in found)):
-        for name, predicted in one.predictions.items():
-            np.testing.assert_array_equal(predicted, other.predictions[name])
-    assert found[0][1] == found[1][1]
+    found = []
+    for squeezes in (False, True):
+        folder = tmp_path / str(squeezes)
+        evaluation = _evaluation(
+            folder, *_channels(num), squeezes, batch_size=2
+        )
+        with quick_autoattack():
+            threats = [ThreatModel('linf', 0.05)]
+            [outcome], probes = evaluation.run(['pgd20', 'square'], threats)
+        predictions = outcome.predictions
+        found.append(({n: p.tolist() for n, p in predictions.items()}, probes))
+    assert found[0] == found[1]
 
 
-def _swap_labels(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return images, (labels + 1) % 3
-
-
-def _change_a_pixel(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    images = images.clone()
-    images[3, 0, 0, 0] += 1 / 255
-    return images, labels
-
-
-@pytest.mark.parametrize('change', [_swap_labels, _change_a_pixel])
-def test_other_images_are_evaluated_anew(
-    change: Callable, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize('what', ['labels', 'pixel'])
+def test_other_images_are_evaluated_anew(what: str, tmp_path: Path) -> None:
     def run(folder: str, *given: Tensor) -> tuple[Path, list[bool]]:
         evaluation = _evaluation(tmp_path / folder, *given)
         [outcome] = evaluation.run(['pgd20'], [ThreatModel('linf', 0.1)])[0]
         return evaluation.store.folder, outcome.correct('pgd20').tolist()
 
-    given = _channels(9)
-    first = run('a', *given)
-    assert run('a', *given) == first
-    changed = change(*given)
-    folder, right = run('a', *changed)
+    images, labels = _channels(9)
+    first = run('a', images, labels)
+    assert run('a', images, labels) == first
+    if what == 'labels':
+        labels = (labels + 1) % 3
+    else:
+        images[3, 0, 0, 0] += 1 / 255
+    folder, right = run('a', images, labels)
     assert folder != first[0]
-    assert right == run('b', *changed)[1]
+    assert right == run('b', images, labels)[1]
 
 
 class _Restless(list):
@@ -317,6 +294,6 @@ def test_images_that_change_under_way_end_an_evaluation(
     tmp_path: Path,
 ) -> None:
     evaluation = _evaluation(tmp_path, *_channels(9))
-    evaluation.samples._dataset = _Restless(evaluation.samples._dataset)
+    evaluation.samples.dataset = _Restless(evaluation.samples.dataset)
     with pytest.raises(RuntimeError, match='image 0 of the dataset is not'):
         evaluation.run(['fgsm'], [ThreatModel()])

@@ -17,19 +17,28 @@ from m2at_mm.evaluation.store import (
 )
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
-    store = ResultStore(tmp_path / 'new', dict(seed=3))
+@pytest.mark.parametrize('images_folder', [None, 'images'])
+def test_what_was_saved_is_loaded(
+    images_folder: str | None, tmp_path: Path
+) -> None:
+    folders = tmp_path / 'new', images_folder and tmp_path / images_folder
+    store = ResultStore(folders[0], {}, folders[1])
     arrays = dict(index=np.arange(3), seconds=np.array([0.5]))
-    assert store.load_arrays('a/b') is None
-    assert store.load_dict('c') is None
-    store.save_arrays('a/b', arrays)
+    assert store.load_batch('a/b') is None and store.load_dict('c') is None
+    images = torch.rand(3, 1, 2, 2)
+    store.save_batch('a/b', arrays, images)
     store.save_dict('c', dict(x=1.5))
-    loaded = ResultStore(tmp_path / 'new', {}).load_arrays('a/b')
+    loaded = ResultStore(tmp_path / 'new', {}).load_batch('a/b')
     assert loaded is not None and loaded.keys() == arrays.keys()
     for name in arrays:
         np.testing.assert_array_equal(loaded[name], arrays[name])
     assert store.load_dict('c') == dict(x=1.5)
-    assert store.load_dict('settings') == dict(seed=3)
+    if images_folder:
+        (path,) = (tmp_path / images_folder).rglob('*.npz')
+        with np.load(path) as kept:
+            assert np.array_equal(kept['adversarial'], images.numpy())
+        path.unlink()  # then the batch is not complete
+    assert (store.load_batch('a/b') is None) == bool(images_folder)
 
 
 def test_digest_tells_settings_apart() -> None:
@@ -74,7 +83,7 @@ def test_other_settings_or_images_are_kept_apart(
 
     def opened(images: str, **other: Any) -> Path:
         store = ResultStore(tmp_path, settings | other).for_images(images)
-        store.save_dict('x', {})
+        assert store.load_dict('settings')
         return store.folder
 
     first = opened('one')

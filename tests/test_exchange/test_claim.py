@@ -19,15 +19,20 @@ def _results(**changes: Any) -> dict[str, Any]:
 
 
 def test_claim_has_robustbenchs_fields() -> None:
-    claim = make_claim(
-        _results(), 'cifar10', name='M2AT', architecture='ResNet-18'
+    about = dict(name='M2AT', architecture='ResNet-18')
+    claim = make_claim(_results(), 'cifar10', **about)
+    assert (
+        claim.items()
+        >= dict(
+            about,
+            clean_acc='85.34',
+            autoattack_acc='53.42',
+            eps='8/255',
+            norm='Linf',
+            venue='',
+            num_samples=10000,
+        ).items()
     )
-    assert claim['clean_acc'] == '85.34'
-    assert claim['autoattack_acc'] == '53.42'
-    assert claim['eps'] == '8/255'
-    assert claim['norm'] == 'Linf'
-    assert claim['name'] == 'M2AT' and claim['venue'] == ''
-    assert claim['num_samples'] == 10000
     assert claim['alarms'] == ['more_steps_help']
 
 
@@ -40,7 +45,7 @@ def test_l2_radius_is_a_number() -> None:
     ('results', 'about', 'message'),
     [
         (_results(attacks=dict(pgd20=57.0)), {}, 'needs autoattack'),
-        (_results(), dict(title='x'), r"\['title'\] are no fields"),
+        (_results(), dict(title='x'), "field='title' is unknown"),
     ],
     ids=['no-autoattack', 'unknown-field'],
 )

@@ -1,0 +1,168 @@
+"""Figures that compare the outcomes of attacks, for the alarms to judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations, product
+from typing import Any
+
+import numpy as np
+
+from m2at_mm.evaluation.named_attacks import NAMED_ATTACKS, NamedAttack
+from m2at_mm.evaluation.outcomes import Outcomes, percent
+
+Figures = dict[str, Any]
+Measure = Callable[[Sequence[Outcomes]], Iterator[Figures]]
+
+
+def _named(condition: Callable[[NamedAttack], bool]) -> list[str]:
+    return [name for name, one in NAMED_ATTACKS.items() if condition(one)]
+
+
+_SINGLE_STEP = _named(lambda one: one.single_step)
+_MANY_STEPS = _named(lambda one: 'steps' in one.config)
+_BLACK_BOX = _named(lambda one: one.black_box)
+_ON_CROSS_ENTROPY = _named(lambda o: o.loss == 'ce' and not o.single_step)
+_ON_MARGIN = _named(lambda one: one.loss == 'margin')
+# Points by which accuracy should fall when the radius doubles, from a radius
+# on that matters to an image of any size.
+_FLAT = 1.0
+_NOTICEABLE = {'linf': 2 / 255, 'l2': 0.25}
+
+
+def at_each_radius(
+    compare: Callable[[Outcomes], Iterator[Figures]],
+) -> Measure:
+    """Compare at each radius, which is named ``at`` if there are several."""
+
+    def measure(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
+        for outcome in outcomes:
+            at = f' at {outcome.threat_model}' if len(outcomes) > 1 else ''
+            yield from (dict(one, at=at) for one in compare(outcome))
+
+    return measure
+
+
+def clean(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
+    """Compare the clean accuracy with chance."""
+    for outcome in outcomes[:1]:
+        accuracy = percent(outcome.correct('clean'))
+        total = len(outcome.labels)
+        yield dict(accuracy=accuracy, total=total, chance=outcome.chance)
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> Measure:
+    """Compare pairs of attacks, of which the first should be weaker."""
+
+    def compare(outcome: Outcomes) -> Iterator[Figures]:
+        left = _left_by_each(outcome)
+        run = [pair for pair in pairs if left.keys() >= {*pair}]
+        yield from (_compare(left, *pair) for pair in run)
+
+    return at_each_radius(compare)
+
+
+#: Compare fewer steps with more on the same loss.
+steps = _pairs(
+    [
+        (few, many)
+        for few, many in combinations(_MANY_STEPS, 2)
+        if NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
+    ]
+)
+#: Compare many steps with a single one.
+single_step = _pairs([*product(_MANY_STEPS, _SINGLE_STEP)])
+
+
+@at_each_radius
+def losses(outcome: Outcomes) -> Iterator[Figures]:
+    """Compare the best attack on the cross-entropy with that on the margin."""
+    left = _left_by_each(outcome)
+    run = [
+        [name for name in names if name in left]
+        for names in (_ON_CROSS_ENTROPY, _ON_MARGIN)
+    ]
+    if all(run):
+        yield _compare(
+            left, *(min(names, key=lambda n: left[n].sum()) for names in run)
+        )
+
+
+@at_each_radius
+def black_box(outcome: Outcomes) -> Iterator[Figures]:
+    """Count the images that only an attack without gradients fools."""
+    left = _left_by_each(outcome)
+    others = {*_BLACK_BOX, *_SINGLE_STEP, 'autoattack'}
+    white = [name for name in left if name not in others]
+    for name in _BLACK_BOX:
+        if white and name in left:
+            both = np.logical_and.reduce([left[one] for one in white])
+            yield dict(
+                attack=name,
+                gained=_gained(both, both & left[name]),
+                on_margin=not set(white).isdisjoint(_ON_MARGIN),
+                white=', '.join(white),
+            )
+
+
+@at_each_radius
+def outside(outcome: Outcomes) -> Iterator[Figures]:
+    """Count the adversarial images outside ball or box."""
+    for name, count in outcome.outside.items():
+        yield dict(attack=name, count=count)
+
+
+def radii(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
+    """Compare each attack at two radii, but not one long step."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.threat_model.eps)
+    for one, other in combinations(ordered, 2):
+        small, large = one.threat_model, other.threat_model
+        doubled = large.eps >= 2 * small.eps >= 2 * _NOTICEABLE[small.norm]
+        for name in one.attacks:
+            if name in _SINGLE_STEP:
+                continue
+            left = [outcome.correct(name) for outcome in (other, one)]
+            after, before = map(percent, left)
+            rises = _gained(*left) >= _FLAT
+            yield dict(
+                attack=name,
+                small=small,
+                large=large,
+                before=before,
+                after=after,
+                chance=other.chance,
+                suspicious=rises or (doubled and before - after < _FLAT),
+            )
+
+
+def _left_by_each(outcome: Outcomes) -> dict[str, np.ndarray]:
+    """The images left correct by each attack and each part of AutoAttack."""
+    parts = outcome.parts.get('autoattack', {})
+    left = {name: parts[name] == outcome.labels for name in parts}
+    return left | {name: outcome.correct(name) for name in outcome.attacks}
+
+
+def _compare(
+    left: dict[str, np.ndarray], weaker: str, stronger: str
+) -> Figures:
+    return dict(
+        weaker=weaker,
+        stronger=stronger,
+        left_by_weaker=percent(left[weaker]),
+        left_by_stronger=percent(left[stronger]),
+        gained=_gained(left[weaker], left[stronger]),
+        total=len(left[weaker]),
+    )
+
+
+def _gained(weaker: np.ndarray, stronger: np.ndarray) -> float:
+    """Points by which ``stronger`` leaves fewer images, 0 if that is chance.
+
+    By McNemar's test: two standard deviations of the number of images that
+    only one of them fools.
+    """
+    won, lost = (weaker & ~stronger).sum(), (stronger & ~weaker).sum()
+    gained = int(won) - int(lost)
+    by_chance = gained <= 2 * math.sqrt(won + lost)
+    return 0.0 if by_chance else 100 * gained / len(weaker)

@@ -1,0 +1,149 @@
+"""The start of a run: its runner, and what the screen and the log tell."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import os.path as osp
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from m2at_mm.registry import type_name
+from m2at_mm.runner.process_group import connect_processes
+from m2at_mm.version import __version__
+
+# What MMEngine writes at every start, by how it begins: for the log file.
+_ONLY_LOGGED = (
+    '\n' + 60 * '-',  # the environment
+    'Config:',
+    'Distributed training is not used, all SyncBatchNorm',
+    'Hooks will be executed',
+    'Origin:',
+    # MMEngine warns of calls of its own checkpoint hook.
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    "Key ['",
+)
+
+
+def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """Build the config's runner, with its processes connected."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    distribution = (cfg.get('env_cfg') or {}).get('dist_cfg') or {}
+    connect_processes(args.launcher, distribution)
+    if (cfg.get('randomness') or {}).get('deterministic'):
+        # Without it PyTorch refuses products on a GPU, which begins to use
+        # the setting with its first one.
+        os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
+    with _short_screen():
+        runner = build(cfg)
+    runner.logger.info(describe_origin())
+    return runner
+
+
+@contextmanager
+def _short_screen() -> Iterator[None]:
+    """Filter what the runners built meanwhile print, not what they log."""
+    build = Runner.build_logger
+
+    def build_logger(runner: Runner, *args: Any, **settings: Any) -> MMLogger:
+        logger = build(runner, *args, **settings)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(
+                    lambda one: not str(one.msg).startswith(_ONLY_LOGGED)
+                )
+        return logger
+
+    Runner.build_logger = build_logger
+    try:
+        yield
+    finally:
+        Runner.build_logger = build
+
+
+def show_head(runner: Runner, what: str, loader: str, **more: Any) -> None:
+    """Log in a few lines what runs: network, data, threat model, results.
+
+    Args:
+        runner (Runner): The runner, not yet running.
+        what (str): 'training' or the like.
+        loader (str): The dataloader whose data are named, 'train' or 'test'.
+        **more: Other things to name, as settings from a config or as text.
+    """
+    cfg, model = runner.cfg, runner.model
+    model = model.module if is_model_wrapper(model) else model
+    data = cfg[f'{loader}_dataloader'].dataset
+    network = getattr(model, 'backbone', model)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    lines = dict(
+        network=f'{type(network).__name__}, {millions:.2f} million weights',
+        data=_in_short(
+            {k: data[k] for k in ('type', 'split', 'data_root') if k in data}
+        ),
+        **{'threat model': getattr(model, 'threat_model', 'none')},
+        **{key.replace('_', ' '): _in_short(one) for key, one in more.items()},
+        results=cfg.work_dir,
+        log=osp.join(runner.log_dir, f'{runner.timestamp}.log'),
+    )
+    width = max(map(len, lines)) + 2
+    text = (f'    {key:{width}}{value}' for key, value in lines.items())
+    name = osp.basename(cfg.filename or 'a config')
+    runner.logger.info('\n'.join([f'{what} of {name}', *text]))
+
+
+def _in_short(settings: Any) -> str:
+    """Settings from a config, as ``Type(key=value, ...)``."""
+    if not isinstance(settings, dict):
+        return str(settings)
+    rest = [f'{k}={v}' for k, v in settings.items() if k != 'type']
+    return f'{type_name(settings.get("type"))}({", ".join(rest)})'
+
+
+def build_trained_runner(cfg: Config, args: argparse.Namespace) -> Runner:
+    """Build the config's runner, its network as ``load_from`` left it."""
+    runner = build_runner(cfg, args)
+    runner.call_hook('before_run')  # where EMAHook makes its model
+    runner.load_or_resume()
+    return runner
+
+
+def describe_origin() -> str:
+    """Describe what MMEngine's log lacks: this package, and the command."""
+    lines = [
+        'Origin:',
+        f'    m2at_mm: {__version__}',
+        f'    commit: {_commit()}',
+        f'    command: {shlex.join(["python", *sys.argv])}',
+    ]
+    return '\n'.join(lines)
+
+
+def _commit() -> str:
+    """The commit of the checkout that the package is in, if it is in one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / '.git').exists():
+        return 'none, the package is installed'
+    try:
+        return subprocess.run(
+            ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown, git gives none'

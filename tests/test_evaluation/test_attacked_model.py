@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from evaluation_support import Masked
+from torch import Tensor, nn
+
+from m2at_mm.evaluation.attacked_model import (
+    Attackable,
+    run_in_memory,
+    with_progress,
+)
+
+
+def _with_room_for(limit: int, sizes: list[int]) -> Callable:
+    def function(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if len(images) > limit:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        sizes.append(len(images))
+        return dict(doubled=images * 2, after=labels + 1)
+
+    return function
+
+
+def test_batch_is_halved_until_it_fits() -> None:
+    images, labels = torch.rand(10, 1, 2, 2), torch.arange(10)
+    sizes: list[int] = []
+    found = run_in_memory(_with_room_for(3, sizes), images, labels, 10)
+    assert torch.equal(found['doubled'], images * 2)
+    assert torch.equal(found['after'], labels + 1)
+    assert max(sizes) <= 3 and sum(sizes) == 10
+
+
+def test_one_image_that_does_not_fit_is_a_clear_error() -> None:
+    batch = torch.rand(2, 1, 2, 2), torch.arange(2)
+    with pytest.raises(RuntimeError, match='too little memory for one image'):
+        run_in_memory(_with_room_for(0, []), *batch, 2)
+    with pytest.raises(KeyError, match='another'):  # passes
+
+        def fail(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            raise KeyError('another')
+
+        run_in_memory(fail, *batch, 2)
+
+
+@pytest.mark.parametrize('how', ['integer input', 'broken gradient'])
+def test_attackable_gives_a_zero_gradient(
+    robust_model: nn.Module, how: str
+) -> None:
+    masked = Masked(robust_model, how)
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    logits = Attackable(masked)(images)
+    (gradient,) = torch.autograd.grad(logits.sum(), images)
+    assert gradient.abs().max() == 0
+    assert torch.equal(logits, masked(images))
+
+
+def test_progress_is_told_by_forward_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = 'm2at_mm.evaluation.attacked_model'
+    clock = iter(range(0, 1000, 25))
+    said: list[str] = []
+    monkeypatch.setattr(f'{module}.time.monotonic', lambda: next(clock))
+    monkeypatch.setattr(f'{module}.log', said.append)
+    model = nn.Flatten()
+    for _ in with_progress('ab', model, 'pgd20', passes=4, total=2):
+        model(torch.zeros(1, 1))
+        model(torch.zeros(1, 1))
+    model(torch.zeros(1, 1))  # not counted
+    assert [one.split(',')[0] for one in said] == [
+        f'pgd20: {share} %' for share in (12, 25, 62, 75)
+    ]
+    assert said[1] == 'pgd20: 25 %, batch 1 of 2, at most 0:02:30 left'
