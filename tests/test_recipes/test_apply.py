@@ -40,7 +40,7 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
     for name in ('train', 'val'):
         loader = cfg[f'{name}_dataloader']
         loader.update(num_workers=0, batch_size=8, persistent_workers=False)
-        loader.dataset.update(data_root=str(root), indices=16)
+        loader.dataset.update(data_root=str(root), indices=16, val_size=20)
     cfg.train_cfg.max_epochs = 1
     cfg.merge_from_dict(dict(randomness=dict(seed=3)))
     runner = Runner.from_cfg(cfg)
