@@ -89,45 +89,59 @@ def results_of(
 
 
 def write_results(
-    folder: Path,
-    results: dict[str, Any],
-    predictions: dict[str, list[int]] | None = None,
+    folder: Path, results: dict[str, Any], **predictions: Any
 ) -> None:
     """Write both files of an evaluation into a work dir."""
     (folder / 'results.json').write_text(json.dumps(results))
-    if predictions is not None:
+    if predictions:
         arrays = {k: np.array(v, np.int32) for k, v in predictions.items()}
         np.savez(folder / 'results.samples.npz', **arrays)  # type: ignore
 
 
 class Page(HTMLParser):
-    """What a test asks of a page.
+    """A page or a part of one, checked when it is read.
 
     Attributes:
         elements (list[tuple[str, dict]]): Start tags with their attributes.
         text (str): Everything that is no tag.
+        tables (list[list[list[str]]]): Tables of rows of cells.
     """
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.text = ''
+        self.tables: list[list[list[str]]] = []
+        self._in_cell = False
         self.feed(html)
         self.close()
+        self._check()
 
     def handle_starttag(
         self, tag: str, attrs: list[tuple[str, str | None]]
     ) -> None:
         self.elements.append((tag, {k: v or '' for k, v in attrs}))
+        if tag == 'table':
+            self.tables.append([])
+        elif tag == 'tr':
+            self.tables[-1].append([])
+        elif tag in ('td', 'th'):
+            self.tables[-1][-1].append('')
+            self._in_cell = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = self._in_cell and tag not in ('td', 'th')
 
     def handle_data(self, data: str) -> None:
         self.text += data
+        if self._in_cell:
+            self.tables[-1][-1][-1] += data
 
     def all(self, tag: str) -> list[dict[str, str]]:
         """The attributes of each element of a kind."""
         return [attrs for name, attrs in self.elements if name == tag]
 
-    def check(self) -> None:
+    def _check(self) -> None:
         """Nothing external, a text for every picture, ids that are unique."""
         ids = [attrs['id'] for _, attrs in self.elements if 'id' in attrs]
         assert len(ids) == len(set(ids))
@@ -144,5 +158,4 @@ class Page(HTMLParser):
         for attrs in self.all('svg'):
             assert attrs['role'] == 'img'
             assert set(attrs['aria-labelledby'].split()) <= set(ids)
-        captions = [name for name, _ in self.elements if name == 'caption']
-        assert len(captions) == len(self.all('table'))
+        assert len(self.all('caption')) == len(self.all('table'))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from docs_support import DOCS, load_script
 
-from m2at_mm.comparison import summarise, to_markdown
+from comparison.summary import summarise, to_markdown
 
 SCRIPT = load_script('make_results')
 RESULTS = DOCS / 'results'

@@ -18,7 +18,7 @@ from mmpretrain.registry import MODELS
 from modelindex.load_model_index import load
 from tools_support import ROOT, clean_env
 
-from m2at_mm.coverage.shrink import forget_checkpoints
+from config_coverage.shrink import forget_checkpoints
 
 pytestmark = pytest.mark.slow
 DOCUMENT = ROOT / 'docs' / 'your_config.md'

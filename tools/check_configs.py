@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import groupby, islice
 from pathlib import Path
 
 import mmcv
@@ -21,8 +22,10 @@ import mmengine
 import mmpretrain
 import torch
 
+from config_coverage.attempt import Outcome
+from config_coverage.page import to_markdown
+from config_coverage.workers import run_all
 from m2at_mm import cli
-from m2at_mm.coverage import Limits, Outcome, run_all, to_markdown
 from m2at_mm.datasets import Digits
 from m2at_mm.recipes import recipe_names
 from m2at_mm.runner.atomic_files import write_whole
@@ -32,37 +35,19 @@ _IMAGES_PER_CLASS = 20
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the check."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         'patterns',
         nargs='*',
-        help='parts of config names, like resnet/ or vit-base; all configs '
-        'without',
+        help='parts of config names, like resnet/ or vit-base (default: all)',
     )
-    parser.add_argument(
-        '--recipe', default='m2at', choices=recipe_names(), help='what to try'
-    )
-    parser.add_argument(
-        '--per-family',
-        type=int,
-        metavar='N',
-        help='only the first N configs of each family',
-    )
-    parser.add_argument(
-        '--images',
-        type=Path,
-        help='folder with {train,test}/<class>/*; the embedded digits without',
-    )
-    parser.add_argument('--jobs', type=int, default=2, help='at a time')
-    parser.add_argument(
-        '--timeout', type=float, default=600.0, help='seconds for a config'
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        help='page of the results, like coverage.md; beside it the JSON',
-    )
+    add('--recipe', default='m2at', choices=recipe_names(), help='what to try')
+    add('--per-family', type=int, metavar='N', help='only N of each family')
+    add('--images', type=Path, help='{train,test}/<class>/*; digits without')
+    add('--jobs', type=int, default=2, help='at a time')
+    add('--timeout', type=float, default=600.0, help='seconds for a config')
+    add('--out', type=Path, help='page of the results, with JSON beside it')
     return parser.parse_args()
 
 
@@ -72,25 +57,20 @@ def find_configs(patterns: list[str], per_family: int | None) -> list[str]:
     Raises:
         ValueError: No config fits the patterns.
     """
-    found = sorted(
+    names = sorted(
         path.relative_to(CONFIGS).as_posix()
         for path in CONFIGS.rglob('*.py')
         if '_base_' not in path.parts
     )
-    if patterns:
-        found = [
-            name for name in found if any(part in name for part in patterns)
-        ]
+    found = [
+        name
+        for name in names
+        if not patterns or any(part in name for part in patterns)
+    ]
     if not found:
         raise ValueError(f'no config of mmpretrain has one of {patterns}')
-    if per_family is None:
-        return found
-    by_family: dict[str, list[str]] = {}
-    for name in found:
-        by_family.setdefault(name.split('/')[0], []).append(name)
-    return [
-        name for names in by_family.values() for name in names[:per_family]
-    ]
+    by_family = groupby(found, lambda name: name.split('/')[0])
+    return [name for _, one in by_family for name in islice(one, per_family)]
 
 
 @contextmanager
@@ -108,9 +88,9 @@ def link_few(images: Path, folder: Path) -> None:
     """A large folder would be listed anew for each config.
 
     Raises:
-        FileNotFoundError: It has not the two folders.
+        FileNotFoundError: It lacks one of the two folders.
     """
-    if not (images / 'train').is_dir() or not (images / 'test').is_dir():
+    if not all((images / part).is_dir() for part in ('train', 'test')):
         raise FileNotFoundError(
             f'--images {images} has no folders train and test'
         )
@@ -151,7 +131,7 @@ def load_done(args: argparse.Namespace) -> dict[str, Outcome]:
     if args.out is None or not args.out.with_suffix('.json').exists():
         return {}
     path = args.out.with_suffix('.json')
-    found = json.loads(path.read_text(encoding='utf-8'))
+    found = json.loads(path.read_text('utf-8'))
     outcomes = [Outcome(**entry) for entry in found.pop('configs')]
     if found != identity(args):
         raise ValueError(
@@ -189,17 +169,14 @@ def save(
 ) -> None:
     """Write the figures, and the page when all is done."""
     configs = [asdict(one) for one in outcomes]
-    text = json.dumps(dict(identity(args), configs=configs), indent=2) + '\n'
-    args.out.parent.mkdir(parents=True, exist_ok=True)
+    figures = json.dumps(dict(identity(args), configs=configs), indent=2)
     write_whole(
         args.out.with_suffix('.json'),
-        lambda path: path.write_text(text, encoding='utf-8'),
+        lambda path: path.write_text(figures + '\n', 'utf-8'),
     )
     if page:
         shown = to_markdown(outcomes, describe(outcomes, args))
-        write_whole(
-            args.out, lambda path: path.write_text(shown, encoding='utf-8')
-        )
+        write_whole(args.out, lambda path: path.write_text(shown, 'utf-8'))
 
 
 def main() -> None:
@@ -209,8 +186,7 @@ def main() -> None:
     done = load_done(args)
     todo = [name for name in configs if name not in done]
     with image_folder(args.images) as images:
-        limits = Limits(args.jobs, args.timeout)
-        for one in run_all(todo, args.recipe, images, limits):
+        for one in run_all(todo, args.recipe, images, args.jobs, args.timeout):
             done[one.config] = one
             count = sum(name in done for name in configs)
             note = f': {one.note}' if one.note else ''

@@ -12,38 +12,27 @@ import json
 import random
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
+from kill_and_resume.differences import differences
+from kill_and_resume.trial import count_lines, kill_and_resume, run_to_end
 from m2at_mm import cli
-from m2at_mm.interruptions import (
-    Training,
-    count_lines,
-    differences,
-    kill_and_resume,
-)
 
 TRAIN = Path(__file__).with_name('train.py')
 
 
 def parse_args() -> argparse.Namespace:
-    """The training, and how often it is killed."""
     parser = cli.Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config', help='of a short training')
-    parser.add_argument(
-        '--work-dir', type=Path, required=True, help='empty or missing'
-    )
-    parser.add_argument('--runs', type=int, default=20)
-    parser.add_argument(
-        '--seed', type=int, default=0, help='of the moments, not the training'
-    )
-    parser.add_argument('--out', type=Path, help='JSON of what happened')
-    parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE'
-    )
+    add = parser.add_argument
+    add('config', help='of a short training')
+    add('--work-dir', type=Path, required=True, help='empty or missing')
+    add('--runs', type=int, default=20, help='how often it is killed')
+    add('--seed', type=int, default=0, help='of the moments of killing')
+    add('--out', type=Path, help='JSON of what happened')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE')
     return parser.parse_args()
 
 
@@ -58,7 +47,7 @@ def main() -> None:
     command.append('default_hooks.logger.interval=1')
     whole = args.work_dir / 'uninterrupted'
     begin = time.monotonic()
-    Training(command).finish(whole)
+    run_to_end(command, whole)
     num_lines = count_lines(whole)
     pace = (time.monotonic() - begin) / num_lines
     print(f'uninterrupted: {num_lines} lines of log', flush=True)
@@ -66,15 +55,16 @@ def main() -> None:
     trials = []
     for number in range(args.runs):
         part = args.work_dir / f'killed_{number:02d}'
-        trial = kill_and_resume(
-            Training(command, pace), part, num_lines, number % 4 == 3, draws
+        pause = None if number % 4 == 3 else pace
+        lines, writing = kill_and_resume(
+            command, part, num_lines, pause, draws
         )
-        trial.differs = differences(whole, part)
-        trials.append(asdict(trial))
+        differs = differences(whole, part)
+        trials.append(dict(lines=lines, writing=writing, differs=differs))
         print(
-            f'{part.name}: killed after {trial.lines} lines'
-            f'{" while writing a checkpoint" if trial.writing else ""}: '
-            f'{"; ".join(trial.differs[:3]) or "equal bit for bit"}',
+            f'{part.name}: killed after {lines} lines'
+            f'{" while writing a checkpoint" if writing else ""}: '
+            f'{"; ".join(differs[:3]) or "equal bit for bit"}',
             flush=True,
         )
     if args.out:

@@ -8,18 +8,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comparison.plan import Plan, Run, load_plan
+from comparison.summary import plot_trade_off, summarise, to_markdown
 from m2at_mm import cli
-from m2at_mm.comparison import (
-    Plan,
-    Run,
-    load_plan,
-    plot_trade_off,
-    summarise,
-    to_markdown,
-)
 from m2at_mm.runner.atomic_files import write_whole
 from m2at_mm.runner.checkpoints import best_checkpoint, last_checkpoint
 
@@ -27,80 +22,59 @@ TOOLS = Path(__file__).resolve().parent
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the comparison."""
     parser = cli.Parser(
         description=__doc__,
         epilog='Stopped at any time, the same command goes on where it was.',
     )
-    parser.add_argument(
-        'plan', type=Path, help='config with runs, seeds, common, evaluation'
+    add = parser.add_argument
+    add('plan', type=Path, help='config with runs, seeds, common, evaluation')
+    add('--work-dir', type=Path, required=True, help='folder of the runs')
+    add(
+        '--out', type=Path, required=True, help='for OUT.md, OUT.png, OUT.json'
     )
-    parser.add_argument(
-        '--work-dir', type=Path, help='folder of the runs', required=True
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        required=True,
-        help='where the table goes: OUT.md, OUT.png and OUT.json',
-    )
-    parser.add_argument(
-        '--jobs',
-        type=int,
-        default=1,
-        help='runs at a time; the CPU threads are shared among them',
-    )
+    add('--jobs', type=int, default=1, help='runs at a time, sharing the CPUs')
     return parser.parse_args()
 
 
 def finish(run: Run, plan: Plan, work_dir: Path, threads: int) -> str:
-    """Train and evaluate a run as far as it is not done.
-
-    Returns:
-        str: What became of it, for the user.
-    """
+    """Train and evaluate a run as far as it is not done; say how it went."""
     folder = work_dir / run.folder
     folder.mkdir(parents=True, exist_ok=True)
-    words = [run.config]
-    if run.recipe is not None:
-        words += ['--recipe', run.recipe]
-    options = [f'{key}={value}' for key, value in run.options.items()]
-    done = folder / 'trained'
+    done, results = folder / 'trained', folder / 'results.json'
     if not done.exists():
-        words += ['--work-dir', str(folder), '--resume', '--cfg-options']
-        words += [f'randomness.seed={run.seed}', *options]
-        code = _call('train', words, folder / 'train.txt', threads)
-        if code:
+        words = [run.config, '--work-dir', folder, '--resume']
+        if run.recipe is not None:
+            words += ['--recipe', run.recipe]
+        options = {'randomness.seed': run.seed, **run.options}
+        words += ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
+        if _call('train', words, folder, threads):
             return f'{run.folder}: training failed, see {folder}/train.txt'
         done.touch()
-    if not (folder / 'results.json').exists():
+    if not results.exists():
         # The runner has saved the whole config beside the checkpoints.
-        config = next(folder.glob('*.py'))
-        words = [str(config), str(_checkpoint(folder, plan.checkpoint))]
+        words = [next(folder.glob('*.py')), _checkpoint(folder, plan)]
         words += ['--attacks', 'clean', *plan.evaluation['attacks']]
         if 'num_samples' in plan.evaluation:
-            words += ['--num-samples', str(plan.evaluation['num_samples'])]
-        words += ['--work-dir', str(folder / 'test')]
-        words += ['--out', str(folder / 'results.json')]
-        code = _call('test', words, folder / 'test.txt', threads)
-        if code:
+            words += ['--num-samples', plan.evaluation['num_samples']]
+        words += ['--work-dir', folder / 'test', '--out', results]
+        if _call('test', words, folder, threads):
             return f'{run.folder}: evaluation failed, see {folder}/test.txt'
     return f'{run.folder}: done'
 
 
-def _call(tool: str, words: list[str], log: Path, threads: int) -> int:
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads))
-    with log.open('a', encoding='utf-8') as stream:
+def _call(tool: str, words: list[Any], folder: Path, threads: int) -> int:
+    """Exit code of a tool; its output goes to a file in the folder."""
+    with (folder / f'{tool}.txt').open('a', encoding='utf-8') as stream:
         return subprocess.run(
-            [sys.executable, str(TOOLS / f'{tool}.py'), *words],
+            [sys.executable, str(TOOLS / f'{tool}.py'), *map(str, words)],
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=env,
+            env=dict(os.environ, OMP_NUM_THREADS=str(threads)),
         ).returncode
 
 
-def _checkpoint(folder: Path, which: str) -> Path:
-    """The last checkpoint, or the newest best one that is not a copy."""
+def _checkpoint(folder: Path, plan: Plan) -> Path:
+    which = plan.checkpoint
     find = last_checkpoint if which == 'last' else best_checkpoint
     found = find(folder)
     if found is None:
@@ -117,7 +91,7 @@ def collect(plan: Plan, work_dir: Path) -> dict[str, list[dict[str, Any]]]:
     for run in plan:
         path = work_dir / run.folder / 'results.json'
         if path.exists():
-            results = json.loads(path.read_text(encoding='utf-8'))
+            results = json.loads(path.read_text('utf-8'))
             found[run.name].append(dict(results, seed=run.seed))
     return found
 
@@ -128,15 +102,10 @@ def write(found: dict[str, list[dict[str, Any]]], out: Path) -> None:
     if not entries:
         return
     table = to_markdown(entries)
-    text = json.dumps(found, indent=2) + '\n'
-    write_whole(
-        out.with_suffix('.json'),
-        lambda path: path.write_text(text, encoding='utf-8'),
-    )
-    write_whole(
-        out.with_suffix('.md'),
-        lambda path: path.write_text(table, encoding='utf-8'),
-    )
+    figures = json.dumps(found, indent=2) + '\n'
+    for suffix, text in (('.json', figures), ('.md', table)):
+        save = partial(Path.write_text, data=text, encoding='utf-8')
+        write_whole(out.with_suffix(suffix), save)
     plot_trade_off(entries, out.with_suffix('.png'))
     print(table)
     print(f'table, picture and figures: {out}.md, .png, .json')
@@ -147,15 +116,13 @@ def main() -> None:
     args = parse_args()
     plan = load_plan(args.plan)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
+    messages = []
     with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [
-            pool.submit(finish, run, plan, args.work_dir, threads)
-            for run in plan
-        ]
-        messages = []
-        for job in jobs:
-            messages.append(job.result())
-            print(messages[-1], flush=True)
+        for message in pool.map(
+            lambda run: finish(run, plan, args.work_dir, threads), plan
+        ):
+            messages.append(message)
+            print(message, flush=True)
     write(collect(plan, args.work_dir), args.out)
     failed = [message for message in messages if 'failed' in message]
     if failed:

@@ -8,23 +8,12 @@ from pathlib import Path
 
 from m2at_mm import cli
 from m2at_mm.checks import check_count
-from m2at_mm.reporting import Measurement, RunLog, measure, read_runs, render
+from m2at_mm.reporting import Report, RunLog, measure, read_runs, render
 from m2at_mm.runner.atomic_files import write_whole
-
-# What a missing or unfit dataset, checkpoint or class ends in.
-_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    AttributeError,
-)
 
 
 def parse_args() -> argparse.Namespace:
-    """Arguments of the report."""
+    """Read the command line."""
     parser = cli.Parser(description=__doc__)
     parser.add_argument(
         'work_dirs',
@@ -56,27 +45,23 @@ def parse_args() -> argparse.Namespace:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what the end of the work would stumble over."""
+    """Refuse arguments that would fail only at the end of the work."""
     check_count('--num-images', args.num_images)
     if args.out.is_dir():
         raise ValueError(
             f'--out {str(args.out)!r} is a folder: give the name of a file in '
             'it, like report.html'
         )
-    for parent in args.out.absolute().parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise ValueError(
-                    f'--out {str(args.out)!r} is inside of {str(parent)!r}, '
-                    'which is a file: give a place in a folder'
-                )
-            break
+    parent = next(p for p in args.out.absolute().parents if p.exists())
+    if not parent.is_dir():
+        raise ValueError(
+            f'--out {str(args.out)!r} is inside {str(parent)!r}, which is a '
+            'file: give a place in a folder'
+        )
 
 
-def measure_all(
-    runs: Sequence[RunLog], num_images: int
-) -> tuple[dict[str, Measurement], dict[str, str]]:
-    """Measure each run as far as it can be; tell why where it can't."""
+def measure_all(runs: Sequence[RunLog], num_images: int) -> Report:
+    """Measure each run, or say why that is impossible."""
     measured, missing = {}, {}
     for run in runs:
         if run.checkpoint is None:
@@ -88,26 +73,25 @@ def measure_all(
         print(f'{run.name}: attacking with {run.checkpoint.name}', flush=True)
         try:
             measured[run.name] = measure(run, num_images)
-        except _ERRORS as error:
+        # Whatever a missing or unfit dataset, checkpoint or class ends in.
+        except Exception as error:
             missing[run.name] = f'{type(error).__name__}: {error}'
-    return measured, missing
+    return Report(runs, measured, missing)
 
 
 def main() -> None:
-    """Report as the command line says."""
+    """Write the report that the command line asks for."""
     args = parse_args()
     check(args)
     runs = read_runs(args.work_dirs)
-    measured: dict[str, Measurement] = {}
-    missing = {run.name: '--no-model was given' for run in runs}
-    if not args.no_model:
-        measured, missing = measure_all(runs, args.num_images)
-    page = render(runs, measured, missing)
-    write_whole(
-        args.out,
-        lambda path: path.write_text(page, encoding='utf-8'),
-    )
-    for name, reason in missing.items():
+    if args.no_model:
+        missing = {run.name: '--no-model was given' for run in runs}
+        report = Report(runs, missing=missing)
+    else:
+        report = measure_all(runs, args.num_images)
+    page = render(report)
+    write_whole(args.out, lambda path: path.write_text(page, encoding='utf-8'))
+    for name, reason in report.missing.items():
         print(f'{name} was not attacked: {reason}')
     print(f'report: {args.out.resolve()}')
 

@@ -26,13 +26,15 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from m2at_mm.attacks import attack_mode
-from m2at_mm.attacks.compilation import compiled
-from m2at_mm.benchmark import summarise
-from m2at_mm.benchmark.interleaving import now
+from m2at_mm.attacks.logits import logits_of
 from m2at_mm.cli import model_config
 from m2at_mm.datasets import CIFAR10
 from m2at_mm.recipes import config_root
 from m2at_mm.registry import MODELS
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'tools'))
+from benchmarking.summary import summarise
+from benchmarking.timing import now
 
 ROUNDS, BLOCK, STEP_BATCH, DATA_BATCH = 12, 4, 64, 128
 PACK = dict(type='PackInputs')
@@ -98,7 +100,12 @@ def steps(model: Any) -> dict[str, Callable[[], Any]]:
         'folded, contiguous batch': partial(
             way, model, images.contiguous(), True
         ),
-        'compiled': partial(way, compiled(model, 'default'), images, False),
+        'compiled': partial(
+            way,
+            partial(logits_of, model, compile_mode='default'),
+            images,
+            False,
+        ),
         'folded, twice the images': partial(
             way, model, more[0], True, more[1]
         ),
@@ -145,7 +152,7 @@ def measure(ways: dict[str, Callable[[], Any]], size: int) -> dict[str, Any]:
                     block.append(now() - since)
             if number:  # the first round compiles
                 times[name].append(block)
-    return summarise(times, size, {})
+    return summarise(times, size)
 
 
 def main() -> None:

@@ -14,15 +14,11 @@ OUT = Path(__file__).resolve().parents[1] / 'images' / 'architecture.svg'
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 168, 50, 22, 44, 14
 # Each box: column and row from the top left, columns it fills, its purpose.
 BOXES = {
-    'coverage': (0, 0, 1, 'tries every config'),
-    'benchmark': (1, 0, 1, 'speed'),
-    'reporting': (2, 0, 1, 'HTML pages on runs'),
-    'comparison': (3, 0, 1, 'methods, one budget'),
+    'reporting': (1, 0, 1, 'HTML pages on runs'),
     'hooks': (4, 0, 1, 'checks, resume, guard'),
     'cli': (0, 1, 1, 'what tools share'),
     'exchange': (1, 1, 1, 'checkpoints in and out'),
     'evaluation': (2, 1, 1, 'attacks, alarms, tables'),
-    'interruptions': (3, 1, 1, 'kills and resumes'),
     'recipes': (0, 2, 1, 'stock to adversarial'),
     'runner': (1, 2, 1, 'loops, whole files'),
     'optim': (2, 2, 1, 'weight perturbation'),
@@ -39,13 +35,8 @@ BOXES = {
 # mends MMEngine (`compat`) and the labels of a batch (`structures`) are for
 # all, not drawn.
 ARROWS = (
-    ('coverage', 'cli'),
-    ('coverage', 'evaluation'),
-    ('benchmark', 'recipes'),
-    ('benchmark', 'evaluation'),
     ('reporting', 'cli'),
     ('reporting', 'evaluation'),
-    ('comparison', 'evaluation'),
     ('hooks', 'evaluation'),
     ('hooks', 'visualization'),
     ('hooks', 'datasets'),

@@ -10,13 +10,15 @@ it.
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / 'tools'))
 import performance_tables
-from performance_tables import load, to_table
+from performance_tables import load
 
-from m2at_mm.comparison import plot_trade_off, summarise
+from comparison.summary import markdown_table, plot_trade_off, summarise
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS, METHODS = DOCS / 'results', DOCS / 'methods'
@@ -131,7 +133,7 @@ def table_of_runs(name: str) -> str:
         for seed, run in enumerate(seeds)
     ]
     first_columns = ['method', 'seed'] if several else ['network']
-    return to_table([*first_columns, *head], rows)
+    return markdown_table([*first_columns, *head], rows)
 
 
 def table_of_collapse() -> str:
@@ -152,31 +154,27 @@ def table_of_collapse() -> str:
                 ]
             )
     head = ['training', 'epoch', 'clean', 'FGSM', 'PGD-10', 'said in the log']
-    return to_table(head, rows)
+    return markdown_table(head, rows)
 
 
 def overview(name: str, runs: Runs) -> str:
     """An experiment in the columns that all have in common."""
     rows = []
     for entry in summarise(runs):
-        mean, spread = entry.mean, entry.spread
+        mean = entry.mean
         cells = [
-            f'{mean[key]:.1f}'
-            + (f' ± {spread[key]:.1f}' if entry.seeds > 1 else '')
-            if key in mean
-            else ''
+            entry.show(key) if key in mean else ''
             for key in ('clean', 'pgd20', 'worst_case')
         ]
-        gap = ''
-        if 'pgd20' in mean:
-            gap = f'{mean["pgd20"] - mean["worst_case"]:.1f}'
+        gap = mean.get('pgd20', 0) - mean['worst_case']
         label = NAMES.get(entry.name, entry.name)
-        rows.append([label, str(entry.seeds), *cells, gap])
+        shown = f'{gap:.1f}' if 'pgd20' in mean else ''
+        rows.append([label, str(entry.seeds), *cells, shown])
     head = ['network', 'seeds', 'clean', 'PGD-20', 'worst case', 'gap']
     page, picture = RESULTS / f'{name}.md', RESULTS / f'{name}.png'
     title = TITLES.get(name, name)
     heading = f'[{title}]({page.name})' if page.exists() else title
-    parts = [f'## {heading}', conditions(runs), to_table(head, rows)]
+    parts = [f'## {heading}', conditions(runs), markdown_table(head, rows)]
     if picture.exists():
         parts.append(f'![Clean against worst-case accuracy]({picture.name})\n')
     return '\n\n'.join(part.rstrip('\n') for part in parts) + '\n'
@@ -212,7 +210,7 @@ def table_of_trials() -> str:
             ]
         )
     head = ['checkpoints after', 'killed and resumed', 'killed while writing']
-    return to_table([*head, 'bit for bit equal'], rows)
+    return markdown_table([*head, 'bit for bit equal'], rows)
 
 
 def table_of_method(method: str) -> str:
@@ -232,10 +230,10 @@ def table_of_method(method: str) -> str:
             rows.append([TITLES.get(name, name), label, *figures_shown])
     if not rows:
         return 'Nothing yet.\n'
+    head = ['experiment', 'network', 'clean', 'worst case']
     return (
         'Mean over the seeds; networks, attacks and conditions are in '
-        '[Results](../../results/index.md).\n\n'
-        + to_table(['experiment', 'network', 'clean', 'worst case'], rows)
+        '[Results](../../results/index.md).\n\n' + markdown_table(head, rows)
     )
 
 

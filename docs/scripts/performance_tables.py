@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from comparison.summary import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / 'results'
 NETWORKS = {
@@ -20,12 +21,6 @@ SERIES = {
     'processes': 'processes of one thread',
     'quick-processes': 'processes of one thread (PGD-1)',
 }
-
-
-def to_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ['---'] * len(head), *rows]
-    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
 
 
 def load(path: Path) -> Any:
@@ -48,7 +43,7 @@ def table_of_iterations() -> str:
                     _ratio(found['ratios'].get(which)),
                 ]
             )
-    return to_table(
+    return markdown_table(
         ['ResNet-18', 'iteration', 'ms', 'images/s', 'time / m2at_mm'], rows
     )
 
@@ -74,7 +69,7 @@ def table_of_parts() -> str:
             share = 100 * one[part] / sum(one.values())
             cells.append(f'{1000 * one[part]:.1f} ms, {share:.1f} %')
         rows.append(cells)
-    return to_table(['part', *found], rows)
+    return markdown_table(['part', *found], rows)
 
 
 def table_of_validation() -> str:
@@ -90,7 +85,7 @@ def table_of_validation() -> str:
         for name, one in found['contestants'].items()
     ]
     head = ['', 'seconds', 'clean, %', 'PGD-10, %', 'time / m2at_mm']
-    return to_table(head, rows)
+    return markdown_table(head, rows)
 
 
 def table_of_growth() -> str:
@@ -114,7 +109,7 @@ def table_of_growth() -> str:
                 ]
             )
     head = ['', '', 'ms', 'images/s', 'peak memory of the process, MiB']
-    return to_table(head, rows)
+    return markdown_table(head, rows)
 
 
 def sentence_on_exchange() -> str:
@@ -159,7 +154,7 @@ def table_of_changes() -> str:
                 ]
             )
     head = ['', 'way', 'ms', 'time / the first']
-    return to_table(
+    return markdown_table(
         [*head, 'ms, memory kept', 'time / the first'],
         rows,
     )

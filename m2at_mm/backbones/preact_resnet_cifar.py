@@ -3,81 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
-from torch import Tensor, nn
-
-from m2at_mm.backbones.stages import PreActivationNet, activation, conv, norm
+from m2at_mm.backbones.pre_activation import PreActivationNet, Settings
+from m2at_mm.checks import check_choice
 from m2at_mm.registry import MODELS
 
-_INIT: Sequence[dict[str, Any]] = [
+# Output channels of a block by its width, and blocks by stage.
+_DEPTHS = {18: (1, (2, 2, 2, 2)), 34: (1, (3, 4, 6, 3)), 50: (4, (3, 4, 6, 3))}
+_INIT: list[Settings] = [
     dict(type='Kaiming', layer=['Conv2d']),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
 ]
-
-
-class _BasicBlock(nn.Module):
-    expansion = 1
-
-    def __init__(
-        self, cfg: dict[str, Any], width: int, in_channels: int, stride: int
-    ) -> None:
-        super().__init__()
-        self.bn1 = norm(cfg['norm_cfg'], in_channels)
-        self.conv1 = conv(in_channels, width, 3, stride)
-        self.bn2 = norm(cfg['norm_cfg'], width)
-        self.conv2 = conv(width, width, 3, 1)
-        self.activate = activation(cfg['act_cfg'])
-        self.shortcut: nn.Module | None = None
-        if stride != 1 or in_channels != width:
-            self.shortcut = nn.Sequential(conv(in_channels, width, 1, stride))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.activate(self.bn1(x))
-        identity = x if self.shortcut is None else self.shortcut(out)
-        out = self.conv1(out)
-        out = self.conv2(self.activate(self.bn2(out)))
-        total: Tensor = out + identity
-        return total
-
-
-class _Bottleneck(nn.Module):
-    expansion = 4
-
-    def __init__(
-        self, cfg: dict[str, Any], width: int, in_channels: int, stride: int
-    ) -> None:
-        super().__init__()
-        out_channels = self.expansion * width
-        self.bn1 = norm(cfg['norm_cfg'], in_channels)
-        self.conv1 = conv(in_channels, width, 1, 1)
-        self.bn2 = norm(cfg['norm_cfg'], width)
-        self.conv2 = conv(width, width, 3, stride)
-        self.bn3 = norm(cfg['norm_cfg'], width)
-        self.conv3 = conv(width, out_channels, 1, 1)
-        self.activate = activation(cfg['act_cfg'])
-        self.shortcut: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                conv(in_channels, out_channels, 1, stride)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.activate(self.bn1(x))
-        identity = x if self.shortcut is None else self.shortcut(out)
-        out = self.conv1(out)
-        out = self.conv2(self.activate(self.bn2(out)))
-        out = self.conv3(self.activate(self.bn3(out)))
-        total: Tensor = out + identity
-        return total
-
-
-_DEPTHS: dict[int, tuple[Any, tuple[int, ...]]] = {
-    18: (_BasicBlock, (2, 2, 2, 2)),
-    34: (_BasicBlock, (3, 4, 6, 3)),
-    50: (_Bottleneck, (3, 4, 6, 3)),
-}
 
 
 @MODELS.register_module()
@@ -92,8 +28,8 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     Args:
         depth (int): 18, 34 or 50. Defaults to 18.
         base_channels (int): Width of the first stage. Defaults to 64.
-        frozen_stages (int): Stages that are not trained, with the stem; 0 is
-            the stem alone. Defaults to -1, none.
+        frozen_stages (int): Number of stages that are not trained, besides
+            the stem; 0 is the stem alone. Defaults to -1, nothing frozen.
         norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
         norm_cfg (dict, optional): Normalisation layers. Defaults to None,
             ``dict(type='BN')``.
@@ -107,8 +43,9 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         ValueError: ``depth`` or ``frozen_stages`` is out of its range.
     """
 
-    stages: Sequence[str] = ('layer1', 'layer2', 'layer3', 'layer4')
+    stages = ('layer1', 'layer2', 'layer3', 'layer4')
     last_norm = 'bn'
+    shortcut = 'shortcut.0'
 
     def __init__(
         self,
@@ -116,37 +53,16 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         base_channels: int = 64,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: dict[str, Any] | None = None,
-        act_cfg: dict[str, Any] | None = None,
-        init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        norm_cfg: Settings | None = None,
+        act_cfg: Settings | None = None,
+        init_cfg: Settings | Sequence[Settings] | None = None,
         in_channels: int = 3,
     ) -> None:
-        if depth not in _DEPTHS:
-            raise ValueError(
-                f'depth={depth!r} is unknown: choose one of {list(_DEPTHS)}'
-            )
+        check_choice('depth', depth, _DEPTHS)
         super().__init__(
-            norm_cfg or dict(type='BN'),
-            act_cfg or dict(type='ReLU'),
-            frozen_stages,
-            norm_eval,
-            init_cfg or _INIT,
+            frozen_stages, norm_eval, norm_cfg, act_cfg, init_cfg or _INIT
         )
-        block, numbers = _DEPTHS[depth]
-        self.conv1 = conv(in_channels, base_channels, 3, 1)
-        channels = base_channels
-        layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
-        for stage, (name, number) in enumerate(zip(self.stages, numbers)):
-            width = base_channels * 2**stage
-            out_channels = block.expansion * width
-            blocks = self.make_stage(
-                stage,
-                partial(block, layers, width),
-                number,
-                (channels, out_channels),
-            )
-            self.add_module(name, blocks)
-            channels = out_channels
-        self.bn = norm(self.norm_cfg, channels)
-        self.activate = activation(self.act_cfg)
-        self.freeze_stages()
+        expansion, numbers = _DEPTHS[depth]
+        self.build_layers(
+            in_channels, base_channels, base_channels, numbers, expansion
+        )

@@ -3,47 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
-from torch import Tensor, nn
-
-from m2at_mm.backbones.stages import PreActivationNet, activation, conv, norm
+from m2at_mm.backbones.pre_activation import PreActivationNet, Settings
+from m2at_mm.checks import check_count, check_number
 from m2at_mm.registry import MODELS
 
-_INIT: Sequence[dict[str, Any]] = [
+_INIT: list[Settings] = [
     dict(type='Kaiming', layer=['Conv2d'], mode='fan_out'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
 ]
-
-
-class _Block(nn.Module):
-    def __init__(
-        self,
-        cfg: dict[str, Any],
-        drop_rate: float,
-        out_channels: int,
-        in_channels: int,
-        stride: int,
-    ) -> None:
-        super().__init__()
-        self.bn1 = norm(cfg['norm_cfg'], in_channels)
-        self.conv1 = conv(in_channels, out_channels, 3, stride)
-        self.bn2 = norm(cfg['norm_cfg'], out_channels)
-        self.conv2 = conv(out_channels, out_channels, 3, 1)
-        self.activate = activation(cfg['act_cfg'])
-        self.drop = nn.Dropout(drop_rate)
-        self.convShortcut: nn.Module | None = None
-        if in_channels != out_channels:
-            self.convShortcut = conv(in_channels, out_channels, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.activate(self.bn1(x))
-        # The shortcut starts after the activation only where it changes width.
-        identity = x if self.convShortcut is None else self.convShortcut(out)
-        out = self.activate(self.bn2(self.conv1(out)))
-        total: Tensor = identity + self.conv2(self.drop(out))
-        return total
 
 
 @MODELS.register_module()
@@ -60,8 +28,8 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             Defaults to 10.
         drop_rate (float): Dropout between the convolutions of a block, in
             [0, 1). Defaults to 0.0.
-        frozen_stages (int): Stages that are not trained, with the stem; 0 is
-            the stem alone. Defaults to -1, none.
+        frozen_stages (int): Number of stages that are not trained, besides
+            the stem; 0 is the stem alone. Defaults to -1, nothing frozen.
         norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
         norm_cfg (dict, optional): Normalisation layers. Defaults to None,
             ``dict(type='BN')``.
@@ -75,8 +43,9 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         ValueError: An argument is out of its range.
     """
 
-    stages: Sequence[str] = ('block1', 'block2', 'block3')
+    stages = ('block1.layer', 'block2.layer', 'block3.layer')
     last_norm = 'bn1'
+    shortcut = 'convShortcut'
 
     def __init__(
         self,
@@ -85,43 +54,24 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         drop_rate: float = 0.0,
         frozen_stages: int = -1,
         norm_eval: bool = False,
-        norm_cfg: dict[str, Any] | None = None,
-        act_cfg: dict[str, Any] | None = None,
-        init_cfg: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        norm_cfg: Settings | None = None,
+        act_cfg: Settings | None = None,
+        init_cfg: Settings | Sequence[Settings] | None = None,
         in_channels: int = 3,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
             raise ValueError(
                 f'depth={depth!r} must be 6 * n + 4, like 28 or 34'
             )
-        if widen_factor < 1:
-            raise ValueError(f'widen_factor={widen_factor!r} must be >= 1')
-        if not 0 <= drop_rate < 1:
-            raise ValueError(
-                f'drop_rate={drop_rate!r} must be at least 0 and below 1'
-            )
+        check_count('widen_factor', widen_factor)
+        check_number('drop_rate', drop_rate, 0, below=1)
         super().__init__(
-            norm_cfg or dict(type='BN'),
-            act_cfg or dict(type='ReLU'),
-            frozen_stages,
-            norm_eval,
-            init_cfg or _INIT,
+            frozen_stages, norm_eval, norm_cfg, act_cfg, init_cfg or _INIT
         )
-        self.conv1 = conv(in_channels, 16, 3, 1)
-        channels = 16
-        layers = dict(norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
-        for stage, name in enumerate(self.stages):
-            width = 16 * widen_factor * 2**stage
-            blocks = self.make_stage(
-                stage,
-                partial(_Block, layers, drop_rate, width),
-                (depth - 4) // 6,
-                (channels, width),
-            )
-            # As the published networks name it.
-            self.add_module(name, nn.Sequential())
-            getattr(self, name).add_module('layer', blocks)
-            channels = width
-        self.bn1 = norm(self.norm_cfg, channels)
-        self.activate = activation(self.act_cfg)
-        self.freeze_stages()
+        self.build_layers(
+            in_channels,
+            16,
+            16 * widen_factor,
+            [(depth - 4) // 6] * 3,
+            drop_rate=drop_rate,
+        )

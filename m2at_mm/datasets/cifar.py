@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import os.path as osp
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +19,7 @@ import mmcv
 import numpy as np
 from mmengine import dist
 from mmengine.logging import print_log
+from mmengine.utils import scandir
 from mmpretrain.datasets import CIFAR10 as _CIFAR10
 from mmpretrain.datasets import CIFAR100 as _CIFAR100
 from mmpretrain.datasets.utils import (
@@ -28,12 +28,14 @@ from mmpretrain.datasets.utils import (
     extract_archive,
 )
 
-from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
+from m2at_mm.checks import check_choice, check_count
+from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
 from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
 IMAGE_SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp')
-# Seconds without an answer after which a download is given up.
+# Seconds without an answer after which a download is given up: mmpretrain's
+# downloader sets no limit.
 DOWNLOAD_TIMEOUT = 30.0
 
 
@@ -50,7 +52,8 @@ class CIFAR10(WholeBatches, _CIFAR10):
 
     Samples of an image folder, and of ``val`` in any case, take turns over
     the classes, so that ``indices=N`` gives a balanced first N. Of a folder
-    only the images that the split and ``indices`` ask for are read.
+    only the images that the split and ``indices`` ask for are read. A sample
+    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
 
     Args:
         data_root (str): The folder with the data.
@@ -65,21 +68,13 @@ class CIFAR10(WholeBatches, _CIFAR10):
         **kwargs: Other keyword arguments of mmpretrain's ``CIFAR10``, and
             ``whole_batches`` of :class:`WholeBatches`.
 
-    Each sample has ``img`` (ndarray): RGB in 0..255, uint8, shape
-    (32, 32, 3), and ``gt_label`` (int).
-
     Raises:
-        ValueError: If an argument, a class folder or an image is wrong.
-        FileNotFoundError: If there are no data and none can be downloaded.
+        ValueError: An argument, a class folder or an image is wrong.
+        FileNotFoundError: There are no data and none can be downloaded.
 
     Example:
-        >>> val_dataloader = dict(
-        >>>     dataset=dict(
-        >>>         type='m2at_mm.CIFAR10',
-        >>>         data_root='data/cifar10',
-        >>>         split='val',
-        >>>         test_mode=True,
-        >>>         pipeline=[dict(type='PackInputs')]))
+        >>> dataset = dict(
+        >>>     type='m2at_mm.CIFAR10', data_root='data/cifar10', split='val')
     """
 
     _indices: int | Sequence[int] | None
@@ -95,13 +90,13 @@ class CIFAR10(WholeBatches, _CIFAR10):
         lazy_init: bool = False,
         **kwargs: Any,
     ) -> None:
-        check_split(split)
+        check_choice('split', split, SPLITS)
+        check_count('val_size', val_size)
         classes = len(self.METAINFO['classes'])
-        valid = isinstance(val_size, int) and val_size > 0
-        if not valid or val_size % classes:
+        if val_size % classes:
             raise ValueError(
-                f'val_size must be a positive multiple of {classes}, the '
-                f'number of classes, got {val_size!r}; try {10 * classes}'
+                f'val_size={val_size} must be a multiple of {classes}, the '
+                f'number of classes, like {10 * classes}'
             )
         self.val_size = val_size
         super().__init__(
@@ -118,23 +113,19 @@ class CIFAR10(WholeBatches, _CIFAR10):
             self.full_init()
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Load the samples of the split, after a download if need be.
-
-        Returns:
-            list[dict]: Samples with ``img`` and ``gt_label``.
-
-        Raises:
-            FileNotFoundError: There are no data and none can be downloaded.
-        """
+        """Load the samples of the split, after a download if need be."""
         place = self.data_prefix['root']
-        if '://' not in place:  # Else it is a remote one, as s3://bucket.
+        if '://' not in place:  # else it is remote, like s3://bucket
             place = osp.abspath(place)
         folder = osp.join(place, 'test' if self.split == 'test' else 'train')
         official = self._check_integrity()
         found = official or osp.isdir(folder)
         error = None
         if not found and self.download and dist.is_main_process():
-            error = self._try_download(place)
+            try:
+                self._download(place)
+            except Exception as caught:  # of urllib, ssl, tarfile, os, ...
+                error = caught
         # No rank may raise before this line: the others would wait for it.
         dist.barrier()
         if official or self._check_integrity():
@@ -195,7 +186,12 @@ class CIFAR10(WholeBatches, _CIFAR10):
         """List the image files and their labels, class by class."""
         names = self.METAINFO['classes']
         files = {
-            entry.name: _list_images(entry.path)
+            entry.name: sorted(
+                osp.join(entry.path, name)
+                for name in scandir(
+                    entry.path, IMAGE_SUFFIXES, case_sensitive=False
+                )
+            )
             for entry in os.scandir(folder)
             if entry.is_dir() and not entry.name.startswith('.')
         }
@@ -212,34 +208,30 @@ class CIFAR10(WholeBatches, _CIFAR10):
         counts = [len(files[name]) for name in names]
         return paths, np.repeat(np.arange(len(names)), counts)
 
-    def _try_download(self, place: str) -> Exception | None:
-        """Download and unpack the official files; return what went wrong."""
-        try:
-            if '://' in place:
-                raise RuntimeError('only a local folder can be filled')
-            root = Path(place)
-            above = next(p for p in (root, *root.parents) if p.is_dir())
-            # On the same disk, and hidden until all of it is there.
-            with TemporaryDirectory(dir=above, prefix='.download-') as tmp:
-                self._unpack_into(tmp, str(root / self.filename))
-                files = list(Path(tmp, self.base_folder).iterdir())
-                target = root / self.base_folder
-                target.mkdir(parents=True, exist_ok=True)
-                for file in files:
-                    file.replace(target / file.name)
-        except Exception as error:  # Of urllib, http, ssl, tarfile, os, ...
-            return error
-        return None
-
-    def _unpack_into(self, folder: str, archive: str) -> None:
-        """Unpack the archive if it is there already, else download it."""
-        if check_integrity(archive, self.tgz_md5):
-            extract_archive(archive, folder)
-            return
-        with _socket_timeout(DOWNLOAD_TIMEOUT):
-            download_and_extract_archive(
-                self.url, folder, filename=self.filename, md5=self.tgz_md5
-            )
+    def _download(self, place: str) -> None:
+        """Download the official files, or unpack them if they are there."""
+        if '://' in place:
+            raise RuntimeError('only a local folder can be filled')
+        root = Path(place)
+        above = next(p for p in (root, *root.parents) if p.is_dir())
+        # On the same disk, and hidden until all of it is there.
+        with TemporaryDirectory(dir=above, prefix='.download-') as tmp:
+            archive = str(root / self.filename)
+            if check_integrity(archive, self.tgz_md5):
+                extract_archive(archive, tmp)
+            else:
+                before = socket.getdefaulttimeout()
+                socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+                try:
+                    download_and_extract_archive(
+                        self.url, tmp, filename=self.filename, md5=self.tgz_md5
+                    )
+                finally:
+                    socket.setdefaulttimeout(before)
+            target = root / self.base_folder
+            target.mkdir(parents=True, exist_ok=True)
+            for file in Path(tmp, self.base_folder).iterdir():
+                file.replace(target / file.name)
 
     def _advice(self, folder: str, error: Exception | None) -> str:
         """Say what was looked for, where, and how to get it."""
@@ -260,21 +252,10 @@ class CIFAR10(WholeBatches, _CIFAR10):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10, _CIFAR100):
-    """mmpretrain's CIFAR-100 with a validation split, also from image files.
+    """mmpretrain's CIFAR-100 in the same way; see :class:`CIFAR10`.
 
-    Arguments, splits and errors are those of :class:`CIFAR10`; the official
-    files are in ``data_root/cifar-100-python``.
-
-    Example:
-        >>> dataset = dict(type='m2at_mm.CIFAR100', data_root='data/cifar100')
+    The official files are in ``data_root/cifar-100-python``.
     """
-
-
-def _list_images(folder: str) -> list[str]:
-    """Paths of the images in a folder, sorted by name."""
-    names = (name for name in os.listdir(folder) if name[0] != '.')
-    images = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES))
-    return [osp.join(folder, name) for name in sorted(images)]
 
 
 def _read_image(path: str) -> np.ndarray:
@@ -293,14 +274,3 @@ def _read_image(path: str) -> np.ndarray:
         text = f'{path} has {width}x{height} pixels, not 32x32; resize it'
         raise ValueError(text)
     return img
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    """Give up on silent servers: mmpretrain's downloader sets no limit."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

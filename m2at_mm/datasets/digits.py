@@ -7,7 +7,8 @@ from typing import Any
 import mmcv
 import numpy as np
 
-from m2at_mm.datasets.splits import check_split, round_robin, stratified_split
+from m2at_mm.checks import check_choice
+from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
 from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
@@ -24,7 +25,8 @@ class Digits(WholeBatches):
     demonstrations and tests on a machine without data or network. The split
     is fixed and the parts are disjoint: 'train' has 1,297 images, 'val' 200
     and 'test' 300, the latter two with equally many of each class. Samples
-    take turns over the classes, so that ``indices=N`` is balanced.
+    take turns over the classes, so that ``indices=N`` is balanced. A sample
+    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
 
     Args:
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
@@ -33,19 +35,9 @@ class Digits(WholeBatches):
         **kwargs: Other keyword arguments of mmpretrain's ``BaseDataset``,
             and ``whole_batches`` of :class:`WholeBatches`.
 
-    Each sample has ``img`` (ndarray): RGB in 0..255, uint8, shape
-    (32, 32, 3), and ``gt_label`` (int).
-
     Raises:
-        ValueError: If ``split`` is not one of the three.
-        ImportError: If scikit-learn is not installed.
-
-    Example:
-        >>> train_dataloader = dict(
-        >>>     dataset=dict(
-        >>>         type='m2at_mm.Digits',
-        >>>         split='train',
-        >>>         pipeline=[dict(type='PackInputs')]))
+        ValueError: ``split`` is not one of the three.
+        ImportError: scikit-learn is not installed.
     """
 
     METAINFO = {'classes': tuple('0123456789')}
@@ -56,41 +48,32 @@ class Digits(WholeBatches):
         metainfo: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_split(split)
+        check_choice('split', split, SPLITS)
         self.split = split
         super().__init__(ann_file='', metainfo=metainfo, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Load the samples of the split.
-
-        Returns:
-            list[dict]: Samples with ``img`` and ``gt_label``.
-        """
-        values, labels = _load_digits()
+        """Load the samples of the split."""
+        try:
+            from sklearn.datasets import load_digits
+        except ImportError as error:
+            raise ImportError(
+                'm2at_mm.Digits needs scikit-learn; install it with '
+                "pip install 'm2at_mm[demo]'"
+            ) from error
+        digits = load_digits()
+        labels = digits.target
         sizes = [TEST_PER_CLASS, VAL_PER_CLASS]
         test, val, train = stratified_split(labels, sizes)
         part = {'train': train, 'val': val, 'test': test}[self.split]
         return [
-            {'img': _to_rgb(values[i]), 'gt_label': int(labels[i])}
+            {'img': _to_rgb(digits.images[i]), 'gt_label': int(labels[i])}
             for i in round_robin(labels, part)
         ]
 
     def extra_repr(self) -> list[str]:
-        """The extra repr information of the dataset."""
+        """Tell the split in the dataset's repr."""
         return [f'Split: \t{self.split}']
-
-
-def _load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Values in 0..16, shape (1797, 8, 8), and labels, shape (1797, )."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError(
-            'm2at_mm.Digits needs scikit-learn; install it with '
-            "pip install 'm2at_mm[demo]'"
-        ) from error
-    digits = load_digits()
-    return digits.images, digits.target
 
 
 def _to_rgb(values: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is inside the datasets that repeat, join or choose from others."""
+"""The datasets inside those that repeat, join or choose from others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ from typing import Any
 
 import numpy as np
 from torch.utils.data import ConcatDataset
+
+
+def _wrapped(dataset: Any) -> list[Any]:
+    """The dataset inside a wrapper of one; nothing of other datasets."""
+    inside = getattr(dataset, '__dict__', {})
+    # _dataset is that of MMEngine's num_batch_per_epoch.
+    return [inside[name] for name in ('dataset', '_dataset') if name in inside]
 
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:
@@ -18,68 +25,47 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
             :class:`torch.utils.data.Subset`, or one with images of its own.
     """
     yield dataset
-    inside = getattr(dataset, '__dict__', {})
-    yield from (
-        deeper
-        for one in (*inside.get('datasets', ()), *_wrapped(dataset))
-        for deeper in inner_datasets(one)
-    )
-
-
-def _wrapped(dataset: Any) -> list[Any]:
-    """What a wrapper of one dataset wraps; nothing for other datasets."""
-    inside = getattr(dataset, '__dict__', {})
-    # The latter is that of MMEngine's num_batch_per_epoch.
-    return [inside[name] for name in ('dataset', '_dataset') if name in inside]
+    joined = getattr(dataset, '__dict__', {}).get('datasets', ())
+    for part in (*joined, *_wrapped(dataset)):
+        yield from inner_datasets(part)
 
 
 def labels_of(dataset: Any) -> np.ndarray | None:
     """The labels of the images that a dataset gives, without reading them.
 
-    Args:
-        dataset: See :func:`inner_datasets`.
-
-    Returns:
-        np.ndarray, optional: Shape (len(dataset), ); None where only reading
-        an image tells its label.
+    They have shape (len(dataset), ). It is None where a label is known only
+    after reading the image.
 
     Raises:
         KeyError: The images have no labels.
     """
-    if isinstance(dataset, ConcatDataset):
-        parts = [labels_of(one) for one in dataset.datasets]
-        known = [part for part in parts if part is not None]
-        return np.concatenate(known) if len(known) == len(parts) else None
-    wrapped = _wrapped(dataset)
-    if not wrapped:
+    joined = isinstance(dataset, ConcatDataset)
+    parts = dataset.datasets if joined else _wrapped(dataset)
+    if not parts:
         if hasattr(dataset, 'get_gt_labels'):
             return np.asarray(dataset.get_gt_labels())
         if hasattr(dataset, 'get_data_info'):  # MMEngine's own
             infos = map(dataset.get_data_info, range(len(dataset)))
             return np.asarray([info['gt_label'] for info in infos])
         return None
-    labels = labels_of(wrapped[0])
-    if labels is None:
+    found = [labels_of(part) for part in parts]
+    known = [labels for labels in found if labels is not None]
+    if len(known) < len(found):
         return None
+    labels = np.concatenate(known)
     for name in ('repeat_indices', 'indices'):
         chosen = getattr(dataset, '__dict__', {}).get(name)
         if chosen is not None:
             return labels[np.asarray(chosen, dtype=np.int64)]
-    # Repeated, or cut off.
+    # Joined, repeated or cut off.
     return np.resize(labels, len(dataset))
 
 
-def labelled_datasets(
-    dataset: Any,
-) -> Iterator[tuple[Any, np.ndarray]]:
-    """The datasets with images that tell their labels, and the labels.
+def labelled_datasets(dataset: Any) -> Iterator[tuple[Any, np.ndarray]]:
+    """The datasets with images whose labels are known, and those labels.
 
-    Args:
-        dataset: See :func:`inner_datasets`.
-
-    Yields:
-        tuple: A dataset, and the labels of those of its images that
-        ``dataset`` gives, int64 of shape (N, ).
+    The labels are those of the images that ``dataset`` gives of them, int64
+    of shape (N, ).
     """
     if isinstance(dataset, ConcatDataset):
         for one in dataset.datasets:

@@ -14,7 +14,7 @@ from mmengine.dist import get_rank
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-# Whether who reads an image has given it streams, see given_streams().
+# Whether the reader of an image chose the streams, see given_streams().
 _given_streams = False
 
 
@@ -22,18 +22,18 @@ class SeededPipeline:
     """A dataset's pipeline with random streams of its own for each image.
 
     The draws for an image depend on the seed, the epoch, its position in the
-    dataset, the process that reads it and how often that read it in the
-    epoch: not on what was read or drawn before. So a run that is resumed
-    augments as one that was never interrupted, with the same number of
-    workers. The streams outside are left as they were.
+    dataset, the process that reads it and how often that process has read it
+    in the epoch, but not on what was read or drawn before. So a resumed run
+    augments as an uninterrupted one with the same number of workers. The
+    streams outside are left as they were.
 
     Args:
         pipeline (Callable): The dataset's own.
-        seed (int): Of the training.
-        epoch (Tensor): The epoch, int64 of shape (), in shared memory:
-            workers that live on see it change.
+        seed (int): Seed of the training.
+        epoch (Tensor): The epoch, int64 of shape (), in shared memory, so
+            that persistent workers see it change.
         part (int): Number of the dataset where several are concatenated, so
-            that their images draw apart. Defaults to 0.
+            that their images get different draws. Defaults to 0.
     """
 
     def __init__(
@@ -52,14 +52,7 @@ class SeededPipeline:
         self._times: Counter[int] = Counter()
 
     def __call__(self, data: dict[str, Any]) -> Any:
-        """Transform a sample.
-
-        Args:
-            data (dict): Of an MMEngine dataset, with ``sample_idx``.
-
-        Returns:
-            Any: What the pipeline gives.
-        """
+        """Transform a sample of an MMEngine dataset, with ``sample_idx``."""
         index = data.get('sample_idx')
         if index is None or _given_streams:
             return self.pipeline(data)
@@ -67,20 +60,16 @@ class SeededPipeline:
         if epoch != self._counted_epoch:
             self._counted_epoch = epoch
             self._times.clear()
+        worker = get_worker_info()
+        # A worker's seed is new with each iterator.
+        process = (self.rank,) if worker is None else (self.rank, worker.seed)
         image = (self.part, int(index), self._times[index])
-        draw = (*self._where(), epoch, *image)
         self._times[index] += 1
-        with _streams_of(draw):
+        with _streams_of((self.seed, *process, epoch, *image)):
             return self.pipeline(data)
 
-    def _where(self) -> tuple[int, ...]:
-        """Seed, rank and, in a worker, its seed: new with each iterator."""
-        worker = get_worker_info()
-        drawn = () if worker is None else (worker.seed,)
-        return (self.seed, self.rank, *drawn)
-
     def __getattr__(self, name: str) -> Any:
-        """What a hook looks for in a pipeline is the pipeline's."""
+        """Attributes that hooks look for are those of the pipeline."""
         if name.startswith('__') or name == 'pipeline':
             raise AttributeError(name)
         return getattr(self.pipeline, name)
@@ -88,12 +77,12 @@ class SeededPipeline:
 
 @contextmanager
 def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
-    """Python's, NumPy's and PyTorch's streams begin at ``draw`` inside."""
+    """Seed the streams of Python, NumPy and PyTorch inside by ``draw``."""
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
     first, second, third = np.random.SeedSequence(draw).generate_state(3)
     random.seed(int(first))
     np.random.seed(int(second))
-    # Not torch.manual_seed, which sets GPUs' streams, too.
+    # torch.manual_seed would seed the GPUs, too.
     torch.default_generator.manual_seed(int(third))
     try:
         yield
@@ -105,10 +94,10 @@ def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
 
 @contextmanager
 def given_streams(draw: tuple[int, ...]) -> Iterator[None]:
-    """Draw as ``draw`` says inside, whatever a SeededPipeline would draw.
+    """Seed the streams inside by ``draw``, in place of a SeededPipeline's.
 
     Args:
-        draw (tuple[int, ...]): What the random streams are made from.
+        draw (tuple[int, ...]): The seed, of any length.
     """
     global _given_streams
     before, _given_streams = _given_streams, True

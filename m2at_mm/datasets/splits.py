@@ -11,12 +11,6 @@ SPLITS = ('train', 'val', 'test')
 _SPLIT_SEED = 0
 
 
-def check_split(split: str) -> None:
-    """Raise ValueError unless ``split`` is one of :data:`SPLITS`."""
-    if split not in SPLITS:
-        raise ValueError(f'split must be one of {list(SPLITS)}, got {split!r}')
-
-
 def stratified_split(
     labels: np.ndarray, sizes: Sequence[int]
 ) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Datasets that give a batch at once, in place of its samples."""
+"""Datasets that give a whole batch at once instead of its samples."""
 
 from __future__ import annotations
 
@@ -44,17 +44,10 @@ class WholeBatches(BaseDataset):
             self._check_pipeline()
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[Any]:
-        """A batch, as PyTorch's dataloader asks for it.
+        """A batch of N samples, as PyTorch's dataloader asks for it.
 
-        Args:
-            indices (list[int]): Positions of N samples.
-
-        Returns:
-            dict | list: ``inputs``, uint8 of shape (N, C, H, W), and
-            ``data_samples``; a list of samples without ``whole_batches``.
-
-        Raises:
-            ValueError: The pipeline was given transforms after the start.
+        It has ``inputs``, uint8 of shape (N, C, H, W), and ``data_samples``;
+        it is a list of samples without ``whole_batches``.
         """
         if not self.whole_batches:
             return [self[index] for index in indices]
@@ -97,13 +90,5 @@ class WholeBatches(BaseDataset):
 
 @FUNCTIONS.register_module()  # type: ignore[untyped-decorator]
 def whole_batch_collate(batch: dict[str, Any] | list[Any]) -> Any:
-    """Pass on a whole batch; join samples as MMEngine's default does.
-
-    Args:
-        batch (dict | list): Of :meth:`WholeBatches.__getitems__`, or the
-            samples of any other dataset.
-
-    Returns:
-        Any: The batch, as the data preprocessor takes it.
-    """
+    """Pass on a whole batch; join samples as MMEngine's default does."""
     return batch if isinstance(batch, dict) else default_collate(batch)

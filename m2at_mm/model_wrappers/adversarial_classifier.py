@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from m2at_mm.attacks import PGD, ThreatModel, differentiable_checkpoints
+from m2at_mm.attacks import Attack, ThreatModel, differentiable_checkpoints
 from m2at_mm.attacks.logits import at_entrance, predicted_labels
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.methods import Method
@@ -107,7 +106,7 @@ class AdversarialClassifier(BaseModel):
         super().__init__(data_preprocessor=settings, init_cfg=init_cfg)
         self.threat_model = threat
         self.method: Method = TASK_UTILS.build(method)
-        self.train_attack: PGD | None = (
+        self.train_attack: Attack | None = (
             TASK_UTILS.build(train_attack) if train_attack else None
         )
         if self.method.needs_attack and self.train_attack is None:
@@ -121,7 +120,7 @@ class AdversarialClassifier(BaseModel):
                 f'eval_attacks has the name {min(taken)!r}, which is a figure '
                 'of its own in the results: give the attack another name'
             )
-        self.eval_attacks: dict[str, PGD] = {
+        self.eval_attacks: dict[str, Attack] = {
             name: TASK_UTILS.build(attack)
             for name, attack in (eval_attacks or {}).items()
         }
@@ -424,17 +423,16 @@ class AdversarialClassifier(BaseModel):
         Returns:
             Tensor: Adversarial images in [0, 1], shape (N, C, H, W).
         """
-        attack: Any = self.train_attack
-        if isinstance(attack, PGD):
-            # The preprocessor made sure of it; to look again, the host would
-            # wait for a GPU.
-            attack = functools.partial(attack, check_range=False)
-        adversarial: Tensor = attack(model, images, target, self.threat_model)
-        return adversarial
+        assert self.train_attack is not None
+        # The preprocessor made sure of the range; to look again, the host
+        # would wait for a GPU.
+        return self.train_attack(
+            model, images, target, self.threat_model, check_range=False
+        )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _labels_under_attack(
-        self, attack: PGD, images: Tensor, target: Tensor
+        self, attack: Attack, images: Tensor, target: Tensor
     ) -> list[int]:
         adversarial = attack(
             self, images, target, self.threat_model, stop_when_fooled=True

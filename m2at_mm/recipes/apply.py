@@ -10,21 +10,14 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from m2at_mm.checks import check_choice
 from m2at_mm.recipes.fit import fit_mask, fit_radius
 from m2at_mm.recipes.support import why_refused
-from m2at_mm.recipes.types import leaf_datasets, type_name
+from m2at_mm.recipes.types import loaded_datasets
+from m2at_mm.registry import type_name
 
 _WRAPPER = 'm2at_mm.AdversarialClassifier'
-_OUR_HOOKS = (
-    'runtime_info',
-    'checkpoint',
-    'input_check',
-    'rng_state',
-    'sync_buffers',
-    'overfitting',
-    'preemption',
-)
-# Those of them that take the place of MMEngine's.
+# Hooks of MMEngine that ours replace.
 _STOCK_HOOKS = dict(
     checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook'
 )
@@ -50,20 +43,13 @@ def config_root() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """The recipes there are, sorted."""
+    """The names of all recipes, sorted."""
     folder = config_root() / '_base_' / 'recipes'
     return sorted(path.stem for path in folder.glob('*.py'))
 
 
 def is_adversarial(cfg: Config) -> bool:
-    """Whether the config's model is an adversarial classifier already.
-
-    Args:
-        cfg (Config): Of any training.
-
-    Returns:
-        bool: True also where the type is a class, not its name.
-    """
+    """Whether the config's model is an adversarial classifier already."""
     kind = (cfg.get('model') or {}).get('type')
     return type_name(kind) == _WRAPPER.split('.')[-1]
 
@@ -78,9 +64,9 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     optimiser, schedule, augmentation and batch size stay the config's own;
     only a recipe for fine-tuning brings a short schedule.
 
-    The recipes' radius of 8/255 is that of CIFAR: on larger images it becomes
-    4/255, with steps in proportion. M2AT's masks are made of a vision
-    transformer's patches.
+    The recipes' radius of 8/255 is that of CIFAR: where the pipeline gives
+    the network images of more than 64 pixels, it becomes 4/255, with steps in
+    proportion. M2AT's masks are made of a vision transformer's patches.
 
     Args:
         cfg (Config): Any single-label classification config of mmpretrain.
@@ -100,10 +86,7 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         >>> cfg = Config.fromfile('my_config.py')
         >>> cfg = apply_recipe(cfg, 'm2at', method=dict(scale=2.0))
     """
-    if name not in recipe_names():
-        raise ValueError(
-            f'recipe {name!r} is unknown: choose one of {recipe_names()}'
-        )
+    check_choice('recipe', name, recipe_names())
     if is_adversarial(cfg):
         raise ValueError(
             f'recipe {name!r} cannot be applied: the model is a {_WRAPPER} '
@@ -123,10 +106,9 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     cfg.model = recipe.model
     _hold_out_validation(cfg)
     _select_under_attack(cfg)
-    for key in ('train_cfg', 'param_scheduler'):
-        if key in recipe:
-            cfg[key] = recipe[key]
     if 'train_cfg' in recipe:
+        cfg.train_cfg = recipe.train_cfg
+        cfg.param_scheduler = recipe.param_scheduler
         _count_epochs(cfg)
     cfg.merge_from_dict(dict(default_hooks=recipe.get('default_hooks', {})))
     return cfg
@@ -135,38 +117,32 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
 def _count_epochs(cfg: Config) -> None:
     """Let a config of iterations sample, save and log by epoch."""
     sampler = (cfg.get('train_dataloader') or {}).get('sampler')
-    if sampler and type_name(sampler.get('type')) == 'InfiniteSampler':
+    if sampler and _type(sampler) == 'InfiniteSampler':
         sampler.type = 'DefaultSampler'
-    hooks = cfg.get('default_hooks') or {}
-    checkpoint = hooks.get('checkpoint')
-    if checkpoint and not checkpoint.get('by_epoch', True):
-        checkpoint.update(by_epoch=True, interval=1)
-    logger = hooks.get('logger')
-    if logger and not logger.get('log_metric_by_epoch', True):
-        logger.log_metric_by_epoch = True
+    hooks = cfg.default_hooks
+    if hooks.checkpoint and not hooks.checkpoint.get('by_epoch', True):
+        hooks.checkpoint.update(by_epoch=True, interval=1)
+    if 'log_metric_by_epoch' in (hooks.get('logger') or {}):
+        hooks.logger.log_metric_by_epoch = True
     if cfg.get('log_processor'):
         cfg.log_processor.by_epoch = True
 
 
 def _hold_out_validation(cfg: Config) -> None:
     """Validate on images held out of the training set, not on test."""
-    train, val = _leaves(cfg, 'train'), _leaves(cfg, 'val')
+    train, val = loaded_datasets(cfg, 'train'), loaded_datasets(cfg, 'val')
     if not train or not val:
         return
-    stock = {type_name(dataset.get('type')) for dataset in train} & {
-        type_name(dataset.get('type'))
-        for dataset in val
-        if dataset.get('split') == 'test'
-    }
+    tested = [dataset for dataset in val if dataset.get('split') == 'test']
+    stock = set(map(_type, train)) & set(map(_type, tested))
     replaced = {name: _HELD_OUT[name] for name in stock if name in _HELD_OUT}
     if replaced:
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
         for loader in ('train', 'val', 'test'):
-            for dataset in _leaves(cfg, loader):
-                name = type_name(dataset.get('type'))
-                if name in replaced:
-                    dataset.type = replaced[name]
+            for dataset in loaded_datasets(cfg, loader):
+                if _type(dataset) in replaced:
+                    dataset.type = replaced[_type(dataset)]
                     if loader == 'val' and dataset.get('split') == 'test':
                         dataset.split = 'val'
         print_log(
@@ -174,7 +150,7 @@ def _hold_out_validation(cfg: Config) -> None:
             f'{", ".join(replaced)} is read by {", ".join(replaced.values())}',
             logger='current',
         )
-    elif val == _leaves(cfg, 'test'):
+    elif val == loaded_datasets(cfg, 'test'):
         print_log(
             'validation and test use the same images: the best checkpoint is '
             'chosen on the test set, which overestimates its robustness. '
@@ -184,15 +160,12 @@ def _hold_out_validation(cfg: Config) -> None:
         )
 
 
-def _leaves(cfg: Config, part: str) -> list[Any]:
-    return leaf_datasets((cfg.get(f'{part}_dataloader') or {}).get('dataset'))
+def _type(dataset: ConfigDict) -> str:
+    return type_name(dataset.get('type'))
 
 
 def _select_under_attack(cfg: Config) -> None:
-    """Report robust accuracy and choose the best checkpoint by it.
-
-    The same settings as ``configs/_base_/default_runtime.py`` has.
-    """
+    """Take evaluators, hooks and wrapper from our default runtime."""
     runtime = Config.fromfile(config_root() / '_base_' / 'default_runtime.py')
     for part in ('val', 'test'):
         key = f'{part}_evaluator'
@@ -203,16 +176,18 @@ def _select_under_attack(cfg: Config) -> None:
         if cfg.get(f'{part}_cfg') is None:
             cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
         cfg[key] = _with_metric(cfg.get(key), runtime[key])
-    hooks = runtime.default_hooks
-    ours = {name: hooks[name] for name in _OUR_HOOKS}
+    ours = {
+        name: hook
+        for name, hook in runtime.default_hooks.items()
+        if hook.type.startswith('m2at_mm.')
+    }
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
     given = cfg.get('default_hooks') or {}
-    for name in ('checkpoint', 'runtime_info'):
+    for name, stock in _STOCK_HOOKS.items():
         hook = given.get(name, {})
-        stock = _STOCK_HOOKS[name]
         if hook is None:
             ours.pop(name)  # switched off
         elif type_name(hook.get('type', stock)) != stock:
@@ -231,6 +206,6 @@ def _with_metric(evaluator: Any, metric: ConfigDict) -> Any:
         evaluator = copy.deepcopy(evaluator)
         evaluator['metrics'] = _with_metric(evaluator['metrics'], metric)
         return evaluator
-    stock = evaluator or []
-    stock = list(stock) if isinstance(stock, (list, tuple)) else [stock]
-    return [*stock, metric]
+    if isinstance(evaluator, (list, tuple)):
+        return [*evaluator, metric]
+    return [evaluator, metric] if evaluator else [metric]

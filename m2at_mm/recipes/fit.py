@@ -13,14 +13,16 @@ from m2at_mm.recipes.types import (
     attack_configs,
     constructor_defaults,
     inner_backbone,
-    leaf_datasets,
+    loaded_datasets,
     model_class,
-    type_name,
 )
+from m2at_mm.registry import type_name
 
-# Datasets of images of about 32 pixels, where 8/255 is the usual linf radius.
+# Up to this side in pixels the usual linf radius is 8/255, as on CIFAR.
+_SMALL_IMAGE = 64
+# Datasets of such images, where no transform sets the size.
 _SMALL_IMAGES = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST', 'Digits')
-# The usual one on ImageNet (arXiv 1902.06705, 2001.03994).
+# The usual radius on ImageNet (arXiv 1902.06705, 2001.03994).
 _EPS_LARGE_IMAGES = '4/255'
 # A coarser grid than the smallest tokens of hierarchical networks, whose
 # later stages look at larger regions.
@@ -34,9 +36,9 @@ def fit_radius(recipe: Config, cfg: Config) -> None:
         recipe (Config): Its ``model`` is changed.
         cfg (Config): The classification config.
     """
-    dataset = _training_dataset(cfg)
     threat = recipe.model.threat_model
-    if dataset is None or dataset in _SMALL_IMAGES or threat.norm != 'linf':
+    images = _large_images(cfg)
+    if images is None or threat.norm != 'linf':
         return
     factor = parse_pixels(_EPS_LARGE_IMAGES, 'eps') / parse_pixels(
         threat.eps, 'eps'
@@ -47,11 +49,38 @@ def fit_radius(recipe: Config, cfg: Config) -> None:
             size = parse_pixels(attack.step_size, 'step_size') * factor
             attack.step_size = f'{size * 255:g}/255'
     print_log(
-        f'the radius is {threat.eps}, as is usual for images of {dataset}; '
+        f'the radius is {threat.eps}, as is usual for images of {images}; '
         'another one: --cfg-options model.threat_model.eps=8/255 and the '
         "attacks' step_size",
         logger='current',
     )
+
+
+def _large_images(cfg: Config) -> str | None:
+    """Size or dataset of the images, None if they are small or unknown."""
+    for part in ('train', 'val', 'test'):
+        for dataset in loaded_datasets(cfg, part):
+            for transform in reversed(dataset.get('pipeline') or []):
+                side = _side(transform)
+                if side is not None:
+                    return f'{side} pixels' if side > _SMALL_IMAGE else None
+            if 'type' in dataset:
+                name = type_name(dataset.type)
+                return None if name in _SMALL_IMAGES else name
+    return None
+
+
+def _side(transform: ConfigDict) -> int | None:
+    """The longer side of the images that a transform gives, if it sets one."""
+    for name in ('crop_size', 'scale', 'size'):
+        size = transform.get(name)
+        if isinstance(size, int):
+            return size
+        if isinstance(size, (list, tuple)) and all(
+            isinstance(side, int) for side in size
+        ):
+            return int(max(size))
+    return None
 
 
 def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
@@ -62,10 +91,8 @@ def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
         classifier (ConfigDict): The classification config's model.
     """
     method = recipe.model.method
-    if type_name(method.type) != 'M2AT':
-        return
     size = token_size(classifier)
-    if size is None:
+    if type_name(method.type) != 'M2AT' or size is None:
         return
     method.setdefault('mask', 'patch')
     method.setdefault('patch_size', size)
@@ -94,23 +121,11 @@ def token_size(classifier: ConfigDict) -> int | None:
         )
         size = int(found.group(1)) if found else None
     else:
-        size = backbone.get(
-            'patch_size',
-            constructor_defaults(model_class(backbone.get('type'))).get(
-                'patch_size'
-            ),
-        )
+        kind = model_class(backbone.get('type'))
+        default = constructor_defaults(kind).get('patch_size')
+        size = backbone.get('patch_size', default)
     if isinstance(size, (list, tuple)) and len(set(size)) == 1:
         size = size[0]
     if not isinstance(size, int) or size < _SMALLEST_TOKEN:
         return None
     return size
-
-
-def _training_dataset(cfg: Config) -> str | None:
-    """Name of the dataset's type."""
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for dataset in leaf_datasets((cfg.get(loader) or {}).get('dataset')):
-            if 'type' in dataset:
-                return type_name(dataset.type)
-    return None

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from mmengine.config import Config, ConfigDict
-from mmpretrain.models import (
-    BaseClassifier,
-    BaseRetriever,
-    ImageClassifier,
-)
+from mmpretrain.models import BaseClassifier, BaseRetriever, ImageClassifier
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 
 from m2at_mm.model_wrappers.heads import why_unsupported
-from m2at_mm.recipes.types import model_class, type_name
+from m2at_mm.recipes.types import model_class
+from m2at_mm.registry import type_name
 
 
 def why_refused(cfg: Config) -> str | None:
     """Why a config can't train adversarially, None if it can.
 
-    Args:
-        cfg (Config): Of mmpretrain.
-
-    Returns:
-        str, optional: The reason and the remedy, without a full stop.
+    The text has the reason and the remedy, and no full stop.
     """
-    model = cfg.get('model')
-    if not model:
+    if not cfg.get('model'):
         return 'the config has no model: give a classification config'
-    reason = _why_model_refused(model)
-    if reason is None and 'DeepSpeed' in str(
-        (cfg.get('strategy') or {}).get('type')
-    ):
+    reason = _why_model_refused(cfg.model)
+    if reason is None and 'DeepSpeed' in str(cfg.get('strategy')):
         reason = (
             'strategy=DeepSpeedStrategy brings an engine of its own, in which '
             'an attack has not been tried: remove strategy, runner_type and '

@@ -1,22 +1,16 @@
-"""What the types in a config stand for."""
+"""Classes, attacks and datasets that a config names."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import MODELS
-
-from m2at_mm.registry import type_name as type_name
 
 
 def model_class(kind: Any) -> Any | None:
-    """The class of a model, backbone or head, None if it is unknown.
-
-    Args:
-        kind (type | str): As a config gives it.
-    """
+    """The class of a model, backbone or head, None if it is unknown."""
     if kind is None or isinstance(kind, type):
         return kind
     return MODELS.get(str(kind))
@@ -25,11 +19,7 @@ def model_class(kind: Any) -> Any | None:
 def constructor_defaults(kind: Any | None) -> dict[str, Any]:
     """Names and defaults of a class's arguments, its bases' included.
 
-    Args:
-        kind (type, optional): A class.
-
-    Returns:
-        dict: ``inspect.Parameter.empty`` where there is no default.
+    The value is ``inspect.Parameter.empty`` where there is no default.
     """
     found: dict[str, Any] = {}
     for base in kind.__mro__ if kind is not None else ():
@@ -41,22 +31,14 @@ def constructor_defaults(kind: Any | None) -> dict[str, Any]:
 
 
 def attack_configs(model: ConfigDict) -> list[ConfigDict]:
-    """The train attack and the validation attacks of a model's config.
-
-    Args:
-        model (dict): Of an adversarial classifier.
-    """
+    """The training and validation attacks of an adversarial classifier."""
     found = [model.get('train_attack')]
     found += (model.get('eval_attacks') or {}).values()
     return [attack for attack in found if attack]
 
 
 def leaf_datasets(dataset: ConfigDict | None) -> list[ConfigDict]:
-    """The datasets with images inside those that repeat or join others.
-
-    Args:
-        dataset (dict, optional): A dataset's config.
-    """
+    """The datasets with images inside those that repeat or join others."""
     if not dataset:
         return []
     if 'dataset' in dataset:
@@ -68,12 +50,13 @@ def leaf_datasets(dataset: ConfigDict | None) -> list[ConfigDict]:
     return [dataset]
 
 
-def inner_backbone(classifier: ConfigDict) -> ConfigDict | None:
-    """The backbone, or the one inside an adapter such as LoRA's.
+def loaded_datasets(cfg: Config, part: str) -> list[ConfigDict]:
+    """The datasets with images of the train, val or test dataloader."""
+    return leaf_datasets((cfg.get(f'{part}_dataloader') or {}).get('dataset'))
 
-    Args:
-        classifier (dict): A classifier's config.
-    """
+
+def inner_backbone(classifier: ConfigDict) -> ConfigDict | None:
+    """The backbone, or the one inside an adapter such as LoRA's."""
     backbone = classifier.get('backbone')
     while backbone is not None and 'module' in backbone:
         backbone = backbone.module

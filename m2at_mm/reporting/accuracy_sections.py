@@ -1,67 +1,90 @@
-"""The sections of a report on accuracy, clean and under attack."""
+"""The sections of a report on accuracy, without attack and under attack."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
+from mmpretrain.evaluation import ConfusionMatrix
 
-from m2at_mm.reporting.accuracy import (
-    accuracies,
-    confusion,
-    shown_attacks,
-    strongest_attack,
-    sweep_points,
+from m2at_mm.evaluation.outcomes import wilson_interval
+from m2at_mm.reporting.figures import (
+    Accuracy,
+    draw_confusion,
+    draw_intervals,
+    draw_sweep,
 )
-from m2at_mm.reporting.blocks import EMPTY, Block, Cell, Section, Table
-from m2at_mm.reporting.heat_maps import MOST_CLASSES, draw_confusion
-from m2at_mm.reporting.line_figures import draw_intervals, draw_sweep
-from m2at_mm.reporting.measurement import ATTACK, Measurement, class_names
+from m2at_mm.reporting.html import EMPTY, blocks
+from m2at_mm.reporting.measurement import ATTACK, Report, class_names
 from m2at_mm.reporting.run_log import RunLog
 
+# Classes whose names and counts a confusion matrix has room for.
+_MOST_CLASSES = 20
 _MOST_CONFUSED = 10
 
-Measured = Mapping[str, Measurement]
+Results = Mapping[str, Any]
 
 
-def evaluation(runs: Sequence[RunLog]) -> Section:
-    """The final evaluation of ``tools/test.py``, with alarms."""
-    found = {run.name: run.results for run in runs if run.results is not None}
-    blocks = []
-    if found:
-        blocks += [
-            Block('text', _verdict(run, results))
-            for run, results in found.items()
-        ]
-        blocks.append(Block('table', content=_accuracy_table(found)))
-        figure = draw_intervals(
-            'final-accuracy', {run.name: run.results for run in runs}
+def accuracies(results: Results) -> dict[str, Accuracy]:
+    """Accuracy and interval by attack, with clean and the worst case.
+
+    Args:
+        results (Mapping): Content of ``results.json``, or one radius of its
+            sweep. Without ``intervals``, as in files of other projects, the
+            interval is the Wilson one for ``num_samples``.
+    """
+    values = dict(results['attacks'], worst_case=results['worst_case'])
+    if 'clean' in results:
+        values = dict(clean=results['clean'], **values)
+    total = results['num_samples']
+    known = results.get('intervals') or {}
+    return {
+        key: (
+            value,
+            tuple(
+                known.get(key)
+                or wilson_interval(round(value * total / 100), total)
+            ),
         )
-        blocks.append(Block('figures', content=[figure]))
-    for run in runs:
+        for key, value in values.items()
+    }
+
+
+def evaluation(report: Report) -> Iterator[Markup]:
+    """The final evaluation of ``tools/test.py``, with alarms."""
+    results = {run.name: run.results for run in report.runs if run.results}
+    found = {run: accuracies(one) for run, one in results.items()}
+    if found:
+        for name, one in results.items():
+            yield blocks.text(_verdict(name, one))
+        # The worst case comes last.
+        attacks = dict.fromkeys(key for one in found.values() for key in one)
+        del attacks['worst_case']
+        columns = [*attacks, 'worst_case']
+        yield _accuracy_table(results, found, columns)
+        shown = {run.name: found.get(run.name, {}) for run in report.runs}
+        yield blocks.figures(
+            [draw_intervals('final-accuracy', columns, shown)]
+        )
+    for run in report.runs:
         if run.results is None:
-            blocks.append(
-                Block(
-                    'text',
-                    f'{run.name} has no results.json: tools/test.py with '
-                    f'--out {run.folder / "results.json"} writes one.',
-                )
+            yield blocks.text(
+                f'{run.name} has no results.json: tools/test.py with '
+                f'--out {run.folder / "results.json"} writes one.'
             )
             continue
-        alarms = run.results.get('alarms') or []
-        for alarm in alarms:
-            text = f'{run.name}: {alarm["name"]}: {alarm["message"]}'
-            blocks.append(Block('warning', text))
-        if not alarms:
-            text = f'{run.name}: no alarm, no sign of masked gradients.'
-            blocks.append(Block('text', text))
+        yield from _alarms(run.name, run.results)
+        if not run.results.get('alarms'):
+            yield blocks.text(
+                f'{run.name}: no alarm, no sign of masked gradients.'
+            )
         for note in run.results.get('notes') or []:
-            blocks.append(Block('text', f'{run.name}: {note}'))
-    return Section('evaluation', 'Final evaluation', blocks)
+            yield blocks.text(f'{run.name}: {note}')
 
 
-def _verdict(run: str, results: Mapping[str, Any]) -> str:
+def _verdict(run: str, results: Results) -> str:
     """How robust the network is, and how far that can be trusted."""
     text = (
         f'{run}: {results["clean"]:.1f} % clean and at most '
@@ -74,182 +97,172 @@ def _verdict(run: str, results: Mapping[str, Any]) -> str:
     gap = results.get('pgd_minus_autoattack')
     if gap is None:
         return text
-    return f'{text} AutoAttack leaves {gap:.1f} points less than PGD.'
-
-
-def _accuracy_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    figures = {run: accuracies(results) for run, results in found.items()}
-    attacks = shown_attacks(found.values())
-    rows: list[list[Cell]] = []
-    for run, results in found.items():
-        told = results.get('settings') or {}
-        row: list[Cell] = [run, told.get('checkpoint') or EMPTY]
-        row.append(_radius(results))
-        row.append(str(results['num_samples']))
-        for attack in attacks:
-            row.append(
-                _with_interval(figures[run][attack])
-                if attack in figures[run]
-                else EMPTY
-            )
-        row.append(str(len(results.get('alarms') or [])))
-        rows.append(row)
-    return Table(
-        'Accuracy in per cent, with 95 % Wilson intervals. worst_case: right '
-        'clean and under every attack',
-        ['run', 'checkpoint', 'eps', 'images', *attacks, 'alarms'],
-        rows,
+    return (
+        f'{text} Accuracy under AutoAttack is {gap:.1f} points below that '
+        'under PGD.'
     )
 
 
-def _radius(results: Mapping[str, Any]) -> str:
+def _radius(results: Results) -> str:
     threat = results['threat_model']
-    return f'{threat["norm"]} {threat["eps"] * 255:.4g}/255'
+    return f'{threat["norm"]} {_in_pixels(threat["eps"])}'
 
 
-def _with_interval(found: tuple[float, tuple[float, float]]) -> Cell:
-    value, (low, high) = found
+def _in_pixels(eps: float) -> str:
+    return f'{eps * 255:.4g}/255'
+
+
+def _alarms(run: str, results: Results) -> Iterator[Markup]:
+    for alarm in results.get('alarms') or []:
+        yield blocks.warning(f'{run}: {alarm["name"]}: {alarm["message"]}')
+
+
+def _cell(accuracy: Accuracy | None) -> str | tuple[str, str]:
+    if accuracy is None:
+        return EMPTY
+    value, (low, high) = accuracy
     return f'{value:.1f}', f'{low:.1f} to {high:.1f}'
 
 
-def sweep(runs: Sequence[RunLog], measured: Measured) -> Section:
-    """Accuracy against the radius."""
-    found: dict[str, Mapping[str, Any]] = {}
-    blocks = []
-    for run in runs:
-        if run.results is not None and 'sweep' in run.results:
-            found[run.name] = run.results
-            source = 'worst case over the attacks of results.json'
-        elif run.name in measured:
-            found[run.name] = measured[run.name].results
-            source = f'{ATTACK}, measured for this report'
-        else:
-            text = f'{run.name}: no evaluation at several radii.'
-            blocks.append(Block('text', text))
-            continue
-        count = found[run.name]['num_samples']
-        text = f'{run.name}: {source}, on {count} test images.'
-        blocks.append(Block('text', text))
-        if run.results is not found[run.name]:
-            blocks += [
-                Block('warning', f'{run.name}: {a["name"]}: {a["message"]}')
-                for a in found[run.name]['alarms']
-            ]
-    if found:
-        figure = draw_sweep(
-            'sweep-figure', {run.name: found.get(run.name) for run in runs}
-        )
-        table = Block('table', content=_sweep_table(found))
-        blocks = [Block('figures', content=[figure]), table, *blocks]
-    return Section('sweep', 'Accuracy against eps', blocks)
-
-
-def _sweep_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
-    points = {run: sweep_points(results) for run, results in found.items()}
-    radii = sorted({eps for one in points.values() for eps in one})
-    rows: list[list[Cell]] = [
+def _accuracy_table(
+    results: Mapping[str, Results],
+    found: Mapping[str, Mapping[str, Accuracy]],
+    columns: Sequence[str],
+) -> Any:
+    return blocks.table(
+        'Accuracy in per cent, with 95 % Wilson intervals. worst_case: '
+        'classified correctly without attack and under every attack',
+        ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms'],
         [
-            run,
-            *(
-                _with_interval(one[eps]) if eps in one else EMPTY
-                for eps in radii
-            ),
-        ]
-        for run, one in points.items()
-    ]
-    return Table(
-        'Accuracy in per cent by radius, with 95 % Wilson intervals',
-        ['run', *(f'{eps * 255:.4g}/255' for eps in radii)],
-        rows,
+            [
+                run,
+                (one.get('settings') or {}).get('checkpoint') or EMPTY,
+                _radius(one),
+                str(one['num_samples']),
+                *(_cell(found[run].get(column)) for column in columns),
+                str(len(one.get('alarms') or [])),
+            ]
+            for run, one in results.items()
+        ],
     )
 
 
-def confusions(runs: Sequence[RunLog], measured: Measured) -> Section:
-    """Which classes are taken for which, clean and under attack."""
-    blocks = []
-    for number, run in enumerate(runs):
-        blocks.append(Block('heading', run.name))
-        found = _predictions(run, measured)
-        if found is None:
-            text = 'There are no predictions per image: no results.samples.npz'
-            text += ' and no measurement with the network.'
-            blocks.append(Block('text', text))
+def sweep(report: Report) -> Iterator[Markup]:
+    """Accuracy against the radius."""
+    points: dict[str, dict[float, Accuracy]] = {}
+    notes = []
+    for run in report.runs:
+        points[run.name] = {}
+        if run.results is not None and 'sweep' in run.results:
+            results = run.results
+            source = 'worst case over the attacks of results.json'
+        elif run.name in report.measured:
+            results = report.measured[run.name].results
+            source = f'{ATTACK}, measured for this report'
+        else:
+            text = f'{run.name}: no evaluation at several radii.'
+            notes.append(blocks.text(text))
             continue
-        predictions, source = found
-        names = class_names(run.config)
-        blocks += _confusion_blocks(f'confusion-{number}', predictions, names)
-        blocks.append(Block('text', source))
-    return Section('classes', 'Confusion by class', blocks)
+        count = results['num_samples']
+        text = f'{run.name}: {source}, on {count} test images.'
+        notes.append(blocks.text(text))
+        if results is not run.results:
+            notes += _alarms(run.name, results)
+        points[run.name] = {0.0: accuracies(results)['clean']}
+        for one in results['sweep']:
+            eps = one['threat_model']['eps']
+            points[run.name][eps] = accuracies(one)['worst_case']
+    radii = sorted({eps for one in points.values() for eps in one})
+    if radii:
+        yield blocks.figures([draw_sweep('sweep-figure', points)])
+        yield blocks.table(
+            'Accuracy in per cent by radius, with 95 % Wilson intervals',
+            ['run', *map(_in_pixels, radii)],
+            [
+                [run, *(_cell(one.get(eps)) for eps in radii)]
+                for run, one in points.items()
+                if one
+            ],
+        )
+    yield from notes
+
+
+def confusions(report: Report) -> Iterator[Markup]:
+    """Which classes are taken for which, without attack and under attack."""
+    for number, run in enumerate(report.runs):
+        yield blocks.heading(run.name)
+        found, source = _predictions(run, report)
+        if found:
+            names = class_names(run.config)
+            yield from _confusions(f'confusion-{number}', found, names)
+        yield blocks.text(source)
 
 
 def _predictions(
-    run: RunLog, measured: Measured
-) -> tuple[dict[str, np.ndarray], str] | None:
+    run: RunLog, report: Report
+) -> tuple[dict[str, np.ndarray], str]:
     """Labels and predictions by attack, and where they are from."""
+    note = 'An image that is misclassified clean keeps its prediction.'
     if run.results is not None and 'clean' in run.predictions:
-        worst = strongest_attack(run.results, run.predictions)
-        if worst is not None:
-            name, predicted = worst
-            labels = run.predictions['label']
-            return (
-                dict(
-                    label=labels,
-                    clean=run.predictions['clean'],
-                    **{name: predicted},
-                ),
-                f'From results.samples.npz, {len(labels)} test images; '
-                f'{name} is the strongest single attack there. An image that '
-                'is misclassified clean keeps its prediction.',
-            )
-    if run.name in measured:
-        outcome = measured[run.name].outcome
-        return (
-            dict(outcome.predictions, label=outcome.labels),
+        known = run.predictions
+        at = f'@{run.results["threat_model"]["eps"] * 255:.6g}/255'
+        attacks = run.results['attacks']
+        for name in sorted(attacks, key=attacks.__getitem__):
+            key = name if name in known else name + at
+            if key in known:
+                found = {k: known[k] for k in ('label', 'clean')}
+                return {**found, name: known[key]}, (
+                    'From results.samples.npz, '
+                    f'{len(known["label"])} test images; {name} is the '
+                    f'strongest single attack there. {note}'
+                )
+    if run.name in report.measured:
+        outcome = report.measured[run.name].outcome
+        return dict(outcome.predictions, label=outcome.labels), (
             f'Measured for this report on {len(outcome.labels)} test images. '
-            'An image that is misclassified clean keeps its prediction.',
+            f'{note}'
         )
-    return None
+    return {}, (
+        'There are no predictions per image: no results.samples.npz and no '
+        'measurement with the network.'
+    )
 
 
-def _confusion_blocks(
-    name: str,
-    predictions: Mapping[str, np.ndarray],
-    names: Sequence[str] | None,
-) -> list[Block]:
+def _confusions(
+    name: str, predictions: dict[str, np.ndarray], names: Sequence[str] | None
+) -> Iterator[Markup]:
     count = 1 + max(int(values.max()) for values in predictions.values())
     if names is None or len(names) < count:
         names = [str(number) for number in range(count)]
-    blocks, figures = [], []
+    figures = []
     for number, (attack, predicted) in enumerate(predictions.items()):
         if attack == 'label':
             continue
-        counts = confusion(predictions['label'], predicted, len(names))
+        finite = predicted >= 0  # it is -1 where the logits are not finite
+        counts = ConfusionMatrix.calculate(
+            predicted[finite], predictions['label'][finite], len(names)
+        ).numpy()
         title = 'Clean' if attack == 'clean' else f'Under {attack}'
-        if len(names) <= MOST_CLASSES:
-            figures.append(
-                draw_confusion(f'{name}-{number}', title, counts, names)
-            )
-        else:
-            table = _most_confused(title, counts, names)
-            blocks.append(Block('table', content=table))
+        if len(names) > _MOST_CLASSES:
+            yield _most_confused(title, counts, names)
+            continue
+        figure = draw_confusion(f'{name}-{number}', title, counts, names)
+        figures.append(figure)
     if figures:
-        blocks.append(Block('figures', content=figures))
-    return blocks
+        yield blocks.figures(figures)
 
 
 def _most_confused(
     title: str, counts: np.ndarray, names: Sequence[str]
-) -> Table:
-    wrong = counts.copy()
-    np.fill_diagonal(wrong, 0)
+) -> Any:
+    wrong = counts - np.diag(counts.diagonal())
     order = np.argsort(-wrong, axis=None, kind='stable')[:_MOST_CONFUSED]
-    rows, columns = np.unravel_index(order, wrong.shape)
-    return Table(
+    return blocks.table(
         f'{title}: the most frequent confusions',
         ['true class', 'predicted', 'images'],
         [
             [names[row], names[column], str(wrong[row, column])]
-            for row, column in zip(rows, columns)
+            for row, column in zip(*np.unravel_index(order, wrong.shape))
             if wrong[row, column]
         ],
     )

@@ -2,107 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from typing import Any
 
-from m2at_mm.attacks import ThreatModel
+from markupsafe import Markup
+
 from m2at_mm.attacks.logits import NO_LABEL
-from m2at_mm.reporting.blocks import Block, ExamplePanel, Section
-from m2at_mm.reporting.heat_maps import draw_surface
-from m2at_mm.reporting.inline_svg import to_img
+from m2at_mm.reporting.figures import draw_surface
+from m2at_mm.reporting.html import blocks, to_img
 from m2at_mm.reporting.measurement import (
     ATTACK,
-    Example,
     Measurement,
+    Report,
     class_names,
 )
 from m2at_mm.reporting.run_log import RunLog
 
 
-def examples(
-    runs: Sequence[RunLog], measured: Mapping[str, Measurement]
-) -> Section:
+def _measured(report: Report) -> Iterator[tuple[int, RunLog, Measurement]]:
+    for number, run in enumerate(report.runs):
+        if run.name in report.measured:
+            yield number, run, report.measured[run.name]
+
+
+def _class(run: RunLog, label: int) -> str:
+    names = class_names(run.config)
+    return names[label] if names else f'class {label}'
+
+
+def examples(report: Report) -> Iterator[Markup]:
     """Images before and after the attack, with the predictions."""
-    text = (
-        f'Some test images under {ATTACK} at the radius of the run. The '
-        'perturbation is amplified so that the radius fills the scale; grey '
-        'is no change.'
-    )
-    blocks = [Block('text', text)]
-    for run in runs:
-        if run.name not in measured:
-            continue
-        found = measured[run.name]
-        names = class_names(run.config)
-        blocks.append(Block('heading', run.name))
-        panels = [
-            _panel(example, number, names, found.threat_model)
-            for number, example in enumerate(found.examples)
-        ]
-        blocks.append(Block('examples', content=panels))
-    return Section('examples', 'Examples', blocks)
+    for number, (_, run, found) in enumerate(_measured(report)):
+        if number == 0:
+            yield blocks.text(
+                f'Some test images under {ATTACK} at the radius of the run. '
+                'The perturbation is amplified so that the radius fills the '
+                'scale; grey is no change.'
+            )
+        yield blocks.heading(run.name)
+        yield blocks.examples(_panels(run, found))
 
 
-def _panel(
-    example: Example,
-    number: int,
-    names: Sequence[str] | None,
-    threat: ThreatModel,
-) -> ExamplePanel:
-    def name(index: int) -> str:
-        return names[index] if names else f'class {index}'
-
-    def say(found: tuple[int, float]) -> str:
-        if found[0] == NO_LABEL:
-            return 'logits that are not finite (wrong)'
-        verdict = 'right' if found[0] == example.label else 'wrong'
-        return f'{name(found[0])}, {100 * found[1]:.0f} % ({verdict})'
-
-    change = example.adversarial - example.clean
-    largest = threat.eps if threat.norm == 'linf' else abs(change).max()
-    amplified = 0.5 + change / (2 * max(largest, 1e-12))
-    what = f'test image {number + 1}, {name(example.label)}'
-    return ExamplePanel(
-        panels=[
+def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
+    """Three images and three lines of text for each example."""
+    threat = found.outcome.threat_model
+    for number, example in enumerate(found.examples, 1):
+        change = example.adversarial - example.clean
+        largest = threat.eps if threat.norm == 'linf' else abs(change).max()
+        amplified = 0.5 + change / (2 * max(largest, 1e-12))
+        lines = [f'True class: {_class(run, example.label)}']
+        for when, (label, share) in (
+            ('Clean', example.predicted),
+            ('Adversarial', example.attacked),
+        ):
+            verdict = 'right' if label == example.label else 'wrong'
+            lines.append(
+                f'{when}: logits that are not finite (wrong)'
+                if label == NO_LABEL
+                else f'{when}: {_class(run, label)}, {100 * share:.0f} % '
+                f'({verdict})'
+            )
+        what = f'test image {number}, {_class(run, example.label)}'
+        images = [
             ('clean', to_img(example.clean, f'Clean {what}')),
             ('perturbation', to_img(amplified, f'Perturbation of {what}')),
             ('adversarial', to_img(example.adversarial, f'Attacked {what}')),
-        ],
-        lines=[
-            f'True class: {name(example.label)}',
-            f'Clean: {say(example.predicted)}',
-            f'Adversarial: {say(example.attacked)}',
-        ],
-    )
+        ]
+        yield images, lines
 
 
-def surfaces(
-    runs: Sequence[RunLog], measured: Mapping[str, Measurement]
-) -> Section:
+def surfaces(report: Report) -> Iterator[Markup]:
     """The loss around images along the gradient and a random direction."""
-    text = (
-        'Cross-entropy around some of these images, up to one radius of the '
-        'run along the gradient (the steepest step in the norm) and along a '
-        'random direction. White lines are decision boundaries, the cross is '
-        'the clean image. A smooth slope to the right is what an attack '
-        'follows; a flat or jagged one is a sign of masked gradients.'
-    )
-    blocks = [Block('text', text)]
-    for number, run in enumerate(runs):
-        if run.name not in measured:
-            continue
-        found = measured[run.name]
-        names = class_names(run.config)
-        blocks.append(Block('heading', run.name))
-        figures = []
-        for position, surface in enumerate(found.surfaces):
-            label = found.examples[position].label
-            figures.append(
-                draw_surface(
-                    f'surface-{number}-{position}',
-                    f'Image {position + 1}, '
-                    f'{names[label] if names else f"class {label}"}',
-                    surface,
-                )
+    for position, (number, run, found) in enumerate(_measured(report)):
+        if position == 0:
+            yield blocks.text(
+                'Cross-entropy around some of these images, up to one radius '
+                'of the run along the gradient (the steepest step in the '
+                'norm) and along a random direction. White lines are decision '
+                'boundaries, the cross is the clean image. A smooth slope to '
+                'the right is what an attack follows; a flat or jagged one is '
+                'a sign of masked gradients.'
             )
-        blocks.append(Block('figures', content=figures, small=True))
-    return Section('surfaces', 'Loss surface', blocks)
+        yield blocks.heading(run.name)
+        figures = [
+            draw_surface(
+                f'surface-{number}-{k}',
+                f'Image {k + 1}, {_class(run, found.examples[k].label)}',
+                surface,
+            )
+            for k, surface in enumerate(found.surfaces)
+        ]
+        yield blocks.figures(figures, small=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from torch import Tensor
+from mmpretrain.registry import DATASETS
+from torch import Tensor, nn
 
 from m2at_mm import cli
-from m2at_mm.attacks import ThreatModel, own_random_stream
+from m2at_mm.attacks import (
+    ThreatModel,
+    attack_mode,
+    cross_entropy,
+    margin,
+    own_random_stream,
+)
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.evaluation import (
     Outcomes,
@@ -24,17 +31,16 @@ from m2at_mm.evaluation import (
     Samples,
 )
 from m2at_mm.evaluation.attackable import Attackable
-from m2at_mm.evaluation.presets import plan_attack
+from m2at_mm.evaluation.named_attacks import plan_attack
 from m2at_mm.evaluation.results import make_results
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import TASK_UTILS
-from m2at_mm.reporting.loss_surface import LossSurface, loss_surfaces
 from m2at_mm.reporting.run_log import RunLog
 
 #: The attack of everything that is measured here.
 ATTACK = 'pgd20'
-# Radii of the sweep, in units of the run's own.
-_RADII = (0.25, 0.5, 1.0, 1.5, 2.0)
+# Radii of the sweep besides the run's own, as multiples of it.
+_RADII = (0.25, 0.5, 1.5, 2.0)
 _NUM_EXAMPLES = 6
 _NUM_SURFACES = 3
 
@@ -46,9 +52,9 @@ class Example:
     Attributes:
         clean (np.ndarray): RGB in [0, 1], shape (H, W, 3).
         adversarial (np.ndarray): Same.
-        label (int): The truth.
-        predicted (tuple[int, float]): Class and probability, clean; class
-            -1 where the logits are not finite.
+        label (int): The true class.
+        predicted (tuple[int, float]): Class and probability without attack;
+            class -1 where the logits are not finite.
         attacked (tuple[int, float]): The same under attack.
     """
 
@@ -60,22 +66,54 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """What was measured of a run.
+class LossSurface:
+    """The loss on a grid around an image.
 
     Attributes:
-        threat_model (ThreatModel): The run's own.
+        steps (np.ndarray): Positions on both axes in units of the radius,
+            from -1 to 1, shape (P, ).
+        loss (np.ndarray): Cross-entropy, shape (P, P): a row per step in the
+            random direction, a column per step along the gradient.
+        margin (np.ndarray): Best wrong logit minus the right one, same
+            shape: above 0 the image is misclassified.
+    """
+
+    steps: np.ndarray
+    loss: np.ndarray
+    margin: np.ndarray
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Measurements of a run.
+
+    Attributes:
         outcome (Outcomes): Predictions at the run's own radius.
         results (dict): As in ``results.json``, with ``sweep``.
         examples (list[Example]): A few of the images, of several classes.
         surfaces (list[LossSurface]): Around the first of them.
     """
 
-    threat_model: ThreatModel
     outcome: Outcomes
     results: dict[str, Any]
     examples: list[Example]
     surfaces: list[LossSurface]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All data that a page shows.
+
+    Attributes:
+        runs (Sequence[RunLog]): At least one.
+        measured (Mapping[str, Measurement]): By the name of a run.
+        missing (Mapping[str, str]): Why a run has no measurement, by its
+            name.
+    """
+
+    runs: Sequence[RunLog]
+    measured: Mapping[str, Measurement] = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure(run: RunLog, num_images: int) -> Measurement:
@@ -85,73 +123,58 @@ def measure(run: RunLog, num_images: int) -> Measurement:
 
     Args:
         run (RunLog): The run, with a checkpoint.
-        num_images (int): Test images, at most, spread over the classes.
-
-    Returns:
-        Measurement: With predictions on all of them.
+        num_images (int): Largest number of test images, spread over the
+            classes.
 
     Raises:
         OSError: The data are missing.
-        ValueError: Data, checkpoint and config don't fit each other.
+        ValueError: Data, checkpoint and config do not fit each other.
         TypeError: The model is not adversarial.
     """
     with TemporaryDirectory() as folder:
-        model, samples = _load(run, Path(folder), num_images)
+        cfg = _config(run, Path(folder))
+        runner = cli.build_trained_runner(
+            cfg, argparse.Namespace(launcher='none', local_rank=0)
+        )
+        model = bare_model(runner.model).eval()
+        loader = runner.test_dataloader
+        samples = Samples(
+            loader.dataset,
+            model.data_preprocessor,
+            loader.collate_fn,
+            min(num_images, len(loader.dataset)),
+        )
         evaluation = RobustnessEvaluation(
             model, samples, ResultStore(Path(folder, 'evaluation'), {})
         )
         outcomes, probes = evaluation.run([ATTACK], _radii(model.threat_model))
     few = samples.spread(_NUM_EXAMPLES)
     images, labels = next(iter(samples.batches([few])))
-    shown = slice(_NUM_SURFACES)
     return Measurement(
-        threat_model=model.threat_model,
         outcome=outcomes[0],
         results=make_results(outcomes, probes),
         examples=_examples(model, images, labels),
         surfaces=loss_surfaces(
             Attackable(model),
-            images[shown],
-            labels[shown],
+            images[:_NUM_SURFACES],
+            labels[:_NUM_SURFACES],
             model.threat_model,
         ),
     )
 
 
 def class_names(config: dict[str, Any]) -> Sequence[str] | None:
-    """The names of the test dataset's classes, None if it tells none.
+    """Names of the test dataset's classes, None if the config has none.
 
-    Args:
-        config (dict): Of a run; its data need not be there.
+    The data themselves need not exist.
     """
-    from mmpretrain.registry import DATASETS
-
     dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
     given = (dataset.get('metainfo') or {}).get('classes')
-    if given is None and dataset.get('type') is not None:
-        kind = dataset['type']
-        if not isinstance(kind, type):
-            kind = DATASETS.get(str(kind))
+    kind = dataset.get('type')
+    if given is None and kind is not None:
+        kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
         given = (getattr(kind, 'METAINFO', None) or {}).get('classes')
     return given if isinstance(given, (list, tuple)) else None
-
-
-def _load(
-    run: RunLog, folder: Path, num_images: int
-) -> tuple[AdversarialClassifier, Samples]:
-    cfg = _config(run, folder)
-    runner = cli.build_trained_runner(
-        cfg, argparse.Namespace(launcher='none', local_rank=0)
-    )
-    model = bare_model(runner.model).eval()
-    loader = runner.test_dataloader
-    samples = Samples(
-        loader.dataset,
-        model.data_preprocessor,
-        loader.collate_fn,
-        min(num_images, len(loader.dataset)),
-    )
-    return model, samples
 
 
 def _config(run: RunLog, folder: Path) -> Config:
@@ -179,15 +202,8 @@ def _config(run: RunLog, folder: Path) -> Config:
 def _radii(own: ThreatModel) -> list[ThreatModel]:
     """The run's own radius first, then smaller and larger ones."""
     largest = 1.0 if own.norm == 'linf' else float('inf')
-    others = [own.eps * factor for factor in _RADII if factor != 1]
-    return [
-        own,
-        *(
-            ThreatModel(own.norm, f'{eps * 255!r}/255')
-            for eps in others
-            if own.eps < eps <= largest or 0 < eps < own.eps
-        ),
-    ]
+    others = [own.eps * factor for factor in _RADII]
+    return [own] + [own.with_eps(eps) for eps in others if 0 < eps <= largest]
 
 
 def _examples(
@@ -199,19 +215,16 @@ def _examples(
         adversarial = attack(
             Attackable(model), images, labels, model.threat_model
         )
+    given = (images, adversarial)
     with torch.no_grad():
-        before, after = (
-            _predictions(model(given)) for given in (images, adversarial)
-        )
+        before, after = (_predictions(model(one)) for one in given)
+    clean, attacked = (
+        one.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+        for one in given
+    )
     return [
-        Example(
-            clean=_pixels(images[n]),
-            adversarial=_pixels(adversarial[n]),
-            label=int(labels[n]),
-            predicted=before[n],
-            attacked=after[n],
-        )
-        for n in range(len(images))
+        Example(*parts)
+        for parts in zip(clean, attacked, labels.tolist(), before, after)
     ]
 
 
@@ -220,5 +233,51 @@ def _predictions(logits: Tensor) -> list[tuple[int, float]]:
     return list(zip(predicted_labels(logits).tolist(), shares))
 
 
-def _pixels(image: Tensor) -> np.ndarray:
-    return image.cpu().expand(3, -1, -1).permute(1, 2, 0).numpy()
+def loss_surfaces(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    threat_model: ThreatModel,
+    points: int = 21,
+) -> list[LossSurface]:
+    """Loss and margin along the gradient and a random direction.
+
+    A smooth slope along the gradient is what an attack can follow; a jagged
+    or flat one is a sign of masked gradients (arXiv 1902.06705, section 4).
+    Both directions end where ball and box end.
+
+    Args:
+        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+            logits of shape (N, K), in eval mode.
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): int64, shape (N, ).
+        threat_model (ThreatModel): Norm and radius.
+        points (int): Number of points on each axis, odd so that the image
+            itself is one of them. Defaults to 21.
+
+    Returns:
+        list[LossSurface]: One per image.
+    """
+    with attack_mode(model):
+        leaf = images.clone().requires_grad_(True)
+        total = cross_entropy(model(leaf).float(), labels).sum()
+        (gradient,) = torch.autograd.grad(total, leaf)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(images.shape, generator=generator).to(images)
+    ball, eps = threat_model.ball(images), threat_model.eps
+    along = ball.step(images, gradient, eps) - images
+    across = ball.step(images, noise, eps) - images
+    steps = torch.linspace(-1, 1, points).to(images)
+    surfaces = []
+    for image, label, x, y in zip(images, labels, along, across):
+        truth = label.expand(points)
+        grids: tuple[list[Tensor], list[Tensor]] = [], []
+        for step in steps:
+            row = image + step * y + steps.view(-1, 1, 1, 1) * x
+            with torch.no_grad():
+                logits = model(row.clamp(0, 1)).float()
+            grids[0].append(cross_entropy(logits, truth))
+            grids[1].append(margin(logits, truth))
+        loss, wrong = (torch.stack(grid).cpu().numpy() for grid in grids)
+        surfaces.append(LossSurface(steps.cpu().numpy(), loss, wrong))
+    return surfaces

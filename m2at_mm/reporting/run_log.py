@@ -1,11 +1,12 @@
-"""What a training run left in its work dir."""
+"""The files that a training leaves in its work dir."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +19,30 @@ from m2at_mm.runner.checkpoints import best_checkpoint, last_checkpoint
 _ENVIRONMENT = ('System environment:', 'Runtime environment:', 'Origin:')
 _NOT_METRICS = ('time', 'data_time', 'step', 'epoch', 'iter', 'memory')
 _RESULTS = ('clean', 'attacks', 'worst_case', 'num_samples', 'threat_model')
+_EVALUATE_AGAIN = 'write it anew with tools/test.py, or remove it'
 
 Points = dict[float, float]
 
 
 @dataclass(frozen=True)
 class RunLog:
-    """A run as its files tell of it.
+    """A training, as the files in its work dir describe it.
 
     Attributes:
-        name (str): Of the folder.
+        name (str): Name of the folder.
         folder (Path): The work dir.
         config_file (Path): The dumped config of the training.
         config (dict): Its settings.
-        unit (str): Of the curves' positions: ``'epoch'`` or ``'iteration'``.
+        unit (str): Unit of the curves' positions, ``'epoch'`` or
+            ``'iteration'``.
         training (dict[str, Points]): Loss, lr and so on: value by position.
         validation (dict[str, Points]): ``robust/clean`` and so on, in per
             cent.
-        environment (dict[str, str]): What the log says of versions, seed,
-            commit and command.
-        results (dict, optional): Of ``results.json``.
-        predictions (dict[str, np.ndarray]): Of ``results.samples.npz``; empty
-            if it is missing.
+        environment (dict[str, str]): Versions, seed, commit and command, as
+            far as the log has them.
+        results (dict, optional): Content of ``results.json``.
+        predictions (dict[str, np.ndarray]): Content of
+            ``results.samples.npz``; empty if it is missing.
         checkpoint (Path, optional): The best, else the last one.
     """
 
@@ -57,29 +60,40 @@ class RunLog:
 
     @property
     def selected(self) -> str | None:
-        """The validation figure that tells the best epoch, if there is one."""
+        """The validation metric that selects the best epoch, if any."""
         hooks = self.config.get('default_hooks') or {}
         wanted = (hooks.get('checkpoint') or {}).get('save_best')
         wanted = [wanted] if isinstance(wanted, str) else wanted or []
-        robust = [
-            name
-            for name in self.validation
-            if name.startswith('robust/') and name != 'robust/clean'
-        ]
-        names = [*wanted, *robust, *self.validation]
-        return next((name for name in names if name in self.validation), None)
+        names = sorted(  # robust accuracies first
+            self.validation,
+            key=lambda name: name[:7] != 'robust/' or name == 'robust/clean',
+        )
+        return next((one for one in [*wanted, *names] if one in names), None)
+
+    @property
+    def best_and_last(self) -> tuple[float, float] | None:
+        """Positions of the best and of the last validation.
+
+        The best is that of :attr:`selected`, the first among equals. A loss
+        is best where it is lowest.
+        """
+        if self.selected is None:
+            return None
+        points = self.validation[self.selected]
+        choose = min if 'loss' in self.selected else max
+        return choose(sorted(points), key=points.__getitem__), max(points)
+
+    @property
+    def end(self) -> float:
+        """The last position in the log."""
+        curves = [*self.training.values(), *self.validation.values()]
+        return max((max(points) for points in curves if points), default=0.0)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunLog]:
     """Read several work dirs; see :func:`read_run`.
 
-    Folders of one name are told apart by the folders that they are in.
-
-    Args:
-        folders (Sequence[Path]): The work dirs.
-
-    Returns:
-        list[RunLog]: In the same order.
+    Folders of the same name are told apart by their parents' names.
 
     Raises:
         ValueError: A folder is given twice.
@@ -91,12 +105,11 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
             f'work dir {str(min(twice))!r} is given twice: name each run once'
         )
     names = [place.name for place in places]
-    return [
-        read_run(folder, f'{place.parent.name}/{place.name}')
-        if names.count(place.name) > 1
-        else read_run(folder)
-        for folder, place in zip(folders, places)
+    shown = [
+        f'{place.parent.name}/{name}' if names.count(name) > 1 else name
+        for place, name in zip(places, names)
     ]
+    return [*map(read_run, folders, shown)]
 
 
 def read_run(folder: Path, name: str | None = None) -> RunLog:
@@ -107,48 +120,44 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
 
     Args:
         folder (Path): The work dir.
-        name (str, optional): What to call the run. Defaults to None, the
-            folder's name.
+        name (str, optional): Name of the run in the report. Defaults to
+            None, the folder's name.
 
     Returns:
         RunLog: Without results or predictions where those files are missing.
 
     Raises:
         FileNotFoundError: There is no such folder, or no log in it.
-        ValueError: A file is there and can't be read.
+        ValueError: A file exists and cannot be read.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f'work dir {str(folder)!r} is not a folder: give the --work-dir '
             'of a training'
         )
-    sessions = sorted(folder.glob('*/vis_data/*.json'))
-    # MMEngine writes the same records a second time, under the start's name.
-    sessions = [
-        path
-        for path in sessions
-        if path.name == 'scalars.json'
-        or not path.with_name('scalars.json').exists()
-    ]
+    sessions = _sessions(folder)
     if not sessions:
         raise FileNotFoundError(
             f'work dir {str(folder)!r} has no log of a training, '
             '*/vis_data/scalars.json: give the --work-dir of tools/train.py'
         )
-    per_epoch = None
     training: dict[str, Points] = {}
     validation: dict[str, Points] = {}
     for session in sessions:
-        text = _read_log(session)
+        start = session.parent.parent
+        log = start / f'{start.name}.log'
+        text = log.read_text('utf-8', 'replace') if log.is_file() else ''
         found = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]', text)
         per_epoch = int(found[-1]) if found else None
-        _join(session, per_epoch, training, validation)
+        _join(_read_records(session, per_epoch), training, validation)
     config_file = sessions[-1].with_name('config.py')
+    with _reading(config_file, 'put the config of the training there'):
+        config = Config.fromfile(config_file).to_dict()
     return RunLog(
         name=_shown(name or folder.resolve().name),
         folder=folder,
         config_file=config_file,
-        config=_read_config(config_file),
+        config=config,
         unit='epoch' if per_epoch else 'iteration',
         training=training,
         validation=validation,
@@ -159,6 +168,17 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
     )
 
 
+def _sessions(folder: Path) -> list[Path]:
+    """The records of each start of the training."""
+    # MMEngine writes the same records a second time, under the start's name.
+    return [
+        path
+        for path in sorted(folder.glob('*/vis_data/*.json'))
+        if path.name == 'scalars.json'
+        or not path.with_name('scalars.json').exists()
+    ]
+
+
 def _shown(name: str) -> str:
     """A name that pages and figures can show."""
     shown = ''.join(c if c.isprintable() else '?' for c in name)
@@ -166,81 +186,56 @@ def _shown(name: str) -> str:
     return f'./{shown}' if shown.startswith('_') else shown
 
 
-def _read_log(session: Path) -> str:
-    """The text log of a start; empty if it is gone."""
-    start = session.parent.parent
-    path = start / f'{start.name}.log'
-    if not path.is_file():
-        return ''
-    return path.read_text(encoding='utf-8', errors='replace')
+@contextmanager
+def _reading(path: Path, advice: str) -> Iterator[None]:
+    """Turn whatever goes wrong inside into an error with advice."""
+    try:
+        yield
+    # A config is Python code and may raise anything.
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}): {advice}'
+        ) from error
 
 
-def _join(
-    session: Path,
-    per_epoch: int | None,
-    training: dict[str, Points],
-    validation: dict[str, Points],
-) -> None:
-    """Add a session's records; what it did again replaces what was there."""
-    records = _read_records(session)
-    starts = [
-        _position(record, per_epoch) for record in records if 'iter' in record
-    ]
-    for points in (*training.values(), *validation.values()):
-        for position in [p for p in points if starts and p >= starts[0]]:
-            del points[position]
-    for record in records:
-        curves = training if 'iter' in record else validation
-        for key, value in record.items():
-            if key not in _NOT_METRICS and isinstance(value, (int, float)):
-                at = _position(record, per_epoch)
-                curves.setdefault(key, {})[at] = float(value)
-
-
-def _position(record: dict[str, Any], per_epoch: int | None) -> float:
-    """Epochs done, or iterations where the loop counts those."""
-    if 'iter' in record and per_epoch:
-        return float(record['iter'] / per_epoch)
-    return float(record['step'])
-
-
-def _read_records(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+def _read_records(
+    path: Path, per_epoch: int | None
+) -> list[tuple[float, dict[str, Any]]]:
+    """The records of a start by position: epochs done, or iterations."""
+    lines = path.read_text('utf-8', 'replace').splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # a run that goes on, or was killed
-                break
+            position = float(record['step'])
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines) and isinstance(error, ValueError):
+                break  # still running, or killed
             raise ValueError(
-                f'line {number} of {path} is not JSON ({error.msg}): mend or '
-                'remove the line'
+                f'line {number} of {path} is no record of MMEngine, a JSON '
+                f"object with 'step' ({error}): mend or remove the line"
             ) from error
-        if not isinstance(record, dict) or 'step' not in record:
-            raise ValueError(
-                f'line {number} of {path} is no record of MMEngine, an object '
-                "with 'step': remove the line"
-            )
-        records.append(record)
+        if 'iter' in record and per_epoch:
+            position = record['iter'] / per_epoch
+        records.append((position, record))
     return records
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'{path} is missing, the config that MMEngine dumps when a '
-            'training starts: copy it there, e.g. from the work dir'
-        )
-    try:
-        config: dict[str, Any] = Config.fromfile(path).to_dict()
-    # A config is Python code and may raise anything.
-    except Exception as error:
-        raise ValueError(
-            f'{path} cannot be read as a config ({error}): put the config of '
-            'the training there'
-        ) from error
-    return config
+def _join(
+    records: list[tuple[float, dict[str, Any]]],
+    training: dict[str, Points],
+    validation: dict[str, Points],
+) -> None:
+    """Add the records of a start; what it repeated replaces the old ones."""
+    start = next((at for at, record in records if 'iter' in record), math.inf)
+    for curves in (training, validation):
+        for key, points in curves.items():
+            curves[key] = {p: v for p, v in points.items() if p < start}
+    for at, record in records:
+        curves = training if 'iter' in record else validation
+        for key, value in record.items():
+            if key not in _NOT_METRICS and isinstance(value, (int, float)):
+                curves.setdefault(key, {})[at] = float(value)
 
 
 def _read_environment(text: str) -> dict[str, str]:
@@ -262,29 +257,17 @@ def _read_environment(text: str) -> dict[str, str]:
 def _read_results(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
-    advice = 'write it anew with tools/test.py, or remove it'
-    try:
-        results = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f'{path} is not JSON ({error}): {advice}') from error
-    missing = [
-        key
-        for key in _RESULTS
-        if not isinstance(results, dict) or key not in results
-    ]
-    if missing:
-        raise ValueError(f'{path} has no {missing[0]!r}: {advice}')
-    return dict(results)
+    with _reading(path, _EVALUATE_AGAIN):
+        results = dict(json.loads(path.read_text('utf-8')))
+    for key in _RESULTS:
+        if key not in results:
+            raise ValueError(f'{path} has no {key!r}: {_EVALUATE_AGAIN}')
+    return results
 
 
 def _read_predictions(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
-    try:
+    with _reading(path, _EVALUATE_AGAIN):
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f'{path} cannot be read ({error}): write it anew with '
-            'tools/test.py, or remove it'
-        ) from error

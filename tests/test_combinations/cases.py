@@ -38,8 +38,8 @@ AXES: dict[str, list[Any]] = {
     'style': ['names', 'classes', 'objects'],
 }
 Case = dict[str, Any]
-#: Targets that are probabilities, whatever the labels are.
 _BY_EPOCH = ('epochs', 'stock epochs')
+# Their targets are probabilities, whatever the labels are.
 _SOFT_METHODS = ('M2AT', 'M2AT pairs', 'AVmixup', 'IAT')
 
 

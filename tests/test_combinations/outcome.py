@@ -76,25 +76,22 @@ def build_runner(case: Case, work_dir: Path) -> Runner:
     return Runner(**given)
 
 
-def _train(case: Case, work_dir: Path, *hooks: Any, resume: bool) -> Runner:
+def _train(case: Case, work_dir: Path, hook: Any = None) -> Runner:
+    """Train with a hook more, or go on with an interrupted training."""
     runner = build_runner(case, work_dir)
-    for hook in hooks:
-        runner.register_hook(hook)
-    if resume:
+    if hook is None:
         runner._resume = True
+    else:
+        runner.register_hook(hook)
     runner.train()
     return runner
 
 
+@quick_autoattack()
 def run(case: Case, folder: Path) -> list[str]:
     """Train, and list what is not as it should be."""
-    with quick_autoattack():
-        return _run(case, folder)
-
-
-def _run(case: Case, folder: Path) -> list[str]:
     seen = Seen()
-    runner = _train(case, folder / 'whole', seen, resume=False)
+    runner = _train(case, folder / 'whole', seen)
     problems = _losses(seen) + _images(case, runner, seen)
     problems += _accuracy(runner)
     if case['run'] == 'killed':
@@ -110,26 +107,24 @@ def _losses(seen: Seen) -> list[str]:
 def _images(case: Case, runner: Runner, seen: Seen) -> list[str]:
     """Each image once per epoch, over all ranks."""
     dataset = runner.train_dataloader.dataset
+    count = len(dataset)
     expected = Counter(
         int(dataset[index]['data_samples'].get('sample_idx'))
-        for index in range(len(dataset))
+        for index in range(count)
     )
     ranks = dist.all_gather_object(seen.images)
     # Samplers deal the images out in turn.
     turns = [image for turn in zip(*ranks) for image in turn]
+    size = -(-count // len(ranks)) * len(ranks)
+    starts = range(0, len(turns) - size + 1, size)
+    epochs = [turns[start : start + size] for start in starts]
     if case['sampler'] == 'infinite':
-        epochs = [turns[: len(dataset)]]
-    else:
-        size = -(-len(dataset) // len(ranks)) * len(ranks)
-        epochs = [
-            turns[start : start + size]
-            for start in range(0, len(turns) - size + 1, size)
-        ]
+        epochs = [turns[:count]]
     problems = []
     for number, epoch in enumerate(epochs):
         found = Counter(epoch)
         # The last ones may be dealt out twice, for ranks of equal length.
-        extra = len(epoch) - len(dataset)
+        extra = len(epoch) - count
         if expected - found or sum((found - expected).values()) > extra:
             problems.append(f'epoch {number} saw {found}, not {expected}')
     return problems if epochs else ['no epoch was complete']
@@ -170,12 +165,12 @@ def _killed(case: Case, folder: Path, whole: Runner) -> list[str]:
     """Killed after the first checkpoint and resumed: the same weights."""
     first = whole.max_iters // 2 + 1
     try:
-        _train(case, folder / 'killed', KillAt(first), resume=False)
+        _train(case, folder / 'killed', KillAt(first))
     except KilledError:
         pass
     else:
         return [f'the training was not interrupted before {first}']
-    resumed = _train(case, folder / 'killed', resume=True)
+    resumed = _train(case, folder / 'killed')
     problems = []
     for kind in (_trained, _validated):
         one, other = (kind(each).state_dict() for each in (whole, resumed))

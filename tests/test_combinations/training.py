@@ -14,16 +14,17 @@ from .drawn_images import CLASSES
 
 BATCH = 4
 EPOCHS = 2
+_PGD = dict(type='m2at_mm.PGD', steps=1)
 _ATTACKS: dict[str, dict[str, Any]] = {
-    'pgd': dict(type='m2at_mm.PGD', steps=1),
-    'pgd l2': dict(type='m2at_mm.PGD', steps=1),
-    'margin': dict(type='m2at_mm.PGD', steps=1, loss='margin'),
-    'batch norms': dict(type='m2at_mm.PGD', steps=1, bn_mode='batch'),
+    'pgd': _PGD,
+    'pgd l2': _PGD,
+    'margin': dict(_PGD, loss='margin'),
+    'batch norms': dict(_PGD, bn_mode='batch'),
     'fgsm': dict(type='m2at_mm.FGSM', random_start=True),
     'n-fgsm': dict(type='m2at_mm.NFGSM'),
 }
 _EVALUATED = {
-    'pgd': dict(type='m2at_mm.PGD', steps=1),
+    'pgd': _PGD,
     'apgd-ce': dict(type='m2at_mm.AutoAttack', attacks=['apgd-ce']),
 }
 _LOSSES = {
@@ -32,18 +33,17 @@ _LOSSES = {
     'bce': dict(type='CrossEntropyLoss', use_sigmoid=True, use_soft=False),
     'seesaw': dict(type='SeesawLoss', num_classes=len(CLASSES)),
 }
-_HOOKS: dict[str, list[dict[str, Any]]] = {
-    'none': [],
-    'early stopping': [
-        dict(
-            type='EarlyStoppingHook',
-            monitor='robust/clean',
-            rule='greater',
-            patience=1,
-        )
-    ],
-    'reduce rate': [],
-}
+_DEFAULT_HOOKS = dict(
+    runtime_info='RuntimeInfoHook',
+    checkpoint='SafeCheckpointHook',
+    input_check='InputCheckHook',
+    rng_state='RNGStateHook',
+    sync_buffers='SyncBuffersHook',
+    overfitting='RobustOverfittingHook',
+    preemption='PreemptionHook',
+)
+_AVERAGES = dict(ema='ExponentialMovingAverage', swa='StochasticWeightAverage')
+_WATCHED = dict(monitor='robust/clean', rule='greater')
 
 
 class Seen(Hook):
@@ -82,61 +82,43 @@ class KillAt(Hook):
             raise KilledError
 
 
-def shape_of(case: Case) -> tuple[int, int, int]:
+def _shape(case: Case) -> tuple[int, int, int]:
     """Height, width and channels."""
     name = '3x16x16' if case['images'] == 'one left' else case['images']
     channels, height, width = map(int, name.split('x'))
     return height, width, channels
 
 
-def number_of_images(case: Case) -> int:
-    """Of the innermost training set, for three batches or a multiple."""
-    return 9 if case['images'] == 'one left' else 12
-
-
 def _network(case: Case) -> dict[str, Any]:
-    height, width, channels = shape_of(case)
-    cnn = dict(
-        type='ResNet_CIFAR',
-        depth=18,
-        base_channels=4,
-        stem_channels=4,
-        in_channels=channels,
+    height, width, channels = _shape(case)
+    cnn = dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4)
+    arch = dict(
+        embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16
     )
-    vit = dict(
-        type='VisionTransformer',
-        arch=dict(
-            embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16
-        ),
-        img_size=(height, width),
-        patch_size=4,
-        in_channels=channels,
-    )
-    squeezed = dict(type='SqueezingBackbone', in_channels=channels)
+    vit = dict(type='VisionTransformer', arch=arch, patch_size=4)
+    vit.update(img_size=(height, width))
+    squeezed = dict(type='SqueezingBackbone')
     pooled = dict(type='GlobalAveragePooling')
+    stacked = dict(type='StackedLinearClsHead', mid_channels=[8])
     backbone, neck, head, width = {
         'linear': (cnn, pooled, dict(type='LinearClsHead'), 32),
         'arcface': (cnn, pooled, dict(type='ArcFaceClsHead'), 32),
-        'stacked': (
-            cnn,
-            pooled,
-            dict(type='StackedLinearClsHead', mid_channels=[8]),
-            32,
-        ),
+        'stacked': (cnn, pooled, stacked, 32),
         'vit': (vit, None, dict(type='VisionTransformerClsHead'), 16),
         'no neck': (vit, None, dict(type='LinearClsHead'), 16),
         'squeezed': (squeezed, None, dict(type='LinearClsHead'), 8),
     }[case['network']]
-    head.update(
-        num_classes=len(CLASSES), in_channels=width, loss=_LOSSES[case['loss']]
-    )
+    head.update(num_classes=len(CLASSES), in_channels=width)
     return dict(
-        type='ImageClassifier', backbone=backbone, neck=neck, head=head
+        type='ImageClassifier',
+        backbone=dict(backbone, in_channels=channels),
+        neck=neck,
+        head=dict(head, loss=_LOSSES[case['loss']]),
     )
 
 
 def _model(case: Case) -> dict[str, Any]:
-    channels = shape_of(case)[2]
+    channels = _shape(case)[2]
     name, _, pairing = case['method'].partition(' ')
     method: dict[str, Any] = dict(type=f'm2at_mm.{name}')
     if name == 'M2AT':
@@ -144,15 +126,14 @@ def _model(case: Case) -> dict[str, Any]:
     if pairing:
         method.update(pairing='batch')
     l2 = case['attack'] == 'pgd l2'
-    preprocessor = dict(
+    preprocessor: dict[str, Any] = dict(
         mean=[120.0] * channels,
         std=[60.0] * channels,
         num_classes=len(CLASSES),
     )
     if case['labels'] == 'mixup':
-        preprocessor['batch_augments'] = dict(
-            augments=dict(type='Mixup', alpha=0.8)
-        )
+        mixup = dict(type='Mixup', alpha=0.8)
+        preprocessor.update(batch_augments=dict(augments=mixup))
     attack = _EVALUATED.get(case['evaluated'])
     return dict(
         type='m2at_mm.AdversarialClassifier',
@@ -169,16 +150,18 @@ def _model(case: Case) -> dict[str, Any]:
 
 
 def _train_set(case: Case) -> dict[str, Any]:
+    # In the innermost set, for three batches or a multiple.
+    number = 9 if case['images'] == 'one left' else 12
     images = dict(
         type='DrawnImages',
-        number=number_of_images(case),
-        shape=shape_of(case),
+        number=number,
+        shape=_shape(case),
         one_hot=case['labels'] == 'one-hot',
         pipeline=[dict(type='PackInputs')],
     )
     return {
         'plain': images,
-        'subset': dict(images, number=20, indices=images['number']),
+        'subset': dict(images, number=20, indices=number),
         'repeat': dict(type='RepeatDataset', times=2, dataset=images),
         'concat': dict(type='ConcatDataset', datasets=[images, images]),
         'balanced': dict(
@@ -188,7 +171,7 @@ def _train_set(case: Case) -> dict[str, Any]:
             type='KFoldDataset',
             fold=0,
             num_splits=2,
-            dataset=dict(images, number=2 * images['number']),
+            dataset=dict(images, number=2 * number),
         ),
     }[case['dataset']]
 
@@ -208,7 +191,7 @@ def _validation(case: Case) -> dict[str, Any]:
     images = dict(
         type='DrawnImages',
         number=9,  # a last batch of one image
-        shape=shape_of(case),
+        shape=_shape(case),
         pipeline=[dict(type='PackInputs')],
     )
     return dict(
@@ -220,47 +203,33 @@ def _validation(case: Case) -> dict[str, Any]:
 
 def _extras(case: Case, by_epoch: bool) -> dict[str, Any]:
     """Hooks and schedules."""
-    custom = list(_HOOKS.get(case['hook'], []))
+    custom, schedulers = [], []
+    interval = 1 if by_epoch else 3
+    if case['hook'] == 'early stopping':
+        stop = dict(type='EarlyStoppingHook', patience=1)
+        custom.append(dict(stop, **_WATCHED))
     if case['hook'] == 'guard':
-        custom.append(
-            dict(
-                type='m2at_mm.CollapseGuardHook',
-                action='warn',
-                steps=1,
-                by_epoch=by_epoch,
-                interval=1 if by_epoch else 3,
-            )
-        )
-    schedulers = []
+        guard = dict(type='m2at_mm.CollapseGuardHook', action='warn', steps=1)
+        custom.append(dict(guard, by_epoch=by_epoch, interval=interval))
     if case['hook'] == 'schedule':
-        end = 1 if by_epoch else 3
         eps = dict(
             param='threat_model.eps',
             values=['1/255', '8/255'],
-            milestones=[0, end],
+            milestones=[0, interval],
             by_epoch=by_epoch,
         )
         custom.append(dict(type='m2at_mm.AttackScheduleHook', schedules=[eps]))
     if case['hook'] == 'reduce rate':
-        schedulers.append(
-            dict(
-                type='ReduceOnPlateauLR',
-                monitor='robust/clean',
-                rule='greater',
-                patience=0,
-                by_epoch=by_epoch,
-            )
-        )
+        reduce = dict(type='ReduceOnPlateauLR', patience=0, by_epoch=by_epoch)
+        schedulers.append(dict(reduce, **_WATCHED))
     if case['average'] != 'none':
-        kind = dict(
-            ema='ExponentialMovingAverage', swa='StochasticWeightAverage'
-        )
-        custom.append(dict(type='EMAHook', ema_type=kind[case['average']]))
+        kind = _AVERAGES[case['average']]
+        custom.append(dict(type='EMAHook', ema_type=kind))
     return dict(custom_hooks=custom, param_scheduler=schedulers)
 
 
 def _optimiser(case: Case) -> dict[str, Any]:
-    """Gradients are accumulated over whole epochs, as checkpoints need it."""
+    """Gradients are accumulated over whole epochs, which a resume needs."""
     wrapper: dict[str, Any] = dict(
         optimizer=dict(type='SGD', lr=0.01, momentum=0.9)
     )
@@ -274,32 +243,21 @@ def _optimiser(case: Case) -> dict[str, Any]:
 def build_config(case: Case, work_dir: Path) -> Config:
     """The config of a combination."""
     by_epoch = case['loop'] != 'iterations'
-    loops = {
-        'epochs': dict(type='m2at_mm.ResumableEpochTrainLoop'),
-        'stock epochs': dict(by_epoch=True),
-        'iterations': dict(by_epoch=False, max_iters=6, val_interval=3),
-    }
-    loop = dict(loops[case['loop']])
+    loop: dict[str, Any] = dict(by_epoch=False, max_iters=6, val_interval=3)
     if by_epoch:
-        loop.update(max_epochs=EPOCHS, val_interval=1)
+        loop = dict(max_epochs=EPOCHS, val_interval=1)
+        own = case['loop'] == 'epochs'
+        kind = dict(type='m2at_mm.ResumableEpochTrainLoop')
+        loop.update(kind if own else dict(by_epoch=True))
     kind = dict(default='DefaultSampler', infinite='InfiniteSampler')
-    hooks = dict(
-        runtime_info=dict(type='m2at_mm.RuntimeInfoHook'),
-        checkpoint=dict(
-            type='m2at_mm.SafeCheckpointHook',
-            by_epoch=by_epoch,
-            interval=1 if by_epoch else 3,
-        ),
-        **{
-            name: dict(type=f'm2at_mm.{hook}')
-            for name, hook in dict(
-                input_check='InputCheckHook',
-                rng_state='RNGStateHook',
-                sync_buffers='SyncBuffersHook',
-                overfitting='RobustOverfittingHook',
-                preemption='PreemptionHook',
-            ).items()
-        },
+    sampler = dict(type=kind[case['sampler']], shuffle=True)
+    wrapper = dict(type='m2at_mm.AdversarialDistributedDataParallel')
+    hooks: dict[str, dict[str, Any]] = {
+        name: dict(type=f'm2at_mm.{hook}')
+        for name, hook in _DEFAULT_HOOKS.items()
+    }
+    hooks['checkpoint'].update(
+        by_epoch=by_epoch, interval=1 if by_epoch else 3
     )
     return Config(
         dict(
@@ -310,13 +268,9 @@ def build_config(case: Case, work_dir: Path) -> Config:
             log_level='ERROR',
             randomness=dict(seed=0),
             model=_model(case),
-            model_wrapper_cfg=dict(
-                type='m2at_mm.AdversarialDistributedDataParallel'
-            ),
+            model_wrapper_cfg=wrapper,
             train_cfg=loop,
-            train_dataloader=_loader(
-                _train_set(case), type=kind[case['sampler']], shuffle=True
-            ),
+            train_dataloader=_loader(_train_set(case), **sampler),
             optim_wrapper=_optimiser(case),
             log_processor=dict(by_epoch=by_epoch),
             default_hooks=hooks,

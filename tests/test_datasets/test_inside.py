@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
-from mmengine.dataset import (
-    ClassBalancedDataset,
-    ConcatDataset,
-    RepeatDataset,
-)
+from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.datasets import KFoldDataset
@@ -25,94 +20,72 @@ from m2at_mm.datasets.inside import (
     labels_of,
 )
 
-WRAPPERS: dict[str, Callable[[Any], Any]] = {
-    'bare': lambda data: data,
-    'repeat': lambda data: RepeatDataset(data, times=2),
-    'concatenate': lambda data: ConcatDataset([data, data]),
-    'balance': lambda data: ClassBalancedDataset(data, oversample_thr=1e-3),
-    'fold': lambda data: fold(fold=1, num_splits=4, seed=0),
-    'choose': lambda data: Subset(data, [3, 1, 7]),
-    'choose from a choice': lambda data: Subset(Subset(data, [3, 1, 7]), [2]),
-    'choose from two': lambda data: Subset(
-        ConcatDataset([data, data]), [3, 21]
-    ),
-}
-
-
 DIGITS = dict(
     type='m2at_mm.Digits', indices=20, pipeline=[dict(type='PackInputs')]
 )
 
 
-def fold(**settings: Any) -> KFoldDataset:
-    """mmpretrain's takes nothing but a config."""
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return KFoldDataset(dict(DIGITS), **settings)
+def cut_off(data: Any) -> Any:
+    """What MMEngine's num_batch_per_epoch makes of a dataset."""
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    loader = dict(
+        dataset=data, batch_size=4, sampler=sampler, num_batch_per_epoch=3
+    )
+    return Runner.build_dataloader(loader).dataset
 
 
-def digits() -> Digits:
+WRAPPERS: dict[str, Callable[[Any], Any]] = {
+    'bare': lambda data: data,
+    'repeat': lambda data: RepeatDataset(data, times=2),
+    'concatenate': lambda data: ConcatDataset([data, data]),
+    'balance': lambda data: ClassBalancedDataset(data, oversample_thr=1e-3),
+    'balance by repeating': lambda data: ClassBalancedDataset(data, 0.5),
+    # It takes nothing but a config.
+    'fold': lambda data: KFoldDataset(dict(DIGITS), 1, num_splits=4, seed=0),
+    'choose': lambda data: Subset(data, [3, 1, 7]),
+    'choose from a choice': lambda data: Subset(Subset(data, [3, 1, 7]), [2]),
+    'choose from two': lambda data: Subset(
+        ConcatDataset([data, data]), [3, 21]
+    ),
+    'cut off': cut_off,
+}
+
+
+@pytest.fixture(autouse=True)
+def scope() -> Any:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        return DATASETS.build(DIGITS)
+        yield
 
 
 @pytest.mark.parametrize('name', WRAPPERS)
-def test_labels_are_those_of_the_samples(name: str) -> None:
-    dataset = WRAPPERS[name](digits())
-    given = {
+def test_labels_are_known_without_reading_the_samples(name: str) -> None:
+    dataset = WRAPPERS[name](DATASETS.build(DIGITS))
+    read = [
         int(dataset[k]['data_samples'].gt_label) for k in range(len(dataset))
-    }
-    found = [(part, labels) for part, labels in labelled_datasets(dataset)]
-    assert {int(k) for _, labels in found for k in labels} == given
-    assert all(isinstance(part, Digits) for part, _ in found)
+    ]
+    labels = labels_of(dataset)
+    assert labels is not None and labels.tolist() == read
     *_, innermost = inner_datasets(dataset)
     assert isinstance(innermost, Digits)
+    parts, found = zip(*labelled_datasets(dataset))
+    assert {int(k) for one in found for k in one} == set(read)
+    assert all(isinstance(part, Digits) for part in parts)
+    assert all(one.dtype.kind == 'i' for one in found)
 
 
-def test_a_dataset_without_labels_tells_none() -> None:
-    assert list(labelled_datasets([1, 2])) == []
-    assert list(labelled_datasets(Subset([1, 2], [0]))) == []
-    ((_, labels),) = labelled_datasets(ConcatDatasetOf([1], digits()))
-    assert len(labels) == 20
-
-
-class ConcatDatasetOf(ConcatDataset):
+class ConcatAny(ConcatDataset):
     """Of any two datasets; MMEngine's asks for the same classes."""
 
     def __init__(self, *datasets: Any) -> None:
         super(ConcatDataset, self).__init__(datasets)
 
 
-def test_labels_are_integers() -> None:
-    ((_, labels),) = labelled_datasets(Subset(digits(), [2, 0]))
-    assert labels.dtype.kind == 'i' and isinstance(labels, np.ndarray)
-
-
-@pytest.mark.parametrize(
-    'name', [*WRAPPERS, 'cut off', 'balance by repeating']
-)
-def test_each_sample_s_label_is_known_without_reading_it(name: str) -> None:
-    more: dict[str, Callable[[Any], Any]] = {
-        # What MMEngine's num_batch_per_epoch makes of a dataset.
-        'cut off': lambda data: (
-            Runner.build_dataloader(
-                dict(
-                    dataset=data,
-                    batch_size=4,
-                    sampler=dict(type='DefaultSampler', shuffle=False),
-                    num_batch_per_epoch=3,
-                )
-            ).dataset
-        ),
-        'balance by repeating': lambda data: ClassBalancedDataset(
-            data, oversample_thr=0.5
-        ),
-    }
-    dataset = {**WRAPPERS, **more}[name](digits())
-    read = [
-        int(dataset[k]['data_samples'].gt_label) for k in range(len(dataset))
-    ]
-    labels = labels_of(dataset)
-    assert labels is not None and labels.tolist() == read
+def test_a_dataset_without_labels_tells_none() -> None:
+    assert list(labelled_datasets([1, 2])) == []
+    assert list(labelled_datasets(Subset([1, 2], [0]))) == []
+    joined = ConcatAny([1], DATASETS.build(DIGITS))
+    ((_, labels),) = labelled_datasets(joined)
+    assert len(labels) == 20 and labels_of(joined) is None
 
 
 def test_unlabelled_images_have_no_labels_to_check() -> None:

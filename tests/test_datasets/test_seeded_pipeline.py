@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytest import MonkeyPatch
 from torch.utils.data import DataLoader, Dataset
 
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline, given_streams
@@ -62,7 +63,7 @@ def test_streams_outside_are_left_alone() -> None:
     assert draw({}) == expected
 
 
-def test_ranks_draw_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_draw_apart(monkeypatch: MonkeyPatch) -> None:
     first = pipeline()(sample(0))
     monkeypatch.setattr('m2at_mm.datasets.seeded_pipeline.get_rank', lambda: 1)
     assert pipeline()(sample(0)) != first
@@ -109,19 +110,16 @@ def test_workers_draw_apart_and_each_pass_anew() -> None:
     assert passes() == first
 
 
-def test_who_reads_may_give_the_streams() -> None:
+def test_a_reader_may_give_the_streams() -> None:
     """Neither the epoch nor how often an image was read counts then."""
-    epoch = torch.zeros((), dtype=torch.int64)
-    pipeline = SeededPipeline(lambda data: random.random(), 0, epoch)
-    sample = dict(sample_idx=3)
-    with given_streams((5, 3)):
-        first = pipeline(sample)
-    training = [pipeline(sample)]
-    epoch += 1
-    with given_streams((5, 3)):
-        assert pipeline(sample) == first
-    epoch -= 1
-    undisturbed = SeededPipeline(lambda data: random.random(), 0, epoch)
-    training.append(pipeline(sample))
-    assert training[0] == undisturbed(sample)
-    assert training[0] != first
+    epoch = torch.tensor(0)
+    transform = SeededPipeline(draw, 0, epoch)
+    found = []
+    for number in range(2):
+        epoch.fill_(number)
+        with given_streams((5, 3)):
+            found.append(transform(sample(3)))
+    assert found[0] == found[1]
+    epoch.fill_(0)
+    # Readings of the training are not disturbed.
+    assert transform(sample(3)) == pipeline()(sample(3)) != found[0]

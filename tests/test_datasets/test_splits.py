@@ -3,12 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from m2at_mm.datasets.splits import (
-    SPLITS,
-    check_split,
-    round_robin,
-    stratified_split,
-)
+from m2at_mm.datasets.splits import round_robin, stratified_split
 
 RNG = np.random.RandomState(0)
 LABELS = {
@@ -18,19 +13,6 @@ LABELS = {
     'unequal': RNG.permutation(np.repeat(np.arange(4), [9, 12, 10, 30])),
     'gap': RNG.permutation(np.repeat([0, 2, 7], 10)),
 }
-
-
-@pytest.mark.parametrize('split', SPLITS)
-def test_known_split(split: str) -> None:
-    check_split(split)
-
-
-@pytest.mark.parametrize('split', ['dev', '', 'Train', 'trainval'])
-def test_unknown_split(split: str) -> None:
-    with pytest.raises(
-        ValueError, match=rf"\['train', 'val', 'test'\], got '{split}'"
-    ):
-        check_split(split)
 
 
 @pytest.mark.parametrize('name', LABELS)

@@ -15,8 +15,8 @@ from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from tiny import MEAN, STD, raw_batch
 
+from config_coverage.shrink import fit_network, forget_checkpoints
 from m2at_mm.cli import load_config, model_config
-from m2at_mm.coverage.shrink import fit_network, forget_checkpoints
 from m2at_mm.recipes import apply_recipe
 from m2at_mm.registry import MODELS
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cifar_files import make_folder
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import PARAM_SCHEDULERS
@@ -18,10 +19,11 @@ from mmpretrain.models import ImageClassifier, ResNet_CIFAR
 from m2at_mm.cli import load_config
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.recipes import apply_recipe, config_root, recipe_names
-from m2at_mm.recipes.apply import _OUR_HOOKS
-from m2at_mm.recipes.types import leaf_datasets
+from m2at_mm.recipes.types import loaded_datasets
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+PARTS = ('train', 'val', 'test')
+METRICS = ['Accuracy', 'm2at_mm.RobustAccuracy']
 README = Path(__file__).resolve().parents[2] / 'README.md'
 
 
@@ -50,15 +52,16 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
 def test_recipe_trains_as_the_config_by_hand(
-    name: str, cifar10_root: Path, tmp_path: Path
+    name: str, tmp_path: Path
 ) -> None:
+    root = make_folder(tmp_path / 'images')
     recipe = apply_recipe(load_config(STOCK), name)
     by_hand = Config.fromstring(_readme_config(), file_format='.py')
     if name != 'm2at':  # the README shows M2AT
         by_hand.model.method = recipe.model.method
     assert by_hand.model.method == recipe.model.method
-    first = _train_two_steps(recipe, cifar10_root, tmp_path / 'recipe')
-    second = _train_two_steps(by_hand, cifar10_root, tmp_path / 'by_hand')
+    first = _train_two_steps(recipe, root, tmp_path / 'recipe')
+    second = _train_two_steps(by_hand, root, tmp_path / 'by_hand')
     assert first.keys() == second.keys()
     for key, value in first.items():
         assert torch.equal(value, second[key]), key
@@ -78,47 +81,36 @@ def test_network_optimiser_and_schedule_stay_the_stock_ones() -> None:
     )
 
 
+def _splits(cfg: Config) -> dict[str, list[tuple[str, str]]]:
+    return {
+        part: [(one.type, one.split) for one in loaded_datasets(cfg, part)]
+        for part in PARTS
+    }
+
+
+HELD_OUT = {part: [('m2at_mm.CIFAR10', part)] for part in PARTS}
+
+
 def test_selection_never_uses_the_test_split() -> None:
     cfg = apply_recipe(load_config(STOCK), 'm2at')
-    splits = {
-        name: (
-            cfg[f'{name}_dataloader'].dataset.type,
-            cfg[f'{name}_dataloader'].dataset.split,
-        )
-        for name in ('train', 'val', 'test')
-    }
-    assert splits == {
-        'train': ('m2at_mm.CIFAR10', 'train'),
-        'val': ('m2at_mm.CIFAR10', 'val'),
-        'test': ('m2at_mm.CIFAR10', 'test'),
-    }
+    assert _splits(cfg) == HELD_OUT
     assert cfg.default_hooks.checkpoint.save_best == 'robust/pgd10'
-    # The stock figure stays, next to ours.
-    assert [one.type for one in cfg.val_evaluator] == [
-        'Accuracy',
-        'm2at_mm.RobustAccuracy',
-    ]
+    # The stock metric stays, next to ours.
+    assert [one.type for one in cfg.val_evaluator] == METRICS
 
 
 @pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset'])
 def test_cifar_inside_other_datasets_is_held_out(wrapper: str) -> None:
     stock = load_config(STOCK)
-    for part in ('train', 'val', 'test'):
+    for part in PARTS:
         loader = stock[f'{part}_dataloader']
-        inner = loader.dataset
         loader.dataset = (
-            dict(type=wrapper, times=2, dataset=inner)
+            dict(type=wrapper, times=2, dataset=loader.dataset)
             if wrapper == 'RepeatDataset'
-            else dict(type=wrapper, datasets=[inner])
+            else dict(type=wrapper, datasets=[loader.dataset])
         )
     cfg = apply_recipe(stock, 'm2at')
-    found = {}
-    for part in ('train', 'val', 'test'):
-        (leaf,) = leaf_datasets(cfg[f'{part}_dataloader'].dataset)
-        found[part] = (leaf.type, leaf.split)
-    assert found == {
-        part: ('m2at_mm.CIFAR10', part) for part in ('train', 'val', 'test')
-    }
+    assert _splits(cfg) == HELD_OUT
     assert cfg.model.threat_model.eps == '8/255'
 
 
@@ -141,31 +133,18 @@ def test_an_evaluator_with_metrics_gets_one_more() -> None:
     stock.val_evaluator = dict(type='Evaluator', metrics=metrics)
     evaluator = apply_recipe(stock, 'm2at').val_evaluator
     assert evaluator.type == 'Evaluator'
-    assert [one.type for one in evaluator.metrics] == [
-        'Accuracy',
-        'm2at_mm.RobustAccuracy',
-    ]
+    assert [one.type for one in evaluator.metrics] == METRICS
 
 
 @pytest.mark.parametrize('name', ['checkpoint', 'runtime_info'])
-def test_a_hook_that_is_switched_off_stays_off(name: str) -> None:
+def test_the_user_s_own_hooks_stay(name: str) -> None:
     stock = load_config(STOCK)
-    stock.default_hooks[name] = None
+    stock.default_hooks[name] = None  # switched off
     assert apply_recipe(stock, 'm2at').default_hooks[name] is None
-
-
-@pytest.mark.parametrize('name', ['checkpoint', 'runtime_info'])
-def test_a_hook_of_the_user_s_own_stays(name: str) -> None:
-    stock = load_config(STOCK)
-    stock.default_hooks[name] = dict(type='TheirHook', setting=1)
-    hook = apply_recipe(stock, 'm2at').default_hooks[name]
-    assert (hook.type, hook.setting) == ('TheirHook', 1)
-
-
-def test_steps_stay_with_a_radius_that_is_given() -> None:
-    stock = load_config('mmpretrain::resnet/resnet50_8xb32_in1k.py')
-    model = apply_recipe(stock, 'm2at', threat_model=dict(eps='8/255')).model
-    assert model.train_attack.step_size == '2/255'
+    stock.default_hooks[name] = dict(type='their.Hook', setting=1)
+    hooks = apply_recipe(stock, 'm2at').default_hooks
+    assert (hooks[name].type, hooks[name].setting) == ('their.Hook', 1)
+    assert hooks.checkpoint.save_best == 'robust/pgd10'
 
 
 def test_overrides_go_into_the_model() -> None:
@@ -185,38 +164,35 @@ def test_runtime_of_our_configs_is_what_a_recipe_sets() -> None:
     ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
     assert recipe.model_wrapper_cfg == ours.model_wrapper_cfg
     assert ours.default_hooks.checkpoint.type == 'm2at_mm.SafeCheckpointHook'
-    for hook in _OUR_HOOKS:
-        kept = dict(ours.default_hooks[hook])
+    names = [
+        name
+        for name, hook in recipe.default_hooks.items()
+        if hook.type.startswith('m2at_mm.')
+    ]
+    assert len(names) == 7
+    for name in names:
+        kept = dict(ours.default_hooks[name])
         kept.pop('max_keep_ckpts', None)
-        assert recipe.default_hooks[hook] == kept
-
-
-def test_a_checkpoint_hook_of_the_users_own_stays() -> None:
-    stock = load_config(STOCK)
-    stock.default_hooks.checkpoint.type = 'mypackage.CloudCheckpointHook'
-    hook = apply_recipe(stock, 'm2at').default_hooks.checkpoint
-    assert hook.type == 'mypackage.CloudCheckpointHook'
-    assert hook.save_best == 'robust/pgd10'
+        assert recipe.default_hooks[name] == kept
 
 
 @pytest.mark.parametrize(
     ('cfg', 'name', 'message'),
     [
-        (Config(dict(model=dict(type='X'))), 'm3at', "'m3at' is unknown"),
-        (Config(dict(a=1)), 'm2at', 'has no model'),
+        (dict(model=dict(type='X')), 'm3at', "'m3at' is unknown"),
+        (dict(a=1), 'm2at', 'has no model'),
         (
-            Config(dict(model=dict(type='m2at_mm.AdversarialClassifier'))),
+            dict(model=dict(type='m2at_mm.AdversarialClassifier')),
             'm2at',
             'already',
         ),
     ],
-    ids=['unknown recipe', 'no model', 'applied twice'],
 )
 def test_what_cannot_work_is_refused(
-    cfg: Config, name: str, message: str
+    cfg: dict, name: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        apply_recipe(cfg, name)
+        apply_recipe(Config(cfg), name)
 
 
 def test_shared_test_images_are_warned_of(
@@ -228,7 +204,7 @@ def test_shared_test_images_are_warned_of(
     )
     loader = dict(dataset=dict(type='CustomDataset', data_root='here'))
     stock = load_config(STOCK)
-    for name in ('train', 'val', 'test'):
+    for name in PARTS:
         stock[f'{name}_dataloader'] = copy.deepcopy(loader)
     apply_recipe(stock, 'standard')
     assert len(said) == 1 and 'chosen on the test set' in said[0]
@@ -250,17 +226,12 @@ def test_config_without_validation_stays_without() -> None:
     assert cfg.test_evaluator[-1].type == 'm2at_mm.RobustAccuracy'
 
 
-def test_validation_without_a_loop_config_gets_one() -> None:
+def test_what_some_stock_configs_lack() -> None:
     stock = load_config('mmpretrain::resnest/resnest50_32xb64_in1k.py')
     assert stock.get('val_cfg') is None
-    cfg = apply_recipe(stock, 'm2at')
-    assert cfg.val_cfg == cfg.test_cfg == {}
-
-
-def test_find_unused_parameters_reaches_the_wrapper() -> None:
-    stock = load_config(STOCK)
     stock.find_unused_parameters = True
     cfg = apply_recipe(stock, 'm2at')
+    assert cfg.val_cfg == cfg.test_cfg == {}
     assert cfg.model_wrapper_cfg.find_unused_parameters
 
 
@@ -305,8 +276,7 @@ def test_fine_tuning_counts_epochs_also_after_iterations(
 def _learning_rates(cfg: Config, iterations: int) -> list[float]:
     """The rate of each iteration, with as many of them in an epoch."""
     optimizer = torch.optim.SGD(
-        [torch.nn.Parameter(torch.zeros(1))],
-        lr=cfg.optim_wrapper.optimizer.lr,
+        [torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
     )
     scheduler = PARAM_SCHEDULERS.build(
         dict(cfg.param_scheduler),
@@ -320,26 +290,23 @@ def _learning_rates(cfg: Config, iterations: int) -> list[float]:
     return rates
 
 
-def test_a_test_set_of_the_users_own_stays_his() -> None:
+@pytest.mark.parametrize('part', ['val', 'test'])
+def test_a_set_of_the_users_own_stays_his(part: str) -> None:
     stock = load_config(STOCK)
     own = dict(type='CustomDataset', data_root='mine', split='test')
-    stock.test_dataloader.dataset = own
-    stock.train_dataloader.dataset = dict(
-        type='ConcatDataset',
-        datasets=[stock.train_dataloader.dataset, dict(own, split='train')],
-    )
+    stock[f'{part}_dataloader'].dataset = own
+    if part == 'test':
+        joined = [stock.train_dataloader.dataset, dict(own, split='train')]
+        stock.train_dataloader.dataset = dict(
+            type='ConcatDataset', datasets=joined
+        )
     cfg = apply_recipe(stock, 'm2at')
-    assert cfg.test_dataloader == stock.test_dataloader
-    train = leaf_datasets(cfg.train_dataloader.dataset)
-    assert [one.type for one in train] == ['m2at_mm.CIFAR10', 'CustomDataset']
-    assert cfg.val_dataloader.dataset.split == 'val'
-
-
-def test_a_validation_set_of_the_users_own_stays_his() -> None:
-    stock = load_config(STOCK)
-    own = dict(type='CustomDataset', data_root='mine', split='test')
-    stock.val_dataloader.dataset = own
-    cfg = apply_recipe(stock, 'm2at')
-    for part in ('train', 'val', 'test'):
-        name = f'{part}_dataloader'
-        assert cfg[name] == stock[name]
+    assert cfg[f'{part}_dataloader'] == stock[f'{part}_dataloader']
+    found = _splits(cfg)
+    if part == 'test':
+        own_part = ('CustomDataset', 'train')
+        assert found['train'] == [*HELD_OUT['train'], own_part]
+        assert found['val'] == HELD_OUT['val']
+    else:  # nothing is held out
+        assert found['train'] == [('CIFAR10', 'train')]
+        assert found['test'] == [('CIFAR10', 'test')]

@@ -3,87 +3,105 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from mmengine.config import Config, ConfigDict
+from mmengine.config import ConfigDict
 from mmpretrain.registry import MODELS
 
 from m2at_mm.cli import load_config
 from m2at_mm.recipes import apply_recipe
 from m2at_mm.recipes.fit import token_size
 
+CIFAR10 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 RESNET50 = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
 VIT = 'mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py'
 
 
-def adversarial(name: str, recipe: str = 'm2at', **overrides: Any) -> Config:
-    return apply_recipe(load_config(name), recipe, **overrides)
+def adversarial(name: str, recipe: str = 'm2at', **overrides: Any) -> Any:
+    return apply_recipe(load_config(name), recipe, **overrides).model
 
 
 @pytest.mark.parametrize(
-    ('name', 'eps', 'step_size'),
+    ('name', 'large'),
     [
-        ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', '8/255', '2/255'),
-        ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', '8/255', '2/255'),
-        ('mmpretrain::lenet/lenet5_mnist.py', '8/255', '2/255'),
-        (RESNET50, '4/255', '1/255'),
-        ('mmpretrain::resnet/resnet50_8xb8_cub.py', '4/255', '1/255'),
+        (CIFAR10, False),
+        ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', False),
+        ('mmpretrain::lenet/lenet5_mnist.py', False),
+        (RESNET50, True),
+        ('mmpretrain::resnet/resnet50_8xb8_cub.py', True),
     ],
 )
-def test_radius_follows_the_size_of_the_images(
-    name: str, eps: str, step_size: str
-) -> None:
-    model = adversarial(name).model
+def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
+    model = adversarial(name)
+    eps, step_size = ('4/255', '1/255') if large else ('8/255', '2/255')
     assert model.threat_model == dict(norm='linf', eps=eps)
     assert model.train_attack.step_size == step_size
     assert model.eval_attacks.pgd10.step_size == step_size
 
 
-def test_dataset_inside_a_wrapper_counts() -> None:
+@pytest.mark.parametrize(
+    ('dataset', 'eps'),
+    [
+        (dict(type='CIFAR10'), '8/255'),
+        (dict(type='CIFAR10', pipeline=[dict(type='PackInputs')]), '8/255'),
+        (dict(type='CustomDataset'), '4/255'),
+        (dict(type='CIFAR10', pipeline=[dict(scale=224)]), '4/255'),
+        (dict(type='ImageNet', pipeline=[dict(scale=(64, 64))]), '8/255'),
+        # The last size counts.
+        (
+            dict(type='A', pipeline=[dict(scale=256), dict(crop_size=32)]),
+            '8/255',
+        ),
+        (
+            dict(type='A', pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]),
+            '4/255',
+        ),
+    ],
+    ids=str,
+)
+def test_radius_follows_what_the_pipeline_gives(
+    dataset: dict, eps: str
+) -> None:
     stock = load_config(RESNET50)
     stock.train_dataloader.dataset = dict(
-        type='RepeatDataset', times=2, dataset=dict(type='CIFAR10')
+        type='RepeatDataset', times=2, dataset=dataset
     )
-    assert apply_recipe(stock, 'm2at').model.threat_model.eps == '8/255'
+    assert apply_recipe(stock, 'm2at').model.threat_model.eps == eps
 
 
 def test_steps_of_attacks_in_radii_stay() -> None:
-    model = adversarial(RESNET50, 'fast-at').model
+    model = adversarial(RESNET50, 'fast-at')
     assert model.threat_model.eps == '4/255'
     assert model.train_attack.step == 1.25
 
 
 def test_what_the_user_gives_goes_first() -> None:
-    model = adversarial(
-        VIT,
-        threat_model=dict(eps='2/255'),
-        method=dict(mask='rectangle'),
-    ).model
+    given = dict(eps='2/255'), dict(mask='rectangle')
+    model = adversarial(VIT, threat_model=given[0], method=given[1])
     assert model.threat_model.eps == '2/255'
     assert model.method.mask == 'rectangle'
+    # The steps stay those of the recipe, too.
+    model = adversarial(RESNET50, threat_model=dict(eps='8/255'))
+    assert model.train_attack.step_size == '2/255'
 
 
 def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
-    method = adversarial(VIT).model.method
+    method = adversarial(VIT).method
     assert (method.mask, method.patch_size) == ('patch', 16)
-    assert 'mask' not in adversarial(RESNET50).model.method
-    assert 'mask' not in adversarial(VIT, 'pgd-at').model.method
+    assert 'mask' not in adversarial(RESNET50).method
+    assert 'mask' not in adversarial(VIT, 'pgd-at').method
+
+
+VISION = dict(type='VisionTransformer')
 
 
 @pytest.mark.parametrize(
     ('classifier', 'size'),
     [
-        (dict(backbone=dict(type='VisionTransformer')), 16),
-        (dict(backbone=dict(type='VisionTransformer', patch_size=14)), 14),
+        (dict(backbone=VISION), 16),
+        (dict(backbone=dict(VISION, patch_size=14)), 14),
         (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
         (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
         (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
-        (
-            dict(
-                backbone=dict(
-                    type='LoRAModel', module=dict(type='VisionTransformer')
-                )
-            ),
-            16,
-        ),
+        (dict(backbone=dict(type='LoRAModel', module=VISION)), 16),
         # Tokens of four pixels, merged later.
         (dict(backbone=dict(type='SwinTransformer')), None),
         (dict(backbone=dict(type='ResNet')), None),
@@ -100,7 +118,5 @@ def test_token_size(classifier: dict, size: int | None) -> None:
 def test_token_size_is_that_of_the_built_network() -> None:
     backbone = load_config(VIT).model.backbone
     network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
-    projection = network.patch_embed.projection
-    assert (
-        projection.stride == (token_size(ConfigDict(backbone=backbone)),) * 2
-    )
+    side = token_size(ConfigDict(backbone=backbone))
+    assert network.patch_embed.projection.stride == (side, side)

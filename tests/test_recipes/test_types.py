@@ -2,24 +2,16 @@ from __future__ import annotations
 
 import inspect
 
-import pytest
-from mmengine.config import ConfigDict
-from mmpretrain.datasets import CIFAR10
+from mmengine.config import Config, ConfigDict
 from mmpretrain.models import ResNet, ResNet_CIFAR
 
 from m2at_mm.recipes.types import (
     attack_configs,
     constructor_defaults,
     inner_backbone,
-    leaf_datasets,
+    loaded_datasets,
     model_class,
-    type_name,
 )
-
-
-@pytest.mark.parametrize('kind', [CIFAR10, 'CIFAR10', 'mmpretrain.CIFAR10'])
-def test_type_name(kind: object) -> None:
-    assert type_name(kind) == 'CIFAR10'
 
 
 def test_model_class() -> None:
@@ -44,15 +36,12 @@ def test_attacks_that_are_there() -> None:
 
 def test_datasets_inside_others() -> None:
     first, second = dict(type='A'), dict(type='B')
-    joined = dict(
-        type='RepeatDataset',
-        dataset=dict(
-            type='ConcatDataset',
-            datasets=[first, dict(type='KFoldDataset', dataset=second)],
-        ),
-    )
-    assert leaf_datasets(ConfigDict(joined)) == [first, second]
-    assert leaf_datasets(None) == []
+    fold = dict(type='KFoldDataset', dataset=second)
+    joined = dict(type='ConcatDataset', datasets=[first, fold])
+    repeated = dict(type='RepeatDataset', dataset=joined)
+    cfg = Config(dict(train_dataloader=dict(dataset=repeated)))
+    assert loaded_datasets(cfg, 'train') == [first, second]
+    assert loaded_datasets(cfg, 'val') == []
 
 
 def test_backbone_inside_an_adapter() -> None:

@@ -1,99 +1,103 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from report_support import results_of, write_results, write_session
+from report_support import Page, results_of, write_results, write_session
 
-from m2at_mm.reporting import accuracy_sections
-from m2at_mm.reporting.blocks import Section
-from m2at_mm.reporting.run_log import RunLog, read_run, read_runs
-
-
-def _content(section: Section, kind: str) -> list[Any]:
-    return [one.content for one in section.blocks if one.kind == kind]
-
-
-@pytest.fixture()
-def runs(tmp_path: Path) -> list[RunLog]:
-    """A run with results and an alarm, and one without."""
-    for name in ('one', 'two'):
-        write_session(tmp_path / name)
-    results = results_of({'fgsm': 60.0, 'pgd20': 50.0})
-    results['alarms'] = [dict(name='saturated_loss', message='look')]
-    results['sweep'] = [results_of({'pgd20': 50.0})]
-    predictions = dict(
-        label=[0, 1, 1, 2], clean=[0, 1, 1, 1], fgsm=[0, 1, 0, 1]
-    )
-    write_results(
-        tmp_path / 'one', results, dict(predictions, pgd20=[1, 1, 0, 1])
-    )
-    return read_runs([tmp_path / 'one', tmp_path / 'two'])
-
-
-def test_final_evaluation(runs: list[RunLog]) -> None:
-    section = accuracy_sections.evaluation(runs)
-    (table,) = _content(section, 'table')
-    (row,) = table.rows
-    cells = dict(zip(table.head, row))
-    assert cells['run'] == 'one' and cells['eps'] == 'linf 8/255'
-    assert cells['pgd20'] == ('50.0', '40.4 to 59.6')
-    assert cells['alarms'] == '1' and cells['images'] == '100'
-    warnings = [one.text for one in section.blocks if one.kind == 'warning']
-    assert warnings == ['one: saturated_loss: look']
-    texts = [one.text for one in section.blocks if one.kind == 'text']
-    assert any(text.startswith('two has no results.json') for text in texts)
-    assert texts[0].startswith('one: 80.0 % clean and at most ')
-    assert 'under linf 8/255, on 100 images' in texts[0]
-    assert 'upper bound' in texts[0] and 'Run AutoAttack' in texts[0]
-
-
-@pytest.mark.parametrize(
-    ('gap', 'end'),
-    [(2.04, 'leaves 2.0 points less than PGD.'), (None, 'lower it.')],
+from m2at_mm.reporting import Report, read_run
+from m2at_mm.reporting.accuracy_sections import (
+    accuracies,
+    confusions,
+    evaluation,
+    sweep,
 )
-def test_gap_to_autoattack(
-    tmp_path: Path, gap: float | None, end: str
+
+
+def test_intervals_are_computed_where_they_are_missing() -> None:
+    given = {'clean': [1.0, 99.0]}
+    found = accuracies(results_of({'pgd20': 50.0}, intervals=given))
+    assert list(found) == ['clean', 'pgd20', 'worst_case']
+    assert found['clean'] == (80.0, (1.0, 99.0))
+    # 50 of 100: 40.4 to 59.6, as in any table of Wilson's interval.
+    assert found['pgd20'][1] == pytest.approx((40.383, 59.617), abs=1e-3)
+
+
+def test_final_evaluation(report: Report) -> None:
+    page = Page(''.join(evaluation(report)))
+    ((head, row),) = page.tables
+    assert dict(zip(head, row)) == {
+        'run': 'one',
+        'checkpoint': 'epoch_3.pth',
+        'eps': 'linf 8/255',
+        'images': '100',
+        'clean': '80.0 71.1 to 86.7',
+        'fgsm': '60.0 50.2 to 69.1',
+        'pgd20': '50.0 40.4 to 59.6',
+        'worst_case': '50.0 40.4 to 59.6',
+        'alarms': '1',
+    }
+    assert 'one: saturated_loss: look' in page.text
+    assert page.all('p')[-2] == {'class': 'warn'}
+    assert 'two has no results.json' in page.text
+    assert (
+        'one: 80.0 % clean and at most 50.0 % under linf 8/255, on 100 images'
+    ) in page.text
+    assert 'upper bound' in page.text and 'Run AutoAttack' in page.text
+
+
+def test_attacks_of_all_runs_and_the_worst_case_last(
+    report: Report, tmp_path: Path
 ) -> None:
-    results = results_of({'autoattack': 40.0}, pgd_minus_autoattack=gap)
-    write_session(tmp_path / 'run')
-    write_results(tmp_path / 'run', results)
-    section = accuracy_sections.evaluation(read_runs([tmp_path / 'run']))
-    assert section.blocks[0].text.endswith(end)
+    results = results_of({'autoattack': 40.0}, pgd_minus_autoattack=2.04)
+    write_results(tmp_path / 'two', results)
+    runs = [report.runs[0], read_run(tmp_path / 'two')]
+    page = Page(''.join(evaluation(Report(runs))))
+    ((head, _, row),) = page.tables
+    attacks = ['clean', 'fgsm', 'pgd20', 'autoattack', 'worst_case']
+    assert head[4:-1] == attacks and row[5] == '–'
+    assert 'AutoAttack is 2.0 points below that under PGD.' in page.text
 
 
-def test_sweep_of_the_results(runs: list[RunLog]) -> None:
-    section = accuracy_sections.sweep(runs, {})
-    (table,) = _content(section, 'table')
-    assert table.head == ['run', '0/255', '8/255']
-    assert [row[0] for row in table.rows] == ['one']
-    texts = [one.text for one in section.blocks if one.kind == 'text']
-    assert 'two: no evaluation at several radii.' in texts
+def test_a_sweep_begins_with_clean(report: Report) -> None:
+    page = Page(''.join(sweep(report)))
+    ((head, row),) = page.tables
+    assert head == ['run', '0/255', '8/255'] and row[0] == 'one'
+    assert row[1:] == ['80.0 71.1 to 86.7', '50.0 40.4 to 59.6']
+    assert 'two: no evaluation at several radii.' in page.text
+    nothing = Page(''.join(sweep(Report(report.runs[1:]))))
+    assert not nothing.tables and not nothing.all('svg')
 
 
-def test_confusion_under_the_strongest_attack(runs: list[RunLog]) -> None:
-    section = accuracy_sections.confusions(runs, {})
-    (figures,) = _content(section, 'figures')
-    assert [str(svg).count('Under pgd20') > 0 for svg in figures] == [
-        False,
-        True,
-    ]
-    assert 'Per cent right by class: 0 0, 1 50, 2 0.' in figures[1]
-    texts = [one.text for one in section.blocks if one.kind == 'text']
-    assert texts[-1].startswith('There are no predictions per image')
+@pytest.mark.parametrize('at', ['', '@8/255'])
+def test_confusion_under_the_strongest_attack(
+    report: Report, tmp_path: Path, at: str
+) -> None:
+    run = report.runs[0]
+    known = run.predictions
+    if at:
+        renamed = {f'{name}{at}': known[name] for name in ('fgsm', 'pgd20')}
+        base = dict(label=known['label'], clean=known['clean'])
+        write_results(run.folder, run.results or {}, **base, **renamed)
+        run = read_run(run.folder)
+    page = Page(''.join(confusions(Report([run, report.runs[1]]))))
+    assert len(page.all('svg')) == 2
+    assert 'Under pgd20' in page.text and 'Under fgsm' not in page.text
+    # Clean, and under attack: one image has no finite logits.
+    assert 'Per cent right by class: 0 100, 1 100, 2 0.' in page.text
+    assert 'Per cent right by class: 0 0, 1 50, 2 0.' in page.text
+    assert 'There are no predictions per image' in page.text
 
 
 def test_many_classes_become_a_table(tmp_path: Path) -> None:
     write_session(tmp_path)
     labels = np.arange(60) % 30
     predicted = np.where(labels == 3, 17, labels)
+    results = results_of({'pgd20': 50.0})
     write_results(
-        tmp_path,
-        results_of({'pgd20': 50.0}),
-        dict(label=labels, clean=labels, pgd20=predicted),
+        tmp_path, results, label=labels, clean=labels, pgd20=predicted
     )
-    section = accuracy_sections.confusions([read_run(tmp_path)], {})
-    clean, attacked = _content(section, 'table')
-    assert clean.rows == [] and attacked.rows == [['3', '17', '2']]
+    page = Page(''.join(confusions(Report([read_run(tmp_path)]))))
+    (_, *clean), (_, *attacked) = page.tables
+    assert clean == [] and attacked == [['3', '17', '2']]

@@ -6,12 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from digits_runner import build_digits_runner
+from report_support import Page
+from torch import Tensor, nn
 
+from m2at_mm.attacks import ThreatModel
 from m2at_mm.datasets import Digits
+from m2at_mm.reporting import Measurement, Report, RunLog, measure, read_run
 from m2at_mm.reporting.image_sections import examples, surfaces
-from m2at_mm.reporting.measurement import Measurement, class_names, measure
-from m2at_mm.reporting.run_log import RunLog, read_run
+from m2at_mm.reporting.measurement import class_names, loss_surfaces
 
 NUM = 12
 
@@ -70,13 +74,14 @@ def test_examples_are_of_several_classes(measured: Measurement) -> None:
 
 
 def test_sections_show_them(run: RunLog, measured: Measurement) -> None:
-    by_name = {run.name: measured}
-    panels = examples([run], by_name).blocks[-1].content
-    assert len(panels) == 6
+    report = Report([run], {run.name: measured})
+    page = Page(''.join(examples(report)))
     label = measured.examples[0].label
-    assert panels[0].lines[0] == f'True class: {label}'
-    assert f'alt="Clean test image 1, {label}"' in panels[0].panels[0][1]
-    assert len(surfaces([run], by_name).blocks[-1].content) == 3
+    assert len(page.all('img')) == 18
+    assert page.all('img')[0]['alt'] == f'Clean test image 1, {label}'
+    assert f'True class: {label}' in page.text
+    assert len(Page(''.join(surfaces(report))).all('svg')) == 3
+    assert [*examples(Report([run])), *surfaces(Report([run]))] == []
 
 
 def test_nothing_is_written_into_the_work_dir(
@@ -86,8 +91,13 @@ def test_nothing_is_written_into_the_work_dir(
     assert len([*run.folder.glob('*/vis_data')]) == 1
 
 
-def test_fewer_images_than_asked_for(run: RunLog) -> None:
-    assert len(measure(run, 10**6).outcome.labels) == 40
+def test_fewer_images_than_asked_for(run: RunLog, tmp_path: Path) -> None:
+    folder = tmp_path / 'run'
+    shutil.copytree(run.folder, folder)
+    (config,) = folder.glob('*/vis_data/config.py')
+    with config.open('a') as file:
+        file.write("test_dataloader['dataset'].update(indices=3)\n")
+    assert len(measure(read_run(folder), 10**6).outcome.labels) == 3
 
 
 def test_a_checkpoint_of_another_network(run: RunLog, tmp_path: Path) -> None:
@@ -108,3 +118,44 @@ def test_class_names_without_data() -> None:
     assert of(type='CustomDataset') is None and class_names({}) is None
     given = dict(classes=['a', 'b'])
     assert of(type='CustomDataset', metainfo=given) == ['a', 'b']
+
+
+class Linear(nn.Module):
+    """Two classes by one direction of the image; keeps what it saw."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.detach())
+        score = ((images - 0.5) * self.weight).flatten(1).sum(1)
+        return torch.stack([-score, score], 1)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_closed_form_along_the_gradient(norm: str) -> None:
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(1, 3, 4, 4, generator=generator)
+    model, label = Linear(weight), torch.tensor([1])
+    images, threat = torch.full((1, 3, 4, 4), 0.5), ThreatModel(norm, '8/255')
+    (surface,) = loss_surfaces(model, images, label, threat, points=5)
+    # The score falls by eps times the dual norm of its gradient.
+    dual = weight.abs().sum() if norm == 'linf' else weight.norm()
+    score = -8 / 255 * dual * torch.linspace(-1, 1, 5)
+    close = dict(rtol=1e-4, atol=1e-6)
+    assert surface.loss.shape == surface.margin.shape == (5, 5)
+    expected = F.softplus(-2 * score)
+    np.testing.assert_allclose(surface.loss[2], expected, **close)
+    np.testing.assert_allclose(surface.margin[2], -2 * score, **close)
+
+
+def test_surfaces_stay_in_the_box_and_leave_the_model_alone() -> None:
+    model = Linear(torch.ones(1, 3, 4, 4)).train()
+    images = torch.rand(2, 3, 4, 4).round()
+    loss_surfaces(model, images, torch.tensor([0, 1]), ThreatModel(), points=3)
+    everything = torch.cat(model.seen)
+    assert everything.min() >= 0 and everything.max() <= 1
+    assert model.training and model.weight.requires_grad
+    assert model.weight.grad is None

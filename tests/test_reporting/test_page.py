@@ -6,24 +6,19 @@ from pathlib import Path
 import pytest
 from report_support import Page, results_of, write_results, write_session
 
-from m2at_mm.reporting import page as report_page
-from m2at_mm.reporting import read_run, read_runs, render
+from m2at_mm.reporting import Report, page, read_run, render
 
 EVIL = '<script>alert(1)</script>'
 
 
-def test_page_of_two_runs(tmp_path: Path) -> None:
-    for name in ('one', 'two'):
-        write_session(tmp_path / name)
-    runs = read_runs([tmp_path / 'one', tmp_path / 'two'])
-    page = Page(render(runs, {}, {'one': 'no checkpoint', 'two': 'no data'}))
-    page.check()
-    links = {attrs['href'][1:] for attrs in page.all('a')}
-    assert links <= {attrs.get('id') for attrs in page.all('h2')}
-    for reason in ('no checkpoint', 'no data'):
-        assert f'was not attacked for this report: {reason}' in page.text
-    assert page.all('html') == [{'lang': 'en'}]
-    assert len(page.all('svg')) == 5
+def test_page_of_two_runs(report: Report) -> None:
+    missing = {'one': 'no checkpoint', 'two': 'no data'}
+    shown = Page(render(Report(report.runs, missing=missing)))
+    links = {attrs['href'][1:] for attrs in shown.all('a')}
+    assert links <= {attrs.get('id') for attrs in shown.all('h2')}
+    for reason in missing.values():
+        assert f'was not attacked for this report: {reason}' in shown.text
+    assert shown.all('html') == [{'lang': 'en'}]
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
@@ -31,39 +26,37 @@ def test_everything_is_escaped(tmp_path: Path) -> None:
     path = write_session(folder)
     config = path.with_name('config.py')
     config.write_text(f'{config.read_text()}\nnote = {EVIL!r}\n')
-    log = folder / path.parents[1].name / f'{path.parents[1].name}.log'
+    (log,) = folder.glob('*/*.log')
     log.write_text(log.read_text().replace('abc123', EVIL))
     results = results_of({EVIL: 3.0}, notes=[EVIL])
     results['alarms'] = [dict(name=EVIL, message=EVIL)]
     write_results(folder, results)
-    page = Page(render([read_run(folder)], {}, {folder.name: EVIL}))
-    page.check()  # there is no script
-    assert page.text.count(EVIL) > 6
+    report = Report([read_run(folder)], missing={folder.name: EVIL})
+    # The page is checked to be without scripts.
+    assert Page(render(report)).text.count(EVIL) > 6
 
 
-@pytest.mark.parametrize(
-    ('name', 'shown'),
-    [
-        ('caf\udce9', 'caf?'),
-        ('_hidden', './_hidden'),
-        ('a$b$c', 'a$b$c'),
-        ('two\nlines', 'two?lines'),
-    ],
-)
-def test_odd_names(name: str, shown: str, tmp_path: Path) -> None:
-    write_session(tmp_path / name)
-    html = render([read_run(tmp_path / name)], {}, {})
-    page = Page(html.encode().decode())
-    page.check()
-    # In the legends of all figures, too.
-    assert page.text.count(shown) > len(page.all('svg')) * 2
+def test_odd_names(tmp_path: Path) -> None:
+    names = {
+        'caf\udce9': 'caf?',
+        '_hidden': './_hidden',
+        'a$b$c': 'a$b$c',
+        'two\nlines': 'two?lines',
+    }
+    for name in names:
+        write_session(tmp_path / name)
+    html = render(Report([read_run(tmp_path / name) for name in names]))
+    found = Page(html.encode().decode())
+    for shown in names.values():
+        # In the legends of all figures, too.
+        assert found.text.count(shown) > len(found.all('svg')) * 2
 
 
 def _colours() -> dict[str, dict[str, str]]:
     """The style sheet's colours of both schemes, by name."""
-    style = (
-        Path(report_page.__file__).parent / 'templates' / 'style.css'
-    ).read_text(encoding='utf-8')
+    style = (Path(page.__file__).parent / 'templates' / 'style.css').read_text(
+        encoding='utf-8'
+    )
     light, _, rest = style.partition('prefers-color-scheme: dark')
     dark, _, _ = rest.partition('* {')
     pattern = r'--([\w-]+): (#[0-9a-f]{6});'

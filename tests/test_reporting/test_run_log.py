@@ -60,7 +60,7 @@ def test_iterations_where_the_loop_counts_them(tmp_path: Path) -> None:
 
 def test_results_and_best_checkpoint(tmp_path: Path) -> None:
     write_session(tmp_path)
-    write_results(tmp_path, results_of({'pgd20': 40.0}), {'label': [1, 0]})
+    write_results(tmp_path, results_of({'pgd20': 40.0}), label=[1, 0])
     for name in ('best_x_epoch_2.pth', 'best_x_epoch_2-0123abcd.pth'):
         (tmp_path / name).touch()
     run = read_run(tmp_path)
@@ -82,9 +82,9 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
     ('spoil', 'error', 'message'),
     [
         (None, FileNotFoundError, 'has no log of a training'),
-        ('*/vis_data/scalars.json', ValueError, 'line 1 of .* is not JSON'),
-        ('*/vis_data/config.py', ValueError, 'cannot be read as a config'),
-        ('results.json', ValueError, r'results.json is not JSON'),
+        ('*/vis_data/scalars.json', ValueError, 'line 1 of .* no record of'),
+        ('*/vis_data/config.py', ValueError, 'config.py cannot be read'),
+        ('results.json', ValueError, r'results.json cannot be read'),
         ('results.samples.npz', ValueError, 'samples.npz cannot be read'),
     ],
 )
@@ -93,7 +93,7 @@ def test_what_cannot_be_read(
 ) -> None:
     if spoil is not None:
         write_session(tmp_path)
-        write_results(tmp_path, results_of({'fgsm': 1.0}), {'label': [1]})
+        write_results(tmp_path, results_of({'fgsm': 1.0}), label=[1])
         (path,) = tmp_path.glob(spoil)
         path.write_text('{"no\n(((\n')
     with pytest.raises(error, match=message):

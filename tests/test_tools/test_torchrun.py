@@ -22,7 +22,7 @@ from tools_support import (
     free_port,
 )
 
-from m2at_mm.interruptions import differences
+from kill_and_resume.differences import differences
 
 SETTINGS: dict[str, Any] = TINY | {
     'train_dataloader.dataset.indices': 96,

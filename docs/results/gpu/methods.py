@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -21,9 +22,11 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from m2at_mm import cli
-from m2at_mm.benchmark.interleaving import now
 from m2at_mm.datasets import CIFAR10
 from m2at_mm.runner.atomic_files import write_whole
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / 'tools'))
+from benchmarking.timing import now
 
 #: By name, the config and what differs from it.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -9,6 +9,7 @@ import argparse
 import copy
 import json
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -19,17 +20,20 @@ from unittest import mock
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.device import get_device, is_cuda_available
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from m2at_mm import cli
-from m2at_mm.attacks import folding
-from m2at_mm.benchmark import flops_per_iteration, peak_flops
-from m2at_mm.benchmark.contestants import Limit, PlainLoop, Script
-from m2at_mm.benchmark.interleaving import now
+from m2at_mm.attacks import batch_norm_folding
 from m2at_mm.registry import MODELS
 from m2at_mm.runner.atomic_files import write_whole
 from m2at_mm.structures import BatchLabels
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / 'tools'))
+from benchmarking.flops import count_flops, peak_flops
+from benchmarking.rivals import Limit, PlainLoop, Script
+from benchmarking.timing import now
 
 LOOPS = {'plain loop': PlainLoop, 'script loop': Script}
 #: Ours, by the compile_mode of the attack.
@@ -95,7 +99,7 @@ def make_ours(
 @contextmanager
 def unfolded() -> Iterator[None]:
     """Batch norms stay where they are."""
-    with mock.patch.object(folding, '_find_pairs', lambda *_: []):
+    with mock.patch.object(batch_norm_folding, '_find_pairs', lambda *_: []):
         yield
 
 
@@ -124,7 +128,7 @@ def prepare(
         name, precision = kind.split(', ')
         since = now()
         if name in LOOPS:
-            iterate: Iterate = LOOPS[name](model, images, labels).iterate
+            iterate: Iterate = LOOPS[name](model, images, labels)
         else:
             iterate = make_ours(cfg, model, batch, name, precision)
         for _ in range(3):
@@ -174,24 +178,22 @@ def main() -> None:
     torch.manual_seed(0)
     model: Any = MODELS.build(cli.model_config(cfg))
     model.init_weights()
-    images, labels = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
-    flops = flops_per_iteration(Limit(model, images, labels)) // 2
-    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    model = model.to(device).train()
+    two = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    flops = count_flops(Limit(model, *two)) // 2
+    model = model.to(get_device()).train()
     results: dict[str, Any] = dict(
         config=Path(args.config).name,
         options={k: str(v) for k, v in (args.cfg_options or {}).items()},
-        device=torch.cuda.get_device_name() if device.type == 'cuda' else '',
+        device=torch.cuda.get_device_name() if is_cuda_available() else '',
         torch=torch.__version__,
         flops_per_image=flops,
-        peak_flops=peak_flops(device),
+        peak_flops=peak_flops(),
         batches={},
     )
     for index, num in enumerate(args.batches):
-        share = (index + 1) / len(args.batches)
         # A fifth is left for the rounds.
-        deadline = start + 0.8 * share * args.seconds
-        made = prepare(cfg, model, num, args.kinds, deadline)
+        seconds = 0.8 * args.seconds * (index + 1) / len(args.batches)
+        made = prepare(cfg, model, num, args.kinds, start + seconds)
         found = measure(made, args.rounds, args.block)
         for one in found.values():
             one['images_per_second'] = num / one['seconds']

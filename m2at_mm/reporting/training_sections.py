@@ -1,0 +1,217 @@
+"""The sections of a report that the logs and configs of the runs can fill."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from m2at_mm.reporting.figures import draw_curves
+from m2at_mm.reporting.html import EMPTY, blocks
+from m2at_mm.reporting.measurement import Report
+from m2at_mm.reporting.run_log import RunLog
+
+_TRAINING = {
+    'loss': ('Training loss', 'loss'),
+    'kept_share': ('Kept share of the perturbation', 'share'),
+    'lr': ('Learning rate', 'lr'),
+}
+_OVERVIEW = {
+    'method': 'model.method.type',
+    'network': 'model.classifier.backbone.type',
+    'data': 'train_dataloader.dataset.type',
+    'eps': 'model.threat_model.eps',
+    'seed': 'randomness.seed',
+}
+# The folder of a run is its own, and a scope does not affect the training.
+_NOT_COMPARED = ('work_dir', '_scope_')
+
+
+def overview(report: Report) -> Iterator[Markup]:
+    """What was trained, and for how long."""
+    yield blocks.table(
+        'What was trained',
+        ['run', *_OVERVIEW, 'trained'],
+        [
+            [
+                run.name,
+                *(_at(run.config, path) for path in _OVERVIEW.values()),
+                _length(run),
+            ]
+            for run in report.runs
+        ],
+    )
+
+
+def _length(run: RunLog) -> str:
+    wanted = (run.config.get('train_cfg') or {}).get(
+        'max_epochs' if run.unit == 'epoch' else 'max_iters'
+    )
+    text = f'{run.end:.4g} {run.unit}s'
+    return f'{text} of {wanted}' if wanted else text
+
+
+def _at(config: dict[str, Any], path: str) -> str:
+    """A setting by its dotted name, a dash if there is none."""
+    value: Any = config
+    for key in path.split('.'):
+        value = value.get(key) if isinstance(value, dict) else None
+    return EMPTY if value is None else str(value).rpartition('m2at_mm.')[2]
+
+
+def settings(report: Report) -> Iterator[Markup]:
+    """Settings that differ between the configs; the others are folded."""
+    different, common = compare_settings([run.config for run in report.runs])
+    several = len(report.runs) > 1
+    if different:
+        yield blocks.table(
+            'Settings that differ between the runs',
+            ['setting', *(run.name for run in report.runs)],
+            [
+                [name, *(EMPTY if v is None else v for v in values)]
+                for name, values in different.items()
+            ],
+            'settings',
+        )
+    elif several:
+        yield blocks.text('All settings are the same.')
+    title = 'Common settings' if several else 'All settings'
+    table = blocks.table(
+        title, ['setting', 'value'], common.items(), 'settings'
+    )
+    yield blocks.folded(f'{title} ({len(common)})', table)
+
+
+def compare_settings(
+    configs: Sequence[dict[str, Any]],
+) -> tuple[dict[str, tuple[str | None, ...]], dict[str, str]]:
+    """Separate the settings that differ from those that all configs share.
+
+    Returns:
+        tuple: By dotted name, the differing settings with a value per config,
+        None where one lacks it, and the common ones with their value.
+    """
+    flat = [dict(_flatten(config)) for config in configs]
+    different, common = {}, {}
+    for name in dict.fromkeys(name for one in flat for name in one):
+        values = tuple(one.get(name) for one in flat)
+        if len(set(values)) == 1:
+            common[name] = str(values[0])
+        else:
+            different[name] = values
+    return different, common
+
+
+def _flatten(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
+    """Pairs of a dotted name and a value; a list of numbers is a value."""
+    nested: dict[Any, Any] = {}
+    if isinstance(value, dict):
+        nested = value
+    elif isinstance(value, (list, tuple)) and any(
+        isinstance(part, (dict, list, tuple)) for part in value
+    ):
+        nested = dict(enumerate(value))
+    if not nested:
+        yield name, value if isinstance(value, str) else repr(value)
+    for key, part in nested.items():
+        if key not in _NOT_COMPARED:
+            yield from _flatten(part, f'{name}.{key}' if name else str(key))
+
+
+def curves(report: Report) -> Iterator[Markup]:
+    """Training and validation by epoch, with best and last marked."""
+    runs = report.runs
+    unit = ' or '.join(dict.fromkeys(run.unit for run in runs))
+    end = max((run.end for run in runs), default=0.0)
+    figures = []
+    for key, (title, ylabel) in _TRAINING.items():
+        lines = {run.name: run.training.get(key, {}) for run in runs}
+        if any(lines.values()):
+            name = f'curve-{key.replace("_", "-")}'
+            figures.append(draw_curves(name, title, lines, unit, ylabel, end))
+    marks = {run.name: m for run in runs if (m := run.best_and_last)}
+    metrics = dict.fromkeys(name for run in runs for name in run.validation)
+    for number, metric in enumerate(metrics):
+        lines = {run.name: run.validation.get(metric, {}) for run in runs}
+        per_cent = metric.startswith(('robust/', 'accuracy/'))
+        figures.append(
+            draw_curves(
+                f'curve-validation-{number}',
+                f'Validation: {metric.removeprefix("robust/")}',
+                lines,
+                unit,
+                'accuracy (%)' if per_cent else metric,
+                end,
+                {k: m for k, m in marks.items() if set(m) <= set(lines[k])},
+            )
+        )
+    yield blocks.figures(figures)
+    if marks:
+        yield blocks.table(
+            'Robust overfitting: difference of the last validation from the '
+            'best',
+            ['run', 'figure', 'best', 'last', 'lost'],
+            [_overfitting(run) for run in runs],
+        )
+    else:
+        yield blocks.text('The logs have no validation.')
+
+
+def _overfitting(run: RunLog) -> list[Any]:
+    if run.selected is None or run.best_and_last is None:
+        return [run.name, *[EMPTY] * 4]
+    points = run.validation[run.selected]
+    best, last = run.best_and_last
+    return [
+        run.name,
+        run.selected,
+        *((f'{points[at]:.2f}', f'{run.unit} {at:g}') for at in (best, last)),
+        f'{abs(points[best] - points[last]):.2f}',
+    ]
+
+
+def origin(report: Report) -> Iterator[Markup]:
+    """Versions, seed and commit of each run, and its commands."""
+    runs = report.runs
+    keys = dict.fromkeys(key for run in runs for key in run.environment)
+    keys.pop('command', None)
+    rows = [
+        [key, *(run.environment.get(key, EMPTY) for run in runs)]
+        for key in keys
+    ]
+    if 'commit' not in keys:
+        rows.append(['commit', *['not in the log'] * len(runs)])
+    head = ['', *(run.name for run in runs)]
+    yield blocks.table('Environment, from the log', head, rows, 'settings')
+    for run in runs:
+        yield blocks.heading(f'Commands of {run.name}')
+        command = run.environment.get('command')
+        if command is None:
+            yield blocks.text(
+                'The log does not have the training command. This one trains '
+                'the same config again:'
+            )
+            words = ['python', 'tools/train.py', str(run.config_file)]
+            command = shlex.join([*words, '--work-dir', f'{run.folder}_again'])
+        yield blocks.code(command)
+        if run.results is not None:
+            yield blocks.text('The evaluation, from results.json:')
+            yield blocks.code(_test_command(run, run.results))
+
+
+def _test_command(run: RunLog, results: dict[str, Any]) -> str:
+    options = results.get('settings') or {}
+    checkpoint = options.get('checkpoint') or 'CHECKPOINT'
+    words = ['python', 'tools/test.py', str(run.config_file)]
+    words += [str(run.folder / checkpoint), '--attacks', 'clean']
+    words += results['attacks']
+    if 'sweep' in results:
+        radii = [one['threat_model']['eps'] for one in results['sweep']]
+        words += ['--eps', *(f'{eps * 255:.6g}/255' for eps in radii)]
+    words += ['--num-samples', str(results['num_samples'])]
+    for option in ('batch_size', 'seed'):
+        if option in options:
+            words += [f'--{option.replace("_", "-")}', str(options[option])]
+    return shlex.join(words)

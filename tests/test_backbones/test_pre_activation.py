@@ -1,0 +1,120 @@
+"""Both backbones against the formulas of the published networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
+
+PREACT = ['layer1', 'layer2', 'layer3', 'layer4'], 'shortcut.0', 'bn'
+WIDE = [f'block{k}.layer' for k in (1, 2, 3)], 'convShortcut', 'bn1'
+
+
+def published(
+    state: dict[str, Tensor],
+    x: Tensor,
+    act: Callable[[Tensor], Tensor],
+    names: tuple[list[str], str, str],
+) -> Tensor:
+    """The features by the papers' formulas, from the weights alone."""
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        parts = ('running_mean', 'running_var', 'weight', 'bias')
+        mean, var, weight, bias = (state[f'{name}.{part}'] for part in parts)
+        return act(F.batch_norm(x, mean, var, weight, bias))
+
+    stages, shortcut, last_norm = names
+    x = F.conv2d(x, state['conv1.weight'], padding=1)
+    for name in dict.fromkeys(key.rpartition('.conv')[0] for key in state):
+        stage, _, number = name.rpartition('.')
+        if stage not in stages:
+            continue
+        stride = 2 if stage != stages[0] and number == '0' else 1
+        out, identity = norm(x, f'{name}.bn1'), x
+        if f'{name}.{shortcut}.weight' in state:
+            weight = state[f'{name}.{shortcut}.weight']
+            identity = F.conv2d(out, weight, stride=stride)
+        layers = [k for k in (1, 2, 3) if f'{name}.conv{k}.weight' in state]
+        for k in layers:
+            out = norm(out, f'{name}.bn{k}') if k > 1 else out
+            weight = state[f'{name}.conv{k}.weight']
+            # Of two convolutions the first has the stride, of three the next.
+            step = stride if k == layers[-2] else 1
+            out = F.conv2d(out, weight, None, step, weight.shape[-1] // 2)
+        x = out + identity
+    return norm(x, last_norm)
+
+
+@pytest.mark.parametrize('act', ['relu', 'silu'])
+@pytest.mark.parametrize(
+    ('kind', 'settings', 'names'),
+    [
+        (PreActResNet_CIFAR, dict(depth=18, base_channels=8), PREACT),
+        (PreActResNet_CIFAR, dict(depth=50, base_channels=4), PREACT),
+        (WideResNet_CIFAR, dict(depth=16, widen_factor=1), WIDE),
+    ],
+    ids=['preact-18', 'preact-50', 'wide'],
+)
+def test_forward_is_that_of_the_published_network(
+    kind: Any, settings: dict, names: Any, act: str
+) -> None:
+    torch.manual_seed(0)
+    if act == 'silu':
+        settings = dict(settings, act_cfg=dict(type='SiLU'))
+    net = kind(**settings)
+    net.init_weights()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.5, 0.5)
+            module.running_var.uniform_(0.5, 1.5)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        (features,) = net.eval()(x)
+        expected = published(net.state_dict(), x, getattr(F, act), names)
+    torch.testing.assert_close(features, expected)
+
+
+def test_frozen_stages() -> None:
+    net = PreActResNet_CIFAR(18, base_channels=4, frozen_stages=1)
+    frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
+    assert frozen and all(n.startswith(('conv1', 'layer1')) for n in frozen)
+    net.train()
+    assert not net.layer1[0].bn1.training and net.layer2[0].bn1.training
+    net = WideResNet_CIFAR(10, 1, frozen_stages=0)
+    frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
+    assert frozen == ['conv1.weight']
+
+
+def test_norm_eval() -> None:
+    net = PreActResNet_CIFAR(18, base_channels=4, norm_eval=True).train()
+    assert not net.bn.training and net.training
+
+
+@pytest.mark.parametrize('kind', [PreActResNet_CIFAR, WideResNet_CIFAR])
+def test_built_from_a_config(kind: Any) -> None:
+    with torch.device('meta'):
+        net = MODELS.build(dict(type=f'm2at_mm.{kind.__name__}', depth=34))
+    assert type(net) is kind
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'value'),
+    [
+        (PreActResNet_CIFAR, 'depth', 20),
+        (PreActResNet_CIFAR, 'frozen_stages', 5),
+        (WideResNet_CIFAR, 'frozen_stages', 4),
+        (WideResNet_CIFAR, 'depth', 30),
+        (WideResNet_CIFAR, 'widen_factor', 0),
+        (WideResNet_CIFAR, 'drop_rate', 1.0),
+    ],
+)
+def test_wrong_settings(kind: Any, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f'{name}={value}'):
+        kind(**{name: value})

@@ -1,0 +1,1 @@
+"""Times a training iteration beside what one would use instead."""

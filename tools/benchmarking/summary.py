@@ -1,0 +1,98 @@
+"""The figures of a benchmark, and their table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+
+def summarise(
+    times: Mapping[str, Sequence[Sequence[float]]],
+    batch_size: int,
+    peak_memory: Mapping[str, int] | None = None,
+    flops: int | None = None,
+    peak: float | None = None,
+) -> dict[str, Any]:
+    """Medians and ratios of interleaved times.
+
+    A ratio is taken in each round, of the medians of two blocks beside each
+    other, and its median over the rounds is reported with the range: slow
+    changes of the machine cancel out.
+
+    Args:
+        times (Mapping[str, Sequence[Sequence[float]]]): By contestant, the
+            seconds of each iteration of each round; the others are compared
+            with the first.
+        batch_size (int): Images in an iteration.
+        peak_memory (Mapping[str, int], optional): In bytes, where known.
+        flops (int, optional): Of an iteration of the first contestant and of
+            the limit; the others make other passes.
+        peak (float, optional): FLOP/s of the device.
+
+    Returns:
+        dict: ``contestants`` and ``ratios``, by name.
+    """
+    contestants: dict[str, dict[str, Any]] = {}
+    ratios = {}
+    ours = next(iter(times))
+    base = [np.median(block) for block in times[ours]]
+    for name, rounds in times.items():
+        quartiles = np.percentile(np.concatenate(rounds), [25, 50, 75])
+        low, median, high = map(float, quartiles)
+        contestants[name] = one = dict(
+            seconds=median,
+            quartiles=[low, high],
+            images_per_second=batch_size / median,
+        )
+        if peak_memory and name in peak_memory:
+            one['peak_memory_bytes'] = peak_memory[name]
+        if flops and peak and name in (ours, 'limit'):
+            one['share_of_peak'] = flops / median / peak
+        if name != ours:
+            each = [
+                float(np.median(block) / own)
+                for block, own in zip(rounds, base)
+            ]
+            ratios[name] = dict(
+                median=float(np.median(each)), range=[min(each), max(each)]
+            )
+    return dict(contestants=contestants, ratios=ratios)
+
+
+def to_table(results: Mapping[str, Any]) -> Table:
+    """Show what :func:`summarise` gives, a row for each contestant."""
+    contestants = results['contestants']
+    ours = next(iter(contestants))
+    rows = [
+        {
+            'iteration': name,
+            'ms': f'{1000 * one["seconds"]:.0f}',
+            'quartiles': '-'.join(f'{1000 * t:.0f}' for t in one['quartiles']),
+            'images/s': f'{one["images_per_second"]:.1f}',
+            f'time / {ours}': _describe(results['ratios'].get(name)),
+            'peak MiB': _shown(one, 'peak_memory_bytes', 2**20),
+            '% of peak': _shown(one, 'share_of_peak', 0.01),
+        }
+        for name, one in contestants.items()
+    ]
+    known = [key for key in rows[0] if any(row[key] for row in rows)]
+    table = Table(title=f'batch of {results["batch_size"]}')
+    for k in known:
+        table.add_column(k, justify='left' if k == 'iteration' else 'right')
+    for row in rows:
+        table.add_row(*(row[key] for key in known))
+    return table
+
+
+def _shown(one: Mapping[str, float], key: str, unit: float) -> str:
+    return f'{one[key] / unit:.1f}' if key in one else ''
+
+
+def _describe(ratio: Mapping[str, Any] | None) -> str:
+    if ratio is None:
+        return '1'
+    low, high = ratio['range']
+    return f'{ratio["median"]:.3f} ({low:.3f}-{high:.3f})'

@@ -1,0 +1,1 @@
+"""Methods trained and evaluated under one budget, side by side."""

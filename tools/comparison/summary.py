@@ -1,0 +1,141 @@
+"""The table and the picture of a comparison."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MARKERS = 'osD^v<>PX'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's figures over the seeds, in per cent.
+
+    ``mean`` has ``'clean'``, each attack and ``'worst_case'``; ``spread`` is
+    half of the range over the seeds.
+    """
+
+    name: str
+    seeds: int
+    mean: dict[str, float]
+    spread: dict[str, float]
+
+    def show(self, figure: str) -> str:
+        """Mean and spread of a figure, like ``'52.1 ± 0.3'``."""
+        spread = f' ± {self.spread[figure]:.1f}' if self.seeds > 1 else ''
+        return f'{self.mean[figure]:.1f}{spread}'
+
+
+def summarise(
+    results: Mapping[str, Sequence[dict[str, Any]]],
+) -> list[Entry]:
+    """Average the results of each method over its seeds.
+
+    Args:
+        results (Mapping[str, Sequence[dict]]): By method, the
+            ``results.json`` of each seed. A method without any is left out.
+    """
+    entries = []
+    for name, runs in results.items():
+        values: dict[str, list[float]] = {}
+        for run in runs:
+            worst = dict(worst_case=run['worst_case'])
+            figures = {'clean': run['clean'], **run['attacks'], **worst}
+            for key, value in figures.items():
+                values.setdefault(key, []).append(value)
+        if runs:
+            mean = {key: float(np.mean(v)) for key, v in values.items()}
+            spread = {key: float(np.ptp(v)) / 2 for key, v in values.items()}
+            entries.append(Entry(name, len(runs), mean, spread))
+    return entries
+
+
+def pareto_front(entries: Sequence[Entry], robust: str) -> list[str]:
+    """Names of the methods that no other beats in both accuracies.
+
+    They come by rising clean accuracy. ``robust`` is the figure for
+    robustness, like ``'worst_case'``.
+    """
+    points = {
+        one.name: (one.mean['clean'], one.mean[robust]) for one in entries
+    }
+    front = [
+        (own[0], name)
+        for name, own in points.items()
+        if not any(
+            other[0] >= own[0] and other[1] >= own[1] and other != own
+            for other in points.values()
+        )
+    ]
+    return [name for _, name in sorted(front)]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ['---'] * len(head), *rows]
+    return ''.join('| ' + ' | '.join(line) + ' |\n' for line in lines)
+
+
+def to_markdown(entries: Sequence[Entry]) -> str:
+    """A table: a row per method, and on the front of which attacks it is."""
+    figures = list(entries[0].mean)
+    fronts = {
+        figure: pareto_front(entries, figure)
+        for figure in figures
+        if figure != 'clean'
+    }
+    rows = [
+        [
+            one.name,
+            str(one.seeds),
+            *map(one.show, figures),
+            ', '.join(f for f in fronts if one.name in fronts[f]) or '-',
+        ]
+        for one in entries
+    ]
+    head = ['method', 'seeds', *figures, 'on the front of']
+    return markdown_table(head, rows)
+
+
+def plot_trade_off(
+    entries: Sequence[Entry], path: Path, robust: str = 'worst_case'
+) -> None:
+    """Draw clean against robust accuracy, with the Pareto front, as a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=120, layout='constrained')
+    axes = figure.add_subplot()
+    by_name = {entry.name: entry for entry in entries}
+    front = [by_name[name].mean for name in pareto_front(entries, robust)]
+    axes.plot(
+        [mean['clean'] for mean in front],
+        [mean[robust] for mean in front],
+        color='tab:gray',
+        linestyle='--',
+        label='Pareto front',
+        zorder=1,
+    )
+    # Names stand beside the axes: close points would hide them.
+    for entry, marker in zip(entries, itertools.cycle(MARKERS)):
+        axes.errorbar(
+            entry.mean['clean'],
+            entry.mean[robust],
+            xerr=entry.spread['clean'],
+            yerr=entry.spread[robust],
+            linestyle='',
+            marker=marker,
+            capsize=2,
+            label=entry.name,
+        )
+    axes.set_xlabel('clean accuracy (%)')
+    axes.set_ylabel(f'{robust.replace("_", " ")} accuracy (%)')
+    figure.legend(loc='outside right center')
+    axes.grid(alpha=0.3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

@@ -1,0 +1,1 @@
+"""Tries a recipe on every config of the installed mmpretrain."""
