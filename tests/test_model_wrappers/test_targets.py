@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from tiny import adversarial_cfg, build_adversarial, classifier_cfg
 from torch import nn
 
-from m2at_mm.model_wrappers.loss_targets import accepted_targets
+from m2at_mm.model_wrappers.targets import accepted_targets
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
