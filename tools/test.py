@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.config import Config
 
 from m2at_mm import cli
-from m2at_mm.evaluation.presets import ATTACK_NAMES, DEFAULT_ATTACKS
+from m2at_mm.evaluation.named_attacks import ATTACK_NAMES, DEFAULT_ATTACKS
 from m2at_mm.evaluation.samples import SUBSETS
 
 _SECONDS_TO_WAIT = 7 * 24 * 3600

@@ -26,7 +26,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from m2at_mm.attacks import attack_mode
-from m2at_mm.attacks.compilation import compiled
+from m2at_mm.attacks.logits import logits_of
 from m2at_mm.benchmark import summarise
 from m2at_mm.benchmark.interleaving import now
 from m2at_mm.cli import model_config
@@ -98,7 +98,12 @@ def steps(model: Any) -> dict[str, Callable[[], Any]]:
         'folded, contiguous batch': partial(
             way, model, images.contiguous(), True
         ),
-        'compiled': partial(way, compiled(model, 'default'), images, False),
+        'compiled': partial(
+            way,
+            partial(logits_of, model, compile_mode='default'),
+            images,
+            False,
+        ),
         'folded, twice the images': partial(
             way, model, more[0], True, more[1]
         ),

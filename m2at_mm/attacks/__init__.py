@@ -1,16 +1,12 @@
-"""Attacks: pure functions on images in [0, 1], and their settings."""
+"""Attacks on images in [0, 1]."""
 
 from m2at_mm.attacks.autoattack import AutoAttack
-from m2at_mm.attacks.checkpointing import differentiable_checkpoints
-from m2at_mm.attacks.context import attack_mode
-from m2at_mm.attacks.losses import (
-    cross_entropy,
-    kl_divergence,
-    margin,
-)
-from m2at_mm.attacks.pgd import pgd
+from m2at_mm.attacks.base import Attack
+from m2at_mm.attacks.context import attack_mode, differentiable_checkpoints
+from m2at_mm.attacks.losses import cross_entropy, kl_divergence, margin
+from m2at_mm.attacks.pgd import PGD, pgd
 from m2at_mm.attacks.random_stream import own_random_stream
-from m2at_mm.attacks.settings import FGSM, NFGSM, PGD
+from m2at_mm.attacks.single_step import FGSM, NFGSM
 from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
 from m2at_mm.attacks.transfer import Transfer
 
@@ -18,6 +14,7 @@ __all__ = [
     'FGSM',
     'NFGSM',
     'PGD',
+    'Attack',
     'AutoAttack',
     'ThreatModel',
     'Transfer',

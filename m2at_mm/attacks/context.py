@@ -1,27 +1,28 @@
-"""The state of a model while it is attacked, and after."""
+"""The state of a model while it is attacked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks.checkpointing import differentiable_checkpoints
-from m2at_mm.attacks.folding import folded_norms
+from m2at_mm.attacks.batch_norm_folding import folded_norms
 from m2at_mm.attacks.logits import at_entrance
+from m2at_mm.checks import check_choice
 
 BN_MODES = ('eval', 'batch', 'train')
-
-
-def check_bn_mode(bn_mode: str) -> None:
-    """Raise ValueError unless ``bn_mode`` is one of :data:`BN_MODES`."""
-    if bn_mode not in BN_MODES:
-        raise ValueError(
-            f'bn_mode={bn_mode!r} is unknown: choose one of {list(BN_MODES)}'
-        )
+# Where networks look the function up: mmpretrain's `with_cp` and timm in
+# PyTorch's module, MixMIM and MMEngine's `activation_checkpointing` in theirs.
+_CHECKPOINTING = (
+    'torch.utils.checkpoint',
+    'mmpretrain.models.backbones.mixmim',
+    'mmengine.runner.activation_checkpointing',
+)
 
 
 @contextmanager
@@ -63,52 +64,109 @@ def attack_mode(
     Raises:
         ValueError: ``bn_mode`` is unknown.
     """
-    check_bn_mode(bn_mode)
-    training = [(module, module.training) for module in model.modules()]
+    check_choice('bn_mode', bn_mode, BN_MODES)
+    with ExitStack() as stack:
+        # On PyTorch before 2.2 or so, autocast may hand weights that it cast
+        # without a gradient to the training forward.
+        stack.callback(torch.clear_autocast_cache)
+        stack.enter_context(_frozen_parameters(model))
+        stack.enter_context(_switched_modules(model, bn_mode))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        if full_precision:
+            for device in {p.device.type for p in model.parameters()}:
+                stack.enter_context(torch.autocast(device, enabled=False))
+        stack.enter_context(differentiable_checkpoints())
+        if bn_mode == 'eval' and images is not None:
+            images = at_entrance(model, images)
+            stack.enter_context(folded_norms(model, images))
+        yield
+
+
+@contextmanager
+def _frozen_parameters(model: nn.Module) -> Iterator[None]:
     # Inside FSDP they are views of its own parameters and cannot be frozen;
     # a gradient that is asked for on the images alone skips them as well.
     parameters = [
         p for p in model.parameters() if p.requires_grad and p.is_leaf
     ]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _switched_modules(model: nn.Module, bn_mode: str) -> Iterator[None]:
+    """The modules in the modes of :func:`attack_mode`."""
+    training = [(module, module.training) for module in model.modules()]
     live_norms = [
         module
         for module, mode in training
-        if isinstance(module, _BatchNorm)
+        if bn_mode == 'batch'
+        and isinstance(module, _BatchNorm)
         and module.track_running_stats
         and (mode or not model.training)
     ]
     try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
         if bn_mode != 'train':
             for module, _ in training:
                 module.training = False
-        if bn_mode == 'batch':
-            for norm in live_norms:
-                norm.training = True
-                # Without tracking, train mode neither reads nor updates the
-                # running statistics.
-                norm.track_running_stats = False
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            if full_precision:
-                for device in {p.device.type for p in model.parameters()}:
-                    stack.enter_context(torch.autocast(device, enabled=False))
-            stack.enter_context(differentiable_checkpoints())
-            if bn_mode == 'eval' and images is not None:
-                stack.enter_context(
-                    folded_norms(model, at_entrance(model, images))
-                )
-            yield
+        for norm in live_norms:
+            norm.training = True
+            # Without tracking, train mode neither reads nor updates the
+            # running statistics.
+            norm.track_running_stats = False
+        yield
     finally:
-        if bn_mode == 'batch':
-            for norm in live_norms:
-                norm.track_running_stats = True
+        for norm in live_norms:
+            norm.track_running_stats = True
         for module, mode in training:
             module.training = mode
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-        # On PyTorch before 2.2 or so, autocast may hand weights that it cast
-        # without a gradient to the training forward.
-        torch.clear_autocast_cache()
+
+
+@contextmanager
+def differentiable_checkpoints() -> Iterator[None]:
+    """Checkpoint activations in the form that ``autograd.grad`` accepts.
+
+    PyTorch's default so far, the reentrant one, works in ``backward`` alone.
+    The other form recomputes the same activations.
+    """
+    places = [sys.modules[n] for n in _CHECKPOINTING if n in sys.modules]
+    plain: list[Callable[..., Any]] = [place.checkpoint for place in places]
+
+    def checkpoint(
+        function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        return plain[0](function, *args, **dict(kwargs, use_reentrant=False))
+
+    try:
+        for place in places:
+            place.checkpoint = checkpoint  # type: ignore[attr-defined]
+        yield
+    finally:
+        for place, function in zip(places, plain):
+            place.checkpoint = function  # type: ignore[attr-defined]
+
+
+def input_gradient(loss: Tensor, images: Tensor) -> Tensor:
+    """Gradient of a loss with respect to the images, of their shape.
+
+    Raises:
+        RuntimeError: The model uses reentrant activation checkpointing.
+    """
+    try:
+        (gradient,) = torch.autograd.grad(loss, images)
+    except RuntimeError as error:
+        if 'checkpoint' not in str(error):
+            raise
+        raise RuntimeError(
+            'an attack needs the gradient of the images, which reentrant '
+            'activation checkpointing cannot give: call '
+            'torch.utils.checkpoint.checkpoint by that name, so that it can '
+            'be replaced, or with use_reentrant=False'
+        ) from error
+    return gradient

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 #: The predicted label of an image whose logits are not finite.
 NO_LABEL = -1
+#: The modes of :func:`torch.compile`.
+COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune')
 
 
 def full(values: Tensor) -> Tensor:
@@ -19,22 +21,12 @@ def full(values: Tensor) -> Tensor:
 
 
 def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
-    """Images in the precision of the model's parameters.
+    """Images in the precision of a module's first parameter of floats.
 
     Attacks keep theirs in float32 at least: in half precision a perturbation
-    of 8/255 has but a few levels.
-
-    Args:
-        model (Callable): A module of float64, float32, float16 or bfloat16,
-            also compiled. Under autocast it is one of float32.
-        images (Tensor): Floats of any shape.
-
-    Returns:
-        Tensor: Of the same shape, in the precision of the first parameter of
-        floats; the same images if there is none.
+    of 8/255 has but a few levels. Without such a parameter, and for what is
+    no module, the images stay as they are.
     """
-    if isinstance(model, functools.partial):  # see compiled()
-        (model,) = model.args
     if isinstance(model, nn.Module):
         for parameter in model.parameters():
             if parameter.is_floating_point():
@@ -42,7 +34,11 @@ def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
     return images
 
 
-def logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Any:
+def logits_of(
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    compile_mode: str | None = None,
+) -> Any:
     """What a model returns for a batch, also for a batch of one image.
 
     Some networks squeeze their features, and with one image they lose the
@@ -50,15 +46,17 @@ def logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Any:
     (K, ). Such a model is given the image twice.
 
     Args:
-        model (Callable): Maps images, shape (N, C, H, W), to logits of shape
-            (N, K).
-        images (Tensor): Shape (N, C, H, W), of any precision, see
-            :func:`at_entrance`.
-
-    Returns:
-        Any: Logits of shape (N, K), if the model gives logits at all.
+        model (Callable): Maps images of shape (N, C, H, W) to logits of shape
+            (N, K), if it gives logits at all.
+        images (Tensor): Of any precision, see :func:`at_entrance`.
+        compile_mode (str, optional): One of :data:`COMPILE_MODES`, to call
+            the model through :func:`torch.compile`. Nothing is kept on the
+            model, and what was compiled serves all later calls with the same
+            model and shapes. Defaults to None.
     """
     images = at_entrance(model, images)
+    if compile_mode is not None:
+        model = functools.partial(_compiled_call(compile_mode), model)
     logits = model(images)
     # The number of dimensions first: a program that is exported for any
     # number of images must not depend on that number.
@@ -67,18 +65,40 @@ def logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Any:
     return logits
 
 
+@functools.cache
+def _compiled_call(mode: str) -> Callable[..., Any]:
+    def call(model: nn.Module, images: Tensor) -> Any:
+        return model(images)
+
+    return torch.compile(call, mode=mode)
+
+
+def attacked_logits(
+    model: nn.Module, images: Tensor, compile_mode: str | None = None
+) -> Tensor:
+    """Like :func:`logits_of`, in float32 at least and surely of shape (N, K).
+
+    Raises:
+        TypeError: The model returned something else.
+    """
+    logits = logits_of(model, images, compile_mode)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        found = f'a {type(logits).__name__}'
+        if isinstance(logits, Tensor):
+            found = f'a tensor of shape {tuple(logits.shape)}'
+        raise TypeError(
+            'an attacked model must return logits of shape (N, K), but '
+            f'{type(model).__name__} returned {found}'
+        )
+    return full(logits)
+
+
 def predicted_labels(logits: Tensor) -> Tensor:
     """The label of the largest logit, where all logits are finite.
 
     ``argmax`` takes not-a-number for the largest value, so a network that
-    overflows would seem to answer "class 0".
-
-    Args:
-        logits (Tensor): Logits or probabilities, shape (N, K).
-
-    Returns:
-        Tensor: Labels, int64 of shape (N, ); :data:`NO_LABEL`, which no
-        image has, where a logit is not finite.
+    overflows would seem to answer "class 0". Where a logit is not finite the
+    label is :data:`NO_LABEL`, which no image has.
     """
     labels = logits.argmax(1)
     return labels.masked_fill(~logits.isfinite().all(1), NO_LABEL)

@@ -1,7 +1,9 @@
-"""The losses an attack raises: one number per image, from its logits.
+"""The losses that an attack raises: one number per image, from its logits.
 
-An attack sums them over the batch, so an image's gradient depends neither on
-the batch size nor on the other images.
+They map logits of shape (N, K) and a target to losses of shape (N, ). The
+target is labels, int64 of shape (N, ), or probabilities of shape (N, K). An
+attack sums the losses over the batch, so an image's gradient depends neither
+on the batch size nor on the other images.
 """
 
 from __future__ import annotations
@@ -16,16 +18,7 @@ AttackLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy per image.
-
-    Args:
-        logits (Tensor): Shape (N, K).
-        target (Tensor): Labels, int64 of shape (N, ), or probabilities of
-            shape (N, K).
-
-    Returns:
-        Tensor: Shape (N, ).
-    """
+    """Cross-entropy per image."""
     return F.cross_entropy(logits, target, reduction='none')
 
 
@@ -35,15 +28,8 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
     The loss f_6 of Carlini and Wagner (arXiv 1608.04644, section V-A) with
     the sign turned, without its cut at a confidence. Positive where the image
     is misclassified. It neither saturates nor vanishes with the size of the
-    logits, as the cross-entropy does.
-
-    Args:
-        logits (Tensor): Shape (N, K).
-        target (Tensor): Labels, int64 of shape (N, ), or probabilities of
-            shape (N, K), whose largest is taken as the label.
-
-    Returns:
-        Tensor: Shape (N, ).
+    logits, as the cross-entropy does. The largest of probabilities is taken
+    as the label.
     """
     label = hard_labels(target).unsqueeze(1)
     own = logits.gather(1, label)
@@ -54,15 +40,8 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(softmax(reference) || softmax(logits)) per image.
 
-    With the clean image's logits as reference it is the attack loss of TRADES
-    (arXiv 1901.08573, equation 5).
-
-    Args:
-        logits (Tensor): Shape (N, K).
-        reference (Tensor): Logits of shape (N, K).
-
-    Returns:
-        Tensor: Shape (N, ).
+    With the clean image's logits as reference, shape (N, K), it is the attack
+    loss of TRADES (arXiv 1901.08573, equation 5).
     """
     return F.kl_div(
         F.log_softmax(logits, dim=1),
@@ -94,8 +73,7 @@ def as_target(
             for a GPU. Defaults to True.
 
     Returns:
-        Tensor: Labels, int64 of shape (N, ), or probabilities, floats of
-        shape (N, K).
+        Tensor: Labels, int64, or probabilities, floats.
 
     Raises:
         TypeError: ``target`` has another shape, or labels are not whole
@@ -103,8 +81,7 @@ def as_target(
         ValueError: A label is negative, or a row of probabilities is
             negative somewhere or does not add up to 1.
     """
-    fractions = target.is_floating_point() or target.is_complex()
-    if target.shape == (num_images,) and not fractions:
+    if target.shape == (num_images,) and not target.is_floating_point():
         labels = target.long()
         if check_values and bool((labels < 0).any()):
             raise ValueError(
@@ -112,14 +89,18 @@ def as_target(
                 'counted from 0'
             )
         return labels
-    columns = target.shape[1] if target.ndim == 2 else 0
-    if len(target.shape) == 0 or len(target) != num_images or columns < 2:
+    if (
+        target.ndim != 2
+        or len(target) != num_images
+        or target.shape[1] < 2
+        or target.is_complex()
+    ):
         raise TypeError(
             f'target must be labels, whole numbers of shape ({num_images}, ), '
             f'or probabilities of shape ({num_images}, K), but got '
             f'{target.dtype} of shape {tuple(target.shape)}'
         )
-    scores = target if fractions else target.float()
+    scores = target if target.is_floating_point() else target.float()
     if check_values:
         totals = scores.sum(1, dtype=torch.float64)
         if not bool((scores >= 0).all() & ((totals - 1).abs() < 0.01).all()):
@@ -135,16 +116,12 @@ def as_target(
 def check_classes(
     target: Tensor, num_classes: int, check_values: bool = True
 ) -> None:
-    """Refuse a target of other classes than the model has.
-
-    Args:
-        target (Tensor): Of :func:`as_target`.
-        num_classes (int): The number of logits, K.
-        check_values (bool): See :func:`as_target`. Defaults to True.
+    """Refuse a target of other classes than the model's ``num_classes``.
 
     Raises:
-        ValueError: A label is not below K, or probabilities are not of shape
-            (N, K).
+        ValueError: A label is not below that number (looked at only with
+            ``check_values``, as the host waits for a GPU), or probabilities
+            are not of shape (N, ``num_classes``).
     """
     if target.ndim == 2:
         fits = target.shape[1] == num_classes

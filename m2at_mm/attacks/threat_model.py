@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+
+from m2at_mm.checks import check_choice
 
 Pixels = str | float | int
 
@@ -14,12 +18,8 @@ def parse_pixels(value: Pixels, name: str) -> float:
     """Read a size in pixel units: a fraction like ``'8/255'`` or a number.
 
     Args:
-        value (str | float): The size, on the scale where images are in
-            [0, 1].
+        value (str | float): The size, on the scale of images in [0, 1].
         name (str): The argument's name, for the error message.
-
-    Returns:
-        float: The size.
 
     Raises:
         TypeError: ``value`` is neither a string nor a number.
@@ -31,49 +31,36 @@ def parse_pixels(value: Pixels, name: str) -> float:
             f'{value!r} of type {type(value).__name__}'
         )
     try:
-        if isinstance(value, str):
-            numerator, slash, denominator = value.partition('/')
-            number = float(numerator)
-            if slash:
-                number /= float(denominator)
-        else:
-            number = float(value)
-    except (ValueError, OverflowError, ZeroDivisionError) as error:
+        numerator, slash, denominator = str(value).partition('/')
+        number = float(numerator) / (float(denominator) if slash else 1)
+    except (ValueError, ZeroDivisionError):
+        number = math.nan
+    if not 0 <= number < math.inf:
         raise ValueError(
-            f'{name}={value!r} cannot be read: give a number on the scale of '
-            "images in [0, 1], or a fraction like '8/255'"
-        ) from error
-    if not math.isfinite(number) or number < 0:
-        raise ValueError(
-            f'{name}={value!r} must be finite and not negative, on the scale '
-            "of images in [0, 1], like '8/255'"
+            f'{name}={value!r} must be a finite number that is not negative, '
+            "on the scale of images in [0, 1], or a fraction like '8/255'"
         )
     return number
 
 
-def check_unit(
-    value: Pixels, size: float, name: str, largest: float = 1.0
-) -> None:
-    """Refuse a size that is probably meant on the 0-255 scale.
+def parse_length(value: Pixels, name: str) -> float:
+    """Read a radius or a step size, like :func:`parse_pixels`.
 
-    Args:
-        value (str | float): The size as the user wrote it. A fraction states
-            its unit and passes.
-        size (float): The size read from it.
-        name (str): The argument's name, for the error message.
-        largest (float): The largest size that passes as a number. Defaults
-            to 1.
+    A plain number above 1 is refused: it is nearly always a value on the
+    0-255 scale. A fraction states its unit.
 
     Raises:
-        ValueError: ``size`` is above ``largest`` and not a fraction.
+        TypeError: See :func:`parse_pixels`.
+        ValueError: The same, or ``value`` is a number above 1.
     """
-    if size > largest and not (isinstance(value, str) and '/' in value):
+    length = parse_pixels(value, name)
+    if length > 1 and '/' not in str(value):
         raise ValueError(
-            f'{name}={value!r} is above {largest:g}, but images are in '
-            '[0, 1]. If this is a value on the 0-255 scale, write '
-            f"'{value}/255'. An l2 size above 1 is written as a fraction: "
-            "'765/255' for 3.0"
+            f'{name}={value!r} is above 1, but images are in [0, 1]. If this '
+            f"is a value on the 0-255 scale, write '{value}/255'. An l2 size "
+            "above 1 is written as a fraction: '765/255' for 3.0"
         )
+    return length
 
 
 class ThreatModel:
@@ -87,10 +74,9 @@ class ThreatModel:
             or ``'l2'``, the Euclidean length of the change of the image.
             Defaults to ``'linf'``.
         eps (str | float): The radius, on the scale of images in [0, 1], as a
-            fraction or a number. A number above 1 is refused: it is nearly
-            always a value on the 0-255 scale. An l2 radius may be above 1;
-            write it as a fraction, e.g. ``'765/255'`` for 3.0, which leaves
-            no doubt of the unit. Defaults to ``'8/255'``.
+            fraction or a number. An l2 radius above 1 is written as a
+            fraction, e.g. ``'765/255'`` for 3.0, which leaves no doubt of the
+            unit. Defaults to ``'8/255'``.
 
     Raises:
         TypeError: ``eps`` is neither a string nor a number.
@@ -104,28 +90,23 @@ class ThreatModel:
     """
 
     def __init__(self, norm: str = 'linf', eps: Pixels = '8/255') -> None:
-        if norm not in _BALLS:
-            raise ValueError(
-                f'norm={norm!r} is unknown: choose one of {sorted(_BALLS)}'
-            )
+        check_choice('norm', norm, _BALLS)
         self.norm = norm
-        self.eps = parse_pixels(eps, 'eps')
-        check_unit(eps, self.eps, 'eps')
+        self.eps = parse_length(eps, 'eps')
         if self.eps > 1 and norm == 'linf':
             raise ValueError(
                 f'eps={eps!r} is above 1, the whole range of a pixel: an '
                 "linf radius is at most '255/255'"
             )
 
+    def with_eps(self, eps: float) -> ThreatModel:
+        """The same norm with another radius, under l2 of any size."""
+        other = copy.copy(self)
+        other.eps = eps
+        return other
+
     def ball(self, images: Tensor) -> Ball:
-        """The allowed images around ``images``.
-
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-
-        Returns:
-            Ball: It starts, steps and projects in the norm.
-        """
+        """The allowed images around ``images``, shape (N, C, H, W)."""
         return _BALLS[self.norm](images, self.eps)
 
     def to_dict(self) -> dict[str, str | float]:
@@ -139,83 +120,47 @@ class ThreatModel:
         )
 
 
-class Ball:
+class Ball(ABC):
     """The allowed images around a batch: start, step and project in a norm.
 
-    What :meth:`project` returns is inside ball and box exactly: computed in
-    the images' own precision or in double precision, no distance exceeds
-    ``eps`` and no value leaves [0, 1].
-
-    Args:
-        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-        eps (float): Radius on the same scale.
+    Images are RGB in [0, 1] of shape (N, C, H, W). What :meth:`project`
+    returns is inside ball and box exactly: computed in the images' own
+    precision or in double precision, no distance exceeds ``eps`` and no value
+    leaves [0, 1].
     """
 
     def __init__(self, images: Tensor, eps: float) -> None:
         self.images = images
         self.eps = eps
 
+    @abstractmethod
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        """Allowed images drawn at random, uniform in the ball.
+        """Allowed images, uniform in the ball, on the images' device."""
 
-        Args:
-            generator (torch.Generator, optional): Source of the draws, on
-                the images' device. Defaults to None, PyTorch's own.
+    @abstractmethod
+    def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
+        """Move by ``size`` up the gradient, steepest in the norm; project."""
 
-        Returns:
-            Tensor: RGB in [0, 1], shape (N, C, H, W).
-        """
-        raise NotImplementedError
-
-    def step(
-        self, adversarial: Tensor, gradient: Tensor, size: float
-    ) -> Tensor:
-        """Move by ``size`` up the gradient, steepest in the norm; project.
-
-        Args:
-            adversarial (Tensor): RGB in [0, 1], shape (N, C, H, W).
-            gradient (Tensor): Of the loss to raise, same shape.
-            size (float): Length of the step in the norm.
-
-        Returns:
-            Tensor: Allowed images, same shape.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def project(self, adversarial: Tensor) -> Tensor:
         """Go to the nearest point of the ball, then to that of the box.
 
         Under linf that is the nearest allowed image; under l2 it is where
-        the box does not bind.
-
-        Args:
-            adversarial (Tensor): Shape (N, C, H, W).
-
-        Returns:
-            Tensor: RGB in [0, 1], same shape. What is not a number stays so.
+        the box does not bind. What is not a number stays so.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def distance(self, adversarial: Tensor) -> Tensor:
-        """Distance from the clean images in the norm, in double precision.
-
-        Returns:
-            Tensor: Shape (N, ).
-        """
-        raise NotImplementedError
+        """Distance from the clean images, in double precision, shape (N, )."""
 
     def contains(self, adversarial: Tensor) -> Tensor:
-        """Whether each image is inside ball and box, exactly.
-
-        Returns:
-            Tensor: bool, shape (N, ).
-        """
+        """Whether each image is inside ball and box, exactly, shape (N, )."""
         flat = adversarial.flatten(1)
         in_box = (flat >= 0).all(1) & (flat <= 1).all(1)
         return in_box & (self.distance(adversarial) <= self.eps)
 
 
-class LinfBall(Ball):
+class _LinfBall(Ball):
     """No channel of a pixel changes by more than eps."""
 
     def __init__(self, images: Tensor, eps: float) -> None:
@@ -230,31 +175,25 @@ class LinfBall(Ball):
         self.upper = _bound(images, radius)
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        """See :meth:`Ball.random_start`."""
         noise = torch.empty_like(self.images).uniform_(
             -self.eps, self.eps, generator=generator
         )
         return self.project(noise.add_(self.images))
 
-    def step(
-        self, adversarial: Tensor, gradient: Tensor, size: float
-    ) -> Tensor:
-        """See :meth:`Ball.step`."""
+    def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
         # In place on the signs: one tensor is allocated, not five.
-        moved = gradient.sign().mul_(size).add_(adversarial)
+        moved = gradient.sign().mul_(size).add_(images)
         return torch.clamp(moved, self.lower, self.upper, out=moved)
 
     def project(self, adversarial: Tensor) -> Tensor:
-        """See :meth:`Ball.project`."""
         return torch.clamp(adversarial, self.lower, self.upper)
 
     def distance(self, adversarial: Tensor) -> Tensor:
-        """See :meth:`Ball.distance`."""
         change = adversarial.double() - self.images.double()
         return change.flatten(1).abs().amax(1)
 
 
-class L2Ball(Ball):
+class _L2Ball(Ball):
     """The change of an image is at most eps long.
 
     Projected images keep a margin to the sphere that covers all rounding:
@@ -263,7 +202,6 @@ class L2Ball(Ball):
     """
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        """See :meth:`Ball.random_start`."""
         direction = torch.empty_like(self.images).normal_(generator=generator)
         # In d dimensions the share of the ball within radius r is r^d.
         share = self.images.new_empty(len(self.images)).uniform_(
@@ -273,14 +211,10 @@ class L2Ball(Ball):
         radius = self.eps * share.pow_(1 / dimensions).view(-1, 1, 1, 1)
         return self.project(self.images + radius * unit_direction(direction))
 
-    def step(
-        self, adversarial: Tensor, gradient: Tensor, size: float
-    ) -> Tensor:
-        """See :meth:`Ball.step`."""
-        return self.project(adversarial + size * unit_direction(gradient))
+    def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
+        return self.project(images + size * unit_direction(gradient))
 
     def project(self, adversarial: Tensor) -> Tensor:
-        """See :meth:`Ball.project`."""
         limits = torch.finfo(adversarial.dtype)
         change = adversarial - self.images
         length = _length(change)
@@ -297,7 +231,6 @@ class L2Ball(Ball):
         return torch.where(outside, scaled, adversarial).clamp_(0, 1)
 
     def distance(self, adversarial: Tensor) -> Tensor:
-        """See :meth:`Ball.distance`."""
         change = adversarial.double() - self.images.double()
         return _length(change).flatten()
 
@@ -310,7 +243,7 @@ def _length(change: Tensor) -> Tensor:
     return length
 
 
-_BALLS: dict[str, type[Ball]] = {'linf': LinfBall, 'l2': L2Ball}
+_BALLS: dict[str, type[Ball]] = {'linf': _LinfBall, 'l2': _L2Ball}
 
 
 def _bound(images: Tensor, radius: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
-from m2at_mm.attacks.threat_model import ThreatModel
+from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.registry import MODELS, TASK_UTILS
 
 
 @TASK_UTILS.register_module()
-class Transfer:
+class Transfer(Attack):
     """Attacks a surrogate; the attacked model's gradients are not used.
 
     A model that falls to another network's adversarial images but not to its
@@ -21,8 +21,8 @@ class Transfer:
     Args:
         surrogate (dict): Config of an ``AdversarialClassifier``.
         checkpoint (str): File with the surrogate's weights.
-        attack (dict, optional): What the surrogate is attacked by. Defaults
-            to None, ``dict(type='m2at_mm.PGD', steps=20)``.
+        attack (dict, optional): Config of the attack on the surrogate.
+            Defaults to None, ``dict(type='m2at_mm.PGD', steps=20)``.
 
     Raises:
         ValueError: The checkpoint does not fit the surrogate.
@@ -33,6 +33,8 @@ class Transfer:
         ...         type='m2at_mm.AdversarialClassifier', ...),
         ...     checkpoint='surrogate.pth'))
     """
+
+    black_box = True
 
     def __init__(
         self,
@@ -51,34 +53,17 @@ class Transfer:
                 f'the config that belongs to it. {error}'
             ) from error
         self.surrogate.eval()
-        self.attack = TASK_UTILS.build(
+        self.attack: Attack = TASK_UTILS.build(
             attack or dict(type='m2at_mm.PGD', steps=20)
         )
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        target: Tensor,
-        threat_model: ThreatModel,
-        stop_when_fooled: bool = False,
-    ) -> Tensor:
-        """Attack the surrogate.
-
-        Args:
-            model (nn.Module): The attacked model, not used.
-            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels, int64 of shape (N, ).
-            threat_model (ThreatModel): Norm and radius.
-            stop_when_fooled (bool): Not used: an image that fools the
-                surrogate need not yet fool the model. Defaults to False.
-
-        Returns:
-            Tensor: What the surrogate's attack gives, in [0, 1], shape
-            (N, C, H, W).
-        """
-        self.surrogate.to(images.device)
-        adversarial: Tensor = self.attack(
-            self.surrogate, images, target, threat_model
+    def perturb(self, batch: Batch) -> Tensor:
+        """See :class:`Attack`."""
+        # Not stopped: what fools the surrogate need not yet fool the model.
+        return self.attack(
+            self.surrogate.to(batch.images.device),
+            batch.images,
+            batch.target,
+            batch.threat_model,
+            check_range=batch.check_values,
         )
-        return adversarial

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from m2at_mm.attacks import PGD
+from m2at_mm.attacks import Attack
 from m2at_mm.model_wrappers import AdversarialClassifier
 
 #: The rivals, and what each is.
@@ -50,7 +50,7 @@ class Contestant:
         model: AdversarialClassifier,
         images: Tensor,
         labels: Tensor,
-        attack: PGD | None = None,
+        attack: Attack | None = None,
     ) -> None:
         self._layout: torch.memory_format = torch.contiguous_format
         if self.tuned:
@@ -64,7 +64,9 @@ class Contestant:
         assert attack is not None
         self.steps = attack.steps
         self.eps = model.threat_model.eps
-        self.step_size = attack.length_of_step(model.threat_model)
+        step_size = attack.length_of_step(model.threat_model)
+        assert step_size is not None
+        self.step_size = step_size
 
     def load(self, images: Tensor, labels: Tensor) -> None:
         """Go on with another batch.

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from m2at_mm.evaluation.presets import check_attack_names
+from m2at_mm.evaluation.named_attacks import check_attack_names
 
 _KEYS = {'runs', 'seeds', 'common', 'evaluation', 'checkpoint'}
 _RUN_KEYS = {'config', 'recipe', 'options'}

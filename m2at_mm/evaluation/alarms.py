@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from m2at_mm.evaluation.named_attacks import NAMED_ATTACKS
 from m2at_mm.evaluation.outcomes import Outcomes, percent
-from m2at_mm.evaluation.presets import BLACK_BOX
 
 # Points by which the margin loss may be below the cross-entropy: undefended
 # and PGD-trained networks stay within 5, networks that only fool the
@@ -35,16 +35,16 @@ _AGREEMENT = (0.5, 2.0)
 _CORRELATION = 0.7
 # Points that a black box may win where no attack used the margin.
 _BLACK_BOX_OVER_CE = 5.0
+_SINGLE_STEP = [n for n, one in NAMED_ATTACKS.items() if one.single_step]
+_MANY_STEPS = [n for n, one in NAMED_ATTACKS.items() if 'steps' in one.config]
+_BLACK_BOX = [n for n, one in NAMED_ATTACKS.items() if one.black_box]
 # Attacks on the cross-entropy, and on differences of logits.
-_ON_CROSS_ENTROPY = ('pgd20', 'pgd100', 'apgd-ce')
-_ON_MARGIN = (
-    'cw20',
-    'cw100',
-    'apgd-dlr',
-    'apgd-t',
-    'fab-t',
-    'autoattack',
-)
+_ON_CROSS_ENTROPY = [
+    name
+    for name, one in NAMED_ATTACKS.items()
+    if one.loss == 'ce' and not one.single_step
+]
+_ON_MARGIN = [n for n, one in NAMED_ATTACKS.items() if one.loss == 'margin']
 # Points above chance that may withstand the large radius.
 _NEAR_CHANCE = 10.0
 # Images from which on chance can be told from a bad model.
@@ -245,8 +245,9 @@ def _compare_losses(outcome: Outcomes) -> list[Sign]:
 
 def _compare_steps(outcome: Outcomes) -> list[Sign]:
     signs = []
-    for few, many in (('pgd20', 'pgd100'), ('cw20', 'cw100')):
-        if {few, many} <= set(outcome.predictions):
+    run = [name for name in _MANY_STEPS if name in outcome.predictions]
+    for few, many in combinations(run, 2):
+        if NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss:
             gained = _gained(outcome.correct(few), outcome.correct(many))
             if gained is not None and gained >= _MORE_STEPS_GAP:
                 signs.append(
@@ -259,14 +260,14 @@ def _compare_steps(outcome: Outcomes) -> list[Sign]:
                         'find more',
                     )
                 )
-    for many in ('pgd20', 'pgd100', 'cw20', 'cw100'):
-        if {'fgsm', many} <= set(outcome.predictions):
-            gained = _gained(outcome.correct(many), outcome.correct('fgsm'))
+    for many in run:
+        for one in set(_SINGLE_STEP) & set(outcome.predictions):
+            gained = _gained(outcome.correct(many), outcome.correct(one))
             if gained is not None and gained >= _ONE_STEP_GAP:
                 signs.append(
                     (
                         'one_step_beats_many',
-                        f'fgsm is {gained:.1f} points below {many}: '
+                        f'{one} is {gained:.1f} points below {many}: '
                         'following the gradient in small steps leads astray',
                     )
                 )
@@ -279,7 +280,7 @@ def _compare_black_box(outcome: Outcomes) -> list[Sign]:
     white = [
         name
         for name in outcome.attacks
-        if name not in (*BLACK_BOX, 'fgsm', 'autoattack')
+        if name not in (*_BLACK_BOX, *_SINGLE_STEP, 'autoattack')
     ]
     gradient = [outcome.correct(name) for name in white]
     parts = dict(outcome.parts.get('autoattack', {}))
@@ -291,7 +292,7 @@ def _compare_black_box(outcome: Outcomes) -> list[Sign]:
     withstood = np.logical_and.reduce(gradient)
     black = {
         name: outcome.correct(name)
-        for name in BLACK_BOX
+        for name in _BLACK_BOX
         if name in outcome.predictions
     }
     if square_last is not None:
@@ -330,7 +331,7 @@ def _compare_radii(outcomes: Sequence[Outcomes]) -> list[Alarm]:
     ordered = sorted(outcomes, key=lambda outcome: outcome.threat_model.eps)
     for small, large in combinations(ordered, 2):
         for name in small.attacks:
-            if name == 'fgsm':  # one long step may overshoot
+            if name in _SINGLE_STEP:  # one long step may overshoot
                 continue
             at_small, at_large = small.correct(name), large.correct(name)
             if percent(at_large) <= _chance(large) + _NEAR_CHANCE:

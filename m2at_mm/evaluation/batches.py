@@ -11,21 +11,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from m2at_mm.evaluation.named_attacks import NAMED_ATTACKS
+
 _SECONDS_BETWEEN_MESSAGES = 20.0
-# Forward passes of the model per batch, at most, where that is known.
-_PASSES = {
-    'fgsm': 3,
-    'pgd20': 22,
-    'cw20': 22,
-    'cw100': 102,
-    'pgd100': 520,
-    'apgd-ce': 104,
-    'apgd-dlr': 104,
-    'apgd-t': 930,
-    'fab-t': 1830,
-    'square': 5003,
-    'transfer': 1,
-}
 
 
 def run_in_memory(
@@ -89,7 +77,8 @@ class Progress:
     ) -> None:
         self._model = model
         self._title = title
-        self._passes = _PASSES.get(attack, 1)
+        known = NAMED_ATTACKS.get(attack)
+        self._passes = known.passes if known else 1
         self._sizes = sizes
         self._done = self._calls = 0
 

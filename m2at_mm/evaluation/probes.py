@@ -253,7 +253,7 @@ def _withstands(
 ) -> Tensor:
     """Which images withstand the large radius, bool of shape (N, )."""
     eps = _large_radius(images, threat)
-    large = ThreatModel(threat.norm, f'{eps * 255!r}/255')
+    large = threat.with_eps(eps)
     correct = torch.ones_like(labels, dtype=torch.bool)
     for loss in ('ce', 'margin'):
         adversarial = pgd(

@@ -19,8 +19,8 @@ from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.checks import check_count
 from m2at_mm.evaluation.attackable import Attackable
 from m2at_mm.evaluation.batches import Progress, run_in_memory
+from m2at_mm.evaluation.named_attacks import AttackPlan, plan_attack
 from m2at_mm.evaluation.outcomes import Outcomes, percent
-from m2at_mm.evaluation.presets import AttackPlan, plan_attack
 from m2at_mm.evaluation.probes import NUM_PROBED, probe
 from m2at_mm.evaluation.samples import (
     Samples,
@@ -100,7 +100,7 @@ class RobustnessEvaluation:
 
         Args:
             attacks (Sequence[str]): Of
-                :data:`m2at_mm.evaluation.presets.ATTACK_NAMES`.
+                :data:`m2at_mm.evaluation.named_attacks.ATTACK_NAMES`.
             threat_models (Sequence[ThreatModel]): At least one.
 
         Returns:

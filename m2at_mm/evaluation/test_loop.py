@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.attacks.threat_model import Pixels
-from m2at_mm.evaluation.presets import DEFAULT_ATTACKS, check_attack_names
+from m2at_mm.evaluation.named_attacks import (
+    DEFAULT_ATTACKS,
+    check_attack_names,
+)
 from m2at_mm.evaluation.results import (
     make_results,
     per_sample,
@@ -43,7 +46,7 @@ class RobustnessTestLoop(BaseLoop):
             not used.
         evaluator: Not used; for the Runner's interface. Defaults to None.
         attacks (Sequence[str]): Of
-            :data:`m2at_mm.evaluation.presets.ATTACK_NAMES`. Defaults to
+            :data:`m2at_mm.evaluation.named_attacks.ATTACK_NAMES`. Defaults to
             clean, fgsm, pgd20 and cw20.
         eps (Sequence[str | float], optional): Radii to evaluate at, like
             ``['4/255', '8/255']``. Defaults to None, that of the model.

@@ -368,8 +368,9 @@ class CollapseGuardHook(Hook):
 def _check_step(model: Any) -> None:
     """Refuse to lower a step that is not taken in training."""
     attack, method = model.train_attack, type(model.method).__name__
-    if not model.method.needs_attack or not hasattr(attack, 'step_factor'):
-        used = type(attack).__name__ if model.method.needs_attack else 'none'
+    needed = model.method.needs_attack
+    if not needed or attack.length_of_step(model.threat_model) is None:
+        used = type(attack).__name__ if needed else 'none'
         raise ValueError(
             "action='lower_step' needs a train attack whose step can be "
             f'lowered (PGD, FGSM or NFGSM), but method={method} uses {used}: '

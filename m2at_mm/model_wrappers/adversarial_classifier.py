@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from m2at_mm.attacks import PGD, ThreatModel, differentiable_checkpoints
+from m2at_mm.attacks import Attack, ThreatModel, differentiable_checkpoints
 from m2at_mm.attacks.logits import at_entrance, predicted_labels
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.checks import check_number
@@ -32,10 +31,10 @@ _PGD10 = dict(type='m2at_mm.PGD', steps=10)
 class AdversarialClassifier(BaseModel):
     """An mmpretrain classifier that trains and validates under attack.
 
-    The classifier keeps its own head, loss, preprocessing settings and
-    checkpoint format: the state dict's keys are the plain classifier's in
-    both directions, and attributes that the wrapper lacks are the
-    classifier's. Images are RGB in [0, 1], of shape (N, C, H, W).
+    It keeps its own head, loss, preprocessing settings and checkpoint format:
+    the state dict's keys are the plain classifier's in both directions, and
+    attributes that the wrapper lacks are the classifier's. Images are RGB in
+    [0, 1], of shape (N, C, H, W).
 
     Args:
         classifier (dict): Config of any single-label mmpretrain classifier.
@@ -57,18 +56,15 @@ class AdversarialClassifier(BaseModel):
         data_preprocessor (dict, optional): Preprocessing settings. Defaults
             to None, those of the classifier's config; the Runner passes the
             config's top-level ones where the classifier has none.
-        init_cfg (dict, optional): As for any MMEngine module. Defaults to
-            None.
+        init_cfg (dict, optional): See MMEngine's ``BaseModule``.
 
     Raises:
         ValueError: The head cannot be attacked, or method or loss cannot be
             trained towards the soft targets that the settings make.
 
     Example:
-        >>> model = dict(
-        ...     type='m2at_mm.AdversarialClassifier',
-        ...     classifier=dict(type='ImageClassifier', ...),
-        ...     method=dict(type='m2at_mm.M2AT', scale=2.0))
+        >>> model = dict(_delete_=True, classifier=_base_.model,
+        ...              type='m2at_mm.AdversarialClassifier')
     """
 
     # For the type checker, which takes a module's children for tensors.
@@ -89,32 +85,28 @@ class AdversarialClassifier(BaseModel):
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         check_number('label_smoothing', label_smoothing, 0, below=1)
-        threat = ThreatModel(**(threat_model or {}))
         classifier, settings = take_over_preprocessing(
             classifier, data_preprocessor
         )
         super().__init__(data_preprocessor=settings, init_cfg=init_cfg)
-        self.threat_model = threat
+        self.threat_model = ThreatModel(**(threat_model or {}))
         self.label_smoothing = label_smoothing
-        self.method: Method = TASK_UTILS.build(
-            method or dict(type='m2at_mm.M2AT')
-        )
-        if self.method.needs_attack:
-            train_attack = train_attack or _PGD10
-        self.train_attack: Any = (
-            TASK_UTILS.build(train_attack) if train_attack else None
+        build = TASK_UTILS.build
+        self.method: Method = build(method or dict(type='m2at_mm.M2AT'))
+        if self.method.needs_attack and not train_attack:
+            train_attack = _PGD10
+        self.train_attack: Attack | None = (
+            build(train_attack) if train_attack else None
         )
         if eval_attacks is None:
             eval_attacks = dict(pgd10=_PGD10)
-        taken = {'clean', 'worst'} & eval_attacks.keys()
-        if taken:
+        for name in {'clean', 'worst'} & eval_attacks.keys():
             raise ValueError(
-                f'eval_attacks has the name {min(taken)!r}, which is a figure '
-                'of its own in the results: give the attack another name'
+                f'eval_attacks has the name {name!r}, which is a figure of '
+                'its own in the results: give the attack another name'
             )
-        self.eval_attacks: dict[str, Any] = {
-            name: TASK_UTILS.build(attack)
-            for name, attack in eval_attacks.items()
+        self.eval_attacks: dict[str, Attack] = {
+            name: build(attack) for name, attack in eval_attacks.items()
         }
         self.classifier = MMPRETRAIN_MODELS.build(classifier)
         make_transparent(self, 'classifier')
@@ -162,17 +154,11 @@ class AdversarialClassifier(BaseModel):
         data_samples: Samples = None,
         mode: str = 'tensor',
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
-        """One of the three modes of an MMEngine model.
-
-        Args:
-            inputs (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-            data_samples (list[DataSample] | BatchLabels, optional):
-                Annotations, needed for ``'loss'``. Defaults to None.
-            mode (str): ``'tensor'`` for logits of shape (N, K), ``'loss'`` or
-                ``'predict'``. Defaults to ``'tensor'``.
+        """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give.
 
         Raises:
-            ValueError: ``mode`` is none of the three.
+            ValueError: ``mode`` is none of ``'tensor'``, ``'loss'`` and
+                ``'predict'``.
         """
         if mode == 'tensor':
             return heads.classifier_logits(
@@ -190,8 +176,8 @@ class AdversarialClassifier(BaseModel):
         """The method's losses of a batch, see :meth:`Method.loss`.
 
         Raises:
-            ValueError: A sample has neither ``gt_label`` nor ``gt_score``, or
-                it has probabilities where method or loss takes labels only.
+            ValueError: A sample has no label, or probabilities where method
+                or loss takes labels only.
         """
         target = stack_targets(data_samples, soft=True)
         if target is None:
@@ -203,55 +189,38 @@ class AdversarialClassifier(BaseModel):
             target.to(inputs.device), self._accepted, self.method
         )
         with differentiable_checkpoints():
-            if self.loss_replay is not None:
-                losses: dict[str, Tensor] = self.loss_replay.record(
-                    inputs, target
-                )
-                return losses
-            return self.method.loss(
-                self, self.attack_in_training, inputs, target
-            )
+            train, attack = self.method.loss, self.attack_in_training
+            if self.loss_replay is None:
+                return train(self, attack, inputs, target)
+            losses: dict[str, Tensor] = self.loss_replay.record(inputs, target)
+            return losses
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """The classifier's own losses on given images and targets.
 
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels, int64 of shape (N, ), or probabilities
-                of shape (N, K).
-
-        Returns:
-            tuple: The losses by name, and the logits of the same forward
-            pass, of shape (N, K): those of the attacked function, also where
-            the loss adds a margin to them. None if the head is not called.
+        Targets are labels, int64 of shape (N, ), or probabilities of shape
+        (N, K). See :func:`heads.losses_and_logits`.
         """
-        if self.label_smoothing:
-            scores = one_hot(target, self.num_classes)
-            even = self.label_smoothing / scores.shape[1]
-            target = (1 - self.label_smoothing) * scores + even
-        if target.ndim == 2 or not self._accepted.labels:
+        share = self.label_smoothing
+        if share or target.ndim == 2 or not self._accepted.labels:
             # Some binary losses take probabilities only.
-            target = at_entrance(self, one_hot(target, self.num_classes))
-        inputs, num = self._network_input(images), len(images)
-        if num == 1 and heads.squeezes(self.classifier, inputs):
-            # Twice the same image has the same mean loss.
-            inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
-        with heads.recorded_logits(self.classifier) as seen:
-            losses = heads.classifier_losses(self.classifier, inputs, target)
-        return losses, seen[0][:num] if seen else None
+            target = one_hot(target, self.num_classes)
+            if share:
+                target = (1 - share) * target + share / target.shape[1]
+            target = at_entrance(self, target)
+        return heads.losses_and_logits(
+            self.classifier, self._network_input(images), target
+        )
 
     def predict(
         self, inputs: Tensor, data_samples: Samples = None
     ) -> list[DataSample]:
         """Predict clean images, and attacked ones if there are labels.
 
-        Returns:
-            list[DataSample]: The classifier's predictions on the clean
-            images. With ``eval_attacks`` each also has
-            ``adversarial_pred_labels``, a dict from the attack's name to the
-            label predicted on its adversarial image.
+        With ``eval_attacks`` a sample also has ``adversarial_pred_labels``, a
+        dict from the attack's name to the label predicted under it.
 
         Raises:
             TypeError: The labels are ``BatchLabels``, which hold no
@@ -320,17 +289,16 @@ class AdversarialClassifier(BaseModel):
         self, model: Any, images: Tensor, target: Tensor
     ) -> Tensor:
         """The train attack under the threat model, as a method calls it."""
-        attack: Any = self.train_attack
-        if isinstance(attack, PGD):
-            # The preprocessor made sure of it; to look again, the host would
-            # wait for a GPU.
-            attack = functools.partial(attack, check_range=False)
-        adversarial: Tensor = attack(model, images, target, self.threat_model)
-        return adversarial
+        assert self.train_attack is not None
+        # The preprocessor made sure of the range; to look again, the host
+        # would wait for a GPU.
+        return self.train_attack(
+            model, images, target, self.threat_model, check_range=False
+        )
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _labels_under_attack(
-        self, attack: Any, images: Tensor, target: Tensor
+        self, attack: Attack, images: Tensor, target: Tensor
     ) -> list[int]:
         adversarial = attack(
             self, images, target, self.threat_model, stop_when_fooled=True

@@ -87,17 +87,35 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     return logits
 
 
-def squeezes(classifier: nn.Module, image: Tensor) -> bool:
+def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
     """Whether a classifier loses the dimension of a batch of one image."""
     with attack_mode(classifier), torch.no_grad():
         scores: Any = classifier(image, mode='tensor')
     return isinstance(scores, Tensor) and scores.ndim == 1
 
 
-def classifier_losses(
+def losses_and_logits(
+    classifier: Any, inputs: Tensor, target: Tensor
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The classifier's own losses on normalised images, and the logits.
+
+    The logits, of shape (N, K), are those of the same forward pass and of the
+    attacked function, also where the loss adds a margin to them; None if the
+    head is not called.
+    """
+    num = len(inputs)
+    if num == 1 and _squeezes(classifier, inputs):
+        # Twice the same image has the same mean loss.
+        inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
+    with _recorded_logits(classifier) as seen:
+        losses = _losses(classifier, inputs, target)
+    return losses, seen[0][:num] if seen else None
+
+
+def _losses(
     classifier: Any, inputs: Tensor, target: Tensor
 ) -> dict[str, Tensor]:
-    """The classifier's own losses on normalised images.
+    """The classifier's own losses.
 
     The distilled LeViT and EfficientFormer, which mmpretrain only predicts
     with, learn from the average of their two heads' logits, as DeiT does
@@ -136,7 +154,7 @@ def _trainable(classifier: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
+def _recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
     """Record the logits that a classifier predicts from while it learns.
 
     They are those of the attacked function: without the margin that ArcFace

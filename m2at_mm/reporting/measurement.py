@@ -24,7 +24,7 @@ from m2at_mm.evaluation import (
     Samples,
 )
 from m2at_mm.evaluation.attackable import Attackable
-from m2at_mm.evaluation.presets import plan_attack
+from m2at_mm.evaluation.named_attacks import plan_attack
 from m2at_mm.evaluation.results import make_results
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import TASK_UTILS
@@ -183,7 +183,7 @@ def _radii(own: ThreatModel) -> list[ThreatModel]:
     return [
         own,
         *(
-            ThreatModel(own.norm, f'{eps * 255!r}/255')
+            own.with_eps(eps)
             for eps in others
             if own.eps < eps <= largest or 0 < eps < own.eps
         ),

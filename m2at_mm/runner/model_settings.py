@@ -27,10 +27,6 @@ class Setting:
         self._configured = getattr(owner, name)
         self._whole = float not in kinds
         self._may_be_text = str in kinds
-        # A step is kept as it was written, a radius as a number.
-        self._as_fraction = str in kinds and not isinstance(
-            self._configured, float
-        )
 
     def check(self, value: Pixels) -> None:
         """Refuse a value that the setting does not allow.
@@ -69,8 +65,7 @@ class Setting:
             float: The value that is in force, rounded for a whole number.
         """
         value = self._rounded(value)
-        stored = f'{value * 255!r}/255' if self._as_fraction else value
-        setattr(self._owner, self._name, stored)
+        setattr(self._owner, self._name, value)
         return float(value)
 
     def _rounded(self, value: float) -> float:

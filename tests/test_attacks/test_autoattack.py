@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import pyautoattack
 import pytest
@@ -19,34 +18,25 @@ from m2at_mm.attacks.autoattack import (
 from m2at_mm.registry import TASK_UTILS
 
 
-def _package_outcome(
+def _agrees_with_the_package(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
+    threat: ThreatModel,
     attacks: list[str],
-    norm: str,
-    eps: float,
-    **settings: Any,
-) -> Tensor:
-    """What ``run_standard_evaluation`` gives, which images stay correct."""
+) -> None:
+    """Which images stay correct, by ``run_standard_evaluation``."""
     package = pyautoattack.AutoAttack(
-        model, norm=norm, eps=eps, seed=0, version='standard'
+        model, norm=threat.norm.capitalize(), eps=threat.eps, seed=0
     )
     package.attacks_to_run = attacks
-    for name, value in settings.items():
-        part, _, setting = name.partition('_')
-        setattr(getattr(package, part), setting, value)
     _, predicted = package.run_standard_evaluation(images, labels)
-    return predicted == labels
-
-
-def _our_outcome(
-    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel, **k
-) -> Tensor:
-    adversarial = AutoAttack(**k)(model, images, labels, threat)
-    assert bool(threat.ball(images).contains(adversarial).all())
+    found = AutoAttack(attacks)(model, images, labels, threat)
+    assert bool(threat.ball(images).contains(found).all())
     with torch.no_grad():
-        return model(adversarial).argmax(1) == labels
+        ours = model(found).argmax(1) == labels
+    assert 0 < ours.sum() < len(ours)
+    assert torch.equal(ours, predicted == labels)
 
 
 @pytest.mark.parametrize(
@@ -55,40 +45,22 @@ def _our_outcome(
 def test_outcome_is_that_of_the_package(
     robust_model: nn.Module, cifar10_images: Callable, attacks: list[str]
 ) -> None:
-    images, labels = cifar10_images(16)
-    theirs = _package_outcome(
-        robust_model, images, labels, attacks, 'Linf', 8 / 255
-    )
-    ours = _our_outcome(
-        robust_model,
-        images,
-        labels,
-        ThreatModel('linf', '8/255'),
-        attacks=attacks,
-    )
-    assert 0 < ours.sum() < len(ours)
-    assert torch.equal(ours, theirs)
+    threat = ThreatModel('linf', '8/255')
+    images = cifar10_images(8)
+    _agrees_with_the_package(robust_model, *images, threat, attacks)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('norm', 'eps'), [('Linf', '4/255'), ('L2', '128/255')]
+    ('norm', 'eps'), [('linf', '4/255'), ('l2', '128/255')]
 )
 def test_all_four_attacks_agree_with_the_package(
-    robust_model: nn.Module,
-    cifar10_images: Callable,
-    norm: str,
-    eps: str,
+    robust_model: nn.Module, cifar10_images: Callable, norm: str, eps: str
 ) -> None:
-    images, labels = cifar10_images(24)
-    threat = ThreatModel(norm.lower(), eps)
     attacks = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
-    theirs = _package_outcome(
-        robust_model, images, labels, attacks, norm, threat.eps
-    )
-    assert torch.equal(
-        _our_outcome(robust_model, images, labels, threat), theirs
-    )
+    threat = ThreatModel(norm, eps)
+    images = cifar10_images(24)
+    _agrees_with_the_package(robust_model, *images, threat, attacks)
 
 
 @pytest.mark.parametrize('num_classes', [2, 3, 4, 10, 100])
@@ -111,24 +83,26 @@ def test_any_number_of_classes(num_classes: int, norm: str) -> None:
     assert bool((model(adversarial).argmax(1) != labels).all())
 
 
-def test_components_by_classes() -> None:
-    assert autoattack_components('standard', 10) == (
-        'apgd-ce',
-        'apgd-t',
-        'fab-t',
-        'square',
-    )
-    assert 'apgd-dlr' in autoattack_components('standard', 3)
-    assert autoattack_components('standard', 2) == (
-        'apgd-ce',
-        'fab-t',
-        'square',
-    )
-    assert autoattack_components('rand', 2) == ('apgd-ce',)
-    assert describe_reduction('standard', 10) is None
-    assert '9 of the 99 wrong' in str(describe_reduction('standard', 100))
-    assert 'aiming at 3 classes' in str(describe_reduction('standard', 4))
-    assert 'apgd-ce + fab-t + square' in str(describe_reduction('standard', 2))
+@pytest.mark.parametrize(
+    ('version', 'num_classes', 'expected', 'note'),
+    [
+        ('standard', 10, 'apgd-ce apgd-t fab-t square', None),
+        ('standard', 100, 'apgd-ce apgd-t fab-t square', '9 of the 99 wrong'),
+        ('standard', 4, 'apgd-ce apgd-t fab-t square', 'aiming at 3 classes'),
+        ('standard', 3, 'apgd-ce apgd-dlr fab-t square', 'with 3 classes'),
+        ('standard', 2, 'apgd-ce fab-t square', 'apgd-ce + fab-t + square'),
+        ('rand', 100, 'apgd-ce apgd-dlr', None),
+        ('rand', 2, 'apgd-ce', 'is apgd-ce'),
+    ],
+)
+def test_components_by_classes(
+    version: str, num_classes: int, expected: str, note: str | None
+) -> None:
+    found = autoattack_components(version, num_classes)
+    assert found == tuple(expected.split())
+    assert AutoAttack(version=version).components(num_classes) == found
+    told = describe_reduction(version, num_classes)
+    assert told is None if note is None else note in str(told)
 
 
 def test_targeted_attack_on_three_classes_is_refused() -> None:
@@ -143,7 +117,7 @@ def test_targeted_attack_on_three_classes_is_refused() -> None:
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(attacks=['apgd']), r"\['apgd'\], which AutoAttack does not"),
+        (dict(attacks=['apgd']), r"attacks='apgd' is unknown.*'apgd-ce'"),
         (dict(version='plus'), "version='plus' is unknown"),
     ],
 )

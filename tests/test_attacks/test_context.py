@@ -2,19 +2,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
+from mmengine.runner import activation_checkpointing
+from mmengine.runner.activation_checkpointing import (
+    turn_on_activation_checkpointing,
+)
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.structures import DataSample
+from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel, attack_mode, pgd
+from m2at_mm.attacks import (
+    ThreatModel,
+    attack_mode,
+    differentiable_checkpoints,
+    pgd,
+)
 from m2at_mm.attacks.context import BN_MODES
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(8, 3, 8, 8, generator=DRAW)
 LABELS = torch.randint(4, (8,), generator=DRAW)
 LIVE, FROZEN = 1, 4  # positions of the batch norms in a network
+NORMS = pytest.mark.parametrize('norm', [nn.BatchNorm2d, nn.SyncBatchNorm])
+EACH_MODE = pytest.mark.parametrize('bn_mode', BN_MODES)
 
 
 def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
@@ -41,14 +57,12 @@ def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
     return net
 
 
-def flags(net: nn.Module) -> dict[str, list[bool]]:
-    return dict(
-        training=[module.training for module in net.modules()],
-        requires_grad=[p.requires_grad for p in net.parameters()],
-        tracking=[
-            net[position].track_running_stats for position in (LIVE, FROZEN)
-        ],
-    )
+def flags(net: nn.Module) -> list[Any]:
+    return [
+        *((module.training, vars(module).get('track_running_stats'))
+          for module in net.modules()),
+        *(parameter.requires_grad for parameter in net.parameters()),
+    ]  # fmt: skip
 
 
 def by_hand(net: nn.Module, images: Tensor, batch_live: bool) -> Tensor:
@@ -71,16 +85,10 @@ def by_hand(net: nn.Module, images: Tensor, batch_live: bool) -> Tensor:
     return F.linear(features.flatten(1), net[8].weight, net[8].bias)
 
 
-def attack(net: nn.Module, bn_mode: str = 'eval') -> Tensor:
-    return pgd(
-        net,
-        IMAGES,
-        LABELS,
-        ThreatModel(),
-        steps=2,
-        random_start=False,
-        bn_mode=bn_mode,
-    )
+def attack(net: nn.Module, images: Tensor = IMAGES, **settings: Any) -> Tensor:
+    draw = torch.Generator().manual_seed(0)
+    settings = dict(steps=2, generator=draw) | settings
+    return pgd(net, images, LABELS[: len(images)], ThreatModel(), **settings)
 
 
 def test_network_by_hand_is_the_network() -> None:
@@ -89,26 +97,20 @@ def test_network_by_hand_is_the_network() -> None:
 
 
 @pytest.mark.parametrize('fails', [False, True], ids=['ends', 'raises'])
-@pytest.mark.parametrize('bn_mode', BN_MODES)
-@pytest.mark.parametrize('norm', [nn.BatchNorm2d, nn.SyncBatchNorm])
+@EACH_MODE
+@NORMS
 def test_flags_and_buffers_are_restored(
     norm: type[nn.Module], bn_mode: str, fails: bool
 ) -> None:
     net = network(norm)
     before, state = flags(net), copy.deepcopy(net.state_dict())
-
-    def use() -> None:
+    try:
         with attack_mode(net, bn_mode):
             net(IMAGES)
             if fails:
                 raise KeyError('inside')
-
-    if fails:
-        with pytest.raises(KeyError, match='inside'):
-            use()
-    else:
-        use()
-
+    except KeyError:
+        assert fails
     assert flags(net) == before
     changed = [
         name
@@ -121,41 +123,29 @@ def test_flags_and_buffers_are_restored(
 
 
 @pytest.mark.parametrize(
-    'bn_mode, live, frozen, dropout',
+    'bn_mode, live, dropout',
     [
-        ('eval', False, False, False),
-        ('batch', True, False, False),
-        ('train', True, False, True),
+        ('eval', False, False),
+        ('batch', True, False),
+        ('train', True, True),
     ],
 )
-@pytest.mark.parametrize('norm', [nn.BatchNorm2d, nn.SyncBatchNorm])
-def test_modes_inside(
-    norm: type[nn.Module],
-    bn_mode: str,
-    live: bool,
-    frozen: bool,
-    dropout: bool,
+@NORMS
+def test_modes_and_statistics_inside(
+    norm: type[nn.Module], bn_mode: str, live: bool, dropout: bool
 ) -> None:
     net = network(norm)
-    with attack_mode(net, bn_mode):
+    with torch.inference_mode(), attack_mode(net, bn_mode):
         assert net[LIVE].training == live
-        assert net[FROZEN].training == frozen
+        assert not net[FROZEN].training
         assert net[6].training == dropout
         assert not any(p.requires_grad for p in net.parameters())
-
-
-@pytest.mark.parametrize('norm', [nn.BatchNorm2d, nn.SyncBatchNorm])
-@pytest.mark.parametrize('bn_mode', ['eval', 'batch'])
-def test_statistics_of_a_model_in_train_mode(
-    norm: type[nn.Module], bn_mode: str
-) -> None:
-    net = network(norm)
-    with attack_mode(net, bn_mode):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+        net[6].p = 0.0
         logits = net(IMAGES)
-
-    expected = by_hand(net, IMAGES, batch_live=bn_mode == 'batch')
-    other = by_hand(net, IMAGES, batch_live=bn_mode != 'batch')
-    assert torch.allclose(logits, expected, atol=1e-4)
+    assert torch.allclose(logits, by_hand(net, IMAGES, live), atol=1e-4)
+    other = by_hand(net, IMAGES, not live)
     assert not torch.allclose(logits, other, atol=1e-1)
 
 
@@ -164,7 +154,6 @@ def test_batch_statistics_of_a_model_in_eval_mode() -> None:
     state = copy.deepcopy(net.state_dict())
     with attack_mode(net, 'batch'):
         normalized = net(IMAGES)
-
     expected = F.batch_norm(IMAGES, None, None, training=True)
     assert torch.allclose(normalized, expected, atol=1e-6)
     assert not net[0].training
@@ -176,7 +165,6 @@ def test_batch_norm_without_running_statistics_stays_so() -> None:
     net = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False))
     with attack_mode(net, 'batch'):
         net(IMAGES)
-
     assert not net[0].track_running_stats
     assert net[0].running_mean is None
 
@@ -187,21 +175,14 @@ def test_unknown_bn_mode() -> None:
         context.__enter__()
 
 
-@pytest.mark.parametrize('bn_mode', BN_MODES)
-def test_no_parameter_gets_a_gradient(bn_mode: str) -> None:
+@pytest.mark.parametrize('earlier', [False, True])
+@EACH_MODE
+def test_gradients_of_parameters_stay(bn_mode: str, earlier: bool) -> None:
     net = network()
-    attack(net, bn_mode)
-
-    assert [p for p in net.parameters() if p.grad is not None] == []
-
-
-@pytest.mark.parametrize('bn_mode', BN_MODES)
-def test_gradients_of_earlier_steps_are_kept(bn_mode: str) -> None:
-    net = network()
-    net(IMAGES).square().sum().backward()
+    if earlier:
+        net(IMAGES).square().sum().backward()
     before = [copy.deepcopy(p.grad) for p in net.parameters()]
-    attack(net, bn_mode)
-
+    attack(net, bn_mode=bn_mode)
     for parameter, gradient in zip(net.parameters(), before):
         if gradient is None:
             assert parameter.grad is None
@@ -215,23 +196,11 @@ def test_attacks_where_gradients_are_off(
     mode: Callable[[], torch.no_grad], loss: str
 ) -> None:
     net = network().eval()
-
-    def draw_and_attack() -> Tensor:
-        return pgd(
-            net,
-            IMAGES * 1,  # inside inference_mode, an inference tensor
-            LABELS * 1,
-            ThreatModel(),
-            steps=2,
-            loss=loss,
-            generator=torch.Generator().manual_seed(0),
-        )
-
-    expected, before = draw_and_attack(), flags(net)
+    expected, before = attack(net, loss=loss), flags(net)
     with mode():
-        adversarial = draw_and_attack()
+        # Inside inference_mode, an inference tensor.
+        adversarial = attack(net, IMAGES * 1, loss=loss)
         assert not torch.is_grad_enabled()
-
     assert not torch.equal(adversarial, IMAGES)
     assert torch.equal(adversarial, expected)
     assert not adversarial.requires_grad
@@ -239,10 +208,18 @@ def test_attacks_where_gradients_are_off(
     assert torch.is_grad_enabled()
 
 
-def test_gradients_are_on_inside() -> None:
-    with torch.inference_mode(), attack_mode(network()):
-        assert torch.is_grad_enabled()
-        assert not torch.is_inference_mode_enabled()
+def look_without_gradients(net: nn.Module) -> None:
+    with attack_mode(net), torch.no_grad():
+        net(IMAGES)
+
+
+def attack_first(**settings: Any) -> Callable[[nn.Module], None]:
+    def before_training(net: nn.Module) -> None:
+        adversarial = attack(net, restarts=2, **settings)
+        assert adversarial.dtype == torch.float32
+        assert not torch.equal(adversarial, IMAGES)
+
+    return before_training
 
 
 def weight_gradients(
@@ -258,28 +235,23 @@ def weight_gradients(
     return {name: p.grad for name, p in net.named_parameters()}
 
 
-@pytest.mark.parametrize('loss', ['ce', 'kl'])
-@pytest.mark.parametrize('stop', [False, True], ids=['all', 'until-fooled'])
+@pytest.mark.parametrize(
+    'before_training',
+    [
+        look_without_gradients,
+        attack_first(),
+        attack_first(loss='kl'),
+        attack_first(stop_when_fooled=True),
+        attack_first(loss='kl', stop_when_fooled=True),
+    ],
+    ids=['look', 'ce', 'kl', 'ce-until-fooled', 'kl-until-fooled'],
+)
 def test_training_after_an_attack_in_one_autocast(
-    loss: str, stop: bool
+    before_training: Callable[[nn.Module], None],
 ) -> None:
-    def attack_first(net: nn.Module) -> None:
-        adversarial = pgd(
-            net,
-            IMAGES,
-            LABELS,
-            ThreatModel(),
-            steps=2,
-            loss=loss,
-            restarts=2,
-            stop_when_fooled=stop,
-        )
-        assert adversarial.dtype == torch.float32
-        assert stop or not torch.equal(adversarial, IMAGES)
-
+    """Autocast must not hand the attack's casts to the training forward."""
     expected = weight_gradients(lambda net: None)
-    gradients = weight_gradients(attack_first)
-
+    gradients = weight_gradients(before_training)
     trained = [name for name, value in expected.items() if value is not None]
     assert trained == [
         '0.weight', '1.weight', '1.bias', '3.weight', '3.bias',
@@ -292,15 +264,98 @@ def test_training_after_an_attack_in_one_autocast(
             assert value.any() and torch.equal(gradients[name], value)
 
 
-def test_forward_without_gradients_leaves_no_cast_weights_behind() -> None:
-    """Autocast must not hand the attack's casts to the training forward."""
+# Activation checkpointing.
 
-    def look_without_gradients(net: nn.Module) -> None:
-        with attack_mode(net), torch.no_grad():
-            net(IMAGES)
+LARGE = torch.rand(4, 3, 32, 32, generator=DRAW)
+SWIN = dict(
+    type='ImageClassifier',
+    backbone=dict(
+        type='SwinTransformer',
+        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
+        img_size=32,
+        pad_small_map=True,
+        drop_path_rate=0.0,
+    ),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+)
+CLASSIFIERS = dict(resnet=classifier_cfg(), swin=SWIN)
 
-    expected = weight_gradients(lambda net: None)
-    gradients = weight_gradients(look_without_gradients)
 
-    assert gradients['0.weight'] is not None
-    assert torch.equal(gradients['0.weight'], expected['0.weight'])
+def build(network: str, with_cp: bool) -> Any:
+    cfg = copy.deepcopy(CLASSIFIERS[network])
+    cfg['backbone']['with_cp'] = with_cp
+    return build_adversarial(classifier=cfg).train()
+
+
+@pytest.mark.parametrize('network', CLASSIFIERS)
+def test_same_attack_and_gradients_with_checkpointing(network: str) -> None:
+    plain, saving = (build(network, with_cp) for with_cp in (False, True))
+    assert torch.equal(attack(saving, LARGE), attack(plain, LARGE))
+    samples = [DataSample().set_gt_label(label) for label in LABELS[:4]]
+    gradients = []
+    for model in (plain, saving):
+        torch.manual_seed(1)
+        losses = model(LARGE, samples, mode='loss')
+        # As adversarial weight perturbation takes them.
+        weights = [p for p in model.parameters() if p.requires_grad]
+        gradients.append(torch.autograd.grad(losses['loss'], weights))
+    for expected, found in zip(*gradients):
+        torch.testing.assert_close(found, expected)
+
+
+def test_checkpointing_by_the_runners_setting() -> None:
+    plain, saving = build_adversarial().eval(), build_adversarial().eval()
+    turn_on_activation_checkpointing(saving, ['backbone.layer1'])
+    assert torch.equal(attack(saving, LARGE), attack(plain, LARGE))
+
+
+def test_the_functions_are_put_back_also_after_an_error() -> None:
+    places = (torch.utils.checkpoint, activation_checkpointing)
+    before = [place.checkpoint for place in places]
+    with pytest.raises(ZeroDivisionError), differentiable_checkpoints():
+        assert all(p.checkpoint is not b for p, b in zip(places, before))
+        with differentiable_checkpoints():  # an attack inside the loss
+            pass
+        raise ZeroDivisionError
+    assert [place.checkpoint for place in places] == before
+
+
+def test_stock_training_keeps_its_own_form() -> None:
+    """The change is ours alone, not one of the whole process."""
+    cfg = classifier_cfg(with_cp=True)
+    stock = MMPRETRAIN_MODELS.build(cfg).train()
+    attack(build('resnet', True), LARGE)
+    images = LARGE.clone().requires_grad_()
+    with pytest.raises(RuntimeError, match='checkpoint'):
+        torch.autograd.grad(stock(images).sum(), images)
+
+
+class Checkpointed(nn.Module):
+    """By a name of its own, which cannot be replaced."""
+
+    def __init__(self, use_reentrant: bool) -> None:
+        super().__init__()
+        self.net = network().eval()
+        self.checkpoint = torch.utils.checkpoint.checkpoint
+        self.use_reentrant = use_reentrant
+
+    def forward(self, images: Tensor) -> Tensor:
+        use_reentrant = self.use_reentrant
+        return self.checkpoint(self.net, images, use_reentrant=use_reentrant)
+
+
+def test_reentrant_checkpointing_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError, match=r'that name.*use_reentrant=False'):
+        attack(Checkpointed(True))
+    expected, found = attack(network().eval()), attack(Checkpointed(False))
+    assert torch.equal(expected, found)
+
+
+def test_other_errors_of_a_model_are_not_explained_away() -> None:
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.detach().flatten(1)
+
+    with pytest.raises(RuntimeError, match='does not require grad'):
+        attack(Broken())

@@ -16,6 +16,7 @@ from mmengine.optim import OptimWrapper
 from tiny import build_adversarial, build_stock, classifier_cfg
 from torch import Tensor
 
+from m2at_mm.attacks import PGD
 from m2at_mm.datasets import Digits, whole_batch_collate
 
 EPS, SIZE, STEPS = 8 / 255, 2 / 255, 10
@@ -96,11 +97,8 @@ def test_images_are_those_of_the_plain_loop(trained: Any) -> None:
 def test_signs_differ_only_where_the_gradient_vanishes(trained: Any) -> None:
     images, labels = _batch(trained, range(964, 1028))
     expected = _gradient(_reference(trained), images, labels)
-    trained.train().train_attack.steps = 1
-    trained.train_attack.random_start = False
-    found = trained.train_attack(trained, images, labels, trained.threat_model)
-    trained.train_attack.steps = STEPS
-    trained.train_attack.random_start = True
+    attack = PGD(steps=1, step_size=SIZE, random_start=False)
+    found = attack(trained.train(), images, labels, trained.threat_model)
     inside = (images > SIZE) & (images < 1 - SIZE)
     turned = inside & ((found - images).sign() != expected.sign())
     assert inside.float().mean() > 0.2

@@ -1,4 +1,4 @@
-"""Attacks under autocast against attacks in float32."""
+"""Attacks under autocast, and on models of every precision."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from quick_autoattack import quick_autoattack
 from torch import Tensor, nn
 
-from m2at_mm.attacks import FGSM, NFGSM, PGD, ThreatModel, attack_mode, pgd
-
-THREAT = ThreatModel()
-ATTACKS: list[Callable[..., Any]] = [
-    lambda **settings: PGD(steps=2, **settings),
+from m2at_mm.attacks import (
     FGSM,
     NFGSM,
-]
+    PGD,
+    AutoAttack,
+    ThreatModel,
+    attack_mode,
+    pgd,
+)
+
+THREAT = ThreatModel()
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+ATTACKS: dict[str, Callable[..., Any]] = {
+    'pgd': lambda **settings: PGD(steps=3, restarts=2, **settings),
+    'margin': lambda **settings: PGD(steps=3, loss='margin', **settings),
+    'kl': lambda **settings: PGD(steps=3, loss='kl', **settings),
+    'fgsm': FGSM,
+    'n-fgsm': NFGSM,
+}
 
 
 class Recorder(nn.Module):
@@ -34,16 +46,16 @@ class Recorder(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize('attack', ATTACKS)
+@pytest.mark.parametrize('name', ['pgd', 'fgsm', 'n-fgsm'])
 @pytest.mark.parametrize('full', [False, True])
-def test_full_precision_leaves_autocast(
-    attack: Callable[..., Any], full: bool
-) -> None:
+def test_full_precision_leaves_autocast(name: str, full: bool) -> None:
     torch.manual_seed(0)
     model, images = Recorder(), torch.rand(4, 3, 2, 2)
     labels = torch.tensor([0, 1, 2, 0])
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        found = attack(full_precision=full)(model, images, labels, THREAT)
+        found = ATTACKS[name](full_precision=full)(
+            model, images, labels, THREAT
+        )
         assert found.dtype == torch.float32
         assert model(images).dtype == torch.bfloat16  # autocast is back
     expected = torch.float32 if full else torch.bfloat16
@@ -52,17 +64,10 @@ def test_full_precision_leaves_autocast(
 
 def test_full_precision_is_float32(robust_model: nn.Module) -> None:
     images = torch.rand(4, 3, 32, 32, generator=_seeded())
-    labels = torch.tensor([0, 1, 2, 3])
-    plain = pgd(robust_model, images, labels, THREAT, generator=_seeded())
+    batch = robust_model, images, torch.tensor([0, 1, 2, 3]), THREAT
+    plain = pgd(*batch, steps=3, generator=_seeded())
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        full = pgd(
-            robust_model,
-            images,
-            labels,
-            THREAT,
-            full_precision=True,
-            generator=_seeded(),
-        )
+        full = pgd(*batch, steps=3, full_precision=True, generator=_seeded())
     assert torch.equal(plain, full)
 
 
@@ -117,3 +122,50 @@ def test_half_precision_agrees_on_a_robust_model(
         robust.append(100 * right.float().mean().item())
     assert robust[0] > 20
     assert abs(robust[0] - robust[1]) <= 1.0
+
+
+class Linear(nn.Module):
+    """A linear model with a batch norm that can be folded."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 8, 3, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.dtype == self.conv.weight.dtype
+        return self.layer(self.norm(self.conv(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ('norm', 'channels'), [('linf', 1), ('l2', 3), ('linf', 4)]
+)
+@pytest.mark.parametrize('given', [torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize('dtype', DTYPES)
+@pytest.mark.parametrize('name', [*ATTACKS, 'autoattack'])
+def test_the_state_of_an_attack_is_precise(
+    name: str,
+    dtype: torch.dtype,
+    given: torch.dtype,
+    norm: str,
+    channels: int,
+) -> None:
+    if 'fgsm' in name and norm == 'l2':
+        norm = 'linf'  # single steps are its own
+    torch.manual_seed(0)
+    model = Linear(channels).eval().to(dtype)
+    images = torch.rand(4, channels, 9, 14).to(given)
+    labels = model(images.to(dtype)).argmax(1)
+    threat = ThreatModel(norm, 8 / 255 if norm == 'linf' else 0.5)
+    attack = ATTACKS.get(name, lambda: AutoAttack(['apgd-ce', 'square']))()
+    with quick_autoattack():
+        found = attack(model, images, labels, threat)
+    precise = torch.promote_types(given, torch.float32)
+    assert found.dtype == precise
+    clean = images.to(precise)
+    # N-FGSM leaves the ball, as its authors have it.
+    assert name == 'n-fgsm' or threat.ball(clean).contains(found).all()
+    changed = (found - clean).abs() > 1e-4
+    # In half precision a perturbation would be lost near white.
+    assert name == 'autoattack' or changed.float().mean() > 0.5

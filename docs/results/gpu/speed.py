@@ -23,7 +23,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from m2at_mm import cli
-from m2at_mm.attacks import folding
+from m2at_mm.attacks import batch_norm_folding
 from m2at_mm.benchmark import flops_per_iteration, peak_flops
 from m2at_mm.benchmark.contestants import Limit, PlainLoop, Script
 from m2at_mm.benchmark.interleaving import now
@@ -95,7 +95,7 @@ def make_ours(
 @contextmanager
 def unfolded() -> Iterator[None]:
     """Batch norms stay where they are."""
-    with mock.patch.object(folding, '_find_pairs', lambda *_: []):
+    with mock.patch.object(batch_norm_folding, '_find_pairs', lambda *_: []):
         yield
 
 

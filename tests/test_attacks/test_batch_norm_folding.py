@@ -14,8 +14,14 @@ from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import NFGSM, ThreatModel, attack_mode, pgd
-from m2at_mm.attacks.folding import folding_pays
+from m2at_mm.attacks import (
+    NFGSM,
+    PGD,
+    Attack,
+    ThreatModel,
+    attack_mode,
+    pgd,
+)
 
 IMAGES = torch.rand(
     5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
@@ -55,20 +61,27 @@ def small(
     )
 
 
-class Reused(nn.Module):
-    """Uses a convolution's output in front of its batch norm."""
+class Layers(nn.Module):
+    """A convolution and two batch norms."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3)
-        self.norm = nn.BatchNorm2d(6)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
+        self.norm = self.norms[0]
+        self.gate = nn.Parameter(torch.zeros(()))
+        self.flag = 0
+
+
+class Reused(Layers):
+    """Uses a convolution's output in front of its batch norm."""
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.conv(images)
         return (self.norm(features).relu() + features).mean((2, 3))
 
 
-class InPlace(Reused):
+class InPlace(Layers):
     """Changes a convolution's output in front of its batch norm."""
 
     def forward(self, images: Tensor) -> Tensor:
@@ -77,12 +90,8 @@ class InPlace(Reused):
         return self.norm(features).relu().mean((2, 3))
 
 
-class Gated(Reused):
+class Gated(Layers):
     """A gate hides at first that the output is used twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Parameter(torch.zeros(()))
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.conv(images)
@@ -90,27 +99,16 @@ class Gated(Reused):
         return (self.norm(features).relu() + extra).mean((2, 3))
 
 
-class Switched(nn.Module):
+class Switched(Layers):
     """A flag chooses between two batch norms, as AdvProp does."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
-        self.flag = 0
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.norms[self.flag](self.conv(images))
         return features.relu().mean((2, 3))
 
 
-class Shared(nn.Module):
+class Shared(Layers):
     """One convolution for two batch norms."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 6, 3)
-        self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
 
     def forward(self, images: Tensor) -> Tensor:
         first, second = (norm(self.conv(images)) for norm in self.norms)
@@ -190,12 +188,8 @@ def test_same_logits_without_the_work_of_batch_norms(
     build: Callable[[], nn.Module], left: int
 ) -> None:
     network = build()
-    with torch.no_grad():
-        expected = network(IMAGES)
     for _ in range(2):
-        found, norms = logits_while_attacked(network)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-        assert norms == left
+        assert same_logits(network) == left
 
 
 def test_the_model_is_what_it_was_also_after_an_error() -> None:
@@ -213,6 +207,16 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
     assert all(p.requires_grad for p in network.parameters())
 
 
+def same_logits(network: nn.Module, expected: Tensor | None = None) -> int:
+    """Under attack and not; how many batch norms worked for it."""
+    if expected is None:
+        with torch.no_grad():
+            expected = network(IMAGES)
+    found, norms = logits_while_attacked(network)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    return norms
+
+
 def test_weights_and_statistics_are_folded_anew_each_time() -> None:
     network = small()
     logits_while_attacked(network)
@@ -220,10 +224,7 @@ def test_weights_and_statistics_are_folded_anew_each_time() -> None:
         network[2].weight.mul_(1.5)
         network[3].running_mean.add_(0.2)
         network[3].bias.sub_(0.3)
-        expected = network(IMAGES)
-    found, norms = logits_while_attacked(network)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    assert norms == 0
+    assert same_logits(network) == 0
 
 
 @pytest.mark.parametrize('network', [Reused, InPlace, Gated])
@@ -233,14 +234,6 @@ def test_a_new_network_hides_nothing(network: type[nn.Module]) -> None:
     model = network().double().eval()
     _, norms = logits_while_attacked(model)
     assert norms == 1
-
-
-def same_logits(network: nn.Module) -> None:
-    """Under attack and not, after a change of the network."""
-    with torch.no_grad():
-        expected = network(IMAGES)
-    found, _ = logits_while_attacked(network)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_changes_between_attacks() -> None:
@@ -263,8 +256,7 @@ def test_an_attack_inside_an_attack() -> None:
     with torch.no_grad():
         expected = network(IMAGES)
     with attack_mode(network, 'eval', IMAGES):
-        found, _ = logits_while_attacked(network)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        same_logits(network, expected)
         torch.testing.assert_close(network(IMAGES), expected)
     torch.testing.assert_close(network(IMAGES), expected, rtol=0, atol=0)
 
@@ -289,8 +281,7 @@ def test_compiled_models_run(how: str) -> None:
         network.compile(backend='eager')
     else:
         network.forward = torch.compile(network.forward, backend='eager')
-    found, _ = logits_while_attacked(network)
-    torch.testing.assert_close(found, expected)
+    same_logits(network, expected)
 
 
 def test_no_image_at_all() -> None:
@@ -313,17 +304,14 @@ def test_halved_convolutions_before_full_batch_norms() -> None:
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize('position', [2, 3])
 @pytest.mark.parametrize(
-    ('position', 'register'),
+    'register',
     [
-        (2, nn.Module.register_forward_hook),
-        (2, nn.Module.register_forward_pre_hook),
-        (2, nn.Module.register_full_backward_hook),
-        (2, nn.Module.register_full_backward_pre_hook),
-        (3, nn.Module.register_forward_hook),
-        (3, nn.Module.register_forward_pre_hook),
-        (3, nn.Module.register_full_backward_hook),
-        (3, nn.Module.register_full_backward_pre_hook),
+        nn.Module.register_forward_hook,
+        nn.Module.register_forward_pre_hook,
+        nn.Module.register_full_backward_hook,
+        nn.Module.register_full_backward_pre_hook,
     ],
 )
 def test_nothing_is_hidden_from_a_hook(
@@ -342,8 +330,7 @@ def test_a_randomised_model_keeps_its_draws() -> None:
     with torch.no_grad():
         expected = network(IMAGES)
     torch.manual_seed(1)
-    found, _ = logits_while_attacked(network)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    same_logits(network, expected)
 
 
 @pytest.mark.parametrize('mode', ['batch', 'train'])
@@ -355,63 +342,48 @@ def test_batch_statistics_are_not_folded(mode: str) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize('attack', ['pgd', 'n-fgsm'])
+@pytest.mark.parametrize(
+    'attack', [PGD(steps=5), NFGSM()], ids=['pgd', 'n-fgsm']
+)
 def test_attacks_find_the_same_images(
-    attack: str, monkeypatch: pytest.MonkeyPatch
+    attack: Attack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def attacked(folded: bool) -> Tensor:
-        network = trained(build_adversarial())
-        if not folded:
-            monkeypatch.setattr(
-                'm2at_mm.attacks.folding._find_pairs', lambda *args: []
-            )
+    network = trained(build_adversarial())
+    found, worked = [], []
+    for _ in range(2):
         torch.manual_seed(0)
-        threat = ThreatModel(eps='8/255')
         with counted_norms(network) as seen:
-            if attack == 'pgd':
-                found = pgd(network, IMAGES, LABELS, threat, steps=5)
-            else:
-                found = NFGSM()(network, IMAGES, LABELS, threat)
-        # Only the pass that looks for pairs needs them.
-        assert len(seen) == (20 if folded else 20 * (5, 1)[attack != 'pgd'])
-        return found
-
-    torch.testing.assert_close(
-        attacked(folded=True), attacked(folded=False), rtol=0, atol=1e-9
-    )
-
-
-@pytest.mark.parametrize('on', [False, True], ids=['float32', 'autocast'])
-def test_weights_are_cast_once_for_autocast(on: bool) -> None:
-    network = small().float()
-    images = IMAGES.float()
-    with torch.autocast('cpu', torch.bfloat16, enabled=on):
-        with attack_mode(network, 'eval', images), torch.no_grad():
-            kinds = {network[0].weight.dtype, network[2].weight.dtype}
-            logits = network(images)
-        expected = {torch.float32, torch.bfloat16 if on else torch.float32}
-        # The first convolution has no batch norm behind it.
-        assert kinds == expected
-        plain = network(images)
-    tolerance = 0.02 * plain.abs().max().item() if on else 1e-5
-    assert torch.allclose(logits.float(), plain.float(), atol=tolerance)
-
-
-def test_weights_in_double_precision_stay_so_under_autocast() -> None:
-    network = small()
-    with torch.autocast('cpu', torch.bfloat16):
-        with attack_mode(network, 'eval', IMAGES):
-            assert network[2].weight.dtype == torch.float64
+            found.append(attack(network, IMAGES, LABELS, ThreatModel()))
+        worked.append(len(seen))
+        monkeypatch.setattr(
+            'm2at_mm.attacks.batch_norm_folding._find_pairs', lambda *_: []
+        )
+    # Folded, only the pass that looks for pairs needs them.
+    assert worked == [20, 20 * attack.steps]
+    torch.testing.assert_close(*found, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ('device', 'passes', 'pays'),
-    [('cpu', 1, True), ('cuda', 7, False), ('cuda', 8, True)],
+    ('on', 'dtype', 'cast'),
+    [
+        (False, torch.float32, torch.float32),
+        (True, torch.float32, torch.bfloat16),
+        (True, torch.float64, torch.float64),
+    ],
 )
-def test_single_steps_on_a_gpu_do_without(
-    device: str, passes: int, pays: bool
+def test_weights_are_cast_once_for_autocast(
+    on: bool, dtype: torch.dtype, cast: torch.dtype
 ) -> None:
-    assert folding_pays(torch.device(device), passes) == pays
+    network, images = small().to(dtype), IMAGES.to(dtype)
+    with torch.autocast('cpu', torch.bfloat16, enabled=on):
+        with attack_mode(network, 'eval', images), torch.no_grad():
+            # The first convolution has no batch norm behind it.
+            kinds = [network[k].weight.dtype for k in (0, 2)]
+            logits = network(images)
+        assert kinds == [dtype, cast]
+        plain = network(images)
+    tolerance = 0.02 * plain.abs().max().item() if on else 1e-5
+    assert torch.allclose(logits.float(), plain.float(), atol=tolerance)
 
 
 @pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from mmengine.registry import TASK_UTILS, DefaultScope
+from torch import Tensor, nn
 
-from m2at_mm.attacks import FGSM, PGD, AutoAttack
-from m2at_mm.evaluation.presets import (
+from m2at_mm.attacks import FGSM, PGD, Attack, AutoAttack, ThreatModel
+from m2at_mm.evaluation.named_attacks import (
     ATTACK_NAMES,
-    BLACK_BOX,
     DEFAULT_ATTACKS,
+    NAMED_ATTACKS,
     check_attack_names,
     plan_attack,
 )
@@ -24,15 +26,22 @@ PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
 
 
 def test_names() -> None:
-    assert set(ATTACK_NAMES) == {
-        'clean',
-        *SETTINGS,
-        *PARTS,
-        'autoattack',
-        'autoattack-rand',
-        'transfer',
-    }
-    assert {*DEFAULT_ATTACKS, *BLACK_BOX} <= set(ATTACK_NAMES)
+    others = ('autoattack', 'autoattack-rand', 'transfer')
+    assert ATTACK_NAMES == ('clean', *SETTINGS, *PARTS, *others)
+    assert set(DEFAULT_ATTACKS) <= set(ATTACK_NAMES)
+
+
+@pytest.mark.parametrize('name', NAMED_ATTACKS)
+def test_the_record_is_that_of_the_attack(name: str) -> None:
+    record = NAMED_ATTACKS[name]
+    assert record.black_box == (name in ('square', 'transfer'))
+    if name == 'transfer':
+        return
+    attack: Attack = TASK_UTILS.build(record.config)
+    assert record.black_box == attack.black_box
+    assert record.single_step == isinstance(attack, FGSM)
+    if isinstance(attack, PGD):
+        assert record.loss == attack.loss
 
 
 @pytest.mark.parametrize('name', SETTINGS)
@@ -41,7 +50,6 @@ def test_attack_is_what_its_name_says(name: str) -> None:
     [(part, config)] = plan.parts
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         attack = TASK_UTILS.build(config)
-
     assert part == plan.name == name
     assert plan.note is None
     assert SETTINGS[name] == (
@@ -56,12 +64,31 @@ def test_attack_is_what_its_name_says(name: str) -> None:
     assert attack.bn_mode == 'eval'
 
 
+@pytest.mark.parametrize('name', ['fgsm', 'pgd20', 'pgd100', 'cw20'])
+def test_no_more_passes_than_the_record_says(name: str) -> None:
+    class Strong(nn.Module):
+        """Never fooled, so that no image leaves the attack."""
+
+        calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            return images.mean((1, 2, 3))[:, None] * 0.01 + torch.eye(2)[:1]
+
+    model, images = Strong(), torch.rand(2, 3, 2, 2)
+    attack = TASK_UTILS.build(NAMED_ATTACKS[name].config)
+    labels = torch.tensor([0, 0])
+    attack(model, images, labels, ThreatModel(), stop_when_fooled=True)
+    passes = NAMED_ATTACKS[name].passes
+    assert 0.9 * passes - 2 < model.calls <= passes
+
+
 @pytest.mark.parametrize('name', PARTS)
 def test_part_of_autoattack(name: str) -> None:
     [(part, config)] = plan_attack(name, 10, seed=7).parts
     attack = TASK_UTILS.build(config)
     assert isinstance(attack, AutoAttack)
-    assert part == name and attack.attacks == (name,)
+    assert part == name and attack.attacks == [name]
     assert attack.seed == 7
 
 
@@ -81,10 +108,12 @@ def test_autoattack_by_number_of_classes() -> None:
     assert [cfg['version'] for _, cfg in rand.parts] == ['rand', 'rand']
 
 
-def test_presets_are_copies() -> None:
+def test_plans_are_copies() -> None:
     plan_attack('pgd20', 10).parts[0][1]['steps'] = 1
-
     assert plan_attack('pgd20', 10).parts[0][1]['steps'] == 20
+    surrogate = dict(checkpoint='a.pth', surrogate=dict(type='b'))
+    [(_, config)] = plan_attack('transfer', 10, transfer=surrogate).parts
+    assert config == dict(surrogate, type='m2at_mm.Transfer')
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,15 +32,7 @@ _HOOKS = (
 
 
 def folding_pays(device: torch.device, passes: int) -> bool:
-    """Whether an attack is faster with :func:`folded_norms`.
-
-    Args:
-        device (torch.device): Where the images are.
-        passes (int): Forward and backward passes of the attack.
-
-    Returns:
-        bool: True on CPUs; on other devices from 8 passes on.
-    """
+    """Whether an attack of so many passes gains from :func:`folded_norms`."""
     return device.type == 'cpu' or passes >= _FEWEST_PASSES_ON_GPU
 
 
@@ -60,7 +53,7 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     Args:
         model (nn.Module): In eval mode, with frozen parameters, as inside
             :func:`attack_mode`.
-        images (Tensor): A batch that it takes, shape (N, C, H, W).
+        images (Tensor): A batch that the model takes, shape (N, C, H, W).
     """
     undo: list[tuple[_Pair, Any, Any]] = []
     try:
@@ -100,8 +93,7 @@ def _identity(input: Tensor) -> Tensor:
     return input
 
 
-@dataclass(frozen=True)
-class _Pair:
+class _Pair(NamedTuple):
     """A convolution and the batch norm that alone reads its output."""
 
     conv: nn.Conv2d
@@ -109,19 +101,14 @@ class _Pair:
 
     def fold(self) -> tuple[Tensor, Tensor]:
         """Weight and bias of the convolution that does the work of both."""
-        norm, weight = self.norm, self.conv.weight
+        conv, norm = self
         assert norm.running_mean is not None and norm.running_var is not None
         scale = torch.rsqrt(norm.running_var + norm.eps)
-        if norm.weight is not None:
-            scale = scale * norm.weight
-        shift = -norm.running_mean
-        if self.conv.bias is not None:
-            shift = shift + self.conv.bias
-        bias = shift * scale
-        if norm.bias is not None:
-            bias = bias + norm.bias
-        folded = weight * scale.view(-1, 1, 1, 1)
-        return folded.to(weight.dtype), bias.to(weight.dtype)
+        scale = scale * (1 if norm.weight is None else norm.weight)
+        shift = (0 if conv.bias is None else conv.bias) - norm.running_mean
+        bias = shift * scale + (0 if norm.bias is None else norm.bias)
+        weight = conv.weight * scale.view(-1, 1, 1, 1)
+        return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
 def _find_pairs(model: nn.Module, images: Tensor) -> list[_Pair]:
@@ -134,8 +121,17 @@ def _find_pairs(model: nn.Module, images: Tensor) -> list[_Pair]:
     trace = _Trace()
     with own_random_stream(images.device), torch.no_grad():
         before = _random_state(images.device)
-        with trace.watching(convs, norms):
-            model(images[:1])
+        with ExitStack() as stack:
+            for conv in convs:
+                handle = conv.register_forward_hook(trace.after_conv)
+                stack.callback(handle.remove)
+            for norm in norms:
+                handle = norm.register_forward_pre_hook(
+                    trace.before_norm, with_kwargs=True
+                )
+                stack.callback(handle.remove)
+            with trace:
+                model(images[:1])
         if before != _random_state(images.device):
             return []
     return trace.pairs()
@@ -182,81 +178,39 @@ def _is_compiled(modules: list[nn.Module]) -> bool:
     )
 
 
-def _random_state(device: torch.device) -> list[Any]:
+def _random_state(device: torch.device) -> bytes:
     """The streams that a model may draw from, all kept by the host."""
-    streams = [torch.get_rng_state()]
+    streams = [random.getstate(), np.random.get_state()]
+    streams.append(torch.get_rng_state().numpy())
     if device.type == 'cuda':
-        streams.append(torch.cuda.get_rng_state(device))
-    keys: Any = np.random.get_state()
-    return [
-        *(stream.numpy().tobytes() for stream in streams),
-        random.getstate(),
-        keys[1].tolist(),
-        keys[2],
-    ]
+        streams.append(torch.cuda.get_rng_state(device).numpy())
+    return pickle.dumps(streams)
 
 
-@dataclass
-class _Trace:
-    """Who read which convolution's output in a forward pass."""
+class _Trace(TorchFunctionMode):
+    """Sees who reads which convolution's output in a forward pass."""
 
-    # By id; the tensors are kept, for ids that are not used again.
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = field(default_factory=dict)
-    reads: dict[int, int] = field(default_factory=dict)
-    readers: dict[int, _BatchNorm] = field(default_factory=dict)
-    calls: dict[nn.Module, int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        super().__init__()
+        # By id; the tensors are kept, for ids that are not used again.
+        self.outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
+        self.readers: dict[int, _BatchNorm] = {}
+        self.reads: Counter[int] = Counter()
+        self.calls: Counter[nn.Module] = Counter()
 
-    @contextmanager
-    def watching(self, convs: list[Any], norms: list[Any]) -> Iterator[None]:
-        """Note the calls of modules and all operations inside."""
-        with ExitStack() as stack:
-            for conv in convs:
-                handle = conv.register_forward_hook(self._after_conv)
-                stack.callback(handle.remove)
-            for norm in norms:
-                handle = norm.register_forward_pre_hook(
-                    self._before_norm, with_kwargs=True
-                )
-                stack.callback(handle.remove)
-            stack.enter_context(_Reads(self))
-            yield
-
-    def _after_conv(
+    def after_conv(
         self, conv: nn.Conv2d, args: tuple[Any, ...], out: Tensor
     ) -> None:
-        self.calls[conv] = self.calls.get(conv, 0) + 1
+        self.calls[conv] += 1
         self.outputs[id(out)] = (conv, out)
 
-    def _before_norm(
+    def before_norm(
         self, norm: _BatchNorm, args: tuple[Any, ...], kw: dict[str, Any]
     ) -> None:
-        self.calls[norm] = self.calls.get(norm, 0) + 1
+        self.calls[norm] += 1
         for value in (*args, *kw.values()):
             if id(value) in self.outputs:
                 self.readers[id(value)] = norm
-
-    def note(self, arguments: Sequence[Any]) -> None:
-        """Count an operation on a convolution's output."""
-        for key in {id(value) for value in arguments} & self.outputs.keys():
-            self.reads[key] = self.reads.get(key, 0) + 1
-
-    def pairs(self) -> list[_Pair]:
-        """Modules that ran once, in a row, with nobody else reading."""
-        return [
-            _Pair(conv, self.readers[key])
-            for key, (conv, _) in self.outputs.items()
-            if key in self.readers
-            and self.reads.get(key) == 1
-            and self.calls[conv] == self.calls[self.readers[key]] == 1
-        ]
-
-
-class _Reads(TorchFunctionMode):
-    """Tells a trace of every operation that makes a tensor of others."""
-
-    def __init__(self, trace: _Trace) -> None:
-        super().__init__()
-        self.trace = trace
 
     def __torch_function__(
         self,
@@ -266,12 +220,22 @@ class _Reads(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        inputs = _leaves((*args, *kwargs.values()))
+        inputs = {id(one) for one in _leaves((*args, *kwargs.values()))}
         result = func(*args, **kwargs)
-        # Not the reading of a shape.
+        # Operations that make a tensor of others, not the reading of a shape.
         if any(isinstance(one, Tensor) for one in _leaves((result,))):
-            self.trace.note(inputs)
+            self.reads.update(inputs & self.outputs.keys())
         return result
+
+    def pairs(self) -> list[_Pair]:
+        """Modules that ran once, in a row, with nobody else reading."""
+        return [
+            _Pair(conv, self.readers[key])
+            for key, (conv, _) in self.outputs.items()
+            if key in self.readers
+            and self.reads[key] == 1
+            and self.calls[conv] == self.calls[self.readers[key]] == 1
+        ]
 
 
 def _leaves(values: tuple[Any, ...]) -> Sequence[Any]:

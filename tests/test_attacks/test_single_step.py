@@ -1,15 +1,14 @@
-"""Attacks for training whose settings are in radii."""
-
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import FGSM, NFGSM, PGD, ThreatModel, pgd
+from m2at_mm.attacks import FGSM, NFGSM, ThreatModel
 from m2at_mm.registry import TASK_UTILS
 
 EPS = 8 / 255
+LABELS = torch.zeros(5, dtype=torch.long)
 
 
 class Linear(nn.Module):
@@ -32,7 +31,31 @@ def images() -> Tensor:
     return torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
 
-LABELS = torch.zeros(5, dtype=torch.long)
+@pytest.mark.parametrize('loss', ['ce', 'margin'])
+@pytest.mark.parametrize('eps', [0.0, EPS, 0.3])
+def test_fgsm_is_one_signed_step_of_the_radius(
+    images: Tensor, eps: float, loss: str
+) -> None:
+    model = Linear()
+    found = FGSM(loss)(model, images, LABELS, ThreatModel('linf', eps))
+    expected = (images + eps * model.w.sign().view(3, 4, 4)).clamp(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
+
+
+def test_fgsm_under_an_l2_radius_above_1(images: Tensor) -> None:
+    threat_model = ThreatModel('l2', '300/255')
+    result = FGSM()(Linear(), 0 * images + 0.5, LABELS, threat_model)
+    # A step of the radius; some of its pixels stop at the box.
+    change = (result - 0.5).flatten(1).norm(dim=1)
+    assert ((change > 1) & (change <= 300 / 255)).all()
+
+
+def test_fgsm_is_built_from_a_config() -> None:
+    settings = dict(loss='margin', bn_mode='batch')
+    attack = TASK_UTILS.build(dict(type='m2at_mm.FGSM', **settings))
+    assert isinstance(attack, FGSM)
+    assert (attack.loss, attack.bn_mode) == ('margin', 'batch')
+    assert (attack.steps, attack.random_start) == (1, False)
 
 
 def test_fgsm_rs_is_the_published_step(images: Tensor) -> None:
@@ -64,40 +87,20 @@ def test_n_fgsm_is_the_published_step(images: Tensor) -> None:
     assert model.w.grad is None and not found.requires_grad
 
 
-def test_start_near_the_image(images: Tensor) -> None:
-    model = Linear()
-    torch.manual_seed(0)
-    pgd(
-        model,
-        images,
-        LABELS,
-        ThreatModel(),
-        steps=1,
-        noise_std=0.001,
-    )
-    [start] = model.seen
-    inner = (images > 0.01) & (images < 0.99)  # the box cuts the others
-    assert (start - images)[inner].std().item() == pytest.approx(1e-3, rel=0.2)
-
-
 @pytest.mark.parametrize(
-    ('build', 'message'),
+    ('kind', 'settings', 'message'),
     [
-        (lambda: NFGSM(noise=-1.0), r'noise=-1\.0'),
-        (lambda: NFGSM(step=0.0), r'step=0\.0'),
-        (lambda: NFGSM(bn_mode='x'), "bn_mode='x'"),
-        (lambda: FGSM(step=float('inf')), 'step=inf'),
-        (lambda: PGD(noise_std=0.0), r'noise_std=0\.0 must be above 0'),
-        (lambda: PGD(noise_std=2.0), r'noise_std=2\.0'),
-        (
-            lambda: PGD(noise_std=0.1, random_start=False),
-            r'noise_std=0\.1 is a random start',
-        ),
+        (NFGSM, dict(noise=-1.0), r'noise=-1\.0'),
+        (NFGSM, dict(step=0.0), r'step=0\.0'),
+        (NFGSM, dict(bn_mode='x'), "bn_mode='x'"),
+        (FGSM, dict(step=float('inf')), 'step=inf'),
+        (FGSM, dict(loss='kl'), r"loss='kl'.*'ce' or 'margin'"),
     ],
+    ids=str,
 )
-def test_wrong_settings(build: object, message: str) -> None:
+def test_wrong_settings(kind: type, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build()  # type: ignore[operator]
+        kind(**settings)
 
 
 def test_n_fgsm_needs_linf(images: Tensor) -> None:

@@ -1,0 +1,183 @@
+"""What every attack is: settings, called on a batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from m2at_mm.attacks.batch_norm_folding import folding_pays
+from m2at_mm.attacks.context import attack_mode, input_gradient
+from m2at_mm.attacks.logits import attacked_logits, full
+from m2at_mm.attacks.losses import (
+    AttackLoss,
+    as_target,
+    check_classes,
+    hard_labels,
+)
+from m2at_mm.attacks.threat_model import ThreatModel
+
+
+class Attack(ABC):
+    """Base class of the attacks: settings from a config, called on a batch.
+
+    A subclass implements :meth:`perturb`.
+    """
+
+    #: Factor on the length of each step, which a guard lowers in training.
+    step_factor: float = 1.0
+    #: Gradient steps and the loss that they raise, for pictures of them.
+    steps: int = 1
+    loss: str = 'ce'
+    #: Whether the attacked model is never asked for a gradient.
+    black_box: bool = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        target: Tensor,
+        threat_model: ThreatModel,
+        *,
+        stop_when_fooled: bool = False,
+        check_range: bool = True,
+    ) -> Tensor:
+        """Attack a batch.
+
+        Args:
+            model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
+                logits of shape (N, K). Normalisation is its own first layer.
+            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
+            target (Tensor): Labels, int64 of shape (N, ), or probabilities of
+                shape (N, K). The attack moves away from them.
+            threat_model (ThreatModel): Norm and radius.
+            stop_when_fooled (bool): For evaluation: an image that is
+                misclassified, also the clean one, is done. Attacks for which
+                this makes no sense ignore it. Defaults to False.
+            check_range (bool): Check that the images are in [0, 1], and the
+                values of the target, for which the host waits for a GPU.
+                Defaults to True.
+
+        Returns:
+            Tensor: Images inside ball and box exactly, shape (N, C, H, W),
+            detached; of float32, or of float64 if the given ones are. A model
+            of another precision is given copies in its own.
+
+        Raises:
+            ValueError: The images are not in [0, 1], or the target has other
+                classes than the model or rows that are no probabilities.
+            TypeError: The images are not floats, the target has a wrong shape
+                or type, or the model gives no logits.
+        """
+        _check_images(images, check_range)
+        target = as_target(target, len(images), check_range)
+        # Copies are no inference tensors, which autograd would not take.
+        with torch.inference_mode(False):
+            images = full(images.detach().clone())
+            target = target.detach().clone()
+        batch = Batch(model, images, target, threat_model)
+        batch.stop_when_fooled = stop_when_fooled
+        batch.check_values = check_range
+        return self.perturb(batch)
+
+    @abstractmethod
+    def perturb(self, batch: Batch) -> Tensor:
+        """The attacked images of a batch, see :meth:`__call__`."""
+
+    def length_of_step(self, threat_model: ThreatModel) -> float | None:
+        """Length of one step, in the norm of the threat model.
+
+        It is None where steps have no length that ``step_factor`` changes.
+        """
+        return None
+
+
+@dataclass
+class Batch:
+    """The arguments of an attack's call, checked.
+
+    Attributes:
+        check_values (bool): Whether the values of the target are compared
+            with the number of logits, once this is known.
+        compile_mode (str, optional): See :func:`logits_of`.
+        reference (Tensor): What a loss compares the logits with, the target
+            unless an attack sets another one.
+        labels (Tensor): int64 of shape (N, ).
+        ball (Ball): The allowed images.
+    """
+
+    model: nn.Module
+    images: Tensor
+    target: Tensor
+    threat_model: ThreatModel
+    stop_when_fooled: bool = False
+    check_values: bool = True
+    compile_mode: str | None = None
+    reference: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.ball = self.threat_model.ball(self.images)
+        self.labels = hard_labels(self.target)
+        if self.reference is None:
+            self.reference = self.target
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        """The part of the batch at ``index``, a mask or positions."""
+        return replace(
+            self,
+            images=self.images[index],
+            target=self.target[index],
+            reference=self.reference[index],
+        )
+
+    def attack_mode(
+        self, bn_mode: str, full_precision: bool, passes: int
+    ) -> AbstractContextManager[None]:
+        """See :func:`m2at_mm.attacks.attack_mode`, for so many passes."""
+        folds = self.compile_mode is None and folding_pays(
+            self.images.device, passes
+        )
+        images = self.images if folds else None
+        return attack_mode(self.model, bn_mode, images, full_precision)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits of attacked images, in float32 at least, (N, K)."""
+        logits = attacked_logits(self.model, images, self.compile_mode)
+        check_classes(self.target, logits.shape[1], self.check_values)
+        self.check_values = False
+        return logits
+
+    def gradient(
+        self, loss: AttackLoss, images: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The logits, and the gradient of the summed loss, detached."""
+        images = images.detach().requires_grad_(True)
+        logits = self.logits(images)
+        total = loss(logits, self.reference).sum()
+        return logits.detach(), input_gradient(total, images)
+
+    @torch.no_grad()
+    def fooled(self, images: Tensor) -> Tensor:
+        """Which attacked images are misclassified, bool of shape (N, )."""
+        # Not predicted_labels(): images whose logits overflow must stay in
+        # the attack, for their gradient to be reported.
+        return self.logits(images).argmax(1) != self.labels
+
+
+def _check_images(images: Tensor, check_range: bool) -> None:
+    if images.ndim != 4 or not images.is_floating_point():
+        raise TypeError(
+            'images must be floats of shape (N, C, H, W), but got '
+            f'{images.dtype} of shape {tuple(images.shape)}'
+        )
+    if not check_range or not images.numel():
+        return
+    if not (0 <= images.min() and images.max() <= 1):
+        raise ValueError(
+            f'images must be in [0, 1], but are in [{images.min():g}, '
+            f'{images.max():g}]: divide 0-255 values by 255, and let the '
+            'model normalise, not the data'
+        )
