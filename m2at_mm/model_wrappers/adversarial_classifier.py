@@ -23,8 +23,7 @@ from m2at_mm.structures import BatchLabels, stack_targets
 
 Samples = list[DataSample] | BatchLabels | None
 
-# Ten steps of a quarter of the radius.
-_PGD10 = dict(type='m2at_mm.PGD', steps=10)
+_PGD10 = dict(type='m2at_mm.PGD', steps=10)  # of a quarter of the radius
 
 
 @MODELS.register_module()
@@ -161,9 +160,8 @@ class AdversarialClassifier(BaseModel):
                 ``'predict'``.
         """
         if mode == 'tensor':
-            return heads.classifier_logits(
-                self.classifier, self._network_input(inputs)
-            )
+            given = self._network_input(inputs)
+            return heads.classifier_logits(self.classifier, given)
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
@@ -185,9 +183,8 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        target = targets.trainable_target(
-            target.to(inputs.device), self._accepted, self.method
-        )
+        target, accepted = target.to(inputs.device), self._accepted
+        target = targets.trainable_target(target, accepted, self.method)
         with differentiable_checkpoints():
             train, attack = self.method.loss, self.attack_in_training
             if self.loss_replay is None:
@@ -210,9 +207,8 @@ class AdversarialClassifier(BaseModel):
             if share:
                 target = (1 - share) * target + share / target.shape[1]
             target = at_entrance(self, target)
-        return heads.losses_and_logits(
-            self.classifier, self._network_input(images), target
-        )
+        inputs = self._network_input(images)
+        return heads.losses_and_logits(self.classifier, inputs, target)
 
     def predict(
         self, inputs: Tensor, data_samples: Samples = None
@@ -255,22 +251,18 @@ class AdversarialClassifier(BaseModel):
 
     def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
         """The classifier's features of images in [0, 1]."""
-        return self.classifier.extract_feat(
-            self._network_input(inputs), **kwargs
-        )
+        given = self._network_input(inputs)
+        return self.classifier.extract_feat(given, **kwargs)
 
     def _network_input(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the classifier takes them, normalised."""
-        images = at_entrance(self.classifier, images)
-        return at_entrance(
-            self.classifier, self.data_preprocessor.normalize(images)
-        )
+        network, normalize = self.classifier, self.data_preprocessor.normalize
+        return at_entrance(network, normalize(at_entrance(network, images)))
 
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """A parameter's layer and the number of layers, for layer decay."""
-        depth: tuple[int, int] = self.classifier.get_layer_depth(
-            param_name.removeprefix('classifier.')
-        )
+        name = param_name.removeprefix('classifier.')
+        depth: tuple[int, int] = self.classifier.get_layer_depth(name)
         return depth
 
     def __getattr__(self, name: str) -> Any:
@@ -304,6 +296,5 @@ class AdversarialClassifier(BaseModel):
             self, images, target, self.threat_model, stop_when_fooled=True
         )
         with torch.no_grad():
-            logits = self(adversarial)
-        labels: list[int] = predicted_labels(logits).tolist()
-        return labels
+            found: list[int] = predicted_labels(self(adversarial)).tolist()
+        return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ class AttackSteps:
         steps = [images, *_iterates(model, images, labels)]
         with torch.no_grad():
             logits = [model(one).float() for one in steps]
-        loss = getattr(attack, 'loss', 'ce')
+        loss = attack.loss
         # TRADES' attack goes away from the clean image's probabilities.
         reference = logits[0] if loss == 'kl' else labels
         losses = [LOSSES[loss](one, reference) for one in logits]
@@ -109,13 +110,10 @@ class AttackSteps:
 def _iterates(
     model: AdversarialClassifier, images: Tensor, labels: Tensor
 ) -> Iterator[Tensor]:
-    attack = copy(model.train_attack)
-    total = getattr(attack, 'steps', 1)
-    if hasattr(attack, 'restarts'):
-        attack.restarts = 1
+    attack: Any = copy(model.train_attack)
+    attack.restarts, total = 1, attack.steps
     for steps in range(1, total + 1):
-        if total > 1:
-            attack.steps = steps
+        attack.steps = steps
         # Each run goes on from the same place in the stream.
         with own_random_stream(images.device):
             yield attack(model, images, labels, model.threat_model)

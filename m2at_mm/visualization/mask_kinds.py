@@ -62,6 +62,7 @@ class MaskKinds:
             ValueError: The model's method is not M2AT.
         """
         method = check_has_masks(model)
+        assert model.train_attack is not None
         threat_model = copy(model.threat_model)
         adversarial = model.train_attack(model, images, labels, threat_model)
         ratio = method.draw(images).ratio

@@ -79,6 +79,7 @@ class MethodOptions:
             ValueError: The model's method is not M2AT.
         """
         own, plain = check_has_masks(model), vars(M2AT())
+        assert model.train_attack is not None
         threat_model = copy(model.threat_model)
         adversarial = model.train_attack(model, images, labels, threat_model)
         masks: dict[str, Any] = dict(mask=own.mask, patch_size=own.patch_size)
