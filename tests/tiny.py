@@ -72,6 +72,7 @@ def adversarial_cfg(**settings: Any) -> dict:
         threat_model=dict(norm='linf', eps='8/255'),
         train_attack=dict(type='m2at_mm.PGD', steps=2),
         method=dict(type='m2at_mm.M2AT'),
+        eval_attacks={},
         data_preprocessor=dict(mean=MEAN, std=STD, num_classes=10),
     )
     return defaults | settings

@@ -1,4 +1,4 @@
-"""A second look at the loss of an iteration, with the same random draws."""
+"""The loss of an iteration a second time, with the same random draws."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class LossReplay:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._found: list[tuple[Tensor, dict[str, Any]]] = []
         self._call: tuple[Tensor, Tensor] | None = None
 
     def __enter__(self) -> LossReplay:
@@ -38,20 +37,19 @@ class LossReplay:
         self.model.loss_replay = None
 
     def record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """The method's losses, the first time; the model calls this.
-
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels or probabilities.
-        """
-        self._call = (images, target)
-        self._buffers = {
-            name: buffer.clone() for name, buffer in self._own_buffers()
-        }
+        """The method's losses, the first time; the model calls this."""
+        self._call = images, target
+        self._buffers = [one.clone() for one in self._own_buffers()]
         self._start = _random_state(images.device)
-        self._found.clear()
+        self._found: list[tuple[Tensor, list[Tensor]]] = []
+
+        def attack(*args: Any) -> Tensor:
+            adversarial: Tensor = self.model.attack_in_training(*args)
+            self._found.append((adversarial, _random_state(images.device)))
+            return adversarial
+
         losses: dict[str, Tensor] = self.model.method.loss(
-            self.model, self._attack, images, target
+            self.model, attack, images, target
         )
         return losses
 
@@ -68,12 +66,12 @@ class LossReplay:
             )
         images, target = self._call
         with torch.no_grad():
-            for name, buffer in self._own_buffers():
-                buffer.copy_(self._buffers[name])
+            for buffer, old in zip(self._own_buffers(), self._buffers):
+                buffer.copy_(old)
         _set_random_state(self._start, images.device)
         found = iter(self._found)
 
-        def attack(model: Any, images: Tensor, target: Tensor) -> Tensor:
+        def attack(*_: Any) -> Tensor:
             adversarial, state = next(found)
             _set_random_state(state, images.device)
             return adversarial
@@ -83,25 +81,17 @@ class LossReplay:
         )
         return losses
 
-    def _attack(self, model: Any, images: Tensor, target: Tensor) -> Tensor:
-        adversarial: Tensor = self.model.attack_in_training(
-            model, images, target
-        )
-        self._found.append((adversarial, _random_state(images.device)))
-        return adversarial
-
-    def _own_buffers(self) -> list[tuple[str, Tensor]]:
-        return list(self.model.classifier.named_buffers())
+    def _own_buffers(self) -> list[Tensor]:
+        return list(self.model.classifier.buffers())
 
 
-def _random_state(device: torch.device) -> dict[str, Any]:
-    state = dict(cpu=torch.get_rng_state())
-    if device.type == 'cuda':
-        state['cuda'] = torch.cuda.get_rng_state(device)
-    return state
+def _random_state(device: torch.device) -> list[Tensor]:
+    on_gpu = device.type == 'cuda'
+    gpu = [torch.cuda.get_rng_state(device)] if on_gpu else []
+    return [torch.get_rng_state(), *gpu]
 
 
-def _set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(state['cpu'])
-    if 'cuda' in state:
-        torch.cuda.set_rng_state(state['cuda'], device)
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    for gpu in state[1:]:
+        torch.cuda.set_rng_state(gpu, device)
