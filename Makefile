@@ -83,6 +83,9 @@ clean:
 $(VENV)/.installed-%: setup.py pyproject.toml | $(BIN)/pip
 	@echo '== Installing m2at_mm[$*] into $(VENV)'
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[$*]'
+	@# It pins a version of requests that mkdocs-material does not take.
+	@[ '$*' != test ] || $(BIN)/python -m pip install \
+		--disable-pip-version-check --no-deps 'torchattacks>=3.5.1'
 	@touch $@
 
 $(BIN)/pip:

@@ -73,6 +73,8 @@ DOCS = [
     'mkdocs-material>=9.5,<10',
     'mkdocstrings[python]>=0.26',
 ]
+# torchattacks, which some tests use, too, pins requests~=2.25.1, which
+# mkdocs-material excludes: `make test` installs it with --no-deps.
 TEST = [
     'pytest',
     'pytest-xdist',

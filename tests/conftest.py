@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
-import tempfile
 import weakref
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -27,21 +25,7 @@ os.environ.setdefault('M2AT_MM_DEBUG', '1')
 # The tests' networks are too small to gain from more.
 torch.set_num_threads(1)
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unpack beside the target and rename, so that parallel runs agree."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as tmp:
-        folder = Path(tmp, 'cifar10')
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder)
-        try:
-            folder.rename(target)
-        except OSError:
-            if not target.is_dir():  # Else another run was faster.
-                raise
+DATA = Path(__file__).with_name('data').resolve()
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +45,11 @@ def own_message_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='session')
 def cifar10_root() -> Path:
-    """Folder of the real CIFAR-10 images, `{train,test}/<class>/*`."""
-    if 'CIFAR10_ROOT' in os.environ:
-        return Path(os.environ['CIFAR10_ROOT'])
-    root = ROOT / 'data' / 'cifar10'
-    archive = ROOT.parent / 'shared' / 'data' / 'cifar10-images.tar.xz'
-    if not root.is_dir():
-        if not archive.is_file():
-            pytest.skip(f'no CIFAR-10 in $CIFAR10_ROOT, {root} or {archive}')
-        _unpack(archive, root)
-    return root
+    """Folder of real CIFAR-10 images, `{train,test}/<class>/*`.
+
+    At least 20 test images of each class and 12 training images.
+    """
+    return Path(os.environ.get('CIFAR10_ROOT', DATA / 'cifar10'))
 
 
 CifarImages = Callable[[int], tuple[Tensor, Tensor]]
@@ -97,44 +76,24 @@ def cifar10_images(cifar10_root: Path) -> CifarImages:
     return load
 
 
-def _load_resnet18(width: int, state_dict: dict[str, Tensor]) -> nn.Module:
+def _load_resnet18(state_dict: dict[str, Tensor]) -> nn.Module:
     """A CIFAR ResNet-18 from images in [0, 1] to logits.
 
     In eval mode and without gradients of the parameters.
     """
-    import mmpretrain.models  # noqa: F401, registers what is built
-    from mmpretrain.registry import MODELS
+    from train_robust_network import build_network
 
-    model = MODELS.build(
-        dict(
-            type='mmpretrain.ImageClassifier',
-            backbone=dict(
-                type='mmpretrain.ResNet_CIFAR',
-                depth=18,
-                base_channels=width,
-                stem_channels=width,
-            ),
-            neck=dict(type='mmpretrain.GlobalAveragePooling'),
-            head=dict(
-                type='mmpretrain.LinearClsHead',
-                num_classes=10,
-                in_channels=8 * width,
-            ),
-        )
-    )
+    model = build_network(width=len(state_dict['backbone.conv1.weight']))
     model.load_state_dict(state_dict)
     return model.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope='session')
 def robust_model() -> nn.Module:
-    """A narrow CIFAR-10 ResNet-18, trained by PGD-AT outside this project."""
-    path = ROOT.parent / 'shared' / 'data' / 'plain_robust_resnet18_w16.pth'
-    path = Path(os.environ.get('ROBUST_MODEL', path))
-    if not path.is_file():
-        pytest.skip(f'no robust model in {path}')
+    """A narrow robust CIFAR-10 ResNet-18, see tests/data/README.md."""
+    path = os.environ.get('ROBUST_MODEL', DATA / 'robust_resnet18_w8.pth')
     checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    return _load_resnet18(16, checkpoint['state_dict'])
+    return _load_resnet18(checkpoint['state_dict'])
 
 
 @pytest.fixture(scope='session')
@@ -146,7 +105,7 @@ def undefended_model() -> nn.Module:
     path = Path(spec.origin).parent / 'examples' / 'model_test.pt'
     state_dict = torch.load(path, map_location='cpu', weights_only=True)
     return _load_resnet18(
-        64, {_mmpretrain_key(key): value for key, value in state_dict.items()}
+        {_mmpretrain_key(key): value for key, value in state_dict.items()}
     )
 
 

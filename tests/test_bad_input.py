@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import re
-import runpy
 import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from forked import run_in_fork
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CIFAR10
@@ -178,39 +176,6 @@ def work_dir(tmp_path: Path) -> Path:
         (folder / name).write_text(f'{name} of an earlier training')
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
     return folder
-
-
-def run_in_fork(tool: str, words: list[str], folder: Path) -> tuple[Any, ...]:
-    """Run a script as a process that has imported PyTorch already.
-
-    Returns:
-        tuple: Its exit code, stdout, stderr and seconds of CPU time.
-    """
-    outputs = [folder / 'stdout.txt', folder / 'stderr.txt']
-    child = os.fork()
-    if child == 0:
-        code: Any = 1
-        try:
-            for number, output in enumerate(outputs, 1):
-                os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT), number)
-            sys.stdout = os.fdopen(1, 'w', closefd=False)
-            sys.stderr = os.fdopen(2, 'w', closefd=False)
-            path = str(ROOT / 'tools' / f'{tool}.py')
-            sys.argv = [path, *words]
-            runpy.run_path(path, run_name='__main__')
-            code = 0
-        except SystemExit as end:
-            code = end.code
-            if isinstance(code, str):
-                print(code, file=sys.stderr)
-                code = 1
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(code)
-    _, status, used = os.wait4(child, 0)
-    texts = [output.read_text('utf-8', 'replace') for output in outputs]
-    seconds = used.ru_utime + used.ru_stime
-    return os.waitstatus_to_exitcode(status), *texts, seconds
 
 
 @pytest.mark.parametrize(

@@ -40,36 +40,25 @@ def _build(cfg: Config) -> Any:
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_builds(path: Path) -> None:
+def test_config_builds_and_trains_a_step(path: Path) -> None:
     cfg = Config.fromfile(path)
-    model = _build(cfg)
+    for part in ('train', 'val', 'test'):
+        dataset = dict(cfg[f'{part}_dataloader'].dataset, lazy_init=True)
+        assert DATASETS.build(dataset).split == part
+    backbone = cfg.model.classifier.backbone
+    narrow, cfg.model.classifier.head.in_channels = NARROW[backbone.type]
+    backbone.update(narrow)
+    if 'steps' in (cfg.model.train_attack or {}):
+        cfg.model.train_attack.steps = 2
+    torch.manual_seed(0)
+    model = _build(cfg).train()
     name = path.stem.split('_')[0]
     method = METHODS.get(name, name.replace('-', ''))
     assert type(model.method).__name__.lower() == method.lower()
     classes = 100 if path.stem.endswith('cifar100') else 10
     assert model.num_classes == model.head.num_classes == classes
-    assert cfg.default_hooks.checkpoint.save_best.partition('/')[2] in (
-        model.eval_attacks
-    )
-    for part in ('train', 'val', 'test'):
-        dataset = dict(cfg[f'{part}_dataloader'].dataset, lazy_init=True)
-        assert DATASETS.build(dataset).split == part
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_trains_a_step(path: Path) -> None:
-    cfg = Config.fromfile(path)
-    backbone = cfg.model.classifier.backbone
-    narrow, channels = NARROW[backbone.type]
-    backbone.update(narrow)
-    cfg.model.classifier.head.in_channels = channels
-    if (
-        cfg.model.train_attack is not None
-        and 'steps' in cfg.model.train_attack
-    ):
-        cfg.model.train_attack.steps = 2
-    torch.manual_seed(0)
-    model = _build(cfg).train()
+    best = cfg.default_hooks.checkpoint.save_best
+    assert best.partition('/')[2] in model.eval_attacks
     wrapper = Runner.build_optim_wrapper(
         _RunnerStandIn(model), cfg.optim_wrapper
     )

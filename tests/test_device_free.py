@@ -14,7 +14,14 @@ import torch
 from device_free import HostWaitError, Watch, beta_without_values
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
-from tiny import build_adversarial, raw_batch
+from tiny import (
+    ATTACKS,
+    METHODS,
+    NORMS,
+    PGD,
+    build_adversarial,
+    raw_batch,
+)
 from torch import Tensor
 
 from m2at_mm.evaluation.samples import Samples
@@ -23,37 +30,6 @@ from m2at_mm.methods import M2AT, PGDAT
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import TASK_UTILS
 from m2at_mm.structures import BatchLabels
-
-PGD = dict(type='m2at_mm.PGD', steps=2)
-METHODS: dict[str, dict[str, Any]] = {
-    'standard': dict(type='m2at_mm.Standard'),
-    'pgd-at': dict(type='m2at_mm.PGDAT'),
-    'm2at': dict(type='m2at_mm.M2AT'),
-    'm2at, soft labels': dict(
-        type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.7, mask='pixel'
-    ),
-    'm2at, pairs': dict(type='m2at_mm.M2AT', pairing='batch', mask='patch'),
-    'm2at, consistency': dict(type='m2at_mm.M2AT', consistency=6.0),
-    'trades': dict(type='m2at_mm.TRADES'),
-    'mart': dict(type='m2at_mm.MART'),
-    'avmixup': dict(type='m2at_mm.AVmixup'),
-    'iat': dict(type='m2at_mm.IAT'),
-    'free-at': dict(type='m2at_mm.FreeAT'),
-}
-ATTACKS: dict[str, dict[str, Any]] = {
-    'pgd': PGD,
-    'folded pgd': dict(PGD, steps=8),
-    'margin pgd': dict(PGD, loss='margin', random_start=False),
-    'kl pgd': dict(PGD, loss='kl', noise_std=0.001),
-    'two restarts': dict(PGD, restarts=2),
-    'batch statistics': dict(PGD, bn_mode='batch'),
-    'fgsm-rs': dict(type='m2at_mm.FGSM', random_start=True, step=1.25),
-    'n-fgsm': dict(type='m2at_mm.NFGSM'),
-}
-NORMS = {
-    'linf': dict(norm='linf', eps='8/255'),
-    'l2': dict(norm='l2', eps='128/255'),
-}
 
 
 @pytest.fixture(autouse=True)

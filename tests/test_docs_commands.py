@@ -1,30 +1,26 @@
 """Every command of the documentation is run, or says what it needs.
 
-A block of `bash` runs as it stands, in a folder with stand-ins for CONFIG,
-CHECKPOINT and WORK_DIR. A comment `# needs: ...` leaves out its command, and
-on a line of its own the rest of the block.
+A block of `bash` runs on a few images and a narrow network, in a folder with
+stand-ins for CONFIG, CHECKPOINT and WORK_DIR. A comment `# needs: ...` leaves
+out its command, and on a line of its own the rest of the block.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pyautoattack
 import pytest
 from docs_support import PAGES, ROOT
-from mmpretrain.datasets import CIFAR10
-from PIL import Image
-from tools_support import clean_env
+from forked import run_in_fork
+from tools_support import NARROW
 
 # Commands that another test runs, by how they begin.
 ELSEWHERE = {
@@ -51,6 +47,48 @@ model = dict(
     )
 )
 """
+STAND_INS = {'CONFIG': 'config.py', 'CHECKPOINT': 'WORK_DIR/epoch_1.pth'}
+LOADERS = {
+    'train_dataloader.dataset.indices': 8,
+    'train_dataloader.batch_size': 4,
+    'val_dataloader.dataset.indices': 10,
+    **{
+        f'{part}_dataloader.{key}': value
+        for part in ('train', 'val', 'test')
+        for key, value in (
+            ('num_workers', 0),
+            ('persistent_workers', False),
+            ('dataset.val_size', 20),
+        )
+    },
+}
+# What each tool takes besides what the command says.
+NUMBERS = {
+    'test': ('--num-samples', '4'),
+    'visualize': ('--num-images', '4'),
+    'report': ('--num-images', '4'),
+    'benchmark': ('--rounds', '1'),
+}
+EPOCHS = {'train': 1, 'benchmark': 9, 'test': 1, 'visualize': 1}
+
+
+def shrink(tool: str, words: list[str]) -> list[str]:
+    """The words of a command, for a few images and a narrow network."""
+    words = [STAND_INS.get(word, word) for word in words]
+    if tool in NUMBERS:
+        name, few = NUMBERS[tool]
+        if name in words:
+            words[words.index(name) + 1] = few
+        else:
+            words += [name, few]
+    if tool not in EPOCHS:
+        return words
+    options = {**NARROW, **LOADERS, 'train_cfg.max_epochs': EPOCHS[tool]}
+    if '--cfg-options' not in words:
+        words.append('--cfg-options')
+    place = words.index('--cfg-options') + 1
+    words[place:place] = [f'{key}={value}' for key, value in options.items()]
+    return words
 
 
 class Command(NamedTuple):
@@ -60,8 +98,9 @@ class Command(NamedTuple):
     needs: str  #: Empty if it runs anywhere.
 
     @property
-    def elsewhere(self) -> bool:
-        return self.text.startswith(tuple(ELSEWHERE))
+    def runs_here(self) -> bool:
+        other = (*ELSEWHERE, *INSTALLERS)
+        return not self.needs and not self.text.startswith(other)
 
 
 def commands(block: str) -> list[Command]:
@@ -90,46 +129,25 @@ def blocks() -> dict[str, list[Command]]:
 
 
 BLOCKS = blocks()
-ALL = [command for block in BLOCKS.values() for command in block]
+ALL = sorted({command for block in BLOCKS.values() for command in block})
 TO_RUN = {
     name: lines
     for name, block in BLOCKS.items()
-    for lines in [
-        [
-            one.text
-            for one in block
-            if not one.needs
-            and not one.elsewhere
-            and not one.text.startswith(INSTALLERS)
-        ]
-    ]
-    if any(line.startswith('python') for line in lines)
+    for lines in [[one.text for one in block if one.runs_here]]
+    if any(line.startswith('python tools/') for line in lines)
 }
 
 
-def test_conventions_are_read() -> None:
-    block = (
-        'a --b \\\n    c   # comment\nd    # needs: a GPU\n'
-        '# needs: Slurm\ne\nf # needs: two\n'
-    )
-    assert commands(block) == [
-        Command('a --b c', ''),
-        Command('d', 'a GPU'),
-        Command('e', 'Slurm'),
-        Command('f', 'two'),
-    ]
-
-
 def test_every_command_is_run_or_says_what_it_needs() -> None:
+    block = 'a --b \\\n  c  # comment\nd  # needs: a GPU\n# needs: Slurm\ne\n'
+    assert [*map(tuple, commands(block))] == [
+        ('a --b c', ''),
+        ('d', 'a GPU'),
+        ('e', 'Slurm'),
+    ]
     run = {line for lines in TO_RUN.values() for line in lines}
     assert len(run) > 20
-    for command in ALL:
-        assert (
-            command.text in run
-            or command.needs
-            or command.elsewhere
-            or command.text.startswith(INSTALLERS)
-        ), command
+    assert run == {command.text for command in ALL if command.runs_here}
 
 
 @pytest.mark.parametrize('beginning', ELSEWHERE)
@@ -139,72 +157,50 @@ def test_what_another_test_runs(beginning: str) -> None:
     assert f'def {name}(' in (ROOT / 'tests' / file).read_text('utf-8')
 
 
-@pytest.mark.parametrize(
-    'text',
-    sorted({one.text for one in ALL if ' tools/' in f' {one.text}'}),
-)
-def test_tools_know_the_arguments(
-    text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = shlex.split(text)
-    (place,) = (k for k, w in enumerate(words) if w.startswith('tools/'))
-    path = ROOT / words[place]
-    assert path.is_file()
-    for word in words:
-        if word.startswith(('configs/', 'docs/')) and word.endswith('.py'):
-            assert (ROOT / word).is_file()
-    arguments = words[place + 1 :]
-    if path.name == 'slurm_train.sh':  # partition, name, config, work dir
-        arguments = [arguments[2], *arguments[4:]]
-        path = path.parent / 'train.py'
-    monkeypatch.setattr(sys, 'argv', [str(path), *arguments])
-    runpy.run_path(str(path))['parse_args']()
+def test_tools_know_the_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in {one.text for one in ALL if ' tools/' in f' {one.text}'}:
+        words = shlex.split(text)
+        (place,) = (k for k, w in enumerate(words) if w.startswith('tools/'))
+        path = ROOT / words[place]
+        assert path.is_file(), text
+        for word in words:
+            if word.startswith(('configs/', 'docs/')) and '.py' in word:
+                assert (ROOT / word).is_file(), text
+        arguments = words[place + 1 :]
+        if path.name == 'slurm_train.sh':  # partition, name, config, work dir
+            arguments = [arguments[2], *arguments[4:]]
+            path = path.parent / 'train.py'
+        monkeypatch.setattr(sys, 'argv', [str(path), *arguments])
+        runpy.run_path(str(path))['parse_args']()
 
 
-@pytest.mark.parametrize(
-    'text',
-    sorted({one.text for one in ALL if one.text.startswith(INSTALLERS)}),
-)
-def test_what_is_installed_exists(text: str) -> None:
-    words = shlex.split(text)
-    if words[0] == 'make':
-        makefile = (ROOT / 'Makefile').read_text('utf-8')
-        assert re.search(rf'^{words[1]}:', makefile, re.MULTILINE)
-    for extra in re.findall(r'\[(\w+)\]', text):
-        assert f"'{extra}': " in (ROOT / 'setup.py').read_text('utf-8')
-
-
-def _make_images(root: Path) -> None:
-    """CIFAR-10 as folders, of random pixels: 110 and 2 of each class."""
-    draw = np.random.default_rng(0)
-    for part, num in (('train', 110), ('test', 2)):
-        for name in CIFAR10.METAINFO['classes']:
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for k in range(num):
-                pixels = draw.integers(256, size=(32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f'{k:03}.png')
+def test_what_is_installed_exists() -> None:
+    for text in {one.text for one in ALL if one.text.startswith(INSTALLERS)}:
+        words = shlex.split(text)
+        if words[0] == 'make':
+            makefile = (ROOT / 'Makefile').read_text('utf-8')
+            assert re.search(rf'^{words[1]}:', makefile, re.MULTILINE), text
+        for extra in re.findall(r'\[(\w+)\]', text):
+            assert f"'{extra}': " in (ROOT / 'setup.py').read_text('utf-8')
 
 
 @pytest.fixture(scope='module')
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sandbox(
+    tmp_path_factory: pytest.TempPathFactory, cifar10_root: Path
+) -> Path:
     """A folder like the repository's, with a training in WORK_DIR."""
     folder = tmp_path_factory.mktemp('repository')
     for name in ('tools', 'configs', 'm2at_mm'):
         (folder / name).symlink_to(ROOT / name)
     (folder / 'docs' / 'images').mkdir(parents=True)
-    _make_images(folder / 'data' / 'cifar10')
+    (folder / 'data').mkdir()
+    (folder / 'data' / 'cifar10').symlink_to(cifar10_root)
     (folder / 'config.py').write_text(CONFIG)
     examples = Path(pyautoattack.__file__).parent / 'examples'
     shutil.copy(examples / 'model_test.pt', folder / 'SOURCE.pt')
     results = dict(clean=80, attacks=dict(autoattack=45), num_samples=9)
     results.update(threat_model=dict(norm='linf', eps=8 / 255), alarms=[])
     (folder / 'results.json').write_text(json.dumps(results))
-    command = folder / 'bin' / 'python'
-    command.parent.mkdir()
-    script = ROOT / 'tests' / 'shrunk_command.py'
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
-    command.chmod(0o755)
     run(
         folder,
         'python tools/train.py configs/m2at_resnet18_cifar10.py '
@@ -218,19 +214,19 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *lines: str) -> None:
-    env = clean_env()
-    env['PATH'] = f'{folder / "bin"}:{env["PATH"]}'
-    known = os.environ.get('PYTHONPATH')
-    env['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), known]))
-    done = subprocess.run(
-        ['bash', '-e', '-c', '\n'.join(lines)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=env,
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
+    variables: dict[str, str] = {}
+    for line in lines:
+        set_here = re.fullmatch(r'(\w+)=(\S+)', line)
+        if set_here:
+            variables[f'${set_here[1]}'] = set_here[2]
+            continue
+        python, tool, *words = (
+            variables.get(word, word) for word in shlex.split(line)
+        )
+        assert python == 'python', line
+        tool = Path(tool).stem
+        ended = run_in_fork(tool, shrink(tool, words), folder)
+        assert ended.code == 0, ended.out[-2000:] + ended.err[-2000:]
 
 
 @pytest.mark.slow

@@ -38,9 +38,3 @@ def test_example(
     assert list(results['attacks']) == ['fgsm', 'pgd20', 'cw20']
     assert results['num_samples'] == 20
     assert Image.open(tmp_path / 'masks.png').width > 500
-
-
-def test_every_cell_has_a_title() -> None:
-    cells = SCRIPT.read_text('utf-8').split('\n# %%')[1:]
-    assert len(cells) >= 6
-    assert all(cell.splitlines()[0].strip() for cell in cells)

@@ -7,7 +7,6 @@ import importlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,29 +16,11 @@ from tools_support import clean_env
 
 PACKAGE = ROOT / 'm2at_mm'
 SOURCES = [*PACKAGE.rglob('*.py'), *(ROOT / 'tools').glob('*.py')]
-FOR_ALL = {'registry', 'version', 'compat', 'structures', 'checks'}
+FOR_ALL = {'registry', 'version', 'compat', 'structures', 'checks', 'files'}
 needs_mkdocs = pytest.mark.skipif(
     any(find_spec(name) is None for name in ('mkdocs', 'material')),
     reason='mkdocs-material is not installed: see the extra `docs`',
 )
-
-
-def parts_imported(path: Path) -> Iterator[str]:
-    """Folders and modules of the package that a module of it imports."""
-    package = ['m2at_mm', *path.relative_to(PACKAGE).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text('utf-8'))):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1]
-            start = base if node.level else []
-            module = [*start, *filter(None, [node.module])]
-            names = ['.'.join([*module, one.name]) for one in node.names]
-        for name in names:
-            root, _, rest = name.partition('.')
-            if root == 'm2at_mm':
-                yield rest.partition('.')[0]
 
 
 def imports() -> set[tuple[str, str]]:
@@ -48,11 +29,18 @@ def imports() -> set[tuple[str, str]]:
     for path in PACKAGE.rglob('*.py'):
         inner = path.relative_to(PACKAGE)
         part = inner.parts[0] if len(inner.parts) > 1 else path.stem
-        found |= {(part, target) for target in parts_imported(path)}
+        found |= {
+            (part, deep or shallow)
+            for deep, shallow in re.findall(
+                r'^ *(?:from|import) m2at_mm(?:\.(\w+)| import (\w+))',
+                path.read_text('utf-8'),
+                re.MULTILINE,
+            )
+        }
     return {
         (part, target)
         for part, target in found
-        if part != target and part != '__init__' and target not in FOR_ALL
+        if part not in (target, '__init__') and target not in FOR_ALL
     }
 
 
@@ -92,24 +80,16 @@ def test_the_drawing_has_every_package_and_is_that_of_its_script() -> None:
     assert drawn == {*folders, 'cli'} - FOR_ALL
 
 
-def messages() -> Iterator[str]:
-    """Every text in the sources but docstrings; parts of f-strings."""
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text('utf-8'))):
-            for child in ast.iter_child_nodes(node):
-                if isinstance(node, ast.Expr):  # a docstring
-                    continue
-                if isinstance(child, ast.Constant) and isinstance(
-                    child.value, str
-                ):
-                    yield child.value
-
-
 def test_every_message_of_troubleshooting_is_in_the_sources() -> None:
     page = (DOCS / 'troubleshooting.md').read_text('utf-8')
     quoted = re.findall(r'^### `([^`]*)`$', page, re.MULTILINE)
     assert len(quoted) == len(re.findall('^### ', page, re.MULTILINE)) > 20
-    texts = list(messages())
+    texts = [
+        node.value
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text('utf-8')))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
     for message in quoted:
         assert any(message in text for text in texts), message
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
-from tiny import build_adversarial, raw_batch
+from tiny import ATTACKS, METHODS, NORMS, build_adversarial, raw_batch
 from torch import Tensor
 
 from m2at_mm.attacks import PGD, AutoAttack, ThreatModel
@@ -24,32 +24,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device'),
 ]
 
-TRAIN_ATTACK = dict(type='m2at_mm.PGD', steps=2)
-FOLDED = dict(type='m2at_mm.PGD', steps=8)
-KL = dict(TRAIN_ATTACK, loss='kl', noise_std=0.001)
-#: By name, the method and its train attack.
-METHODS: dict[str, tuple[dict[str, Any], Any]] = {
-    'standard': (dict(type='m2at_mm.Standard'), TRAIN_ATTACK),
-    'pgd-at': (dict(type='m2at_mm.PGDAT'), FOLDED),
-    'fast-at': (dict(type='m2at_mm.PGDAT'), dict(type='m2at_mm.FGSM')),
-    'm2at': (dict(type='m2at_mm.M2AT'), TRAIN_ATTACK),
-    'm2at, options': (
-        dict(
-            type='m2at_mm.M2AT',
-            mask='patch',
-            pairing='batch',
-            perturbed_label=0.7,
-            scale=2.0,
-        ),
-        FOLDED,
-    ),
-    'trades': (dict(type='m2at_mm.TRADES'), KL),
-    'mart': (dict(type='m2at_mm.MART'), TRAIN_ATTACK),
-    'avmixup': (dict(type='m2at_mm.AVmixup'), TRAIN_ATTACK),
-    'iat': (dict(type='m2at_mm.IAT'), TRAIN_ATTACK),
-    'free-at': (dict(type='m2at_mm.FreeAT'), None),
-}
-NORMS = {'linf': '8/255', 'l2': '128/255'}
+CASES = [
+    *((name, 'kl pgd' if name == 'trades' else 'pgd') for name in METHODS),
+    ('pgd-at', 'folded pgd'),
+    ('pgd-at', 'fgsm-rs'),
+]
 # float16 is scaled, for which the host reads whether a gradient overflowed.
 WRAPPERS = {
     'float32': dict(type='OptimWrapper'),
@@ -79,13 +58,14 @@ def no_waits() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode('default')
 
 
-def _model(method: str = 'm2at', norm: str = 'linf', **settings: Any) -> Any:
-    init, attack = METHODS[method]
+def _model(
+    method: str = 'm2at', norm: str = 'linf', attack: str = 'pgd'
+) -> Any:
+    free = method == 'free-at'  # which is its own attack
     model = build_adversarial(
-        method=init,
-        train_attack=attack,
-        threat_model=dict(norm=norm, eps=NORMS[norm]),
-        **settings,
+        method=METHODS[method],
+        train_attack=None if free else ATTACKS[attack],
+        threat_model=NORMS[norm],
     )
     return model.cuda().train()
 
@@ -104,11 +84,11 @@ def _whole(seed: int = 0) -> dict[str, Any]:
 
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('norm', NORMS)
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize(('method', 'attack'), CASES)
 def test_a_step_waits_for_nothing(
-    method: str, norm: str, precision: str
+    method: str, attack: str, norm: str, precision: str
 ) -> None:
-    model = _model(method, norm)
+    model = _model(method, norm, attack)
     wrapper = _wrapper(model, WRAPPERS[precision])
     # The first one allocates, and chooses algorithms.
     model.train_step(_whole(), wrapper)
@@ -124,11 +104,11 @@ def test_a_wait_is_caught() -> None:
 
 
 @pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize(('method', 'attack'), CASES)
 def test_every_method_with_mixed_precision(
-    method: str, precision: str
+    method: str, attack: str, precision: str
 ) -> None:
-    model = _model(method)
+    model = _model(method, attack=attack)
     wrapper = _wrapper(model, WRAPPERS[precision], accumulative_counts=2)
     for seed in range(4):
         log = model.train_step(raw_batch(seed=seed), wrapper)

@@ -11,6 +11,39 @@ from torch import Tensor
 
 from m2at_mm.registry import MODELS
 
+NORMS = {
+    'linf': dict(norm='linf', eps='8/255'),
+    'l2': dict(norm='l2', eps='128/255'),
+}
+#: Every method and the options of M2AT that work differently.
+METHODS: dict[str, dict[str, Any]] = {
+    'standard': dict(type='m2at_mm.Standard'),
+    'pgd-at': dict(type='m2at_mm.PGDAT'),
+    'm2at': dict(type='m2at_mm.M2AT'),
+    'm2at, soft labels': dict(
+        type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.7, mask='pixel'
+    ),
+    'm2at, pairs': dict(type='m2at_mm.M2AT', pairing='batch', mask='patch'),
+    'm2at, consistency': dict(type='m2at_mm.M2AT', consistency=6.0),
+    'trades': dict(type='m2at_mm.TRADES'),
+    'mart': dict(type='m2at_mm.MART'),
+    'avmixup': dict(type='m2at_mm.AVmixup'),
+    'iat': dict(type='m2at_mm.IAT'),
+    'free-at': dict(type='m2at_mm.FreeAT'),
+}
+PGD = dict(type='m2at_mm.PGD', steps=2)
+#: Train attacks; the first one is for any method but TRADES.
+ATTACKS: dict[str, dict[str, Any]] = {
+    'pgd': PGD,
+    'folded pgd': dict(PGD, steps=8),
+    'margin pgd': dict(PGD, loss='margin', random_start=False),
+    'kl pgd': dict(PGD, loss='kl', noise_std=0.001),
+    'two restarts': dict(PGD, restarts=2),
+    'batch statistics': dict(PGD, bn_mode='batch'),
+    'fgsm-rs': dict(type='m2at_mm.FGSM', random_start=True, step=1.25),
+    'n-fgsm': dict(type='m2at_mm.NFGSM'),
+}
+
 # mmpretrain's CIFAR-10 statistics, on the 0-255 scale.
 MEAN = [125.307, 122.961, 113.8575]
 STD = [51.5865, 50.847, 51.255]
@@ -39,6 +72,7 @@ def adversarial_cfg(**settings: Any) -> dict:
         threat_model=dict(norm='linf', eps='8/255'),
         train_attack=dict(type='m2at_mm.PGD', steps=2),
         method=dict(type='m2at_mm.M2AT'),
+        eval_attacks={},
         data_preprocessor=dict(mean=MEAN, std=STD, num_classes=10),
     )
     return defaults | settings

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.figure import Figure
 from mmengine.config import Config
@@ -27,19 +27,12 @@ from m2at_mm.visualization import (
     save_animation,
 )
 
-
-class Kind(NamedTuple):
-    """How a picture is made: what it shows, and its drawing."""
-
-    look: Callable[..., Any]
-    draw: Callable[..., Figure]
-
-
-KINDS = {
-    'rows': Kind(TrainingImages.of, draw_training_images),
-    'steps': Kind(AttackSteps.of, draw_attack_steps),
-    'masks': Kind(MaskKinds.of, draw_mask_kinds),
-    'options': Kind(MethodOptions.of, draw_method_options),
+#: What a picture shows, and how it is drawn.
+KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Figure]]] = {
+    'rows': (TrainingImages.of, draw_training_images),
+    'steps': (AttackSteps.of, draw_attack_steps),
+    'masks': (MaskKinds.of, draw_mask_kinds),
+    'options': (MethodOptions.of, draw_method_options),
 }
 
 
@@ -57,7 +50,7 @@ def parse_args() -> argparse.Namespace:
         choices=list(KINDS),
         default='rows',
         help='rows: from the clean to the training image (default); steps: '
-        'the way of the attack; masks: each kind of mask; options: what '
+        'the path of the attack; masks: each kind of mask; options: what '
         "M2AT's options do",
     )
     parser.add_argument(
@@ -74,7 +67,10 @@ def parse_args() -> argparse.Namespace:
         help='N test images, spread over the classes (default: 6)',
     )
     parser.add_argument(
-        '--seed', type=int, default=0, help='of start and masks (default: 0)'
+        '--seed',
+        type=int,
+        default=0,
+        help='seed of the random start and the masks (default: 0)',
     )
     return parser.parse_args()
 
@@ -131,8 +127,7 @@ def main() -> None:
     note = '' if args.checkpoint else 'untrained network'
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix.lower() == '.gif':
-        frames = draw_step_frames(found, classes, note)
-        save_animation(frames, args.out)
+        save_animation(draw_step_frames(found, classes, note), args.out)
     else:
         draw(found, classes, note).savefig(args.out, dpi=110)
     print(f'picture: {args.out.resolve()}')

@@ -49,6 +49,7 @@ ARROWS = (
     ('runner', 'datasets'),
     ('optim', 'model_wrappers'),
     ('visualization', 'model_wrappers'),
+    ('model_wrappers', 'data_preprocessors'),
     ('model_wrappers', 'methods'),
     ('data_preprocessors', 'methods'),
     ('methods', 'attacks'),

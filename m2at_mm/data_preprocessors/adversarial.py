@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from m2at_mm.attacks.losses import as_target, check_classes
 from m2at_mm.data_preprocessors.augment import RandomCropAndFlip
-from m2at_mm.methods.masking import one_hot
-from m2at_mm.registry import MODELS
+from m2at_mm.methods.labels import one_hot
+from m2at_mm.registry import MODELS, type_name
 from m2at_mm.structures import BatchLabels
 
 
@@ -38,8 +39,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`.
 
     Raises:
-        ValueError: ``pad_size_divisor`` is not 1, only one of ``mean`` and
-            ``std`` is given, or one in ``augment`` is out of its range.
+        ValueError: ``pad_size_divisor`` is not 1, or only one of ``mean`` and
+            ``std`` is given.
 
     Example:
         >>> data_preprocessor = dict(
@@ -67,7 +68,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         super().__init__(**kwargs)
         # The parent's forward must not normalise.
         self._enable_normalize = False
-        # In training, and else: whether float pixels above 1 were seen.
+        # By ``training``: whether float pixels above 1 were seen.
         self._seen_above_1 = {True: False, False: False}
         # Batches in pinned memory are copied while the GPU computes.
         self._non_blocking = True
@@ -84,10 +85,6 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             data (dict): ``inputs``, pixels in 0-255 of shape (N, C, H, W) or
                 a list of (C, H, W), and ``data_samples``.
             training (bool): Whether to crop, flip and mix.
-
-        Returns:
-            dict: ``inputs``, RGB in [0, 1], shape (N, C, H, W), and
-            ``data_samples``.
 
         Raises:
             ValueError: Pixels are not in 0-255, images are of several sizes,
@@ -118,11 +115,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     def normalize(self, images: Tensor) -> Tensor:
         """What the network sees: (255 * images - mean) / std.
 
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-
-        Returns:
-            Tensor: Same shape; 255 * images without mean and std.
+        Without mean and std it sees 255 * images.
         """
         mean: Tensor | None = getattr(self, 'mean', None)
         if mean is None:
@@ -147,20 +140,19 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         if pixels.dtype == torch.uint8 or pixels.numel() == 0:
             return
         low, high = pixels.min().item(), pixels.max().item()
+        found = f'pixels must be in 0-255, but are in [{low:g}, {high:g}]'
         if not (low >= 0 and high <= 255):  # nor NaN
             raise ValueError(
-                f'pixels must be in 0-255, but are in [{low:g}, {high:g}]: '
-                'remove the normalisation from the pipeline and set mean and '
-                'std in data_preprocessor'
+                f'{found}: remove the normalisation from the pipeline and set '
+                'mean and std in data_preprocessor'
             )
         self._seen_above_1[training] |= high > 1
         # Whole numbers are a black image, or one of black and almost black.
         if not self._seen_above_1[training] and bool((pixels % 1).any()):
             raise ValueError(
-                f'pixels must be in 0-255, but are in [{low:g}, {high:g}], as '
-                'torchvision/ToTensor scales them: remove it from the '
-                'pipeline, and give mean and std in data_preprocessor on the '
-                'scale of 0-255'
+                f'{found}, as torchvision/ToTensor scales them: remove it '
+                'from the pipeline, and give mean and std in '
+                'data_preprocessor on the scale of 0-255'
             )
 
     def _check_labels(self, samples: Iterable[Any] | BatchLabels) -> None:
@@ -223,3 +215,43 @@ def _stack(inputs: Tensor | Sequence[Tensor]) -> Tensor:
             'size in the pipeline'
         )
     return torch.stack(list(inputs))
+
+
+def take_over_preprocessing(
+    classifier: dict[str, Any],
+    outer: dict[str, Any] | nn.Module | None,
+) -> tuple[dict[str, Any], dict[str, Any] | nn.Module]:
+    """Move the preprocessing settings from a classifier to its wrapper.
+
+    As in a stock config, those inside the model's config go before the
+    top-level ones, and ``train_cfg`` holds batch augmentations. Crops and
+    flips, which belong to the dataset, stay.
+
+    Returns:
+        tuple: The classifier's config without them, and the settings.
+
+    Raises:
+        ValueError: The preprocessor is for another task.
+    """
+    classifier = copy.deepcopy(classifier)
+    inner = classifier.pop('data_preprocessor', None)
+    augments = classifier.pop('train_cfg', None)
+    if isinstance(outer, nn.Module):
+        return classifier, outer
+    ours = AdversarialDataPreprocessor.__name__
+    settings = dict(copy.deepcopy(outer or {}))
+    if inner and type_name(settings.get('type')) != ours:
+        kept = {key: settings[key] for key in settings if key == 'augment'}
+        settings = {**kept, **inner}
+    name = type_name(settings.get('type', 'ClsDataPreprocessor'))
+    if name not in ('ClsDataPreprocessor', ours):
+        raise ValueError(
+            f'data_preprocessor type={settings["type"]!r} cannot be taken '
+            'over: only ClsDataPreprocessor of single-label image '
+            f"classification can. Give type='m2at_mm.{ours}' and its settings"
+        )
+    if name != ours:
+        settings['type'] = f'm2at_mm.{ours}'
+    if augments:
+        settings.setdefault('batch_augments', augments)
+    return classifier, settings

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from m2at_mm.checks import check_count, check_number
+
 
 def crop_and_flip(
     images: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor, padding: int
@@ -48,31 +50,16 @@ class RandomCropAndFlip:
         crop_padding (int): Width in pixels of the black border that the crop,
             as large as the image, is taken from. Defaults to 0.
         flip_prob (float): Probability of a horizontal flip. Defaults to 0.0.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
 
     def __init__(self, crop_padding: int = 0, flip_prob: float = 0.0) -> None:
-        if not isinstance(crop_padding, int) or crop_padding < 0:
-            raise ValueError(
-                f'crop_padding={crop_padding!r} must be a whole number of '
-                'pixels, 0 for none'
-            )
-        if not 0 <= flip_prob <= 1:
-            raise ValueError(f'flip_prob={flip_prob!r} must be in [0, 1]')
+        check_count('crop_padding', crop_padding, 0)
+        check_number('flip_prob', flip_prob, 0, 1)
         self.crop_padding = crop_padding
         self.flip_prob = flip_prob
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Draw and transform.
-
-        Args:
-            images (Tensor): Of any dtype and range, shape (N, C, H, W).
-
-        Returns:
-            Tensor: Same shape and dtype, in the channels-last layout.
-        """
+        """Draw and transform, see :func:`crop_and_flip`."""
         number, device = len(images), images.device
         tops, lefts = torch.randint(
             2 * self.crop_padding + 1, (2, number), device=device

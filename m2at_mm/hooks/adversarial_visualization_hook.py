@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.hooks.hook import DATA_BATCH
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.visualization import LocalVisBackend
@@ -37,6 +37,7 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 
 
 @HOOKS.register_module()
+@dataclass(eq=False)
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
@@ -65,14 +66,10 @@ class AdversarialVisualizationHook(Hook):
         interval (int): Epochs or iterations between pictures. Defaults to 1.
         by_epoch (bool): Whether ``interval`` counts epochs, else iterations.
             Defaults to True.
-        num_images (int): Of the validation set, or of the training set where
-            there is none, spread over its classes. Defaults to 128.
+        num_images (int): Number of images of the validation set, or of the
+            training set where there is none, spread over its classes.
+            Defaults to 128.
         num_rows (int): How many of them the picture shows. Defaults to 4.
-
-    Raises:
-        ValueError: An argument is out of its range. At the start of training,
-            the visualizer has no backend, the loop has no epochs to count, or
-            the model cannot be run in one process alone.
 
     Example:
         >>> default_hooks = dict(
@@ -80,24 +77,15 @@ class AdversarialVisualizationHook(Hook):
         ...         type='m2at_mm.AdversarialVisualizationHook', interval=10))
     """
 
-    def __init__(
-        self,
-        interval: int = 1,
-        by_epoch: bool = True,
-        num_images: int = 128,
-        num_rows: int = 4,
-    ) -> None:
-        for name, number in (
-            ('interval', interval),
-            ('num_images', num_images),
-            ('num_rows', num_rows),
-        ):
-            check_count(name, number)
-        self.interval = interval
-        self.by_epoch = by_epoch
-        self.num_images = num_images
-        self.num_rows = num_rows
-        self._batches: list[tuple[Tensor, Tensor]] | None = None
+    interval: int = 1
+    by_epoch: bool = True
+    num_images: int = 128
+    num_rows: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ('interval', 'num_images', 'num_rows'):
+            check_count(name, getattr(self, name))
+        self._batches: list[list[Tensor]] = []
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
@@ -125,17 +113,11 @@ class AdversarialVisualizationHook(Hook):
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._show(runner, f'epoch {runner.epoch + 1}', runner.iter)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: dict[str, Any] | None = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *args: Any, **_: Any) -> None:
         """Show, where iterations are counted."""
-        if not self.by_epoch and self.every_n_train_iters(
-            runner, self.interval
-        ):
+        if self.by_epoch:
+            return
+        if self.every_n_train_iters(runner, self.interval):
             step = runner.iter + 1
             self._show(runner, f'iteration {step}', step)
 
@@ -156,7 +138,9 @@ class AdversarialVisualizationHook(Hook):
         try:
             with self._going_on(runner, f'pictures of {note}'):
                 picture, success = self._look(runner)
-                self._record(runner, picture, success, note, step)
+                with self._going_on(runner, f'curves of {note}'):
+                    _add_curves(runner, picture, success, step)
+                _add_picture(runner, picture, note, step)
         finally:
             set_random_streams(streams)
 
@@ -176,26 +160,22 @@ class AdversarialVisualizationHook(Hook):
         """The images of the picture, and the attack's success in per cent."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
-        if self._batches is None:
+        if not self._batches:
             with own_random_stream(device, 0):
                 self._batches = self._load(runner)
-        shown: TrainingImages | None = None
-        fooled: list[Tensor] = []
         with attack_mode(model), own_random_stream(device, 0):
-            for images, labels in self._batches:
-                found = TrainingImages.of(
-                    model, images.to(device), labels.to(device)
-                )
-                shown = shown or found.first(self.num_rows)
-                known = found.fooled()
-                fooled += [] if known is None else [known]
-        assert shown is not None  # num_images is at least 1
-        share = torch.cat(fooled).float().mean() if fooled else None
-        return shown, None if share is None else 100 * float(share)
+            found = [
+                TrainingImages.of(model, *(one.to(device) for one in batch))
+                for batch in self._batches
+            ]
+        fooled = [hit for one in found if (hit := one.fooled()) is not None]
+        success = torch.cat(fooled).float().mean() if fooled else None
+        picture = found[0].first(self.num_rows)
+        return picture, None if success is None else 100 * float(success)
 
-    def _load(self, runner: Runner) -> list[tuple[Tensor, Tensor]]:
+    def _load(self, runner: Runner) -> list[list[Tensor]]:
         """The images, in batches no larger than the loader's."""
-        loader = (runner.val_loop or runner.train_loop).dataloader
+        loader = _loader(runner)
         samples = Samples(
             loader.dataset,
             bare_model(runner.model).data_preprocessor,
@@ -206,43 +186,40 @@ class AdversarialVisualizationHook(Hook):
         )
         order = samples.spread(self.num_images)
         size = max(loader.batch_size or 1, self.num_rows)
-        parts = [
-            order[start : start + size] for start in range(0, len(order), size)
-        ]
+        parts = [order[at : at + size] for at in range(0, len(order), size)]
         return [
-            (images.cpu(), labels.cpu())
-            for images, labels in samples.batches(parts)
+            [one.cpu() for one in batch] for batch in samples.batches(parts)
         ]
 
-    def _record(
-        self,
-        runner: Runner,
-        picture: TrainingImages,
-        success: float | None,
-        note: str,
-        step: int,
-    ) -> None:
-        visualizer = runner.visualizer
-        with self._going_on(runner, f'curves of {note}'):
-            if success is not None:
-                visualizer.add_scalar(_SUCCESS, success, step)
-            if f'train/{_EPS}' not in runner.message_hub.log_scalars:
-                eps = picture.threat_model.eps
-                visualizer.add_scalar(_EPS, eps, step)
-        loader = (runner.val_loop or runner.train_loop).dataloader
-        classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
-        figure = draw_training_images(picture, classes, note)
-        visualizer.add_image(_PICTURE, figure_pixels(figure), step)
-        for backend in visualizer._vis_backends.values():
-            _check_written(backend, step)
+
+def _loader(runner: Runner) -> Any:
+    return (runner.val_loop or runner.train_loop).dataloader
 
 
-def _check_written(backend: Any, step: int) -> None:
-    """OpenCV, by which MMEngine writes pictures, tells of no failure."""
-    if type(backend) is LocalVisBackend:
-        path = Path(backend._img_save_dir, f'{_PICTURE}_{step}.png')
-        if not path.is_file() or not path.stat().st_size:
-            raise OSError(f'{path} could not be written: is the disk full?')
+def _add_curves(
+    runner: Runner, picture: TrainingImages, success: float | None, step: int
+) -> None:
+    if success is not None:
+        runner.visualizer.add_scalar(_SUCCESS, success, step)
+    if f'train/{_EPS}' not in runner.message_hub.log_scalars:
+        eps = picture.threat_model.eps
+        runner.visualizer.add_scalar(_EPS, eps, step)
+
+
+def _add_picture(
+    runner: Runner, picture: TrainingImages, note: str, step: int
+) -> None:
+    classes = getattr(_loader(runner).dataset, 'metainfo', {}).get('classes')
+    figure = draw_training_images(picture, classes, note)
+    runner.visualizer.add_image(_PICTURE, figure_pixels(figure), step)
+    for backend in runner.visualizer._vis_backends.values():
+        # OpenCV, by which MMEngine writes pictures, tells of no failure.
+        if type(backend) is LocalVisBackend:
+            path = Path(backend._img_save_dir, f'{_PICTURE}_{step}.png')
+            if not path.is_file() or not path.stat().st_size:
+                raise OSError(
+                    f'{path} could not be written: is the disk full?'
+                )
 
 
 def _check_runs_alone(model: nn.Module) -> None:

@@ -1,9 +1,10 @@
 """Training methods: each turns an attack into a loss."""
 
 from m2at_mm.methods.avmixup import AVmixup
-from m2at_mm.methods.base import Attack, Method, TrainingModel
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
 from m2at_mm.methods.free_at import FreeAT
 from m2at_mm.methods.iat import IAT
+from m2at_mm.methods.labels import one_hot, smooth_labels
 from m2at_mm.methods.m2at import M2AT
 from m2at_mm.methods.mart import MART
 from m2at_mm.methods.masking import (
@@ -14,7 +15,6 @@ from m2at_mm.methods.masking import (
     patch_mask,
     pixel_mask,
     rectangle_mask,
-    smooth_labels,
 )
 from m2at_mm.methods.pgd_at import PGDAT
 from m2at_mm.methods.standard import Standard
@@ -27,15 +27,17 @@ __all__ = [
     'PGDAT',
     'TRADES',
     'AVmixup',
-    'Attack',
+    'BoundAttack',
     'FreeAT',
     'Method',
     'MixRatios',
     'MixedBatch',
+    'Model',
     'Standard',
-    'TrainingModel',
+    'TrainingBatch',
     'draw_masks',
     'mask_and_mix',
+    'one_hot',
     'patch_mask',
     'pixel_mask',
     'rectangle_mask',

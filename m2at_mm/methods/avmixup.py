@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from m2at_mm.methods.base import (
-    Attack,
-    Method,
-    TrainingModel,
-    check_number,
-    supervised_step,
-)
-from m2at_mm.methods.masking import one_hot, smooth_labels
+from m2at_mm.checks import check_number
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
+from m2at_mm.methods.labels import one_hot, smooth_labels
 from m2at_mm.registry import TASK_UTILS
 
 
 @TASK_UTILS.register_module()
+@dataclass
 class AVmixup(Method):
     """CE on points between an image and its adversarial vertex.
 
@@ -28,52 +26,36 @@ class AVmixup(Method):
         x~ = a*x + (1-a)*v        t~ = a*ls(y, clean) + (1-a)*ls(y, vertex)
 
     Args:
-        gamma (float): How far the vertex is, in perturbations, at least 1.
+        gamma (float): Distance of the vertex in perturbations, at least 1.
             Defaults to 2.0.
         clean_label (float): Confidence of the label of the image, in [0, 1].
             Defaults to 1.0.
         vertex_label (float): Confidence of the label of the vertex, in
-            [0, 1]. Defaults to 0.1, the authors' for CIFAR-10.
-
-    Raises:
-        ValueError: An argument is out of its range.
+            [0, 1]. Defaults to 0.1, the authors' choice for CIFAR-10.
     """
 
-    def __init__(
-        self,
-        gamma: float = 2.0,
-        clean_label: float = 1.0,
-        vertex_label: float = 0.1,
-    ) -> None:
-        self.gamma = check_number('gamma', gamma, low=1)
-        self.clean_label = check_number('clean_label', clean_label, high=1)
-        self.vertex_label = check_number('vertex_label', vertex_label, high=1)
+    gamma: float = 2.0
+    clean_label: float = 1.0
+    vertex_label: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number('gamma', self.gamma, 1)
+        check_number('clean_label', self.clean_label, 0, 1)
+        check_number('vertex_label', self.vertex_label, 0, 1)
 
     @property
     def changes_labels(self) -> bool:
-        """See :attr:`Method.changes_labels`; it mixes them."""
+        """See :attr:`Method.changes_labels`."""
         return True
 
     def draw(self, images: Tensor) -> Tensor:
-        """Draw the ratio a of each image.
-
-        Args:
-            images (Tensor): In [0, 1], shape (N, C, H, W); only number and
-                device count.
-
-        Returns:
-            Tensor: Uniform in [0, 1], shape (N, ).
-        """
+        """The ratio a of each image, uniform in [0, 1], shape (N, )."""
         return torch.rand(len(images), device=images.device)
 
-    def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """See :meth:`Method.training_batch`."""
         adversarial = attack(model, images, target)
         vertex = (images + self.gamma * (adversarial - images)).clamp(0, 1)
         weight = self.draw(images)
@@ -84,4 +66,4 @@ class AVmixup(Method):
         soft = share * smooth_labels(labels, self.clean_label) + (
             1 - share
         ) * smooth_labels(labels, self.vertex_label)
-        return supervised_step(model, mixed, soft, target, (1 - weight).mean())
+        return TrainingBatch(mixed, soft, dict(kept_share=(1 - weight).mean()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
@@ -12,69 +12,54 @@ from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.attacks.threat_model import ThreatModel
 
 
-class TrainingModel(Protocol):
-    """The side of a classifier that a method sees.
-
-    :class:`m2at_mm.model_wrappers.AdversarialClassifier` is one.
-    """
+class Model(Protocol):
+    """The side of an adversarial classifier that a method sees."""
 
     num_classes: int | None
     threat_model: ThreatModel
 
     def __call__(self, images: Tensor) -> Tensor:
-        """The attacked function.
-
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-
-        Returns:
-            Tensor: Logits, shape (N, K).
-        """
+        """Logits of images in [0, 1]."""
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The classifier's own losses on given images and targets.
-
-        Args:
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels, int64 of shape (N, ), or probabilities
-                of shape (N, K).
-
-        Returns:
-            tuple: The losses by name, and the logits of shape (N, K), or
-            None if the classifier does not tell them.
-        """
+        """The classifier's own losses, and the logits if it tells them."""
 
 
-class Attack(Protocol):
-    """A train attack with its threat model already bound."""
-
-    def __call__(
-        self, model: TrainingModel, images: Tensor, target: Tensor
-    ) -> Tensor:
-        """Attack a batch.
-
-        Args:
-            model (TrainingModel): The attacked model.
-            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels, int64 of shape (N, ), or probabilities
-                of shape (N, K).
-
-        Returns:
-            Tensor: Adversarial images in [0, 1], shape (N, C, H, W).
-        """
+#: A train attack with its threat model bound: of a model, clean images and
+#: their target it makes adversarial images.
+BoundAttack = Callable[[Model, Tensor, Tensor], Tensor]
 
 
-class Method(ABC):
-    """Turns an attack into the loss of one iteration.
+@dataclass
+class TrainingBatch:
+    """What the network trains on in an iteration.
 
-    A method holds settings: no parameters, no knowledge of the network. So
-    every method is trained by the same loop. What it keeps from one iteration
-    to the next, it gives as :meth:`state_dict`.
+    Attributes:
+        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+        target (Tensor): Labels, int64 of shape (N, ), or probabilities of
+            shape (N, K).
+        log (dict[str, Tensor]): What is logged about them, scalars by name.
+        keep_map (Tensor, optional): Share of the perturbation that is kept,
+            in [0, 1], shape (N, 1, H, W); None without masks.
     """
 
-    #: Whether :meth:`loss` calls the attack.
+    images: Tensor
+    target: Tensor
+    log: dict[str, Tensor] = field(default_factory=dict)
+    keep_map: Tensor | None = None
+
+
+class Method:
+    """Turns an attack into the loss of one iteration.
+
+    A method holds settings: no parameters, no knowledge of the network. What
+    it keeps from one iteration to the next is in its :meth:`state_dict`. A
+    subclass says what the network trains on, or computes a loss of its own.
+    """
+
+    #: Whether the attack is called.
     needs_attack: bool = True
     #: Whether :meth:`loss` may be called twice in an iteration, as
     #: adversarial weight perturbation does.
@@ -82,10 +67,12 @@ class Method(ABC):
     #: Whether :meth:`loss` is defined for labels only, not for probabilities
     #: as Mixup and CutMix make them.
     needs_hard_labels: bool = False
+    #: Name under which the accuracy on the training images is logged.
+    accuracy_name: str = 'adversarial_accuracy'
 
     @property
     def changes_labels(self) -> bool:
-        """Whether :meth:`loss` trains towards probabilities of its own."""
+        """Whether the network trains towards probabilities of the method."""
         return False
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -93,10 +80,7 @@ class Method(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from what :meth:`state_dict` gave.
-
-        Args:
-            state (dict[str, Tensor]): On any device.
+        """Continue from a :meth:`state_dict`, on any device.
 
         Raises:
             ValueError: This method keeps nothing.
@@ -108,87 +92,53 @@ class Method(ABC):
                 'checkpoint was trained with'
             )
 
-    @abstractmethod
-    def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """The losses of one batch, and what is logged with them.
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """What the network trains on; by default, the adversarial images.
 
         Args:
-            model (TrainingModel): The classifier in training.
-            attack (Attack): Gives adversarial images.
-            images (Tensor): RGB in [0, 1], shape (N, C, H, W).
+            model (Model): The classifier in training.
+            attack (BoundAttack): Makes adversarial images.
+            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
             target (Tensor): Labels, int64 of shape (N, ), or probabilities
                 of shape (N, K).
+        """
+        return TrainingBatch(attack(model, images, target), target)
+
+    def loss(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of a batch; by default, those on the training batch.
+
+        The arguments are those of :meth:`training_batch`.
 
         Returns:
             dict[str, Tensor]: MMEngine sums the entries whose name contains
-            ``loss`` for the backward pass and logs the others:
-            ``kept_share``, the mean share of the perturbation in the training
-            images, and ``adversarial_accuracy``, the accuracy on the training
-            images in per cent, with the unmixed label as truth.
+            ``loss`` for the backward pass and logs the others, among them
+            the accuracy on the training images in per cent, with the unmixed
+            label as truth, where the classifier tells its logits.
         """
-
-
-def supervised_step(
-    model: TrainingModel,
-    images: Tensor,
-    target: Tensor,
-    truth: Tensor,
-    kept_share: Tensor,
-) -> dict[str, Tensor]:
-    """The classifier's own loss on the training images, with the log.
-
-    Args:
-        model (TrainingModel): The classifier in training.
-        images (Tensor): The training images, in [0, 1], shape (N, C, H, W).
-        target (Tensor): What they are trained towards.
-        truth (Tensor): Their true labels, for the logged accuracy.
-        kept_share (Tensor): Logged as it is, a scalar.
-
-    Returns:
-        dict[str, Tensor]: See :meth:`Method.loss`.
-    """
-    losses, logits = model.supervised_loss(images, target)
-    losses = dict(losses, kept_share=kept_share)
-    if logits is not None:
-        losses['adversarial_accuracy'] = accuracy(logits, truth)
-    return losses
+        batch = self.training_batch(model, attack, images, target)
+        losses, logits = model.supervised_loss(batch.images, batch.target)
+        losses = dict(losses, **batch.log)
+        if logits is not None:
+            losses[self.accuracy_name] = accuracy(logits, target)
+        return losses
 
 
 def supervised_logits(
-    model: TrainingModel, images: Tensor, target: Tensor
+    model: Model, images: Tensor, target: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The classifier's own losses with the logits behind them.
 
-    A classifier whose loss does not tell its logits is asked a second time.
+    A classifier whose loss does not tell its logits is run a second time.
     """
     losses, logits = model.supervised_loss(images, target)
     return losses, model(images) if logits is None else logits
 
 
 def accuracy(logits: Tensor, truth: Tensor) -> Tensor:
-    """Accuracy in per cent, a scalar without gradient.
-
-    Args:
-        logits (Tensor): Shape (N, K).
-        truth (Tensor): Labels of shape (N, ) or probabilities of (N, K).
-    """
+    """Accuracy in per cent, a scalar without gradient."""
     right = logits.detach().argmax(1) == hard_labels(truth)
     return 100 * right.float().mean()
-
-
-def check_number(
-    name: str, value: float, low: float = 0.0, high: float = math.inf
-) -> float:
-    """Return a finite number between bounds, or raise ValueError."""
-    if not (low <= value <= high and math.isfinite(value)):
-        wanted = f'from {low:g} to {high:g}'
-        if high == math.inf:
-            wanted = f'finite and at least {low:g}'
-        raise ValueError(f'{name}={value!r} must be {wanted}')
-    return value

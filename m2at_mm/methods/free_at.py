@@ -6,12 +6,7 @@ import torch
 from torch import Tensor
 
 from m2at_mm.attacks.threat_model import unit_direction
-from m2at_mm.methods.base import (
-    Attack,
-    Method,
-    TrainingModel,
-    supervised_step,
-)
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -38,44 +33,28 @@ class FreeAT(Method):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The last perturbation and its gradient, both (N, C, H, W)."""
-        state = {}
-        if self._perturbation is not None:
-            state['perturbation'] = self._perturbation
-        if self._leaf is not None and self._leaf.grad is not None:
-            state['gradient'] = self._leaf.grad
-        return state
+        gradient = None if self._leaf is None else self._leaf.grad
+        state = dict(perturbation=self._perturbation, gradient=gradient)
+        return {k: v for k, v in state.items() if v is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """See :meth:`Method.load_state_dict`."""
-        self._perturbation = state.get('perturbation')
-        self._leaf = None
-        if 'gradient' in state:
+        self._perturbation, self._leaf = state.get('perturbation'), None
+        gradient = state.get('gradient')
+        if gradient is not None:
             # Of the leaf itself only gradient and shape are used.
-            self._leaf = torch.zeros_like(
-                state['gradient'], requires_grad=True
-            )
-            self._leaf.grad = state['gradient']
+            self._leaf = torch.zeros_like(gradient, requires_grad=True)
+            self._leaf.grad = gradient
 
-    def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`; the attack is not called."""
-        perturbation = self._advance(model, images)
-        # The backward pass of this loss fills the leaf's gradient.
-        self._leaf = perturbation.clone().requires_grad_(True)
-        return supervised_step(
-            model,
-            (images + self._leaf).clamp(0, 1),
-            target,
-            target,
-            images.new_ones(()),
-        )
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """The images with the perturbation, which each call moves on."""
+        # The backward pass of the loss fills the leaf's gradient.
+        self._leaf = self._advance(model, images).clone().requires_grad_(True)
+        return TrainingBatch((images + self._leaf).clamp(0, 1), target)
 
-    def _advance(self, model: TrainingModel, images: Tensor) -> Tensor:
+    def _advance(self, model: Model, images: Tensor) -> Tensor:
         """The perturbation after the last replay's gradient, shape (N, ...).
 
         A batch smaller than the one before uses its first part.
@@ -87,30 +66,23 @@ class FreeAT(Method):
         if len(kept) < len(images):
             missing = torch.zeros_like(images[len(kept) :])
             kept = torch.cat([kept, missing])
-        leaf = self._leaf
-        if leaf is not None and leaf.grad is not None:
-            if leaf.shape[1:] == kept.shape[1:]:
-                num = min(len(leaf), len(kept))
-                eps = model.threat_model.eps
-                moved = kept[:num] + eps * _steepest(
-                    leaf.grad[:num].to(kept.device), model.threat_model.norm
-                )
-                kept = kept.clone()
-                kept[:num] = _shorten(moved, eps, model.threat_model.norm)
+        gradient = None if self._leaf is None else self._leaf.grad
+        if gradient is not None and gradient.shape[1:] == kept.shape[1:]:
+            num = min(len(gradient), len(kept))
+            moved = _move(kept[:num], gradient[:num].to(kept.device), model)
+            kept = kept.clone()
+            kept[:num] = moved
         self._perturbation = kept
         return kept[: len(images)]
 
 
-def _steepest(gradient: Tensor, norm: str) -> Tensor:
+def _move(perturbation: Tensor, gradient: Tensor, model: Model) -> Tensor:
+    """A step of eps up the gradient, back into the ball of radius eps."""
+    eps = model.threat_model.eps
     # In half precision a gradient can overflow; the optimiser skips that step.
     gradient = gradient.nan_to_num()
-    if norm == 'linf':
-        return gradient.sign()
-    return unit_direction(gradient)
-
-
-def _shorten(perturbation: Tensor, eps: float, norm: str) -> Tensor:
-    if norm == 'linf':
-        return perturbation.clamp(-eps, eps)
-    length: Tensor = perturbation.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    return perturbation * (eps / length.clamp(min=eps))
+    if model.threat_model.norm == 'linf':
+        return (perturbation + eps * gradient.sign()).clamp(-eps, eps)
+    moved = perturbation + eps * unit_direction(gradient)
+    length: Tensor = moved.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return moved * (eps / length.clamp(min=eps))

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from m2at_mm.methods.base import (
-    Attack,
+    BoundAttack,
     Method,
-    TrainingModel,
+    Model,
+    TrainingBatch,
     accuracy,
     supervised_logits,
 )
-from m2at_mm.methods.masking import one_hot
+from m2at_mm.methods.labels import one_hot
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -30,14 +31,7 @@ class Mixup(NamedTuple):
     partner: Tensor
 
     def apply(self, values: Tensor) -> Tensor:
-        """Mix the rows of a tensor.
-
-        Args:
-            values (Tensor): Images or probabilities, shape (N, ...).
-
-        Returns:
-            Tensor: Same shape.
-        """
+        """Mix images or probabilities, of shape (N, ...)."""
         return self.ratio * values + (1 - self.ratio) * values[self.partner]
 
 
@@ -49,25 +43,17 @@ class IAT(Method):
     x' is PGD's against the unmixed image; the clean and the
     adversarial batch are mixed with a ratio lam ~ Beta(1, 1) and partners of
     their own, as in mixup (arXiv 1710.09412), and each gives half of the loss.
-    The logged ``adversarial_accuracy`` is that on the mixed adversarial
-    images, with the label of the larger part as truth.
+    :meth:`training_batch` and the logged ``adversarial_accuracy`` are those
+    of the mixed adversarial images; its truth is the label of the larger part.
     """
 
     @property
     def changes_labels(self) -> bool:
-        """See :attr:`Method.changes_labels`; it mixes them."""
+        """See :attr:`Method.changes_labels`."""
         return True
 
     def draw(self, images: Tensor) -> tuple[Mixup, Mixup]:
-        """Draw for the clean batch, and for the adversarial one.
-
-        Args:
-            images (Tensor): In [0, 1], shape (N, C, H, W); only number and
-                device count.
-
-        Returns:
-            tuple[Mixup, Mixup]: For the one and the other.
-        """
+        """Draw for the clean batch, and for the adversarial one."""
         clean, adversarial = (
             Mixup(
                 torch.rand((), device=images.device),
@@ -77,31 +63,34 @@ class IAT(Method):
         )
         return clean, adversarial
 
-    def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
+    def _batches(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> list[TrainingBatch]:
+        """The mixed clean images, and the mixed adversarial ones."""
         adversarial = attack(model, images, target)
         labels = one_hot(target, model.num_classes)
-        first, second = self.draw(images)
-        clean, _ = model.supervised_loss(
-            first.apply(images), first.apply(labels)
-        )
-        truth = second.apply(labels)
-        mixed, logits = supervised_logits(
-            model, second.apply(adversarial), truth
-        )
+        return [
+            TrainingBatch(mixup.apply(part), mixup.apply(labels))
+            for mixup, part in zip(self.draw(images), (images, adversarial))
+        ]
+
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """See :meth:`Method.training_batch`."""
+        return self._batches(model, attack, images, target)[1]
+
+    def loss(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> dict[str, Tensor]:
+        """See :meth:`Method.loss`."""
+        first, second = self._batches(model, attack, images, target)
+        clean, _ = model.supervised_loss(first.images, first.target)
+        mixed, logits = supervised_logits(model, second.images, second.target)
         losses = {
             name: (clean[name] + mixed[name]) / 2
             for name in clean
             if 'loss' in name
         }
-        return dict(
-            losses,
-            kept_share=images.new_ones(()),
-            adversarial_accuracy=accuracy(logits, truth),
-        )
+        truth = second.target
+        return dict(losses, adversarial_accuracy=accuracy(logits, truth))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from m2at_mm.attacks.losses import kl_divergence
-from m2at_mm.checks import check_count
+from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.methods.base import (
-    Attack,
+    BoundAttack,
     Method,
-    TrainingModel,
+    Model,
+    TrainingBatch,
     accuracy,
-    check_number,
     supervised_logits,
-    supervised_step,
 )
+from m2at_mm.methods.labels import one_hot
 from m2at_mm.methods.masking import (
     LABEL_ORDERS,
     MASKS,
@@ -25,7 +25,6 @@ from m2at_mm.methods.masking import (
     MixRatios,
     draw_masks,
     mask_and_mix,
-    one_hot,
 )
 from m2at_mm.registry import TASK_UTILS
 
@@ -33,6 +32,7 @@ PAIRINGS = ('self', 'batch')
 
 
 @TASK_UTILS.register_module()
+@dataclass
 class M2AT(Method):
     """Masking and Mixing Adversarial Training (arXiv 2302.08066).
 
@@ -66,72 +66,34 @@ class M2AT(Method):
             the adversarial one (ours). Not with ``pairing='batch'``, where x~
             shows another image, too. Defaults to 0.0.
 
-    Raises:
-        ValueError: An option is unknown or out of its range.
-
     Example:
         >>> method = dict(type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.8)
     """
 
-    def __init__(
-        self,
-        mask: str = 'rectangle',
-        patch_size: int = 4,
-        mix_alpha: float = 1.0,
-        clean_label: float = 1.0,
-        perturbed_label: float = 1.0,
-        label_order: str = 'perturbed',
-        scale: float = 1.0,
-        pairing: str = 'self',
-        consistency: float = 0.0,
-    ) -> None:
-        for name, choice, choices in (
-            ('mask', mask, MASKS),
-            ('label_order', label_order, LABEL_ORDERS),
-            ('pairing', pairing, PAIRINGS),
-        ):
-            if choice not in choices:
-                raise ValueError(
-                    f'{name}={choice!r} is unknown: choose one of '
-                    f'{list(choices)}'
-                )
-        check_count('patch_size', patch_size)
-        for name, value, fits, wanted in (
-            (
-                'mix_alpha',
-                mix_alpha,
-                0 < mix_alpha < math.inf,
-                'finite and above 0',
-            ),
-            ('clean_label', clean_label, 0 <= clean_label <= 1, 'in [0, 1]'),
-            (
-                'perturbed_label',
-                perturbed_label,
-                0 <= perturbed_label <= 1,
-                'in [0, 1]',
-            ),
-            (
-                'scale',
-                scale,
-                1 <= scale < math.inf,
-                'finite and at least 1',
-            ),
-        ):
-            if not fits:
-                raise ValueError(f'{name}={value!r} must be {wanted}')
-        self.mask = mask
-        self.patch_size = patch_size
-        self.mix_alpha = mix_alpha
-        self.clean_label = clean_label
-        self.perturbed_label = perturbed_label
-        self.label_order = label_order
-        self.scale = scale
-        self.pairing = pairing
-        self.consistency = check_number('consistency', consistency)
-        if consistency and pairing == 'batch':
+    mask: str = 'rectangle'
+    patch_size: int = 4
+    mix_alpha: float = 1.0
+    clean_label: float = 1.0
+    perturbed_label: float = 1.0
+    label_order: str = 'perturbed'
+    scale: float = 1.0
+    pairing: str = 'self'
+    consistency: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_choice('mask', self.mask, MASKS)
+        check_choice('label_order', self.label_order, LABEL_ORDERS)
+        check_choice('pairing', self.pairing, PAIRINGS)
+        check_count('patch_size', self.patch_size)
+        check_number('mix_alpha', self.mix_alpha, above=0)
+        check_number('clean_label', self.clean_label, 0, 1)
+        check_number('perturbed_label', self.perturbed_label, 0, 1)
+        check_number('scale', self.scale, 1)
+        check_number('consistency', self.consistency, 0)
+        if self.consistency and self.pairing == 'batch':
             raise ValueError(
-                f'consistency={consistency!r} compares an image with itself, '
-                "but pairing='batch' mixes two: set one of them back"
+                f'consistency={self.consistency!r} compares an image with '
+                "itself, but pairing='batch' mixes two: set one of them back"
             )
 
     @property
@@ -141,15 +103,7 @@ class M2AT(Method):
         return not hard or self.pairing == 'batch'
 
     def draw(self, images: Tensor) -> MixRatios:
-        """Draw masks, mixing ratios and partners.
-
-        Args:
-            images (Tensor): In [0, 1], shape (N, C, H, W); only shape and
-                device count.
-
-        Returns:
-            MixRatios: On the images' device.
-        """
+        """Draw masks, mixing ratios and partners, on the images' device."""
         num = len(images)
         alpha = torch.full((num,), float(self.mix_alpha), device=images.device)
         # Its checks of the arguments would make the host wait.
@@ -157,63 +111,54 @@ class M2AT(Method):
         partner = None
         if self.pairing == 'batch':
             partner = torch.randperm(num, device=images.device)
-        return MixRatios(
-            draw_masks(self.mask, images, self.patch_size),
-            beta.sample(),
-            partner,
-        )
+        masks = draw_masks(self.mask, images, self.patch_size)
+        return MixRatios(masks, beta.sample(), partner)
 
     def mix(
         self,
         images: Tensor,
         adversarial: Tensor,
         target: Tensor,
-        draws: MixRatios | None = None,
+        draws: MixRatios,
     ) -> MixedBatch:
-        """Make the training images and targets of a batch.
-
-        Args:
-            images (Tensor): Clean images, in [0, 1], shape (N, C, H, W).
-            adversarial (Tensor): In [0, 1], same shape.
-            target (Tensor): Probabilities, shape (N, K).
-            draws (MixRatios, optional): Masks, ratios and partners. Defaults
-                to None, those of :meth:`draw`.
-
-        Returns:
-            MixedBatch: See :func:`mask_and_mix`.
-        """
+        """:func:`mask_and_mix` with the settings of this method."""
         return mask_and_mix(
             images,
             adversarial,
             target,
-            self.draw(images) if draws is None else draws,
+            draws,
             clean_label=self.clean_label,
             perturbed_label=self.perturbed_label,
             label_order=self.label_order,
             scale=self.scale,
         )
 
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """See :meth:`Method.training_batch`."""
+        adversarial = attack(model, images, target)
+        scores = one_hot(target, model.num_classes)
+        mixed = self.mix(images, adversarial, scores, self.draw(images))
+        return TrainingBatch(
+            mixed.images,
+            mixed.target if self.changes_labels else target,
+            dict(kept_share=mixed.kept_share.mean()),
+            mixed.keep_map,
+        )
+
     def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
         """See :meth:`Method.loss`."""
-        adversarial = attack(model, images, target)
-        mixed = self.mix(
-            images, adversarial, one_hot(target, model.num_classes)
-        )
-        labels = mixed.target if self.changes_labels else target
-        share = mixed.kept_share.mean()
         if not self.consistency:
-            return supervised_step(model, mixed.images, labels, target, share)
-        losses, logits = supervised_logits(model, mixed.images, labels)
+            return super().loss(model, attack, images, target)
+        batch = self.training_batch(model, attack, images, target)
+        losses, logits = supervised_logits(model, batch.images, batch.target)
         divergence = kl_divergence(logits, model(images)).mean()
         return dict(
             losses,
             loss_consistency=self.consistency * divergence,
-            kept_share=share,
             adversarial_accuracy=accuracy(logits, target),
+            **batch.log,
         )

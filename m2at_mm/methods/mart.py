@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from m2at_mm.attacks.losses import kl_divergence
+from m2at_mm.checks import check_number
 from m2at_mm.methods.base import (
-    Attack,
+    BoundAttack,
     Method,
-    TrainingModel,
+    Model,
     accuracy,
-    check_number,
     supervised_logits,
 )
 from m2at_mm.registry import TASK_UTILS
@@ -22,8 +24,9 @@ _ABOVE_ZERO = 1e-12
 
 
 @TASK_UTILS.register_module()
+@dataclass
 class MART(Method):
-    r"""BCE(f(x'), y) + beta * mean(KL(f(x) || f(x')) * (1 - p_y(x))).
+    """BCE(f(x'), y) + beta * mean(KL(f(x) || f(x')) * (1 - p_y(x))).
 
     Wang et al., "Improving Adversarial Robustness Requires Revisiting
     Misclassified Examples", ICLR 2020, with
@@ -35,22 +38,16 @@ class MART(Method):
     Args:
         beta (float): Weight of the second term, not negative. Defaults to
             5.0, the authors' lambda for CIFAR-10.
-
-    Raises:
-        ValueError: ``beta`` is negative or not finite.
     """
 
+    beta: float = 5.0
     needs_hard_labels = True
 
-    def __init__(self, beta: float = 5.0) -> None:
-        self.beta = check_number('beta', beta)
+    def __post_init__(self) -> None:
+        check_number('beta', self.beta, 0)
 
     def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
         """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
@@ -65,6 +62,5 @@ class MART(Method):
             losses,
             loss_margin=margin.mean(),
             loss_consistency=self.beta * (divergence * unsure).mean(),
-            kept_share=images.new_ones(()),
             adversarial_accuracy=accuracy(logits, target),
         )

@@ -12,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from m2at_mm.checks import check_choice
+from m2at_mm.methods.labels import smooth_labels
+
 MASKS = ('rectangle', 'pixel', 'patch')
 LABEL_ORDERS = ('perturbed', 'literal')
 Device = torch.device | str
@@ -26,19 +29,11 @@ def rectangle_mask(
     image's with u ~ U(0, 1), and what reaches over the border is cut off
     (arXiv 1905.04899, appendix A).
 
-    Args:
-        num (int): Number of masks N.
-        height (int): Height H in pixels.
-        width (int): Width W in pixels.
-        device (torch.device | str): Where the masks are drawn. Defaults to
-            the CPU.
-
     Returns:
-        Tensor: 0 or 1, float, shape (N, 1, H, W).
+        Tensor: 0 or 1, float, shape (num, 1, height, width).
     """
     side = (1 - torch.rand(num, device=device)).sqrt()
-    rows = _interval(height, side)
-    columns = _interval(width, side)
+    rows, columns = _interval(height, side), _interval(width, side)
     return (rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1).float()
 
 
@@ -55,15 +50,8 @@ def pixel_mask(
 ) -> Tensor:
     """Independent pixels, a share u ~ U(0, 1) of them ones (ours).
 
-    Args:
-        num (int): Number of masks N.
-        height (int): Height H in pixels.
-        width (int): Width W in pixels.
-        device (torch.device | str): Where the masks are drawn. Defaults to
-            the CPU.
-
     Returns:
-        Tensor: 0 or 1, float, shape (N, 1, H, W).
+        Tensor: 0 or 1, float, shape (num, 1, height, width).
     """
     share = torch.rand(num, 1, 1, 1, device=device)
     return (torch.rand(num, 1, height, width, device=device) < share).float()
@@ -78,64 +66,31 @@ def patch_mask(
 ) -> Tensor:
     """A grid of patches, a share u ~ U(0, 1) of them ones (ours).
 
-    Args:
-        num (int): Number of masks N.
-        height (int): Height H in pixels.
-        width (int): Width W in pixels.
-        device (torch.device | str): Where the masks are drawn. Defaults to
-            the CPU.
-        patch_size (int): Side of a patch in pixels; for a ViT, that of its
-            tokens. Patches at the lower and right border are cut off where
-            the image's side is no multiple of it. Defaults to 4.
+    The side of a patch is ``patch_size`` pixels; for a ViT, that of its
+    tokens. Patches at the lower and right border are cut off where the
+    image's side is no multiple of it.
 
     Returns:
-        Tensor: 0 or 1, float, shape (N, 1, H, W).
+        Tensor: 0 or 1, float, shape (num, 1, height, width).
     """
-    coarse = pixel_mask(
-        num,
-        math.ceil(height / patch_size),
-        math.ceil(width / patch_size),
-        device,
-    )
-    fine = coarse.repeat_interleave(patch_size, 2).repeat_interleave(
-        patch_size, 3
-    )
-    return fine[..., :height, :width]
+    rows, columns = (math.ceil(n / patch_size) for n in (height, width))
+    mask = pixel_mask(num, rows, columns, device)
+    for dim in (2, 3):
+        mask = mask.repeat_interleave(patch_size, dim)
+    return mask[..., :height, :width]
 
 
 def draw_masks(kind: str, images: Tensor, patch_size: int = 4) -> Tensor:
-    """Masks for a batch of images, drawn on their device.
-
-    Args:
-        kind (str): ``'rectangle'``, ``'pixel'`` or ``'patch'``.
-        images (Tensor): In [0, 1], shape (N, C, H, W); only shape and device
-            count.
-        patch_size (int): For ``'patch'``, see :func:`patch_mask`. Defaults
-            to 4.
+    """Masks of a kind of :data:`MASKS` for a batch, drawn on its device.
 
     Returns:
         Tensor: 0 or 1, float, shape (N, 1, H, W).
     """
     num, _, height, width = images.shape
-    if kind == 'rectangle':
-        return rectangle_mask(num, height, width, images.device)
-    if kind == 'pixel':
-        return pixel_mask(num, height, width, images.device)
-    return patch_mask(num, height, width, images.device, patch_size)
-
-
-def smooth_labels(target: Tensor, confidence: float) -> Tensor:
-    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y).
-
-    Args:
-        target (Tensor): Probabilities y, shape (N, K).
-        confidence (float): q in [0, 1], the weight that stays on the label.
-
-    Returns:
-        Tensor: Probabilities, shape (N, K).
-    """
-    others = (1 - confidence) / (target.size(1) - 1)
-    return confidence * target + others * (1 - target)
+    if kind == 'patch':
+        return patch_mask(num, height, width, images.device, patch_size)
+    draw = rectangle_mask if kind == 'rectangle' else pixel_mask
+    return draw(num, height, width, images.device)
 
 
 class MixRatios(NamedTuple):
@@ -144,8 +99,8 @@ class MixRatios(NamedTuple):
     Attributes:
         mask (Tensor): M, 0 or 1, shape (N, 1, H, W).
         ratio (Tensor): lam in [0, 1], shape (N, ).
-        partner (Tensor, optional): Index of x2's image, int64, shape (N, ).
-            None: that of x1.
+        partner (Tensor, optional): Index of x2's image, int64, shape (N, );
+            None: x2 and x1 come from the same image.
     """
 
     mask: Tensor
@@ -214,26 +169,17 @@ def mask_and_mix(
             label follows the unscaled share. Above 1 a training image may
             leave the ball, never [0, 1]. Defaults to 1.0.
 
-    Returns:
-        MixedBatch: Images, targets, keep maps and kept shares.
-
     Raises:
         ValueError: ``label_order`` is unknown.
     """
-    if label_order not in LABEL_ORDERS:
-        raise ValueError(
-            f'label_order={label_order!r} is unknown: choose one of '
-            f'{list(LABEL_ORDERS)}'
-        )
+    check_choice('label_order', label_order, LABEL_ORDERS)
     mask, ratio, partner = draws
     lam = ratio.view(-1, 1, 1, 1)
     first, second = lam * mask, (1 - lam) * (1 - mask)  # what x1, x2 keep
     keep_map = first + second
     perturbation = adversarial - images
-    clean, perturbed = (
-        smooth_labels(target, clean_label),
-        smooth_labels(target, perturbed_label),
-    )
+    clean = smooth_labels(target, clean_label)
+    perturbed = smooth_labels(target, perturbed_label)
     if label_order == 'literal':
         clean, perturbed = perturbed, clean
     share = keep_map.mean((1, 2, 3))
@@ -251,25 +197,3 @@ def mask_and_mix(
         other = area * clean[partner] + (1 - area) * perturbed[partner]
         labels = weight * own + (1 - weight) * other
     return MixedBatch(mixed.clamp(0, 1), labels, keep_map, share)
-
-
-def one_hot(target: Tensor, num_classes: int | None) -> Tensor:
-    """Probabilities of shape (N, K) from labels; probabilities stay.
-
-    Args:
-        target (Tensor): Labels of shape (N, ) or probabilities of (N, K).
-        num_classes (int, optional): K, needed for labels.
-
-    Raises:
-        ValueError: Labels are given without the number of classes.
-    """
-    if target.ndim == 2:
-        return target
-    if num_classes is None:
-        raise ValueError(
-            'soft labels need the number of classes: set num_classes in '
-            'data_preprocessor'
-        )
-    # F.one_hot looks at the labels first, for which the host waits.
-    scores = torch.zeros(len(target), num_classes, device=target.device)
-    return scores.scatter_(1, target.unsqueeze(1), 1.0)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from m2at_mm.methods.base import (
-    Attack,
-    Method,
-    TrainingModel,
-    supervised_step,
-)
+from m2at_mm.methods.base import Method
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -19,16 +12,3 @@ class PGDAT(Method):
 
     Madry et al., arXiv 1706.06083, equation 2.1.
     """
-
-    def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
-        adversarial = attack(model, images, target)
-        return supervised_step(
-            model, adversarial, target, target, images.new_ones(())
-        )

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from m2at_mm.methods.base import (
-    Attack,
-    Method,
-    TrainingModel,
-    supervised_step,
-)
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -18,15 +13,10 @@ class Standard(Method):
     """The classifier's loss on clean images: CE(f(x), y)."""
 
     needs_attack = False
+    accuracy_name = 'accuracy'
 
-    def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
-    ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`; the attack is not called."""
-        return supervised_step(
-            model, images, target, target, images.new_zeros(())
-        )
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """The clean images; the attack is not called."""
+        return TrainingBatch(images, target)

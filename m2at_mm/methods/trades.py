@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from m2at_mm.attacks.losses import kl_divergence
+from m2at_mm.checks import check_number
 from m2at_mm.methods.base import (
-    Attack,
+    BoundAttack,
     Method,
-    TrainingModel,
+    Model,
     accuracy,
-    check_number,
     supervised_logits,
 )
 from m2at_mm.registry import TASK_UTILS
 
 
 @TASK_UTILS.register_module()
+@dataclass
 class TRADES(Method):
     """CE(f(x), y) + beta * KL(f(x) || f(x')).
 
@@ -28,20 +31,15 @@ class TRADES(Method):
     Args:
         beta (float): Weight of the divergence, not negative. Defaults to 6.0,
             the authors' choice for CIFAR-10.
-
-    Raises:
-        ValueError: ``beta`` is negative or not finite.
     """
 
-    def __init__(self, beta: float = 6.0) -> None:
-        self.beta = check_number('beta', beta)
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        check_number('beta', self.beta, 0)
 
     def loss(
-        self,
-        model: TrainingModel,
-        attack: Attack,
-        images: Tensor,
-        target: Tensor,
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
         """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
@@ -50,6 +48,5 @@ class TRADES(Method):
         return dict(
             losses,
             loss_consistency=self.beta * kl_divergence(logits, clean).mean(),
-            kept_share=images.new_ones(()),
             adversarial_accuracy=accuracy(logits, target),
         )

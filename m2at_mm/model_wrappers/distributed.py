@@ -14,14 +14,7 @@ from m2at_mm.registry import MODEL_WRAPPERS
 
 
 def bare_model(model: Any) -> Any:
-    """Take a model out of a wrapper for several processes.
-
-    Args:
-        model (nn.Module): A runner's model.
-
-    Returns:
-        nn.Module: The model inside, or the given one if none is around it.
-    """
+    """A runner's model without the wrapper for several processes, if any."""
     return model.module if is_model_wrapper(model) else model
 
 
@@ -75,15 +68,7 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
         self._draws_apart = True
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> Any:
-        """Train on a batch, see MMEngine's wrapper.
-
-        Args:
-            data (dict): A batch of the dataloader.
-            optim_wrapper (OptimWrapper): Updates the parameters.
-
-        Returns:
-            dict[str, Tensor]: What is logged.
-        """
+        """Train on a batch, see MMEngine's wrapper."""
         if not self._draws_apart:
             # Now, as resuming sets the common seed once more.
             torch.manual_seed(torch.initial_seed() + get_rank())

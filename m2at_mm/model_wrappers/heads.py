@@ -1,4 +1,4 @@
-"""What mmpretrain's heads have in common, where they differ."""
+"""What mmpretrain's classifiers have in common, where they differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmpretrain.models import VGG
 from mmpretrain.models.heads import (
     ClsHead,
     ConformerHead,
@@ -16,21 +17,17 @@ from mmpretrain.models.heads import (
     MultiTaskHead,
     VigClsHead,
 )
-from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import logits_of
+from m2at_mm.model_wrappers.targets import as_samples, loss_modules
 
 
 def why_unsupported(head: type) -> str | None:
-    """Why a kind of head cannot be attacked, None if it can.
+    """Why a class of heads cannot be attacked, None if it can.
 
-    Args:
-        head (type): Class of a classifier's head.
-
-    Returns:
-        str, optional: The reason, as the end of a sentence on the head.
+    The reason is the end of a sentence that begins with the head's name.
     """
     if issubclass(head, MultiLabelClsHead):
         return (
@@ -44,11 +41,7 @@ def why_unsupported(head: type) -> str | None:
 
 
 def count_classes(classifier: nn.Module) -> int | None:
-    """The number of a classifier's logits, None if it does not tell.
-
-    Args:
-        classifier (nn.Module): Of mmpretrain.
-    """
+    """The number of a classifier's logits, None if it does not tell."""
     head = getattr(classifier, 'head', None)
     if isinstance(head, VigClsHead):
         return int(head.fc2.out_features)
@@ -62,61 +55,74 @@ def count_classes(classifier: nn.Module) -> int | None:
     return found
 
 
+def needs_plain_layout(classifier: nn.Module) -> bool:
+    """Whether a network cannot take images in channels-last layout.
+
+    mmpretrain's VGG flattens its features by ``view``. And for strided 1x1
+    convolutions whose input channels don't fill a vector (16 floats at most),
+    oneDNN writes the weights' gradient out of bounds on CPUs: wrong gradients
+    or a crash.
+    """
+    return any(
+        isinstance(module, VGG)
+        or (
+            isinstance(module, nn.Conv2d)
+            and module.kernel_size == (1, 1)
+            and module.stride != (1, 1)
+            and module.in_channels // module.groups < 16
+        )
+        for module in classifier.modules()
+    )
+
+
 def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
-    """The logits that a classifier predicts from, one row per image.
+    """The logits that a classifier predicts from, shape (N, K).
 
-    Args:
-        classifier: Of mmpretrain.
-        inputs (Tensor): Normalised images, shape (N, C, H, W).
-
-    Returns:
-        Tensor: Shape (N, K). Conformer's two heads are added and LeViT's
-        averaged, as their ``predict`` does, also in train mode.
+    Conformer's two heads are added and LeViT's averaged, as their ``predict``
+    does, also in train mode. Inputs are normalised images.
     """
     with _trainable(classifier):
         scores = logits_of(lambda x: classifier(x, mode='tensor'), inputs)
-    logits: Tensor = joined_logits(getattr(classifier, 'head', None), scores)
+    logits: Tensor = _joined(getattr(classifier, 'head', None), scores)
     return logits
 
 
-def squeezes(classifier: nn.Module, image: Tensor) -> bool:
-    """Whether a classifier loses the dimension of a batch of one image.
-
-    Args:
-        classifier (nn.Module): Of mmpretrain. Its modes and running statistics
-            stay as they are.
-        image (Tensor): Normalised, shape (1, C, H, W).
-    """
+def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
+    """Whether a classifier loses the dimension of a batch of one image."""
     with attack_mode(classifier), torch.no_grad():
         scores: Any = classifier(image, mode='tensor')
     return isinstance(scores, Tensor) and scores.ndim == 1
 
 
-def joined_logits(head: nn.Module | None, scores: Any) -> Any:
-    """One row of logits per image from what a head gives.
+def losses_and_logits(
+    classifier: Any, inputs: Tensor, target: Tensor
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The classifier's own losses on normalised images, and the logits.
 
-    Args:
-        head (nn.Module, optional): Head of a classifier.
-        scores: Its output. Conformer's two are added, others stay.
+    The logits, of shape (N, K), are those of the same forward pass and of the
+    attacked function, also where the loss adds a margin to them; None if the
+    head is not called.
     """
-    return sum(scores) if isinstance(head, ConformerHead) else scores
+    num = len(inputs)
+    if num == 1 and _squeezes(classifier, inputs):
+        # Twice the same image has the same mean loss.
+        inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
+    with _recorded_logits(classifier) as seen:
+        losses = _losses(classifier, inputs, target)
+    return losses, seen[0][:num] if seen else None
 
 
-def classifier_losses(
-    classifier: Any, inputs: Tensor, samples: list[DataSample]
+def _losses(
+    classifier: Any, inputs: Tensor, target: Tensor
 ) -> dict[str, Tensor]:
     """The classifier's own losses.
 
     The distilled LeViT and EfficientFormer, which mmpretrain only predicts
     with, learn from the average of their two heads' logits, as DeiT does
     there.
-
-    Args:
-        classifier: Of mmpretrain.
-        inputs (Tensor): Normalised images, shape (N, C, H, W).
-        samples (list[DataSample]): With ``gt_label`` or ``gt_score``.
     """
     head = getattr(classifier, 'head', None)
+    samples = as_samples(target)
     losses: dict[str, Tensor]
     with _trainable(classifier):
         if isinstance(head, EfficientFormerClsHead) and head.dist:
@@ -126,6 +132,11 @@ def classifier_losses(
         else:
             losses = classifier.loss(inputs, samples)
     return losses
+
+
+def _joined(head: nn.Module | None, scores: Any) -> Any:
+    """One row of logits per image: Conformer's two are added."""
+    return sum(scores) if isinstance(head, ConformerHead) else scores
 
 
 @contextmanager
@@ -140,3 +151,38 @@ def _trainable(classifier: nn.Module) -> Iterator[None]:
         yield
     finally:
         head.training = True
+
+
+@contextmanager
+def _recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
+    """Record the logits that a classifier predicts from while it learns.
+
+    They are those of the attacked function: without the margin that ArcFace
+    adds for its loss, and with the outputs of several heads joined.
+    """
+    seen: list[Tensor] = []
+    head = getattr(classifier, 'head', None)
+
+    def note(logits: Any) -> None:
+        if isinstance(logits, Tensor) and logits.ndim == 2:
+            seen.append(logits)
+
+    def note_output(module: nn.Module, args: Any, kw: Any, out: Any) -> None:
+        if len(args) > 1 or kw:
+            # Given more than features, like ArcFace's labels, a head gives
+            # what its loss needs.
+            out = module.forward(args[0]) if args else None
+        note(_joined(module, out))
+
+    if head is not None:
+        handles = [head.register_forward_hook(note_output, with_kwargs=True)]
+    else:  # of timm or Hugging Face
+        handles = [
+            module.register_forward_pre_hook(lambda _, args: note(*args[:1]))
+            for module in loss_modules(classifier)
+        ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

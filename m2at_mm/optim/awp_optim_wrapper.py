@@ -11,14 +11,41 @@ from mmengine import dist
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from torch import Tensor, nn
 
-from m2at_mm.methods.base import check_number
+from m2at_mm.checks import check_count, check_number
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
-from m2at_mm.model_wrappers.loss_replay import LossReplay
+from m2at_mm.optim.loss_replay import LossReplay
 from m2at_mm.registry import OPTIM_WRAPPERS
 
 
-class _WeightPerturbation(OptimWrapper):
-    """What both wrappers share; see :class:`AWPOptimWrapper`."""
+@OPTIM_WRAPPERS.register_module()
+class AWPOptimWrapper(OptimWrapper):
+    """MMEngine's OptimWrapper with adversarial weight perturbation.
+
+    Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization",
+    arXiv 2004.05884. With g the gradient of the training loss at the weights
+    w, each weight tensor of more than one dimension is moved by
+    v = gamma * ||w|| / ||g|| * g; the optimiser steps from w along the
+    gradient at w + v. The images are attacked once per iteration, and all
+    random draws are the same in both passes. With several processes v is made
+    from their mean gradient.
+
+    It costs one more forward and backward pass per iteration. With gradient
+    accumulation each part of the batch has a perturbation of its own.
+
+    Args:
+        *args: See :class:`mmengine.optim.OptimWrapper`.
+        gamma (float): Size of the perturbation relative to the weights, not
+            negative. Defaults to 0.01, the authors' choice for PGD-AT; they
+            take 0.005 for TRADES.
+        warmup_iters (int): Iterations before the weights are perturbed.
+            Defaults to 0.
+        **kwargs: See :class:`mmengine.optim.OptimWrapper`.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     type='m2at_mm.AWPOptimWrapper',
+        ...     optimizer=dict(type='SGD', lr=0.1))
+    """
 
     def __init__(
         self,
@@ -28,12 +55,9 @@ class _WeightPerturbation(OptimWrapper):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.gamma = check_number('gamma', gamma)
-        if not isinstance(warmup_iters, int) or warmup_iters < 0:
-            raise ValueError(
-                f'warmup_iters={warmup_iters!r} must be a whole number of at '
-                'least 0'
-            )
+        check_number('gamma', gamma, 0)
+        check_count('warmup_iters', warmup_iters, 0)
+        self.gamma = gamma
         self.warmup_iters = warmup_iters
         self._replay: LossReplay | None = None
 
@@ -41,11 +65,9 @@ class _WeightPerturbation(OptimWrapper):
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Record the loss that is computed inside.
 
-        Args:
-            model (nn.Module): An ``AdversarialClassifier``, maybe inside DDP.
-
         Raises:
-            TypeError: It is another model, or its method can't be repeated.
+            TypeError: The model is no ``AdversarialClassifier``, bare or
+                inside DDP, or its method can't be repeated.
         """
         bare = bare_model(model)
         if not isinstance(bare, AdversarialClassifier):
@@ -63,8 +85,7 @@ class _WeightPerturbation(OptimWrapper):
         with ExitStack() as stack:
             stack.enter_context(super().optim_context(model))
             if self._inner_count >= self.warmup_iters:
-                self._replay = LossReplay(bare)
-                stack.enter_context(self._replay)
+                self._replay = stack.enter_context(LossReplay(bare))
             yield
 
     def update_params(
@@ -75,11 +96,7 @@ class _WeightPerturbation(OptimWrapper):
     ) -> None:
         """Take the gradient at the perturbed weights, and step from the old.
 
-        Args:
-            loss (Tensor): At the present weights, a scalar.
-            step_kwargs (dict, optional): Of the optimiser's step. Defaults
-                to None.
-            zero_kwargs (dict, optional): Of ``zero_grad``. Defaults to None.
+        See :meth:`mmengine.optim.OptimWrapper.update_params`.
         """
         replay, self._replay = self._replay, None
         if replay is None:
@@ -117,7 +134,7 @@ class _WeightPerturbation(OptimWrapper):
     def _gradients(
         self, loss: Tensor, weights: Sequence[Tensor]
     ) -> list[Tensor]:
-        """Of the loss, averaged over the processes."""
+        """The loss's gradients, averaged over the processes."""
         # The perturbation does not depend on the scale, but half precision
         # underflows without it.
         scaler = getattr(self, 'loss_scaler', None)
@@ -130,11 +147,8 @@ class _WeightPerturbation(OptimWrapper):
         if dist.get_world_size() > 1:
             flat = torch.cat([one.flatten() for one in gradients])
             dist.all_reduce(flat, 'mean')
-            sizes = [one.numel() for one in gradients]
-            gradients = [
-                part.view_as(one)
-                for part, one in zip(flat.split(sizes), gradients)
-            ]
+            parts = flat.split([one.numel() for one in gradients])
+            gradients = [p.view_as(one) for p, one in zip(parts, gradients)]
         return gradients
 
 
@@ -147,45 +161,9 @@ def _perturbation(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
 
 
 @OPTIM_WRAPPERS.register_module()
-class AWPOptimWrapper(_WeightPerturbation):
-    """MMEngine's OptimWrapper with adversarial weight perturbation.
-
-    Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization",
-    arXiv 2004.05884. With g the gradient of the training loss at the weights
-    w, each weight tensor of more than one dimension is moved by
-    v = gamma * ||w|| / ||g|| * g; the optimiser steps from w along the
-    gradient at w + v. The images are attacked once per iteration, and all
-    random draws are the same in both passes. With several processes v is made
-    from their mean gradient.
-
-    It costs a forward and a backward pass more per iteration. With gradient
-    accumulation each part of the batch has a perturbation of its own.
-
-    Args:
-        *args: See :class:`mmengine.optim.OptimWrapper`.
-        gamma (float): Size of the perturbation relative to the weights, not
-            negative. Defaults to 0.01, the authors' for PGD-AT; they take
-            0.005 for TRADES.
-        warmup_iters (int): Iterations before the weights are perturbed.
-            Defaults to 0.
-        **kwargs: See :class:`mmengine.optim.OptimWrapper`.
-
-    Raises:
-        ValueError: ``gamma`` or ``warmup_iters`` is out of its range.
-
-    Example:
-        >>> optim_wrapper = dict(
-        ...     type='m2at_mm.AWPOptimWrapper',
-        ...     optimizer=dict(type='SGD', lr=0.1))
-    """
-
-
-@OPTIM_WRAPPERS.register_module()
-class AWPAmpOptimWrapper(_WeightPerturbation, AmpOptimWrapper):
+class AWPAmpOptimWrapper(AWPOptimWrapper, AmpOptimWrapper):
     """:class:`AWPOptimWrapper` with automatic mixed precision.
 
-    Args:
-        *args: See :class:`mmengine.optim.AmpOptimWrapper`.
-        **kwargs: See :class:`mmengine.optim.AmpOptimWrapper` and
-            :class:`AWPOptimWrapper`.
+    It takes the arguments of both :class:`AWPOptimWrapper` and
+    :class:`mmengine.optim.AmpOptimWrapper`.
     """

@@ -1,10 +1,13 @@
-"""The labels of a batch in one object."""
+"""The labels of a batch: in one object, or in a list of samples."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from mmpretrain.structures import DataSample
 from torch import Tensor
 
 
@@ -24,32 +27,38 @@ class BatchLabels:
 
     @property
     def target(self) -> Tensor:
-        """What is learnt: the scores if there are any, else the labels.
-
-        Of their shape, (N, K) or (N, ).
-        """
+        """The scores, (N, K), if there are any, else the labels, (N, )."""
         return self.labels if self.scores is None else self.scores
 
     def to(self, *args: Any, **kwargs: Any) -> BatchLabels:
-        """Move to another device.
-
-        Args:
-            *args: See :meth:`torch.Tensor.to`.
-            **kwargs: The same.
-
-        Returns:
-            BatchLabels: There.
-        """
-        scores = self.scores
-        return BatchLabels(
-            self.labels.to(*args, **kwargs),
-            None if scores is None else scores.to(*args, **kwargs),
-        )
+        """Move to another device, see :meth:`torch.Tensor.to`."""
+        return self._each(lambda one: one.to(*args, **kwargs))
 
     def pin_memory(self) -> BatchLabels:
         """The same in pinned memory; PyTorch's dataloader calls it."""
-        scores = self.scores
-        return BatchLabels(
-            self.labels.pin_memory(),
-            None if scores is None else scores.pin_memory(),
-        )
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> BatchLabels:
+        scores = None if self.scores is None else change(self.scores)
+        return BatchLabels(change(self.labels), scores)
+
+
+def stack_targets(
+    samples: list[DataSample] | BatchLabels | None, soft: bool
+) -> Tensor | None:
+    """The targets of a batch, None if it has none.
+
+    ``soft`` tells whether ``gt_score``, of shape (N, K), goes before
+    ``gt_label``, of shape (N, ).
+    """
+    if isinstance(samples, BatchLabels):
+        return samples.target
+    if not samples:
+        return None
+    fields = ('gt_score', 'gt_label') if soft else ('gt_label', 'gt_score')
+    for field in fields:
+        if all(field in sample for sample in samples):
+            values = [sample.get(field) for sample in samples]
+            join = torch.cat if field == 'gt_label' else torch.stack
+            return join(values)
+    return None

@@ -1,17 +1,18 @@
-"""The way of an attack: from the clean image, step by step."""
+"""The path of an attack: from the clean image, step by step."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from m2at_mm.attacks import PGD, ThreatModel, own_random_stream
+from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.losses import LOSSES
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.visualization.rendering import (
@@ -21,8 +22,9 @@ from m2at_mm.visualization.rendering import (
     amplified,
     amplitude,
     class_name,
-    describe_eps,
     describe_scores,
+    make_grid,
+    make_heading,
     show_panel,
 )
 
@@ -33,11 +35,9 @@ _MOST_COLUMNS = 11  # of a strip, the clean image and ten steps
 class AttackSteps:
     """Images under attack before the first and after each of K steps.
 
-    Tensors are on the CPU.
-
     Attributes:
         attack (str): The name of its class.
-        loss (str): The loss that it raises, by its name.
+        loss (str): Name of the loss that it raises.
         threat_model (ThreatModel): Norm and radius.
         images (Tensor): Clean and after each step, RGB in [0, 1], shape
             (K + 1, N, C, H, W).
@@ -61,20 +61,19 @@ class AttackSteps:
         """Run the train attack with one step, with two, up to all.
 
         All begin at the same random start, so that each goes a step further
-        than the one before. Of several restarts it is the first.
+        than the one before. Of several restarts it is the first. An attack
+        without steps is shown as one.
 
         Args:
             model (AdversarialClassifier): In eval mode.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
 
-        Returns:
-            AttackSteps: The same images after each step.
-
         Raises:
             ValueError: The model has no train attack.
         """
-        if model.train_attack is None:
+        attack = model.train_attack
+        if attack is None:
             raise ValueError(
                 'train_attack=None has no steps to show: give '
                 "model.train_attack=dict(type='m2at_mm.PGD')"
@@ -83,18 +82,18 @@ class AttackSteps:
         steps = [images, *_iterates(model, images, labels)]
         with torch.no_grad():
             logits = [model(one).float() for one in steps]
-        loss = getattr(model.train_attack, 'loss', 'ce')
+        loss = attack.loss
         # TRADES' attack goes away from the clean image's probabilities.
         reference = logits[0] if loss == 'kl' else labels
         losses = [LOSSES[loss](one, reference) for one in logits]
         return cls(
-            attack=type(model.train_attack).__name__,
-            loss=loss,
-            threat_model=threat_model,
-            images=torch.stack(steps).cpu(),
-            labels=labels.cpu(),
-            losses=torch.stack(losses).cpu(),
-            scores=torch.stack(logits).softmax(2).cpu(),
+            type(attack).__name__,
+            loss,
+            threat_model,
+            torch.stack(steps),
+            labels,
+            torch.stack(losses),
+            torch.stack(logits).softmax(2),
         )
 
     @property
@@ -102,18 +101,19 @@ class AttackSteps:
         """How many steps the attack has, K."""
         return len(self.images) - 1
 
+    def heading(self, note: str) -> str:
+        """The title of its pictures."""
+        what = f'{self.attack} raises the loss {self.loss!r}'
+        return make_heading(what, self.threat_model, note)
+
 
 def _iterates(
     model: AdversarialClassifier, images: Tensor, labels: Tensor
 ) -> Iterator[Tensor]:
-    attack = copy(model.train_attack)
-    assert attack is not None
-    total = 1
-    if isinstance(attack, PGD):
-        total, attack.restarts = attack.steps, 1
+    attack: Any = copy(model.train_attack)
+    attack.restarts, total = 1, attack.steps
     for steps in range(1, total + 1):
-        if total > 1:
-            attack.steps = steps
+        attack.steps = steps
         # Each run goes on from the same place in the stream.
         with own_random_stream(images.device):
             yield attack(model, images, labels, model.threat_model)
@@ -132,30 +132,24 @@ def draw_attack_steps(
         path (AttackSteps): The images of the strips.
         classes (Sequence[str], optional): Names of the classes. Defaults to
             None, their numbers.
-        note (str): Behind the title. Defaults to ''.
-
-    Returns:
-        Figure: To be saved with ``savefig``.
+        note (str): Shown after the title. Defaults to ''.
     """
     last = path.num_steps
     columns = min(last + 1, _MOST_COLUMNS)
     shown = [round(k * last / (columns - 1)) for k in range(columns)]
     num = path.images.shape[1]
-    figure = Figure(
-        figsize=(max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
-        layout='constrained',
+    figure, axes = make_grid(
+        (2 * num, columns),
+        (max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
+        map(_name, shown),
+        path.heading(note),
+        fontsize=10,
     )
-    axes = figure.subplots(2 * num, columns, squeeze=False)
     for row in range(num):
         for column, step in enumerate(shown):
             _draw_state(path, row, step, axes[2 * row :, column], classes)
-        label = class_name(int(path.labels[row]), classes)
-        axes[2 * row, 0].set_ylabel(
-            f'label: {label}', fontsize=9, parse_math=False
-        )
-    for column, step in enumerate(shown):
-        axes[0, column].set_title(_name(step), fontsize=10)
-    figure.suptitle(_title(path, note), fontsize=11)
+        label = f'label: {class_name(path.labels[row], classes)}'
+        axes[2 * row, 0].set_ylabel(label, fontsize=9, parse_math=False)
     return figure
 
 
@@ -166,42 +160,24 @@ def draw_step_frames(
 
     Panels as for :func:`draw_attack_steps`, with a column per image.
 
-    Args:
-        path (AttackSteps): The images of the columns.
-        classes (Sequence[str], optional): Names of the classes. Defaults to
-            None, their numbers.
-        note (str): Behind the title. Defaults to ''.
-
     Returns:
         list[Figure]: K + 1 of one size.
     """
-    return [
-        _draw_frame(path, step, classes, note)
-        for step in range(path.num_steps + 1)
-    ]
-
-
-def _draw_frame(
-    path: AttackSteps, step: int, classes: Classes, note: str
-) -> Figure:
-    num = path.images.shape[1]
-    # Fixed places: panels must not move from frame to frame.
-    figure = Figure(figsize=(max(1.6 * num + 0.2, 5.0), 4.6))
-    axes = figure.subplots(2, num, squeeze=False)
-    figure.subplots_adjust(
-        left=0.02, right=0.98, bottom=0.12, top=0.79, hspace=0.06, wspace=0.08
-    )
-    for column in range(num):
-        _draw_state(path, column, step, axes[:, column], classes)
-        label = class_name(int(path.labels[column]), classes)
-        axes[0, column].set_title(label, fontsize=9, parse_math=False)
-    figure.suptitle(
-        f'{_title(path, note)}\n{_name(step)} of {path.num_steps}'
-        if step
-        else f'{_title(path, note)}\nclean',
-        fontsize=11,
-    )
-    return figure
+    num, frames = path.images.shape[1], []
+    for step in range(path.num_steps + 1):
+        # Fixed places: panels must not move from frame to frame.
+        figure = Figure(figsize=(max(1.6 * num + 0.2, 5.0), 4.6))
+        axes = figure.subplots(2, num, squeeze=False)
+        borders = dict(left=0.02, right=0.98, bottom=0.12, top=0.79)
+        figure.subplots_adjust(**borders, hspace=0.06, wspace=0.08)
+        for column in range(num):
+            _draw_state(path, column, step, axes[:, column], classes)
+            label = class_name(path.labels[column], classes)
+            axes[0, column].set_title(label, fontsize=9, parse_math=False)
+        text = f'{_name(step)} of {path.num_steps}' if step else 'clean'
+        figure.suptitle(f'{path.heading(note)}\n{text}', fontsize=11)
+        frames.append(figure)
+    return frames
 
 
 def _draw_state(
@@ -212,12 +188,11 @@ def _draw_state(
     classes: Classes,
 ) -> None:
     """An image after a step, its perturbation below."""
-    state = path.images[step, image]
     perturbation = path.images[:, image] - path.images[0, image]
     full = amplitude(path.threat_model, perturbation)
     scores = path.scores[step, image]
     wrong = int(scores.argmax()) != int(path.labels[image])
-    show_panel(axes[0], state)
+    show_panel(axes[0], path.images[step, image])
     show_panel(
         axes[1],
         amplified(perturbation[step], full),
@@ -229,11 +204,3 @@ def _draw_state(
 
 def _name(step: int) -> str:
     return f'step {step}' if step else 'clean'
-
-
-def _title(path: AttackSteps, note: str) -> str:
-    title = (
-        f'{path.attack} raises the loss {path.loss!r}, '
-        f'{describe_eps(path.threat_model)}'
-    )
-    return title + (f' ({note})' if note else '')

@@ -9,20 +9,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel
-from m2at_mm.methods.masking import (
-    MASKS,
-    MixedBatch,
-    MixRatios,
-    draw_masks,
-    one_hot,
-)
+from m2at_mm.methods.labels import one_hot
+from m2at_mm.methods.masking import MASKS, MixRatios, draw_masks
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.visualization.rendering import (
     Classes,
     amplified,
     amplitude,
     class_name,
-    describe_eps,
+    make_grid,
+    make_heading,
     show_panel,
 )
 from m2at_mm.visualization.training_images import check_has_masks
@@ -32,14 +28,12 @@ from m2at_mm.visualization.training_images import check_has_masks
 class MaskKinds:
     """A batch, attacked, under masks of each kind.
 
-    Tensors are on the CPU.
-
     Attributes:
         threat_model (ThreatModel): Norm and radius.
         clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-        perturbation (Tensor): Of the train attack, same shape.
+        perturbation (Tensor): That of the train attack, same shape.
         labels (Tensor): True labels, int64, shape (N, ).
-        ratio (Tensor): Of mixing, the same for each kind, shape (N, ).
+        ratio (Tensor): Mixing ratios, the same for each kind, shape (N, ).
         masks (dict[str, Tensor]): By kind, 0 or 1, shape (N, 1, H, W).
         keep_maps (dict[str, Tensor]): By kind, in [0, 1], same shape.
     """
@@ -56,7 +50,7 @@ class MaskKinds:
     def of(
         cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
     ) -> MaskKinds:
-        """Attack a batch and draw masks of each kind.
+        """Attack a batch and draw masks of each kind, with the same ratios.
 
         Args:
             model (AdversarialClassifier): In eval mode, with method M2AT. It
@@ -64,34 +58,25 @@ class MaskKinds:
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
 
-        Returns:
-            MaskKinds: With the same ratios for each kind.
-
         Raises:
             ValueError: The model's method is not M2AT.
         """
         method = check_has_masks(model)
         assert model.train_attack is not None
-        adversarial = model.train_attack(
-            model, images, labels, model.threat_model
-        )
+        threat_model = copy(model.threat_model)
+        adversarial = model.train_attack(model, images, labels, threat_model)
         ratio = method.draw(images).ratio
-        target = one_hot(labels, model.num_classes)
-        mixed: dict[str, MixedBatch] = {}
-        masks = {
-            kind: draw_masks(kind, images, method.patch_size) for kind in MASKS
+        size, target = method.patch_size, one_hot(labels, model.num_classes)
+        masks = {kind: draw_masks(kind, images, size) for kind in MASKS}
+        keep_maps = {
+            kind: method.mix(
+                images, adversarial, target, MixRatios(mask, ratio)
+            ).keep_map
+            for kind, mask in masks.items()
         }
-        for kind, mask in masks.items():
-            draws = MixRatios(mask, ratio)
-            mixed[kind] = method.mix(images, adversarial, target, draws)
+        perturbation = adversarial - images
         return cls(
-            threat_model=copy(model.threat_model),
-            clean=images.cpu(),
-            perturbation=(adversarial - images).cpu(),
-            labels=labels.cpu(),
-            ratio=ratio.cpu(),
-            masks={kind: mask.cpu() for kind, mask in masks.items()},
-            keep_maps={kind: mixed[kind].keep_map.cpu() for kind in MASKS},
+            threat_model, images, perturbation, labels, ratio, masks, keep_maps
         )
 
 
@@ -109,41 +94,26 @@ def draw_mask_kinds(
         batch (MaskKinds): The images of the rows.
         classes (Sequence[str], optional): Names of the classes. Defaults to
             None, their numbers.
-        note (str): Behind the title. Defaults to ''.
-
-    Returns:
-        Figure: To be saved with ``savefig``.
+        note (str): Shown after the title. Defaults to ''.
     """
-    num = len(batch.clean)
-    full = amplitude(batch.threat_model, batch.perturbation)
-    figure = Figure(
-        figsize=(1.5 * (2 + 2 * len(MASKS)), 1.64 * num + 0.65),
-        layout='constrained',
-    )
-    axes = figure.subplots(num, 2 + 2 * len(MASKS), squeeze=False)
-    for row in range(num):
-        perturbation = batch.perturbation[row]
-        label = class_name(int(batch.labels[row]), classes)
-        show_panel(axes[row, 0], batch.clean[row], label)
-        show_panel(
-            axes[row, 1],
-            amplified(perturbation, full),
-            f'mixing ratio {batch.ratio[row]:.2f}',
-        )
-        for place, kind in enumerate(MASKS):
-            mask, kept = batch.masks[kind][row], batch.keep_maps[kind][row]
-            first, second = axes[row, 2 * place + 2 : 2 * place + 4]
-            show_panel(first, mask, f'covers {mask.mean():.2f}')
-            show_panel(
-                second,
-                amplified(kept * perturbation, full),
-                f'keeps {kept.mean():.2f}',
-            )
+    num, columns = len(batch.clean), 2 + 2 * len(MASKS)
     titles = ['clean', 'perturbation']
     for kind in MASKS:
         titles += [f'mask={kind!r}', 'kept']
-    for axis, title in zip(axes[0], titles):
-        axis.set_title(title, fontsize=9)
-    title = f'Masks of M2AT, {describe_eps(batch.threat_model)}'
-    figure.suptitle(title + (f' ({note})' if note else ''), fontsize=11)
+    heading = make_heading('Masks of M2AT', batch.threat_model, note)
+    size = (1.5 * columns, 1.64 * num + 0.65)
+    figure, axes = make_grid((num, columns), size, titles, heading)
+    full = amplitude(batch.threat_model, batch.perturbation)
+    for row, line in enumerate(axes):
+        change = batch.perturbation[row]
+        label = class_name(batch.labels[row], classes)
+        show_panel(line[0], batch.clean[row], label)
+        text = f'mixing ratio {batch.ratio[row]:.2f}'
+        show_panel(line[1], amplified(change, full), text)
+        for place, kind in enumerate(MASKS):
+            mask, kept = batch.masks[kind][row], batch.keep_maps[kind][row]
+            first, second = line[2 * place + 2 : 2 * place + 4]
+            show_panel(first, mask, f'covers {mask.mean():.2f}')
+            text = f'keeps {kept.mean():.2f}'
+            show_panel(second, amplified(kept * change, full), text)
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel
-from m2at_mm.methods import M2AT
-from m2at_mm.methods.masking import MixRatios, one_hot
+from m2at_mm.methods import M2AT, MixedBatch, MixRatios, one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.visualization.rendering import (
     Classes,
     amplified,
     amplitude,
     class_name,
-    describe_eps,
+    make_grid,
+    make_heading,
     show_panel,
 )
 from m2at_mm.visualization.training_images import check_has_masks
@@ -43,29 +43,22 @@ _SAMPLES = 10001  # of a distribution, for its quantiles
 class MethodOptions:
     """A batch, attacked, as M2AT with several options trains on it.
 
-    Tensors are on the CPU.
-
     Attributes:
         threat_model (ThreatModel): Norm and radius.
         clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
         labels (Tensor): True labels, int64, shape (N, ).
         own (str): The config's options that are not the plain ones.
-        keep_maps (dict[str, Tensor]): By variant, in [0, 1], shape
-            (N, 1, H, W).
-        training (dict[str, Tensor]): Training images by variant, RGB in
-            [0, 1], shape (N, C, H, W).
-        kept (dict[str, Tensor]): The perturbation in them, same shape.
-        targets (dict[str, Tensor]): By variant, probabilities, shape (N, K).
+        mixed (dict[str, MixedBatch]): Training images by variant.
+        kept (dict[str, Tensor]): The perturbation in them, shape
+            (N, C, H, W).
     """
 
     threat_model: ThreatModel
     clean: Tensor
     labels: Tensor
     own: str
-    keep_maps: dict[str, Tensor] = field(default_factory=dict)
-    training: dict[str, Tensor] = field(default_factory=dict)
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    targets: dict[str, Tensor] = field(default_factory=dict)
+    mixed: dict[str, MixedBatch]
+    kept: dict[str, Tensor]
 
     @classmethod
     def of(
@@ -82,46 +75,29 @@ class MethodOptions:
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
 
-        Returns:
-            MethodOptions: With every variant.
-
         Raises:
             ValueError: The model's method is not M2AT.
         """
-        own = check_has_masks(model)
+        own, plain = check_has_masks(model), vars(M2AT())
         assert model.train_attack is not None
-        adversarial = model.train_attack(
-            model, images, labels, model.threat_model
-        )
+        threat_model = copy(model.threat_model)
+        adversarial = model.train_attack(model, images, labels, threat_model)
         masks: dict[str, Any] = dict(mask=own.mask, patch_size=own.patch_size)
         methods = {
             name: M2AT(**masks, **options)
             for name, options in VARIANTS.items()
         }
-        methods[_OWN] = own
         draws = methods['plain'].draw(images)
         target = one_hot(labels, model.num_classes)
-        batch = cls(
-            copy(model.threat_model),
-            images.cpu(),
-            labels.cpu(),
-            _describe_options(own),
-        )
-        for name, method in methods.items():
+        mixed, kept = {}, {}
+        for name, method in {**methods, _OWN: own}.items():
             same = _for_method(draws, method)
-            mixed = method.mix(images, adversarial, target, same)
+            mixed[name] = method.mix(images, adversarial, target, same)
             unattacked = method.mix(images, images, target, same)
-            batch.keep_maps[name] = mixed.keep_map.cpu()
-            batch.training[name] = mixed.images.cpu()
-            batch.kept[name] = (mixed.images - unattacked.images).cpu()
-            batch.targets[name] = mixed.target.cpu()
-        return batch
-
-
-def _describe_options(method: M2AT) -> str:
-    plain = vars(M2AT())
-    changed = {k: v for k, v in vars(method).items() if v != plain[k]}
-    return ', '.join(f'{k}={v!r}' for k, v in changed.items()) or 'plain'
+            kept[name] = mixed[name].images - unattacked.images
+        changed = [f'{k}={v!r}' for k, v in vars(own).items() if v != plain[k]]
+        options = ', '.join(changed) or 'plain'
+        return cls(threat_model, images, labels, options, mixed, kept)
 
 
 def _for_method(draws: MixRatios, method: M2AT) -> MixRatios:
@@ -133,8 +109,7 @@ def _for_method(draws: MixRatios, method: M2AT) -> MixRatios:
         # The plain ratio is uniform, so it says the quantile.
         ratio = torch.quantile(sample.to(ratio), ratio)
     if method.pairing == 'batch':
-        num = len(ratio)
-        partner = torch.arange(num, device=ratio.device).roll(-1)
+        partner = torch.arange(len(ratio), device=ratio.device).roll(-1)
     return MixRatios(draws.mask, ratio, partner)
 
 
@@ -152,38 +127,32 @@ def draw_method_options(
         batch (MethodOptions): The images of the rows.
         classes (Sequence[str], optional): Names of the classes. Defaults to
             None, their numbers.
-        note (str): Behind the title. Defaults to ''.
-
-    Returns:
-        Figure: To be saved with ``savefig``.
+        note (str): Shown after the title. Defaults to ''.
     """
-    num, columns = len(batch.clean), len(batch.training) + 1
-    full = amplitude(batch.threat_model, torch.stack([*batch.kept.values()]))
-    figure = Figure(
-        figsize=(1.6 * columns, 3.35 * num + 0.9), layout='constrained'
+    num, columns = len(batch.clean), len(batch.mixed) + 1
+    heading = make_heading('Options of M2AT', batch.threat_model, note)
+    figure, axes = make_grid(
+        (2 * num, columns),
+        (1.6 * columns, 3.35 * num + 0.9),
+        ['clean', *batch.mixed],
+        f'{heading}\n{_OWN}: {batch.own}',
     )
-    axes = figure.subplots(2 * num, columns, squeeze=False)
+    full = amplitude(batch.threat_model, torch.stack([*batch.kept.values()]))
     for row in range(num):
-        name = class_name(int(batch.labels[row]), classes)
-        show_panel(axes[2 * row, 0], batch.clean[row], f'label: {name}')
-        axes[2 * row + 1, 0].set_axis_off()
-        axes[2 * row, 1].set_ylabel('training image', fontsize=9)
-        axes[2 * row + 1, 1].set_ylabel('perturbation in it', fontsize=9)
-        for column, variant in enumerate(batch.training, start=1):
-            first, second = axes[2 * row : 2 * row + 2, column]
-            show_panel(first, batch.training[variant][row])
-            share = batch.keep_maps[variant][row].mean()
-            target = _describe_target(batch.targets[variant][row], classes)
+        top, below = axes[2 * row : 2 * row + 2]
+        name = class_name(batch.labels[row], classes)
+        show_panel(top[0], batch.clean[row], f'label: {name}')
+        below[0].set_axis_off()
+        top[1].set_ylabel('training image', fontsize=9)
+        below[1].set_ylabel('perturbation in it', fontsize=9)
+        for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
+            show_panel(top[column], mixed.images[row])
             show_panel(
-                second,
+                below[column],
                 amplified(batch.kept[variant][row], full),
-                f'keeps {share:.2f}, target:\n{target}',
+                f'keeps {mixed.kept_share[row]:.2f}, target:\n'
+                f'{_describe_target(mixed.target[row], classes)}',
             )
-    for axis, title in zip(axes[0], ['clean', *batch.training]):
-        axis.set_title(title, fontsize=9)
-    title = f'Options of M2AT, {describe_eps(batch.threat_model)}'
-    title += f' ({note})' if note else ''
-    figure.suptitle(f'{title}\n{_OWN}: {batch.own}', fontsize=11)
     return figure
 
 
@@ -191,7 +160,7 @@ def _describe_target(target: Tensor, classes: Classes) -> str:
     """The two likeliest classes, where there are two."""
     values, indices = target.topk(2)
     lines = [
-        f'{class_name(int(index), classes)} {100 * value:.0f} %'
+        f'{class_name(index, classes)} {100 * value:.0f} %'
         for value, index in zip(values, indices)
     ]
     # Equal to the rest, as smoothed labels are, it is not one of two.

@@ -1,8 +1,8 @@
-"""What the pictures share: panels, texts, colours and files."""
+"""What the pictures share: grids of panels, texts, colours and files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +22,38 @@ RIGHT, WRONG = '#0072B2', '#D55E00'
 _LONGEST_NAME = 16  # characters; ImageNet's names fill lines
 
 
+def make_grid(
+    shape: tuple[int, int],
+    size: tuple[float, float],
+    titles: Iterable[str],
+    heading: str,
+    fontsize: int = 9,
+    **settings: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure with rows and columns of axes, and titles of the columns.
+
+    The size is in inches; ``settings`` are those of ``Figure.subplots``.
+    """
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(*shape, squeeze=False, **settings)
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=fontsize)
+    figure.suptitle(heading, fontsize=11)
+    return figure, axes
+
+
+def make_heading(what: str, threat_model: ThreatModel, note: str) -> str:
+    """The title of a picture, with the radius as people write it."""
+    eps = f'{threat_model.norm} eps {threat_model.eps * 255:g}/255'
+    return f'{what}, {eps}' + (f' ({note})' if note else '')
+
+
 def show_panel(
     axis: Any, image: Tensor, text: str = '', colour: str = 'black'
 ) -> None:
-    """Show an image without ticks, with a text below.
-
-    Args:
-        axis (matplotlib.axes.Axes): Where to.
-        image (Tensor): RGB or one channel in [0, 1], shape (C, H, W).
-        text (str): Lines below. Defaults to ''.
-        colour (str): Of the text. Defaults to ``'black'``.
-    """
-    pixels = image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
-    axis.imshow(pixels, interpolation='nearest')
+    """Show an image in [0, 1], (C, H, W), without ticks and a text below."""
+    pixels = image.expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1)
+    axis.imshow(pixels.cpu().numpy(), interpolation='nearest')
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_color('0.7')  # white images have an edge as well
@@ -46,9 +65,7 @@ def show_panel(
 def amplitude(threat_model: ThreatModel, perturbation: Tensor) -> float:
     """The change of a pixel that fills the scale of a picture.
 
-    Args:
-        threat_model (ThreatModel): Under linf it is the radius.
-        perturbation (Tensor): Under l2 it is the largest value of this.
+    Under linf it is the radius, under l2 the largest change.
     """
     if threat_model.norm == 'linf':
         return threat_model.eps
@@ -58,47 +75,27 @@ def amplitude(threat_model: ThreatModel, perturbation: Tensor) -> float:
 def amplified(perturbation: Tensor, full: float) -> Tensor:
     """Grey for no change, black and white for -full and +full, per channel.
 
-    Args:
-        perturbation (Tensor): Any shape.
-        full (float): At 0, a radius of nothing, all is grey.
+    With ``full=0``, under a radius of 0, all is grey.
     """
     return (0.5 + perturbation / (2 * full or 1)).clamp(0, 1)
 
 
-def describe_eps(threat_model: ThreatModel) -> str:
-    """The radius as people write it."""
-    return f'{threat_model.norm} eps {threat_model.eps * 255:g}/255'
-
-
-def class_name(index: int, classes: Classes) -> str:
+def class_name(index: int | Tensor, classes: Classes) -> str:
     """A class by its name, shortened, or by its number without names."""
-    name = str(classes[index]) if classes else str(index)
+    name = str(classes[int(index)]) if classes else str(int(index))
     if len(name) > _LONGEST_NAME:
         name = name[: _LONGEST_NAME - 1] + '…'
     return name
 
 
 def describe_scores(scores: Tensor, classes: Classes) -> str:
-    """The likeliest class and its probability.
-
-    Args:
-        scores (Tensor): Probabilities, shape (K, ).
-        classes (Sequence[str], optional): Names of the classes.
-    """
+    """The likeliest class and its probability, of scores of shape (K, )."""
     score, index = scores.max(0)
-    return f'{class_name(int(index), classes)} {100 * score:.0f} %'
+    return f'{class_name(index, classes)} {100 * score:.0f} %'
 
 
 def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
-    """Draw a figure.
-
-    Args:
-        figure (Figure): Of any size.
-        dpi (int): Pixels per inch. Defaults to 100.
-
-    Returns:
-        np.ndarray: RGB, uint8, shape (H, W, 3).
-    """
+    """Draw a figure: RGB, uint8, shape (H, W, 3)."""
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -108,12 +105,9 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 def save_animation(
     figures: Sequence[Figure], path: Path, dpi: int = 90
 ) -> None:
-    """Write figures of one size as a GIF that repeats for ever.
+    """Write figures of one size as a GIF that repeats forever.
 
-    Args:
-        figures (Sequence[Figure]): The frames, 0.7 s each and the last 2 s.
-        path (Path): Ends in ``.gif``.
-        dpi (int): Pixels per inch. Defaults to 90.
+    A frame is shown for 0.7 seconds, the last one for 2.
     """
     frames = [Image.fromarray(figure_pixels(one, dpi)) for one in figures]
     frames[0].save(

@@ -4,36 +4,34 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from m2at_mm.attacks import ThreatModel
+from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
-from m2at_mm.methods import M2AT
-from m2at_mm.methods.masking import one_hot
+from m2at_mm.methods import M2AT, TrainingBatch, one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.visualization.rendering import (
     Classes,
     amplified,
     amplitude,
     class_name,
-    describe_eps,
     describe_scores,
+    make_grid,
+    make_heading,
     show_panel,
 )
-from m2at_mm.visualization.witness import watch
 
 
 @dataclass
 class TrainingImages:
     """What a method makes of a batch, with the predictions on it.
 
-    Tensors are on the CPU. What a method doesn't have is None: masks are
-    M2AT's, training images those of methods that train on the attack, and
-    without a train attack only the clean images are left.
+    What a method lacks is None: masks are M2AT's, training images those of
+    methods that train on the attack, and without a train attack only the
+    clean images are left.
 
     Attributes:
         method (str): The name of its class.
@@ -45,8 +43,8 @@ class TrainingImages:
         adversarial_scores (Tensor, optional): Predicted probabilities, shape
             (N, K).
         training (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
-        target (Tensor, optional): Of the training images, probabilities,
-            shape (N, K).
+        target (Tensor, optional): Targets of the training images,
+            probabilities, shape (N, K).
         keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
         kept (Tensor, optional): The perturbation in the training images,
             shape (N, C, H, W).
@@ -74,39 +72,44 @@ class TrainingImages:
             model (AdversarialClassifier): In eval mode, with any method.
             images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
             labels (Tensor): int64, shape (N, ).
-
-        Returns:
-            TrainingImages: All images of the batch.
         """
-        found: dict[str, Any] = {}
+        threat_model = copy(model.threat_model)  # schedules change it
         with torch.no_grad():
-            clean_scores = model(images).softmax(1)
+            scores = model(images).softmax(1)
+        name = type(model.method).__name__
+        found = cls(name, threat_model, images, labels, scores)
         if model.train_attack is not None:
-            adversarial = model.train_attack(
-                model, images, labels, model.threat_model
+            found.adversarial = model.train_attack(
+                model, images, labels, threat_model
             )
-            found = _made_of(model, images, adversarial, labels)
             with torch.no_grad():
-                scores = model(adversarial).softmax(1)
-            found.update(adversarial=adversarial, adversarial_scores=scores)
-        return cls(
-            method=type(model.method).__name__,
-            threat_model=copy(model.threat_model),  # schedules change it
-            clean=images.cpu(),
-            labels=labels.cpu(),
-            clean_scores=clean_scores.cpu(),
-            **{name: value.cpu() for name, value in found.items()},
-        )
+                scores = model(found.adversarial).softmax(1)
+            found.adversarial_scores = scores
+            if model.method.needs_attack:
+                found._train(model, found.adversarial)
+        return found
+
+    def _train(
+        self, model: AdversarialClassifier, adversarial: Tensor
+    ) -> None:
+        def batch_of(attacked: Tensor) -> TrainingBatch:
+            return model.method.training_batch(
+                model, lambda *_: attacked, self.clean, self.labels
+            )
+
+        # With another image in it, the change is more than the perturbation:
+        # the same draws without one tell which part of it is.
+        with own_random_stream(self.clean.device):
+            unattacked = batch_of(self.clean)
+        batch = batch_of(adversarial)
+        self.training = batch.images
+        self.target = one_hot(batch.target, model.num_classes)
+        if batch.keep_map is not None:
+            self.keep_map = batch.keep_map
+            self.kept = batch.images - unattacked.images
 
     def first(self, num: int) -> TrainingImages:
-        """Leave all images out but the first.
-
-        Args:
-            num (int): How many to keep, at most.
-
-        Returns:
-            TrainingImages: With views of the tensors.
-        """
+        """The first ``num`` images at most, as views of the tensors."""
         tensors = {
             one.name: getattr(self, one.name)[:num]
             for one in fields(self)
@@ -143,16 +146,7 @@ class TrainingImages:
         return panels
 
     def describe(self, row: int, classes: Classes) -> str:
-        """Label, predictions and training target of an image.
-
-        Args:
-            row (int): Its position in the batch.
-            classes (Sequence[str], optional): Names of the classes, None for
-                their numbers.
-
-        Returns:
-            str: A line for each.
-        """
+        """Label, predictions and training target of an image, in lines."""
         label = int(self.labels[row])
         name = class_name(label, classes)
         lines = [
@@ -168,32 +162,6 @@ class TrainingImages:
             share = 100 * self.target[row, label]
             lines.append(f'target: {name} {share:.0f} %')
         return '\n'.join(lines)
-
-
-def _made_of(
-    model: AdversarialClassifier,
-    images: Tensor,
-    adversarial: Tensor,
-    labels: Tensor,
-) -> dict[str, Tensor]:
-    """The training images of a batch, and M2AT's masks."""
-    method = model.method
-    if not method.needs_attack:
-        return {}
-    if not isinstance(method, M2AT):
-        seen = watch(method, model, images, adversarial, labels)
-        return dict(training=seen.images, target=seen.target)
-    draws = method.draw(images)
-    target = one_hot(labels, model.num_classes)
-    mixed = method.mix(images, adversarial, target, draws)
-    # With another image in it, the change is more than the perturbation.
-    unattacked = method.mix(images, images, target, draws)
-    return dict(
-        training=mixed.images,
-        target=mixed.target,
-        keep_map=mixed.keep_map,
-        kept=mixed.images - unattacked.images,
-    )
 
 
 def check_has_masks(model: AdversarialClassifier) -> M2AT:
@@ -222,38 +190,23 @@ def draw_training_images(
         batch (TrainingImages): The images of the rows.
         classes (Sequence[str], optional): Names of the classes. Defaults to
             None, their numbers.
-        note (str): Behind the title. Defaults to ''.
-
-    Returns:
-        Figure: To be saved with ``savefig``.
+        note (str): Shown after the title. Defaults to ''.
     """
     num, columns = len(batch.clean), batch.columns()
     width = 1.75 * len(columns) + 2.2
-    # The title of a picture with one column needs more.
-    figure = Figure(
-        figsize=(max(width, 5.0), 1.45 * num + 0.8), layout='constrained'
-    )
-    axes = figure.subplots(
-        num,
-        len(columns) + 1,
-        squeeze=False,
+    figure, axes = make_grid(
+        (num, len(columns) + 1),
+        # The title of a picture with one column needs more.
+        (max(width, 5.0), 1.45 * num + 0.8),
+        columns,
+        make_heading(batch.method, batch.threat_model, note),
+        fontsize=10,
         width_ratios=[1] * len(columns) + [1.5],
     )
-    for row in range(num):
-        for panels, axis in zip(columns.values(), axes[row]):
+    place = dict(va='center', fontsize=9, parse_math=False)
+    for row, line in enumerate(axes):
+        for panels, axis in zip(columns.values(), line):
             show_panel(axis, panels[row])
-        text = axes[row, -1]
-        text.set_axis_off()
-        text.text(
-            0.0,
-            0.5,
-            batch.describe(row, classes),
-            va='center',
-            fontsize=9,
-            parse_math=False,
-        )
-    for column, title in enumerate(columns):
-        axes[0, column].set_title(title, fontsize=10)
-    title = f'{batch.method}, {describe_eps(batch.threat_model)}'
-    figure.suptitle(title + (f' ({note})' if note else ''), fontsize=11)
+        line[-1].set_axis_off()
+        line[-1].text(0.0, 0.5, batch.describe(row, classes), **place)
     return figure

@@ -100,8 +100,8 @@ def test_half_precision_agrees_on_a_robust_model(
     robust_model: nn.Module,
     cifar10_images: Callable[[int], tuple[Tensor, Tensor]],
 ) -> None:
-    """Signs of the gradient, and robust accuracy on 500 images."""
-    images, labels = cifar10_images(500)
+    """Signs of the gradient, and robust accuracy on 200 images."""
+    images, labels = cifar10_images(200)
     model = robust_model.to(device)
     images, labels = images.to(device), labels.to(device)
     half = torch.autocast(device, dtype=getattr(torch, dtype))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope, Registry
-from mmpretrain.models import ClsDataPreprocessor
+from mmpretrain.models import ClsDataPreprocessor, SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
@@ -16,6 +16,8 @@ from m2at_mm.data_preprocessors import (
     AdversarialDataPreprocessor,
     RandomCropAndFlip,
 )
+from m2at_mm.data_preprocessors.adversarial import take_over_preprocessing
+from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
 # Three different channels, so that a mixed-up order shows.
@@ -456,3 +458,52 @@ def test_a_whole_batch_waits_for_nothing() -> None:
     assert batch['inputs'].device.type == 'meta'
     assert batch['inputs'].shape == (6, 3, 8, 10)
     assert batch['data_samples'].labels.device.type == 'meta'
+
+
+# --- settings of a classifier's config --------------------------------------
+
+OTHER = dict(mean=[0, 0, 0], std=[1, 1, 1])
+KINDS = [
+    'ClsDataPreprocessor',
+    'mmpretrain.ClsDataPreprocessor',
+    ClsDataPreprocessor,
+    'm2at_mm.AdversarialDataPreprocessor',
+    AdversarialDataPreprocessor,
+]
+
+
+@pytest.mark.parametrize('typed', [{}, *(dict(type=kind) for kind in KINDS)])
+@pytest.mark.parametrize('place', ['outside', 'inside', 'both'])
+def test_settings_are_taken_over(typed: dict, place: str) -> None:
+    settings = dict(typed, **NORM, to_rgb=True, num_classes=10)
+    inner = dict(type='ImageClassifier', data_preprocessor=settings)
+    # As in a stock config, the model's own go first; crops of the data stay.
+    outer = dict(OTHER, augment={}) if place == 'both' else None
+    if place == 'outside':
+        del inner['data_preprocessor']
+        outer = settings
+    before = dict(inner)
+    classifier, found = take_over_preprocessing(inner, outer)
+    assert inner == before and classifier == dict(type='ImageClassifier')
+    built = MODELS.build(found)
+    assert type(built) is AdversarialDataPreprocessor
+    assert built.mean.flatten().tolist() == pytest.approx(NORM['mean'])
+    assert built.std.flatten().tolist() == pytest.approx(NORM['std'])
+    assert built.to_rgb and built.num_classes == 10
+    assert (built.augment is not None) == (place == 'both')
+
+
+def test_augmentations_of_train_cfg_and_modules_are_taken_over() -> None:
+    mixup = dict(augments=dict(type='Mixup', alpha=1.0))
+    classifier, found = take_over_preprocessing(dict(train_cfg=mixup), None)
+    assert classifier == {} and found['batch_augments'] == mixup
+    module = AdversarialDataPreprocessor()
+    assert take_over_preprocessing({}, module) == ({}, module)
+
+
+@pytest.mark.parametrize(
+    'kind', ['SelfSupDataPreprocessor', SelfSupDataPreprocessor]
+)
+def test_a_preprocessor_of_another_kind_is_refused(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r'SelfSupDataPrepro.*cannot be take'):
+        take_over_preprocessing({}, dict(type=kind))

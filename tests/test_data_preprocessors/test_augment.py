@@ -159,13 +159,13 @@ def test_waits_for_nothing_and_gathers_once(number: int) -> None:
     assert augment(batch.to('meta')).shape == batch.shape
 
 
-@pytest.mark.parametrize('padding', [-1, 1.5, '4'])
-def test_wrong_padding(padding: Any) -> None:
-    with pytest.raises(ValueError, match=f'crop_padding={padding!r} must be'):
-        RandomCropAndFlip(crop_padding=padding)
-
-
-@pytest.mark.parametrize('prob', [-0.1, 1.1, float('nan')])
-def test_wrong_probability(prob: float) -> None:
-    with pytest.raises(ValueError, match=f'flip_prob={prob!r} must be in'):
-        RandomCropAndFlip(flip_prob=prob)
+@pytest.mark.parametrize(
+    ('name', 'value'),
+    [
+        *(('crop_padding', value) for value in (-1, 1.5, '4')),
+        *(('flip_prob', value) for value in (-0.1, 1.1, float('nan'))),
+    ],
+)
+def test_wrong_settings(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f'{name}={value!r} must be'):
+        RandomCropAndFlip(**{name: value})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import mmengine.registry
@@ -12,6 +13,7 @@ from torch import Tensor
 from m2at_mm.methods import M2AT, MixRatios, mask_and_mix
 
 N, K = 6, 4
+NAN, INF = float('nan'), float('inf')
 EPS = 0.2
 # METHOD.md, section 2: rectangle, uniform ratio, hard labels, scale 1, self.
 DEFAULTS = dict(
@@ -30,31 +32,19 @@ DEFAULTS = dict(
 class FakeModel:
     """Records what it is trained on; class 1 scores highest."""
 
-    def __init__(self, num_classes: int | None = K) -> None:
+    def __init__(self, num_classes: int | None = K, tells: bool = True):
         self.num_classes = num_classes
+        self.tells = tells
         self.seen: list[tuple[Tensor, Tensor]] = []
 
-    def __call__(self, images: Tensor) -> Tensor:
-        raise AssertionError('the method itself needs no logits')
-
-    def supervised_loss(
-        self, images: Tensor, target: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def supervised_loss(self, images: Tensor, target: Tensor) -> Any:
         self.seen.append((images, target))
-        logits = torch.zeros(len(images), K)
-        logits[:, 1] = 1
-        return {'loss': images.sum()}, logits
+        logits = torch.eye(K)[1].repeat(len(images), 1)
+        return {'loss': images.sum()}, logits if self.tells else None
 
 
-class FakeAttack:
-    """Adds EPS, inside the box; records what it was given."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[Any, Tensor, Tensor]] = []
-
-    def __call__(self, model: Any, images: Tensor, target: Tensor) -> Tensor:
-        self.calls.append((model, images, target))
-        return (images + EPS).clamp(0, 1)
+def attack(model: Any, images: Tensor, target: Tensor) -> Tensor:
+    return (images + EPS).clamp(0, 1)
 
 
 @pytest.fixture
@@ -80,18 +70,11 @@ def test_defaults() -> None:
         ('pairing', 'other', r"\['self', 'batch'\]"),
         ('patch_size', 0, 'at least 1'),
         ('patch_size', 2.5, 'whole number'),
-        ('mix_alpha', 0.0, 'above 0'),
-        ('mix_alpha', -1.0, 'above 0'),
-        ('mix_alpha', float('nan'), 'above 0'),
-        ('mix_alpha', float('inf'), 'finite'),
-        ('clean_label', 1.5, r'in \[0, 1\]'),
-        ('clean_label', -0.1, r'in \[0, 1\]'),
-        ('perturbed_label', 2, r'in \[0, 1\]'),
-        ('perturbed_label', float('nan'), r'in \[0, 1\]'),
-        ('scale', 0.5, 'at least 1'),
+        *(('mix_alpha', x, 'finite.*above 0') for x in (0.0, -1.0, NAN, INF)),
+        *(('clean_label', x, 'at least 0 and at most 1') for x in (1.5, -0.1)),
+        *(('perturbed_label', x, 'at most 1') for x in (2, NAN)),
+        *(('scale', x, 'finite.*at least 1') for x in (0.5, NAN, INF)),
         ('consistency', -1.0, 'at least 0'),
-        ('scale', float('nan'), 'at least 1'),
-        ('scale', float('inf'), 'finite'),
     ],
 )
 def test_bad_option(option: str, value: Any, hint: str) -> None:
@@ -109,55 +92,63 @@ def test_built_by_name_under_the_scope_of_mmpretrain(
 ) -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         method = registry.build(dict(type='m2at_mm.M2AT', scale=2.0))
-
     assert type(method) is M2AT
     assert vars(method) == {**DEFAULTS, 'scale': 2.0}
-    assert method.needs_attack
+    assert pickle.loads(pickle.dumps(method)) == method
 
 
 # --- loss ------------------------------------------------------------------
 
-SETTINGS = {
-    'default': {},
-    'pixel-scale-2': dict(mask='pixel', scale=2.0),
-    'patch-2': dict(mask='patch', patch_size=2),
-    'soft': dict(clean_label=0.9, perturbed_label=0.5),
-    'literal': dict(perturbed_label=0.5, label_order='literal'),
-    'batch': dict(pairing='batch', mix_alpha=0.5),
-}
+# Whether the targets change, and with which options.
+SETTINGS: list[tuple[bool, dict[str, Any]]] = [
+    (False, {}),
+    (False, dict(mask='pixel', scale=2.0)),
+    (False, dict(mask='patch', patch_size=2)),
+    (False, dict(label_order='literal')),
+    (True, dict(clean_label=0.9, perturbed_label=0.5)),
+    (True, dict(clean_label=0.9)),
+    (True, dict(clean_label=0.9, perturbed_label=0.9)),
+    (True, dict(perturbed_label=0.5, label_order='literal')),
+    (True, dict(pairing='batch', mix_alpha=0.5)),
+]
 
 
-@pytest.mark.parametrize('name', SETTINGS)
-def test_loss_hands_mixed_images_on(name: str, images: Tensor) -> None:
-    settings: dict[str, Any] = SETTINGS[name]
-    method, model, attack = M2AT(**settings), FakeModel(), FakeAttack()
+@pytest.mark.parametrize(('soft', 'settings'), SETTINGS, ids=str)
+@pytest.mark.parametrize('given', ['labels', 'probabilities'])
+def test_loss_hands_mixed_images_on(
+    soft: bool, settings: dict[str, Any], given: str, images: Tensor
+) -> None:
+    target, scores = LABELS, torch.eye(K)[LABELS]
+    if given == 'probabilities':
+        target = scores = 0.1 + 0.6 * scores
+    calls = []
+
+    def recorded(*args: Any) -> Tensor:
+        calls.append(args)
+        return attack(*args)
+
+    method, model = M2AT(**settings), FakeModel()
     torch.manual_seed(1)
-    losses = method.loss(model, attack, images, LABELS)
+    losses = method.loss(model, recorded, images, target)
     torch.manual_seed(1)
     draws = method.draw(images)
+    torch.manual_seed(1)
+    batch = method.training_batch(model, attack, images, target)
 
     # The attack gets the model, the clean images and their labels, once.
-    [(attacked, clean, target)] = attack.calls
-    assert attacked is model and clean is images and target is LABELS
+    [(attacked, clean, towards)] = calls
+    assert attacked is model and clean is images and towards is target
     # The same draws give the same training images through mask_and_mix,
     # which has its own tests.
-    given = {**DEFAULTS, **settings}
-    mixed = mask_and_mix(
-        images,
-        (images + EPS).clamp(0, 1),
-        torch.eye(K)[LABELS],
-        draws,
-        clean_label=given['clean_label'],
-        perturbed_label=given['perturbed_label'],
-        label_order=given['label_order'],
-        scale=given['scale'],
-    )
+    names = ('clean_label', 'perturbed_label', 'label_order', 'scale')
+    options: Any = {k: (DEFAULTS | settings)[k] for k in names}
+    adversarial = (images + EPS).clamp(0, 1)
+    mixed = mask_and_mix(images, adversarial, scores, draws, **options)
     [(trained, labels)] = model.seen
     assert torch.equal(trained, mixed.images)
-    if name in ('soft', 'literal', 'batch'):
-        assert torch.equal(labels, mixed.target)
-    else:
-        assert labels is LABELS
+    assert torch.equal(trained, batch.images)
+    assert torch.equal(batch.keep_map, mixed.keep_map)
+    assert torch.equal(labels, mixed.target) if soft else labels is target
     assert torch.equal(losses['loss'], trained.sum())
     share = losses['kept_share']
     assert share.shape == ()
@@ -167,55 +158,14 @@ def test_loss_hands_mixed_images_on(name: str, images: Tensor) -> None:
     assert losses.keys() == {'loss', 'kept_share', 'adversarial_accuracy'}
 
 
-@pytest.mark.parametrize(
-    ('settings', 'soft'),
-    [
-        ({}, False),
-        (dict(scale=2.0), False),
-        (dict(label_order='literal'), False),
-        (dict(pairing='batch'), True),
-        (dict(perturbed_label=0.9), True),
-        (dict(clean_label=0.9), True),
-        (dict(clean_label=0.9, perturbed_label=0.9), True),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize('given', ['labels', 'probabilities'])
-def test_target_changes_only_where_it_must(
-    settings: dict[str, Any], soft: bool, given: str, images: Tensor
-) -> None:
-    target = LABELS
-    if given == 'probabilities':
-        target = torch.full((N, K), 0.1)
-        target[range(N), LABELS] = 0.7
-    model = FakeModel()
-
-    losses = M2AT(**settings).loss(model, FakeAttack(), images, target)
-
-    [(_, trained_to)] = model.seen
-    if soft:
-        assert trained_to.shape == (N, K)
-        assert not torch.allclose(trained_to, torch.eye(K)[LABELS])
-        assert torch.allclose(trained_to.sum(1), torch.ones(N))
-    else:
-        assert trained_to is target
-    assert losses['adversarial_accuracy'].item() == 50
-
-
 def test_labels_without_the_number_of_classes(images: Tensor) -> None:
     with pytest.raises(ValueError, match='set num_classes'):
-        M2AT().loss(FakeModel(None), FakeAttack(), images, LABELS)
+        M2AT().loss(FakeModel(None), attack, images, LABELS)
 
 
 def test_classifier_without_logits_is_trained(images: Tensor) -> None:
-    class Silent(FakeModel):
-        def supervised_loss(
-            self, images: Tensor, target: Tensor
-        ) -> tuple[dict[str, Tensor], None]:
-            return {'loss': images.sum()}, None
-
-    losses = M2AT().loss(Silent(), FakeAttack(), images, LABELS)
-
+    model = FakeModel(tells=False)
+    losses = M2AT().loss(model, attack, images, LABELS)
     assert losses.keys() == {'loss', 'kept_share'}
 
 
@@ -265,17 +215,10 @@ def test_draws_differ_between_images() -> None:
 
 
 def test_partners_are_a_permutation_of_the_batch() -> None:
-    partner = draw(30, pairing='batch').partner
-
-    assert partner is not None
-    assert sorted(partner.tolist()) == list(range(30))
-    assert partner.tolist() != list(range(30))
-
-
-def test_draws_are_repeatable() -> None:
-    first, again = (draw(5, pairing='batch') for _ in range(2))
-
-    for one, other in zip(first, again):
+    first, again = (draw(30, pairing='batch') for _ in range(2))
+    partner = first.partner.tolist()
+    assert sorted(partner) == list(range(30)) != partner
+    for one, other in zip(first, again):  # the draws are repeatable
         assert torch.equal(one, other)
 
 
@@ -300,7 +243,6 @@ def test_consistency_adds_the_divergence_from_the_clean_image(
 
     losses = check.compare(
         dict(type='m2at_mm.M2AT', consistency=4.0),
-        lambda *args: check.adversarial,
         check.labels,
         reference,
     )

@@ -1,98 +1,283 @@
+"""What is attacked, trained, logged and exported is one function."""
+
 from __future__ import annotations
 
 from typing import Any
 
+import mmpretrain.models.heads as stock_heads
 import pytest
 import torch
 import torch.nn.functional as F
-from mmpretrain.models import LinearClsHead
+from mmpretrain.models.heads import ClsHead, LinearClsHead
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
-from tiny import adversarial_cfg, build_adversarial, classifier_cfg
+from mmpretrain.structures import DataSample
+from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 
 from m2at_mm.attacks import ThreatModel, pgd
-from m2at_mm.cli import load_config
-from m2at_mm.registry import MODELS
+from m2at_mm.exchange import PlainClassifier
+from m2at_mm.model_wrappers.heads import why_unsupported
 
-DRAW = torch.Generator().manual_seed(0)
-IMAGES = torch.rand(4, 3, 224, 224, generator=DRAW)
-LABELS = torch.tensor([3, 1, 4, 1])
-# Networks with two heads, and the weight of each one's logits in the sum.
-PAIRS = {
-    'conformer/conformer-tiny-p16_8xb128_in1k.py': 1.0,
-    'deit/deit-tiny-distilled_4xb256_in1k.py': 0.5,
-    'levit/levit-128s_8xb256_in1k.py': 0.5,
-    'efficientformer/efficientformer-l1_8xb128_in1k.py': 0.5,
+NUM, WIDTH, CLASSES = 6, 16, 5
+LABELS = torch.arange(NUM) % CLASSES
+# Each head of mmpretrain for one label per image, with what it takes.
+HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    'no layer': (dict(type='ClsHead'), 'logits'),
+    'linear': (dict(type='LinearClsHead'), 'vector'),
+    'stacked': (
+        dict(
+            type='StackedLinearClsHead',
+            mid_channels=[8],
+            norm_cfg=dict(type='BN1d'),
+        ),
+        'vector',
+    ),
+    'transformer': (dict(type='VisionTransformerClsHead'), 'vector'),
+    'transformer, hidden': (
+        dict(type='VisionTransformerClsHead', hidden_dim=8),
+        'vector',
+    ),
+    'DeiT': (dict(type='DeiTClsHead'), 'pair'),
+    'LeViT': (dict(type='LeViTClsHead', distillation=False), 'vector'),
+    'LeViT, distilled': (dict(type='LeViTClsHead'), 'vector'),
+    'EfficientFormer': (
+        dict(type='EfficientFormerClsHead', distillation=False),
+        'vector',
+    ),
+    'EfficientFormer, distilled': (
+        dict(type='EfficientFormerClsHead'),
+        'vector',
+    ),
+    'Conformer': (
+        dict(type='ConformerHead', in_channels=[WIDTH, WIDTH]),
+        'pair',
+    ),
+    'Vig': (dict(type='VigClsHead', hidden_dim=8), 'vector'),
+    'ArcFace': (dict(type='ArcFaceClsHead', scale=8.0), 'vector'),
+    'ArcFace, centres': (
+        dict(type='ArcFaceClsHead', num_subcenters=3, easy_margin=True),
+        'vector',
+    ),
+}
+METHODS = {
+    'TRADES': dict(type='m2at_mm.TRADES'),
+    'MART': dict(type='m2at_mm.MART'),
+    'M2AT': dict(type='m2at_mm.M2AT', consistency=1.0),
 }
 
 
-@pytest.fixture(scope='module', params=PAIRS, ids=lambda n: n.split('/')[0])
-def pair(request: pytest.FixtureRequest) -> tuple[Any, float]:
-    """A wrapper around a network of two heads, and each one's weight."""
-    model = load_config(f'mmpretrain::{request.param}').model
-    model.backbone.drop_path_rate = 0.0
-    model.head.num_classes = 10
-    model.head.loss = dict(type='CrossEntropyLoss')
-    model.pop('train_cfg', None)
-    torch.manual_seed(0)
-    wrapper = MODELS.build(
-        adversarial_cfg(classifier=model, method=dict(type='m2at_mm.Standard'))
+@MMPRETRAIN_MODELS.register_module()
+class FeaturesOfImages(nn.Module):
+    """A backbone without a neck, for images of any shape."""
+
+    def __init__(self, channels: int, gives: str) -> None:
+        super().__init__()
+        self.gives = gives
+        width = CLASSES if gives == 'logits' else WIDTH
+        self.layers = nn.ModuleList(
+            nn.Linear(3 * channels, width)
+            for _ in range(2 if gives == 'pair' else 1)
+        )
+
+    def forward(self, images: Tensor) -> tuple[Any, ...]:
+        parts = images.flatten(2)[..., ::5].chunk(3, dim=2)
+        seen = torch.cat([part.mean(2) for part in parts], dim=1)
+        found = [layer(seen) for layer in self.layers]
+        return (found if self.gives == 'pair' else found[0],)
+
+
+def build(head: str, channels: int = 3, **settings: Any) -> Any:
+    cfg, gives = HEADS[head]
+    given = {} if cfg['type'] == 'ClsHead' else dict(num_classes=CLASSES)
+    if given and 'in_channels' not in cfg:
+        given['in_channels'] = WIDTH
+    wrapper = build_adversarial(
+        classifier=dict(
+            type='ImageClassifier',
+            backbone=dict(
+                type='FeaturesOfImages', channels=channels, gives=gives
+            ),
+            head=dict(cfg, **given),
+        ),
+        data_preprocessor=dict(
+            mean=[120.0] * channels,
+            std=[60.0] * channels,
+            num_classes=CLASSES,
+        ),
+        **settings,
     )
-    wrapper.init_weights()
-    for parameter in wrapper.head.parameters():  # some begin at zero
-        nn.init.normal_(parameter, std=0.1)
-    return wrapper, PAIRS[request.param]
+    draw = torch.Generator().manual_seed(0)
+    for parameter in wrapper.parameters():  # some heads begin at zero
+        parameter.data.normal_(generator=draw)
+    return wrapper
+
+
+def images(channels: int = 3, num: int = NUM) -> Tensor:
+    draw = torch.Generator().manual_seed(1)
+    return torch.rand(num, channels, 9, 14, generator=draw)
+
+
+def predicted(wrapper: Any, given: Tensor) -> Tensor:
+    """The probabilities that mmpretrain's own ``predict`` gives."""
+    channels = given.shape[1]
+    pixels = 255 * given
+    mean, std = torch.full((channels, 1, 1), 120.0), 60.0
+    samples = wrapper.classifier.predict((pixels - mean) / std)
+    return torch.stack([sample.pred_score for sample in samples])
+
+
+def test_the_table_has_every_head() -> None:
+    known = {
+        name
+        for name in stock_heads.__all__
+        if isinstance(getattr(stock_heads, name), type)
+        and issubclass(getattr(stock_heads, name), ClsHead)
+    }
+    supported = {
+        name
+        for name in known
+        if why_unsupported(getattr(stock_heads, name)) is None
+    }
+    assert supported == {cfg['type'] for cfg, _ in HEADS.values()}
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('head', HEADS)
+def test_attacked_trained_and_exported_are_predicted(
+    head: str, channels: int
+) -> None:
+    wrapper = build(head, channels, method=dict(type='m2at_mm.Standard'))
+    wrapper.eval()
+    given = images(channels)
+    expected = predicted(wrapper, given)
+    with torch.no_grad():
+        _, trained = wrapper.supervised_loss(given, LABELS)
+        exported = PlainClassifier.of(wrapper)(given)
+        for logits in (wrapper(given), trained, exported):
+            torch.testing.assert_close(logits.softmax(1), expected)
+        torch.testing.assert_close(trained, wrapper(given))
+
+
+@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('head', HEADS)
+def test_consistency_compares_one_function(head: str, method: str) -> None:
+    """Without a perturbation there is no divergence."""
+    wrapper = build(head, method=METHODS[method]).eval()
+    given = images()
+    with torch.no_grad():
+        losses = wrapper.method.loss(
+            wrapper, lambda model, unperturbed, _: unperturbed, given, LABELS
+        )
+    assert float(losses['loss_consistency']) == pytest.approx(0, abs=1e-5)
+    right = predicted(wrapper, given).argmax(1) == LABELS
+    assert losses['adversarial_accuracy'] == 100 * right.float().mean()
+
+
+# A batch norm cannot train on one image.
+WITH_NORM = ('stacked', 'LeViT', 'LeViT, distilled', 'Vig')
+
+
+@pytest.mark.parametrize(
+    ('head', 'num'),
+    [
+        (head, num)
+        for head in HEADS
+        for num in (1, NUM)
+        if num > 1 or head not in WITH_NORM
+    ],
+)
+def test_trained_end_to_end(head: str, num: int) -> None:
+    wrapper = build(head, eval_attacks=dict(a=dict(type='m2at_mm.PGD')))
+    samples = [DataSample().set_gt_label(int(k)) for k in LABELS[:num]]
+    given = images(num=num)
+    losses = wrapper.train()(given, samples, mode='loss')
+    losses['loss'].backward()
+    assert all(bool(value.isfinite().all()) for value in losses.values())
+    found = wrapper.eval()(given, samples, mode='predict')
+    expected = predicted(wrapper, given)
+    for sample, scores in zip(found, expected):
+        torch.testing.assert_close(sample.pred_score, scores)
+
+
+@pytest.mark.parametrize(
+    'dtype', [torch.float64, torch.float16, torch.bfloat16]
+)
+@pytest.mark.parametrize('method', [*METHODS, 'AVmixup'])
+@pytest.mark.parametrize('head', ['linear', 'Conformer', 'ArcFace'])
+def test_models_of_another_precision(
+    head: str, method: str, dtype: torch.dtype
+) -> None:
+    cfg = METHODS.get(method, dict(type=f'm2at_mm.{method}'))
+    wrapper = build(head, method=cfg, label_smoothing=0.0)
+    if head == 'ArcFace':  # its margin would overflow a half's angle
+        wrapper.head.set_margins(0.0)
+    wrapper.to(dtype)
+    samples = [DataSample().set_gt_label(int(k)) for k in LABELS]
+    losses = wrapper.train()(images(), samples, mode='loss')
+    sum(v for k, v in losses.items() if 'loss' in k).backward()
+    wrapper.eval()
+    with torch.no_grad():
+        _, trained = wrapper.supervised_loss(images(), LABELS)
+        logits = wrapper(images())
+        assert logits.dtype == dtype
+        assert torch.equal(trained, logits)
+        assert torch.equal(PlainClassifier.of(wrapper)(images()), logits)
+    reference = build(head, method=cfg).eval()
+    expected = reference(images()).softmax(1).detach()
+    torch.testing.assert_close(
+        F.softmax(logits.double(), 1),
+        expected.double(),
+        rtol=0.0,
+        atol=1e-5 if dtype == torch.float64 else 0.1,
+    )
+
+
+# --- heads with a loss of their own -----------------------------------------
+
+# Heads that are two, and the weight of each one's logits in the sum.
+PAIRS = {
+    'Conformer': 1.0,
+    'DeiT': 0.5,
+    'LeViT, distilled': 0.5,
+    'EfficientFormer, distilled': 0.5,
+}
 
 
 def two_heads(wrapper: Any) -> list[Tensor]:
     """The logits of both heads, by hand."""
-    head = wrapper.head
-    features = wrapper.extract_feat(IMAGES)[-1]
+    head, features = wrapper.head, wrapper.extract_feat(images())[-1]
     name = type(head).__name__
     if name == 'ConformerHead':
         conv, trans = features
         return [head.conv_cls_head(conv), head.trans_cls_head(trans)]
     if name == 'DeiTClsHead':
-        cls_token, dist_token = features[-2:]
-        layers = head.layers
-        return [layers.head(cls_token), layers.head_dist(dist_token)]
+        first, second = features
+        return [head.layers.head(first), head.layers.head_dist(second)]
     second = head.dist_head if name == 'EfficientFormerClsHead' else None
     return [head.head(features), (second or head.head_dist)(features)]
 
 
 @pytest.mark.parametrize('training', [False, True])
-def test_two_heads_give_one_row_of_logits(
-    pair: tuple[Any, float], training: bool
+@pytest.mark.parametrize('name', PAIRS)
+def test_two_heads_give_one_row_of_logits_and_learn(
+    name: str, training: bool
 ) -> None:
-    wrapper, weight = pair
+    wrapper = build(name, method=dict(type='m2at_mm.Standard'))
     wrapper.train(training)
-    torch.manual_seed(1)
-    found = wrapper(IMAGES)
-    torch.manual_seed(1)
-    expected = weight * sum(two_heads(wrapper))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert wrapper.head.training == training
-
-
-def test_two_heads_learn(pair: tuple[Any, float]) -> None:
-    wrapper, weight = pair
-    wrapper.train()
-    torch.manual_seed(1)
-    losses, logits = wrapper.supervised_loss(IMAGES, LABELS)
-    torch.manual_seed(1)
+    losses, logits = wrapper.supervised_loss(images(), LABELS)
     scores = two_heads(wrapper)
-    if type(wrapper.head).__name__ == 'ConformerHead':
+    joined = PAIRS[name] * sum(scores)
+    expected = F.cross_entropy(joined, LABELS)
+    if name == 'Conformer':
         expected = sum(F.cross_entropy(one, LABELS) for one in scores)
-    else:
-        expected = F.cross_entropy(weight * sum(scores), LABELS)
-    torch.testing.assert_close(losses['loss'], expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        logits, weight * sum(scores), rtol=1e-4, atol=1e-5
-    )
-    assert wrapper.head.training
+    close = dict(rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses['loss'], expected, **close)
+    torch.testing.assert_close(logits, joined, **close)
+    torch.testing.assert_close(wrapper(images()), joined, **close)
+    assert wrapper.head.training == training
     losses['loss'].backward()
-    for name, parameter in wrapper.head.named_parameters():
-        assert parameter.grad is not None and parameter.grad.any(), name
+    for parameter in wrapper.head.parameters():
+        assert parameter.grad is not None and parameter.grad.any()
 
 
 @MMPRETRAIN_MODELS.register_module()
@@ -113,49 +298,41 @@ class PairHead(LinearClsHead):
         return super().forward(feats), super().forward(feats)
 
 
-def test_logits_of_a_users_head_are_taken_as_they_are() -> None:
-    cfg = classifier_cfg()
-    cfg['head']['type'] = 'TwiceLossHead'
-    wrapper = build_adversarial(classifier=cfg).eval()
-    images = IMAGES[..., :32, :32].contiguous()
-    losses, logits = wrapper.supervised_loss(images, LABELS)
-    torch.testing.assert_close(logits, wrapper(images))
+HEADS_OF_USERS = {
+    name: (dict(type=name), 'vector') for name in ('TwiceLossHead', 'PairHead')
+}
+
+
+def test_heads_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, given in HEADS_OF_USERS.items():
+        monkeypatch.setitem(HEADS, name, given)
+    wrapper = build('TwiceLossHead').eval()
+    losses, logits = wrapper.supervised_loss(images(), LABELS)
+    torch.testing.assert_close(logits, wrapper(images()))
     assert losses.keys() == {'loss', 'loss_again'}
-
-
-def test_outputs_of_unknown_meaning_are_not_attacked() -> None:
-    cfg = classifier_cfg()
-    cfg['head']['type'] = 'PairHead'
-    wrapper = build_adversarial(classifier=cfg).eval()
-    images = IMAGES[..., :32, :32].contiguous()
+    # Outputs of unknown meaning are not attacked.
     with pytest.raises(TypeError, match=r'shape \(N, K\).*tuple'):
-        pgd(wrapper, images, LABELS, ThreatModel())
+        pgd(build('PairHead').eval(), images(), LABELS, ThreatModel())
 
 
 @pytest.mark.parametrize('soft', [False, True])
-def test_arcface_takes_labels_and_soft_targets(soft: bool) -> None:
-    cfg = classifier_cfg()
-    cfg['head'] = dict(
-        type='ArcFaceClsHead', num_classes=10, in_channels=32, margins=0.3
-    )
-    wrapper = build_adversarial(classifier=cfg).train()
-    images = IMAGES[..., :32, :32].contiguous()
-    target = F.one_hot(LABELS, 10) * 0.8 + 0.02 if soft else LABELS
-    losses, logits = wrapper.supervised_loss(images, target)
+def test_arcface_takes_labels_and_soft_targets(
+    soft: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arcface = dict(type='ArcFaceClsHead', margins=0.3)
+    monkeypatch.setitem(HEADS, 'margin', (arcface, 'vector'))
+    wrapper = build('margin').train()
+    one_hot = F.one_hot(LABELS, CLASSES)
+    target = one_hot * 0.8 + 0.04 if soft else LABELS
+    losses, logits = wrapper.supervised_loss(images(), target)
     # By hand: the angle to the right class grows by the margin.
-    features = F.normalize(wrapper.extract_feat(images)[-1])
+    features = F.normalize(wrapper.extract_feat(images())[-1])
     weights = F.normalize(wrapper.head.norm_product.weight)
     angles = (features @ weights.T).acos()
-    margin = 0.3 * F.one_hot(LABELS, 10)
-    expected = 64 * (angles + margin).cos()
+    expected = F.cross_entropy(64 * (angles + 0.3 * one_hot).cos(), target)
     # The margin is the loss's alone.
-    torch.testing.assert_close(logits, wrapper(images))
-    torch.testing.assert_close(
-        losses['loss'],
-        F.cross_entropy(expected, target),
-        rtol=1e-3,
-        atol=1e-3,
-    )
+    torch.testing.assert_close(logits, wrapper(images()))
+    torch.testing.assert_close(losses['loss'], expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -185,28 +362,20 @@ def test_heads_that_cannot_be_attacked(head: dict, reason: str) -> None:
 @pytest.mark.parametrize('method', ['PGDAT', 'AVmixup', 'TRADES', 'IAT'])
 def test_a_network_that_squeezes_trains_on_one_image(method: str) -> None:
     """LeNet-5 gives one image logits without a batch."""
-    torch.manual_seed(0)
-    model = MODELS.build(
-        dict(
-            type='m2at_mm.AdversarialClassifier',
-            classifier=dict(
-                type='ImageClassifier',
-                backbone=dict(type='LeNet5', num_classes=10),
-                head=dict(type='ClsHead', loss=dict(type='CrossEntropyLoss')),
-            ),
-            threat_model=dict(eps='0/255'),
-            train_attack=dict(type='m2at_mm.PGD', steps=1, step_size=0.1),
-            method=dict(type=f'm2at_mm.{method}'),
-            data_preprocessor=dict(num_classes=10, to_rgb=False),
-        )
+    model = build_adversarial(
+        classifier=dict(
+            type='ImageClassifier',
+            backbone=dict(type='LeNet5', num_classes=10),
+            head=dict(type='ClsHead', loss=dict(type='CrossEntropyLoss')),
+        ),
+        threat_model=dict(eps='0/255'),
+        train_attack=dict(type='m2at_mm.PGD', steps=1, step_size=0.1),
+        method=dict(type=f'm2at_mm.{method}'),
+        data_preprocessor=dict(num_classes=10, to_rgb=False),
     ).train()
-    image = torch.rand(1, 1, 32, 32)
-    label = torch.tensor([3])
-    torch.manual_seed(1)
+    image, label = torch.rand(1, 1, 32, 32), torch.tensor([3])
     alone, logits = model.supervised_loss(image, label)
-    both, _ = model.supervised_loss(
-        torch.cat([image] * 2), torch.cat([label] * 2)
-    )
+    both, _ = model.supervised_loss(image.repeat(2, 1, 1, 1), label.repeat(2))
     assert logits.shape == (1, 10)
     assert torch.allclose(alone['loss'], both['loss'])
     losses = model.method.loss(model, model.attack_in_training, image, label)

@@ -151,8 +151,9 @@ def test_torchrun_trains_and_resumes_on_the_cpu(tmp_path: Path) -> None:
 
 def test_image_folder_trains(cifar10_root: Path, tmp_path: Path) -> None:
     roots = {
-        f'{name}_dataloader.dataset.data_root': cifar10_root
+        f'{name}_dataloader.dataset.{key}': value
         for name in ('train', 'val')
+        for key, value in (('data_root', cifar10_root), ('val_size', 20))
     }
     output = run_tool(
         'train',

@@ -29,7 +29,7 @@ def tiny_model(norm: str = 'linf', **attack: Any) -> Any:
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
 @pytest.mark.parametrize('bn_mode', ['eval', 'batch'])
-def test_the_way_from_clean_to_the_attack(
+def test_the_path_from_clean_to_the_attack(
     digits: Batch, norm: str, bn_mode: str
 ) -> None:
     model = tiny_model(norm, bn_mode=bn_mode)
@@ -153,19 +153,15 @@ def test_strip(digits: Batch) -> None:
     assert figure.axes[0].get_ylabel() == 'label: digit-3'
 
 
-@pytest.mark.parametrize(
-    ('steps', 'last'), [(10, 10), (20, 20), (11, 11)], ids=str
-)
-def test_a_long_way_is_shown_in_parts(
-    digits: Batch, steps: int, last: int | None
-) -> None:
+@pytest.mark.parametrize('steps', [10, 11, 20])
+def test_a_long_path_is_shown_in_parts(digits: Batch, steps: int) -> None:
     images, labels = digits
     model = tiny_model(steps=steps, step_size='1/255')
     path = AttackSteps.of(model, images[:1], labels[:1])
     figure = draw_attack_steps(path)
     titles = [axis.get_title() for axis in figure.axes[:11]]
     assert len(figure.axes) == 22 and len(set(titles)) == 11
-    assert titles[0] == 'clean' and titles[-1] == f'step {last}'
+    assert titles[0] == 'clean' and titles[-1] == f'step {steps}'
 
 
 def test_frames(digits: Batch) -> None:

@@ -37,34 +37,34 @@ def make(batch: Batch, **method: Any) -> MethodOptions:
 def test_same_draws(grey: Batch) -> None:
     clean, labels = grey
     found = make(grey, scale=2.0, perturbed_label=0.5)
-    own = torch.eye(K)[labels]
-    plain, keep = found.kept[PLAIN], found.keep_maps[PLAIN]
-    assert torch.allclose(found.training[PLAIN], clean + plain, atol=1e-6)
-    assert torch.equal(found.targets[PLAIN], own)
+    mixed, kept = found.mixed, found.kept
+    plain = mixed[PLAIN]
+    assert torch.allclose(plain.images, clean + kept[PLAIN], atol=1e-6)
+    assert torch.equal(plain.target, torch.eye(K)[labels])
     # Twice of the same is kept.
-    assert torch.allclose(found.kept[SCALE], 2 * plain, atol=1e-6)
-    assert torch.equal(found.keep_maps[SCALE], keep)
+    assert torch.allclose(kept[SCALE], 2 * kept[PLAIN], atol=1e-6)
+    assert torch.equal(mixed[SCALE].keep_map, plain.keep_map)
     # The same image with other labels.
-    share = keep.mean((1, 2, 3))
+    share = plain.keep_map.mean((1, 2, 3))
     for name, weight in ((LABEL, share), (LITERAL, 1 - share)):
-        assert torch.equal(found.training[name], found.training[PLAIN])
-        right = found.targets[name][range(N), labels]
+        assert torch.equal(mixed[name].images, plain.images)
+        right = mixed[name].target[range(N), labels]
         assert torch.allclose(right, 1 - 0.5 * weight, atol=1e-6)
     # The config's own options together.
-    assert torch.equal(found.training['this config'], found.training[SCALE])
-    assert torch.equal(found.targets['this config'], found.targets[LABEL])
+    own = mixed['this config']
+    assert torch.equal(own.images, mixed[SCALE].images)
+    assert torch.equal(own.target, mixed[LABEL].target)
     assert found.own == 'perturbed_label=0.5, scale=2.0'
 
 
 def test_ratio_of_another_distribution(grey: Batch) -> None:
     found = make(grey)
-    for row in range(N):
-        plain = found.keep_maps[PLAIN][row].unique()
-        other = found.keep_maps[ALPHA][row].unique()
+    for first, second in zip(
+        found.mixed[PLAIN].keep_map, found.mixed[ALPHA].keep_map
+    ):
+        plain, other = first.unique(), second.unique()
         # Same mask; the ratio, and so each share, farther from a half.
-        mask = found.keep_maps[PLAIN][row] == plain[0]
-        same = found.keep_maps[ALPHA][row] == other[0]
-        assert torch.equal(mask, same)
+        assert torch.equal(first == plain[0], second == other[0])
         assert len(plain) == len(other) == 2
         assert other[0] < plain[0] and other[1] > plain[1]
     assert found.own == 'plain'
@@ -73,15 +73,14 @@ def test_ratio_of_another_distribution(grey: Batch) -> None:
 def test_partner_is_the_next_image(grey: Batch) -> None:
     clean, labels = grey
     found = make(grey)
-    pairs = found.targets[PAIRING]
-    weight = pairs[range(N), labels]  # of an image itself
-    partner = labels.roll(-1)
-    assert torch.allclose(pairs[range(N), partner], 1 - weight, atol=1e-6)
+    pairs, kept = found.mixed[PAIRING], found.kept[PAIRING]
+    weight = pairs.target[range(N), labels]  # of an image itself
+    partner = pairs.target[range(N), labels.roll(-1)]
+    assert torch.allclose(partner, 1 - weight, atol=1e-6)
     lam = weight.view(-1, 1, 1, 1)
-    mixed = lam * clean + (1 - lam) * clean.roll(-1, 0)
-    expected = mixed + found.kept[PAIRING]
-    assert torch.allclose(found.training[PAIRING], expected, atol=1e-5)
-    assert found.kept[PAIRING].abs().max() <= 8 / 255 + 1e-6
+    expected = lam * clean + (1 - lam) * clean.roll(-1, 0) + kept
+    assert torch.allclose(pairs.images, expected, atol=1e-5)
+    assert kept.abs().max() <= 8 / 255 + 1e-6
 
 
 def test_figure(grey: Batch) -> None:
@@ -97,14 +96,15 @@ def test_figure(grey: Batch) -> None:
         top = figure.axes[2 * row * columns :][:columns]
         below = figure.axes[(2 * row + 1) * columns :][:columns]
         for place, name in enumerate(titles[1:], start=1):
+            mixed = found.mixed[name]
             shown = torch.as_tensor(top[place].images[0].get_array())
-            expected = found.training[name][row].permute(1, 2, 0)
-            assert torch.equal(shown, expected)
+            assert torch.equal(shown, mixed.images[row].permute(1, 2, 0))
+            share = mixed.keep_map[row].mean()
+            likeliest = mixed.target[row].topk(2)
+            label = likeliest.indices[0]
+            score = 100 * likeliest.values[0]
             text = below[place].get_xlabel().splitlines()
-            share = found.keep_maps[name][row].mean()
             assert text[0] == f'keeps {share:.2f}, target:'
-            top_two = found.targets[name][row].topk(2)
-            label, score = top_two.indices[0], 100 * top_two.values[0]
             assert text[1] == f'{label} {score:.0f} %'
             assert len(text) == (3 if name == PAIRING else 2)
 

@@ -13,9 +13,9 @@ from m2at_mm.visualization.rendering import (
     amplified,
     amplitude,
     class_name,
-    describe_eps,
     describe_scores,
     figure_pixels,
+    make_heading,
     save_animation,
     show_panel,
 )
@@ -62,8 +62,9 @@ def test_amplitude() -> None:
 
 
 def test_texts() -> None:
-    assert describe_eps(ThreatModel('linf', '8/255')) == 'linf eps 8/255'
-    assert describe_eps(ThreatModel('l2', 0.5)) == 'l2 eps 127.5/255'
+    linf, l2 = ThreatModel('linf', '8/255'), ThreatModel('l2', 0.5)
+    assert make_heading('What', linf, '') == 'What, linf eps 8/255'
+    assert make_heading('What', l2, 'hm') == 'What, l2 eps 127.5/255 (hm)'
     assert class_name(3, None) == '3'
     assert class_name(1, ['a', 'b']) == 'b'
     assert class_name(0, ['great white shark']) == 'great white sha…'

@@ -16,6 +16,7 @@ N, K = 3, 10
 EPS = 32 / 255
 NAMES = [f'digit-{k}' for k in range(K)]
 PANELS = 6  # five images and the text
+Batch = tuple[Tensor, Tensor]
 
 
 def tiny_model(**method: Any) -> Any:
@@ -25,7 +26,7 @@ def tiny_model(**method: Any) -> Any:
     ).eval()
 
 
-def make(digits: tuple[Tensor, Tensor], **method: Any) -> TrainingImages:
+def make(digits: Batch, **method: Any) -> TrainingImages:
     model = tiny_model(**method)
     torch.manual_seed(1)
     return TrainingImages.of(model, *digits)
@@ -33,15 +34,20 @@ def make(digits: tuple[Tensor, Tensor], **method: Any) -> TrainingImages:
 
 @pytest.mark.parametrize('scale', [1.0, 2.0])
 @pytest.mark.parametrize('mask', ['rectangle', 'pixel', 'patch'])
-def test_fields_fit_each_other(
-    digits: tuple[Tensor, Tensor], scale: float, mask: str
-) -> None:
+def test_fields_fit_each_other(digits: Batch, scale: float, mask: str) -> None:
     images, labels = digits
 
     batch = make(digits, scale=scale, mask=mask, perturbed_label=0.7)
 
     assert torch.equal(batch.clean, images)
     assert torch.equal(batch.labels, labels) and labels.tolist() == [3, 4, 5]
+    model = tiny_model()
+    with torch.no_grad():
+        clean = model(batch.clean).softmax(1)
+        attacked = model(batch.adversarial).softmax(1)
+    assert torch.allclose(batch.clean_scores, clean, atol=1e-6)
+    assert torch.allclose(batch.adversarial_scores, attacked, atol=1e-6)
+    assert not torch.allclose(clean, attacked, atol=1e-6)
     assert batch.threat_model.eps == pytest.approx(EPS)
     assert batch.keep_map.shape == (N, 1, 32, 32)
     assert batch.keep_map.min() >= 0 and batch.keep_map.max() <= 1
@@ -54,29 +60,12 @@ def test_fields_fit_each_other(
     share = batch.keep_map.mean((1, 2, 3))
     own = batch.target.gather(1, labels[:, None])[:, 0]
     assert torch.allclose(own, 1 - 0.3 * share, atol=1e-6)
-    for probabilities in (
-        batch.target,
-        batch.clean_scores,
-        batch.adversarial_scores,
-    ):
-        assert probabilities.shape == (N, K)
-        assert torch.allclose(probabilities.sum(1), torch.ones(N), atol=1e-5)
-
-
-def test_scores_are_the_models(digits: tuple[Tensor, Tensor]) -> None:
-    batch = make(digits)
-
-    model = tiny_model()
-    with torch.no_grad():
-        clean = model(batch.clean).softmax(1)
-        adversarial = model(batch.adversarial).softmax(1)
-    assert torch.allclose(batch.clean_scores, clean, atol=1e-6)
-    assert torch.allclose(batch.adversarial_scores, adversarial, atol=1e-6)
-    assert not torch.allclose(clean, adversarial, atol=1e-6)
+    assert batch.target.shape == (N, K)
+    assert torch.allclose(batch.target.sum(1), torch.ones(N), atol=1e-5)
 
 
 def test_kept_perturbation_is_free_of_the_other_image(
-    digits: tuple[Tensor, Tensor],
+    digits: Batch,
 ) -> None:
     images, _ = digits
     model = tiny_model(pairing='batch')
@@ -98,9 +87,7 @@ def test_kept_perturbation_is_free_of_the_other_image(
 
 
 @pytest.mark.parametrize('method', ['PGDAT', 'TRADES', 'MART'])
-def test_methods_that_train_on_the_attack(
-    digits: tuple[Tensor, Tensor], method: str
-) -> None:
+def test_methods_that_train_on_the_attack(digits: Batch, method: str) -> None:
     batch = TrainingImages.of(tiny_model(type=f'm2at_mm.{method}'), *digits)
     assert torch.equal(batch.training, batch.adversarial)
     assert torch.equal(batch.target, torch.eye(K)[batch.labels])
@@ -112,7 +99,7 @@ def test_methods_that_train_on_the_attack(
     assert method in figure.get_suptitle()
 
 
-def test_training_images_of_avmixup(digits: tuple[Tensor, Tensor]) -> None:
+def test_training_images_of_avmixup(digits: Batch) -> None:
     model = tiny_model(type='m2at_mm.AVmixup', gamma=2.0, vertex_label=0.1)
     batch = TrainingImages.of(model, *digits)
     own = batch.target[range(N), batch.labels]
@@ -124,7 +111,7 @@ def test_training_images_of_avmixup(digits: tuple[Tensor, Tensor]) -> None:
     assert torch.allclose(batch.training, expected, atol=1e-5)
 
 
-def test_training_images_of_iat(digits: tuple[Tensor, Tensor]) -> None:
+def test_training_images_of_iat(digits: Batch) -> None:
     batch = TrainingImages.of(tiny_model(type='m2at_mm.IAT'), *digits)
     # Labels are mixed as the adversarial images are.
     weights = batch.target[:, batch.labels]
@@ -134,7 +121,7 @@ def test_training_images_of_iat(digits: tuple[Tensor, Tensor]) -> None:
 
 
 def test_methods_without_training_images(
-    digits: tuple[Tensor, Tensor],
+    digits: Batch,
 ) -> None:
     standard = tiny_model(type='m2at_mm.Standard')
     batch = TrainingImages.of(standard, *digits)
@@ -148,7 +135,7 @@ def test_methods_without_training_images(
     assert len(draw_training_images(batch).axes) == N * 2
 
 
-def test_nothing_is_left_in_the_model(digits: tuple[Tensor, Tensor]) -> None:
+def test_nothing_is_left_in_the_model(digits: Batch) -> None:
     model = tiny_model(type='m2at_mm.TRADES')
     before = {k: v.clone() for k, v in model.state_dict().items()}
     TrainingImages.of(model, *digits)
@@ -157,7 +144,7 @@ def test_nothing_is_left_in_the_model(digits: tuple[Tensor, Tensor]) -> None:
         assert torch.equal(value, before[key])
 
 
-def test_fooled_are_those_right_before(digits: tuple[Tensor, Tensor]) -> None:
+def test_fooled_are_those_right_before(digits: Batch) -> None:
     batch = make(digits)
     batch.clean_scores = torch.eye(K)[[3, 4, 0]]
     batch.adversarial_scores = torch.eye(K)[[8, 4, 9]]
@@ -165,16 +152,12 @@ def test_fooled_are_those_right_before(digits: tuple[Tensor, Tensor]) -> None:
     assert batch.first(2).fooled().tolist() == [True, False]
 
 
-def test_a_radius_of_nothing_is_grey(digits: tuple[Tensor, Tensor]) -> None:
+def test_amplified_perturbations(digits: Batch) -> None:
     model = tiny_model()
     model.threat_model.eps = 0.0
     panel = TrainingImages.of(model, *digits).columns()['perturbation']
     assert torch.equal(panel, torch.full_like(panel, 0.5))
-
-
-def test_l2_fills_the_scale(digits: tuple[Tensor, Tensor]) -> None:
-    model = tiny_model()
-    model.threat_model = ThreatModel('l2', 0.5)
+    model.threat_model = ThreatModel('l2', 0.5)  # fills the scale
     panel = TrainingImages.of(model, *digits).columns()['perturbation']
     assert (panel - 0.5).abs().max() == pytest.approx(0.5)
 
@@ -182,9 +165,7 @@ def test_l2_fills_the_scale(digits: tuple[Tensor, Tensor]) -> None:
 @pytest.mark.parametrize(
     'name', ['$x$ and a very long name indeed', 'ice_cream']
 )
-def test_any_name_can_be_drawn(
-    digits: tuple[Tensor, Tensor], name: str
-) -> None:
+def test_any_name_can_be_drawn(digits: Batch, name: str) -> None:
     figure = draw_training_images(make(digits), [name] * K)
     text = figure.axes[PANELS - 1].texts[0]
     shown = name if len(name) <= 16 else name[:15] + '…'
@@ -195,46 +176,21 @@ def test_any_name_can_be_drawn(
     assert box.x1 <= figure.bbox.x1 and box.x0 >= 0
 
 
-def test_figure_has_a_row_per_image(digits: tuple[Tensor, Tensor]) -> None:
+def test_figure(digits: Batch, tmp_path: Path) -> None:
     batch = make(digits, perturbed_label=0.7)
     # Predictions that are known.
     batch.clean_scores = torch.eye(K)[[3, 4, 0]]
     batch.adversarial_scores = torch.eye(K)[[8, 4, 9]]
-
     figure = draw_training_images(batch, NAMES, note='a note')
-
     assert len(figure.axes) == N * PANELS
     title = figure.get_suptitle()
     assert 'eps 32/255' in title and 'a note' in title
-    texts = [
-        axis.texts[0].get_text() for axis in figure.axes[PANELS - 1 :: PANELS]
-    ]
-    share = batch.keep_map.mean((1, 2, 3))
-    for row, (label, clean, attacked) in enumerate(
-        [(3, 3, 8), (4, 4, 4), (5, 0, 9)]
-    ):
-        lines = texts[row].splitlines()
-        assert lines == [
-            f'label: digit-{label}',
-            f'clean: digit-{clean} 100 %',
-            f'attacked: digit-{attacked} 100 %',
-            f'kept share: {share[row]:.2f}',
-            f'target: digit-{label} {100 - 30 * share[row]:.0f} %',
-        ]
-
-
-def test_figure_shows_the_images(digits: tuple[Tensor, Tensor]) -> None:
-    batch = make(digits)
-
-    figure = draw_training_images(batch)
-
     perturbation = batch.adversarial - batch.clean
     kept = batch.training - batch.clean
-    for row in range(N):
-        shown = [
-            torch.as_tensor(axis.images[0].get_array()).permute(2, 0, 1)
-            for axis in figure.axes[PANELS * row : PANELS * (row + 1) - 1]
-        ]
+    share = batch.keep_map.mean((1, 2, 3))
+    predicted = [(3, 3, 8), (4, 4, 4), (5, 0, 9)]
+    for row, (label, clean, attacked) in enumerate(predicted):
+        axes = figure.axes[PANELS * row : PANELS * (row + 1)]
         expected = [
             batch.clean[row],
             batch.keep_map[row].expand(3, -1, -1),
@@ -242,20 +198,19 @@ def test_figure_shows_the_images(digits: tuple[Tensor, Tensor]) -> None:
             (kept[row] + EPS) / (2 * EPS),
             batch.training[row],
         ]
-        for panel, image in zip(shown, expected):
-            assert torch.allclose(panel, image.clamp(0, 1), atol=1e-5)
-    text = figure.axes[PANELS - 1].texts[0].get_text()
-    assert text.startswith('label: 3\n')  # the number without names
-
-
-def test_picture_is_saved(
-    digits: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
-    figure = draw_training_images(make(digits), NAMES)
-
+        for axis, image in zip(axes, expected):
+            shown = torch.as_tensor(axis.images[0].get_array())
+            image = image.clamp(0, 1).permute(1, 2, 0)
+            assert torch.allclose(shown, image, atol=1e-5)
+        assert axes[-1].texts[0].get_text().splitlines() == [
+            f'label: digit-{label}',
+            f'clean: digit-{clean} 100 %',
+            f'attacked: digit-{attacked} 100 %',
+            f'kept share: {share[row]:.2f}',
+            f'target: digit-{label} {100 - 30 * share[row]:.0f} %',
+        ]
+    assert batch.describe(0, None).startswith('label: 3\n')
     figure.savefig(tmp_path / 'm2at.png', dpi=40)
-
     with Image.open(tmp_path / 'm2at.png') as picture:
         assert picture.format == 'PNG'
-        colours = picture.convert('RGB').getcolors(1 << 20)
-        assert colours is not None and len(colours) > 50
+        assert len(picture.convert('RGB').getcolors(1 << 20) or ()) > 50

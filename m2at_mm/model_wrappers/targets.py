@@ -1,0 +1,176 @@
+"""Which targets a method and a classifier's losses take."""
+
+from __future__ import annotations
+
+import copy
+from typing import NamedTuple
+
+import torch
+from mmpretrain.models import TimmClassifier
+from mmpretrain.structures import DataSample
+from torch import Tensor, nn
+
+from m2at_mm.attacks.losses import hard_labels
+from m2at_mm.methods import Method
+
+
+class AcceptedTargets(NamedTuple):
+    """What every loss module of a classifier takes.
+
+    Attributes:
+        labels (bool): Labels, int64 of shape (N, ).
+        scores (bool): Probabilities of shape (N, K), and their values count.
+    """
+
+    labels: bool
+    scores: bool
+
+
+def loss_modules(classifier: nn.Module) -> list[nn.Module]:
+    """The modules that compute a classifier's losses."""
+    return [
+        module
+        for name, module in classifier.named_modules()
+        if name.rsplit('.', 1)[-1] == 'loss_module'
+    ]
+
+
+def accepted_targets(
+    classifier: nn.Module, num_classes: int | None
+) -> AcceptedTargets:
+    """Try copies of a classifier's loss modules on a few targets.
+
+    Without the number of classes nothing is tried, and both kinds of targets
+    count as accepted.
+
+    Raises:
+        ValueError: A loss takes neither labels nor probabilities.
+    """
+    if num_classes is None:
+        return AcceptedTargets(True, True)
+    # As mmpretrain's classifiers call it.
+    averaged = not isinstance(classifier, TimmClassifier)
+    found = [
+        _try(module, num_classes, averaged)
+        for module in loss_modules(classifier)
+    ]
+    return AcceptedTargets(
+        all(one.labels for one in found), all(one.scores for one in found)
+    )
+
+
+def _try(
+    module: nn.Module, num_classes: int, averaged: bool
+) -> AcceptedTargets:
+    # With as many images as classes, some losses broadcast what is wrong.
+    num = num_classes + 1
+    labels = torch.arange(num) % num_classes
+    logits = torch.linspace(-1, 1, num * num_classes).view(num, num_classes)
+    sharp = torch.full_like(logits, 0.1 / num_classes)
+    sharp[torch.arange(num), labels] += 0.9
+    flat = (sharp + 1 / num_classes) / 2
+    kwargs = dict(avg_factor=num) if averaged else {}
+    results: list[Tensor | Exception] = []
+    for target in (labels, sharp, flat):
+        try:
+            # A copy, as SeesawLoss counts the labels that it sees.
+            with torch.no_grad():
+                loss = copy.deepcopy(module)(logits, target, **kwargs)
+            results.append(loss)
+        except Exception as error:  # each loss refuses in a way of its own
+            results.append(error)
+    hard, first, second = results
+    if isinstance(hard, Exception) and isinstance(first, Exception):
+        raise ValueError(
+            f'loss={type(module).__name__!r} takes neither labels of shape '
+            f'(N, ) nor probabilities of shape (N, {num_classes}), as it '
+            f'says {str(hard)!r}: give another loss, or other settings of it'
+        ) from hard
+    # LabelSmoothLoss(mode='multi_label') only asks which scores are not 0.
+    scores = (
+        isinstance(first, Tensor)
+        and isinstance(second, Tensor)
+        and not torch.equal(first, second)
+    )
+    return AcceptedTargets(isinstance(hard, Tensor), scores)
+
+
+def check_soft_targets(
+    classifier: nn.Module,
+    accepted: AcceptedTargets,
+    method: Method,
+    label_smoothing: float,
+    mixes: bool,
+) -> None:
+    """Refuse soft targets that method or loss can't be trained towards.
+
+    They come from the method, from label smoothing, and from batch
+    augmentations if there are some (``mixes``).
+
+    Raises:
+        ValueError: Method or loss takes labels only.
+    """
+    name = f'method={type(method).__name__!r}'
+    if method.needs_hard_labels and mixes:
+        raise ValueError(
+            f'{name} needs hard labels, but batch_augments mix them: remove '
+            'batch_augments from data_preprocessor (train_cfg.augments in the '
+            'stock config), or choose another method'
+        )
+    sources = {
+        name: method.changes_labels,
+        f'label_smoothing={label_smoothing}': label_smoothing > 0,
+        'batch_augments': mixes,
+    }
+    soft = [source for source, is_soft in sources.items() if is_soft]
+    if soft and not accepted.scores:
+        losses = [type(one).__name__ for one in loss_modules(classifier)]
+        raise ValueError(
+            f'{" and ".join(soft)} give soft targets, but '
+            f'loss={", ".join(losses)} takes labels only: leave them out '
+            '(M2AT keeps labels with clean_label=1, perturbed_label=1 and '
+            "pairing='self'; PGDAT, TRADES and MART always do), or give a "
+            'loss that takes probabilities, like CrossEntropyLoss'
+        )
+
+
+def trainable_target(
+    target: Tensor, accepted: AcceptedTargets, method: Method
+) -> Tensor:
+    """Labels of shape (N, ), or probabilities of shape (N, K) as floats.
+
+    Integers of shape (N, K) are one-hot labels, as ``to_onehot`` of
+    mmpretrain's preprocessor gives them.
+
+    Raises:
+        ValueError: Probabilities are given to what takes labels only.
+    """
+    hard = method.needs_hard_labels or not accepted.scores
+    if target.ndim == 2 and not target.is_floating_point():
+        return target.argmax(1) if hard else target.float()
+    if target.ndim == 2 and hard:
+        raise ValueError(
+            'the batch has probabilities of shape '
+            f'{tuple(target.shape)} as targets, but the method '
+            f'{type(method).__name__} or the loss takes labels only: '
+            'give gt_label in place of gt_score, and mix no images'
+        )
+    return target
+
+
+def as_samples(target: Tensor) -> list[DataSample]:
+    """The annotations that a classifier's loss takes.
+
+    Soft targets come with a label for heads that need one, as the margin of
+    ArcFace does.
+    """
+    samples = []
+    # Cut up by one operation each: one for each image would keep the host
+    # busier than a GPU.
+    for label in hard_labels(target).view(-1, 1).unbind():
+        samples.append(DataSample())
+        samples[-1].set_field(label, 'gt_label', dtype=Tensor)
+    if target.ndim == 2:
+        for sample, score in zip(samples, target.unbind()):
+            sample.set_field(score, 'gt_score', dtype=Tensor)
+    return samples

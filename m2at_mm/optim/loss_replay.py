@@ -1,0 +1,97 @@
+"""The loss of an iteration a second time, with the same random draws."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class LossReplay:
+    """Records one call of an adversarial classifier's loss, and repeats it.
+
+    The repetition trains on the adversarial images that were found, with the
+    same masks, partners and dropout, but with the weights as they are then.
+    Buffers, like batch norm's running statistics, go back to where they were
+    before the first pass, so that an iteration updates them once.
+
+    Args:
+        model (AdversarialClassifier): The bare model.
+
+    Example:
+        >>> with LossReplay(model) as replay:
+        ...     losses = model(images, samples, mode='loss')
+        ...     losses_again = replay.repeat()
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._call: tuple[Tensor, Tensor] | None = None
+
+    def __enter__(self) -> LossReplay:
+        self.model.loss_replay = self
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.model.loss_replay = None
+
+    def record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The method's losses, the first time; the model calls this."""
+        self._call = images, target
+        self._buffers = [one.clone() for one in self._own_buffers()]
+        self._start = _random_state(images.device)
+        self._found: list[tuple[Tensor, list[Tensor]]] = []
+
+        def attack(*args: Any) -> Tensor:
+            adversarial: Tensor = self.model.attack_in_training(*args)
+            self._found.append((adversarial, _random_state(images.device)))
+            return adversarial
+
+        losses: dict[str, Tensor] = self.model.method.loss(
+            self.model, attack, images, target
+        )
+        return losses
+
+    def repeat(self) -> dict[str, Tensor]:
+        """The same losses with the present weights.
+
+        Raises:
+            RuntimeError: Nothing was recorded.
+        """
+        if self._call is None:
+            raise RuntimeError(
+                'no loss was recorded: call the model with '
+                "mode='loss' inside the LossReplay"
+            )
+        images, target = self._call
+        with torch.no_grad():
+            for buffer, old in zip(self._own_buffers(), self._buffers):
+                buffer.copy_(old)
+        _set_random_state(self._start, images.device)
+        found = iter(self._found)
+
+        def attack(*_: Any) -> Tensor:
+            adversarial, state = next(found)
+            _set_random_state(state, images.device)
+            return adversarial
+
+        losses: dict[str, Tensor] = self.model.method.loss(
+            self.model, attack, images, target
+        )
+        return losses
+
+    def _own_buffers(self) -> list[Tensor]:
+        return list(self.model.classifier.buffers())
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    on_gpu = device.type == 'cuda'
+    gpu = [torch.cuda.get_rng_state(device)] if on_gpu else []
+    return [torch.get_rng_state(), *gpu]
+
+
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    for gpu in state[1:]:
+        torch.cuda.set_rng_state(gpu, device)

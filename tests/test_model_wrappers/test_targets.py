@@ -1,0 +1,172 @@
+"""Every loss with labels, one-hot labels and probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mmpretrain.models.losses as stock_losses
+import pytest
+import torch
+import torch.nn.functional as F
+from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from mmpretrain.structures import DataSample
+from tiny import adversarial_cfg, build_adversarial, classifier_cfg
+
+from m2at_mm.model_wrappers.targets import accepted_targets
+from m2at_mm.registry import MODELS
+from m2at_mm.structures import BatchLabels
+
+CE = 'CrossEntropyLoss'
+SMOOTH = dict(type='LabelSmoothLoss', label_smooth_val=0.1)
+WEIGHTS = [0.1 * (k + 1) for k in range(10)]
+# Settings of mmpretrain's losses, and whether they take labels and
+# probabilities, as their documentation or their formula says.
+LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
+    'CE': (dict(type=CE), (True, True)),
+    'CE, weights': (dict(type=CE, class_weight=WEIGHTS), (True, True)),
+    'CE, soft': (dict(type=CE, use_soft=True), (False, True)),
+    'BCE': (dict(type=CE, use_sigmoid=True), (False, True)),
+    'smooth': (SMOOTH, (True, True)),
+    'smooth, classy': (dict(SMOOTH, mode='classy_vision'), (True, True)),
+    'smooth, BCE': (dict(SMOOTH, use_sigmoid=True), (True, True)),
+    # Takes every probability above 0 for a label of its own.
+    'smooth, multi-label': (dict(SMOOTH, mode='multi_label'), (True, False)),
+    'focal': (dict(type='FocalLoss'), (True, True)),
+    'asymmetric': (dict(type='AsymmetricLoss'), (True, True)),
+    'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False)),
+}
+NO_CLASSIFICATION = {
+    'CAELoss',
+    'CosineSimilarityLoss',
+    'CrossCorrelationLoss',
+    'PixelReconstructionLoss',
+    'SwAVLoss',
+}
+SOFT: dict[str, dict[str, Any]] = {
+    'M2AT, soft': dict(method=dict(type='m2at_mm.M2AT', perturbed_label=0.7)),
+    'M2AT, pairs': dict(method=dict(type='m2at_mm.M2AT', pairing='batch')),
+    'AVmixup': dict(method=dict(type='m2at_mm.AVmixup')),
+    'IAT': dict(method=dict(type='m2at_mm.IAT')),
+    'label_smoothing': dict(label_smoothing=0.1),
+    'batch_augments': dict(
+        data_preprocessor=dict(
+            num_classes=10,
+            batch_augments=dict(augments=dict(type='Mixup', alpha=0.8)),
+        )
+    ),
+}
+HARD = {
+    name: dict(method=dict(type=f'm2at_mm.{name}'))
+    for name in ('Standard', 'PGDAT', 'TRADES', 'MART', 'M2AT')
+}
+
+
+def with_loss(name: str) -> dict[str, Any]:
+    classifier = classifier_cfg()
+    classifier['head']['loss'] = LOSSES[name][0]
+    return classifier
+
+
+def test_the_table_has_every_loss() -> None:
+    known = {
+        name
+        for name in stock_losses.__all__
+        if isinstance(getattr(stock_losses, name), type)
+    }
+    tried = {cfg['type'] for cfg, _ in LOSSES.values()}
+    assert known == tried | NO_CLASSIFICATION
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_what_a_loss_takes(name: str) -> None:
+    model = torch.nn.Module()
+    model.loss_module = MMPRETRAIN_MODELS.build(LOSSES[name][0])
+    before = dict(model.loss_module.state_dict())
+    assert accepted_targets(model, 10) == LOSSES[name][1]
+    for key, value in model.loss_module.state_dict().items():
+        assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize('setting', SOFT)
+@pytest.mark.parametrize('name', LOSSES)
+def test_soft_targets(name: str, setting: str) -> None:
+    settings = dict(SOFT[setting], classifier=with_loss(name))
+    if not LOSSES[name][1][1]:
+        with pytest.raises(
+            ValueError, match=r'give soft targets, but loss=\w+Loss takes'
+        ):
+            MODELS.build(adversarial_cfg(**settings))
+        return
+    assert_trains(build_adversarial(**settings), 'labels')
+
+
+@pytest.mark.parametrize('method', HARD)
+@pytest.mark.parametrize('name', LOSSES)
+def test_hard_targets(name: str, method: str) -> None:
+    model = build_adversarial(**HARD[method], classifier=with_loss(name))
+    for kind in ('labels', 'one-hot', 'batch', 'batch hot'):
+        assert_trains(model, kind)
+
+
+def assert_trains(model: Any, kind: str) -> None:
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([3, 1, 4, 1])
+    hot = F.one_hot(labels, 10)
+    samples: Any = BatchLabels(labels, hot if kind == 'batch hot' else None)
+    if not kind.startswith('batch'):
+        samples = [DataSample().set_gt_label(label) for label in labels]
+    if kind == 'one-hot':
+        for sample, scores in zip(samples, hot):
+            sample.set_gt_score(scores)
+    losses = model.train()(images, samples, mode='loss')
+    sum(v.sum() for k, v in losses.items() if 'loss' in k).backward()
+    assert all(bool(value.isfinite().all()) for value in losses.values())
+
+
+@pytest.mark.parametrize('name', LOSSES)
+def test_one_hot_labels_are_labels(name: str) -> None:
+    """The same loss as mmpretrain's own, whichever form it takes."""
+    model = build_adversarial(
+        classifier=with_loss(name), method=dict(type='m2at_mm.Standard')
+    ).eval()
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([3, 1, 4, 1])
+    hot = F.one_hot(labels, 10)
+    target = labels if LOSSES[name][1][0] else hot.float()
+    with torch.no_grad():
+        # A copy of SeesawLoss has counted no labels.
+        loss = MMPRETRAIN_MODELS.build(LOSSES[name][0])
+        expected = loss(model(images), target, avg_factor=4)
+        found = model(images, BatchLabels(labels, hot), mode='loss')
+    torch.testing.assert_close(found['loss'], expected)
+
+
+@pytest.mark.parametrize(
+    ('name', 'method'), [('seesaw', 'PGDAT'), ('CE', 'MART')]
+)
+def test_probabilities_of_the_dataset_are_refused(
+    name: str, method: str
+) -> None:
+    model = build_adversarial(**HARD[method], classifier=with_loss(name))
+    scores = torch.full((2, 10), 0.1)
+    with pytest.raises(ValueError, match='takes labels only: give gt_label'):
+        model(
+            torch.rand(2, 3, 8, 8),
+            BatchLabels(torch.zeros(2, dtype=torch.int64), scores),
+            mode='loss',
+        )
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [
+        dict(type='SeesawLoss', num_classes=7),
+        dict(type=CE, reduction='sum'),
+        dict(type='CosineSimilarityLoss'),
+    ],
+    ids=lambda loss: loss['type'],
+)
+def test_losses_that_take_nothing(loss: dict[str, Any]) -> None:
+    classifier = classifier_cfg()
+    classifier['head']['loss'] = loss
+    with pytest.raises(ValueError, match=f"loss='{loss['type']}' takes neit"):
+        MODELS.build(adversarial_cfg(classifier=classifier))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import build_adversarial, raw_batch
+
+from m2at_mm.optim.loss_replay import LossReplay
+
+METHODS = ['PGDAT', 'M2AT', 'TRADES', 'MART', 'AVmixup', 'IAT', 'Standard']
+
+
+def _model(method: str) -> Any:
+    return build_adversarial(method=dict(type=f'm2at_mm.{method}')).train()
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_repetition_is_the_same_loss(method: str) -> None:
+    model = _model(method)
+    attacks = []
+    attack = model.train_attack
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        attacks.append(1)
+        return attack(*args, **kwargs)
+
+    model.train_attack = counted
+    data = model.data_preprocessor(raw_batch(), training=True)
+    with LossReplay(model) as replay:
+        first = model(**data, mode='loss')
+        drawn = torch.rand(1)
+        buffers = {k: v.clone() for k, v in model.named_buffers()}
+        second = replay.repeat()
+        assert torch.equal(torch.rand(1), drawn)  # the stream goes on as once
+    assert len(attacks) == (0 if method == 'Standard' else 1)
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name])
+    for name, value in model.named_buffers():
+        assert torch.equal(value, buffers[name]), name
+    assert model.loss_replay is None
+
+
+def test_repetition_follows_the_weights() -> None:
+    model = _model('M2AT')
+    data = model.data_preprocessor(raw_batch(), training=True)
+    with LossReplay(model) as replay:
+        first = model(**data, mode='loss')['loss']
+        with torch.no_grad():
+            model.head.fc.weight.mul_(2)
+        assert replay.repeat()['loss'] != first
+
+
+def test_nothing_to_repeat() -> None:
+    with pytest.raises(RuntimeError, match='no loss was recorded'):
+        LossReplay(_model('PGDAT')).repeat()
