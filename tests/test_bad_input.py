@@ -110,7 +110,8 @@ COMMANDS = {
     ),
     'benchmark {digits} --rounds 0': '--rounds=0 must be',
     'benchmark {n_fgsm} --against limit --cfg-options '
-    'train_dataloader.dataset.data_root={images}': (
+    'train_dataloader.dataset.data_root={images} '
+    'train_dataloader.dataset.val_size=10': (
         'train_attack=NFGSM has no number of steps'
     ),
     'benchmark {digits} --validation no_such.pth': 'no_such.pth',
