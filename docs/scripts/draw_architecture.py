@@ -15,20 +15,20 @@ WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 168, 50, 22, 44, 14
 # Each box: column and row from the top left, columns it fills, its purpose.
 BOXES = {
     'reporting': (1, 0, 1, 'HTML pages on runs'),
-    'hooks': (4, 0, 1, 'checks, resume, guard'),
+    'hooks': (5, 0, 1, 'checks, resume, guard'),
     'cli': (0, 1, 1, 'what tools share'),
-    'exchange': (1, 1, 1, 'checkpoints in and out'),
-    'evaluation': (2, 1, 1, 'attacks, alarms, tables'),
     'recipes': (0, 2, 1, 'stock to adversarial'),
     'runner': (1, 2, 1, 'loops, whole files'),
-    'optim': (2, 2, 1, 'weight perturbation'),
-    'visualization': (4, 2, 1, 'pictures'),
-    'model_wrappers': (0, 3, 5, 'the adversarial classifier, and its DDP'),
+    'evaluation': (2, 2, 1, 'attacks, alarms, tables'),
+    'exchange': (3, 2, 1, 'checkpoints in and out'),
+    'optim': (4, 2, 1, 'weight perturbation'),
+    'visualization': (5, 2, 1, 'pictures'),
+    'model_wrappers': (0, 3, 6, 'the adversarial classifier, and its DDP'),
     'data_preprocessors': (3, 4, 1, 'images in [0, 1]'),
-    'methods': (0, 5, 5, 'attack to loss: M2AT and what it is compared to'),
+    'methods': (0, 5, 6, 'attack to loss: M2AT and what it is compared to'),
     'attacks': (0, 6, 2, 'threat model, PGD, AutoAttack'),
     'backbones': (2, 6, 1, 'networks for CIFAR'),
-    'datasets': (4, 6, 1, 'held-out splits'),
+    'datasets': (5, 6, 1, 'held-out splits'),
 }
 # An arrow stands for at least one import; what can be reached along arrows
 # may be imported, too. The registry, the version, checks of arguments, what
@@ -42,8 +42,10 @@ ARROWS = (
     ('hooks', 'datasets'),
     ('cli', 'recipes'),
     ('cli', 'runner'),
-    ('exchange', 'runner'),
-    ('evaluation', 'runner'),
+    ('exchange', 'model_wrappers'),
+    ('evaluation', 'model_wrappers'),
+    ('evaluation', 'datasets'),
+    ('hooks', 'runner'),
     ('recipes', 'model_wrappers'),
     ('runner', 'model_wrappers'),
     ('runner', 'datasets'),
@@ -89,12 +91,10 @@ def draw_arrow(source: str, target: str) -> str:
     to_left, to_top, to_width = corner(target)
     start, bottom = left + width // 2, top + HEIGHT
     end = to_left + to_width // 2
-    if (source, target) == ('hooks', 'datasets'):
+    if target == 'datasets':
         edge = to_left + to_width + GAP_X
-        way = (
-            f'M{left + width} {top + HEIGHT // 2}H{edge}'
-            f'V{to_top + HEIGHT // 2}H{to_left + to_width + 2}'
-        )
+        way = f'M{left + 3 * width // 4} {bottom}V{bottom + GAP_Y // 2}'
+        way += f'H{edge}V{to_top + HEIGHT // 2}H{to_left + to_width + 2}'
     else:
         if to_width > width:  # straight down onto a wide box
             end = start
