@@ -29,11 +29,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self.add_argument(
-            '--debug',
-            action='store_true',
-            help='show the traceback of an error',
-        )
+        text = 'show the traceback of an error'
+        self.add_argument('--debug', action='store_true', help=text)
 
     def error(self, message: str) -> NoReturn:
         """End with the message."""
@@ -67,13 +64,10 @@ def _log_traceback() -> str | None:
     logger = MMLogger.get_current_instance()
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
-            text = traceback.format_exc()
-            handler.handle(
-                logger.makeRecord(
-                    logger.name, logging.ERROR, '', 0, text, (), None
-                )
-            )
-            return str(handler.baseFilename)
+            level = dict(levelno=logging.ERROR, levelname='ERROR')
+            content = dict(name=logger.name, msg=traceback.format_exc())
+            handler.handle(logging.makeLogRecord(content | level))
+            return handler.baseFilename
     return None
 
 
@@ -87,15 +81,11 @@ def add_common_arguments(
         config (str, optional): Config where none is given. Defaults to None:
             one must be given.
     """
-    parser.add_argument(
-        'config',
-        nargs=None if config is None else '?',
-        default=config,
-        help='a config file, or mmpretrain::FOLDER/NAME.py for one of '
-        "mmpretrain's",
-    )
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
+    add = parser.add_argument
+    text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
+    add('config', nargs='?' if config else None, default=config, help=text)
+    add('--work-dir', help='folder for logs and checkpoints')
+    add(
         '--cfg-options',
         nargs='+',
         action=_Options,
@@ -103,46 +93,31 @@ def add_common_arguments(
         help='override settings of the config, like '
         'model.method.scale=2.0 train_cfg.max_epochs=30',
     )
-    parser.add_argument(
-        '--no-pin-memory',
-        action='store_true',
-        help='disable pin_memory in dataloaders',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='pytorch when started by torchrun',
-    )
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    text = 'disable pin_memory in dataloaders'
+    add('--no-pin-memory', action='store_true', help=text)
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    text = 'pytorch when started by torchrun'
+    add('--launcher', choices=launchers, default='none', help=text)
+    add('--local_rank', '--local-rank', type=int, default=0)
 
 
 class _Options(DictAction):
     """MMEngine's action, with a clear error for a word without a value."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for word in values:
+    def __call__(self, *args: Any) -> None:
+        for word in args[2]:
             if '=' not in word:
                 raise argparse.ArgumentError(
                     self, f'{word!r} has no value: write KEY=VALUE'
                 )
-        super().__call__(parser, namespace, values, option_string)
+        super().__call__(*args)
 
 
 def load_config(name: str) -> Config:
-    """Load a config file, also one inside an installed OpenMMLab package.
+    """Load a config file, or ``PACKAGE::PATH`` of an OpenMMLab package.
 
-    MMEngine reads ``mmpretrain::FOLDER/NAME.py`` only as a base of another
-    config, so here it becomes the base of an empty one.
-
-    Args:
-        name (str): Path of a file, or ``PACKAGE::PATH`` in its configs.
+    MMEngine reads the latter only as a base of another config, so here it
+    becomes the base of an empty one.
 
     Raises:
         FileNotFoundError: There is no such config.
@@ -210,10 +185,9 @@ def use_amp(cfg: Config) -> None:
             'precision in the config instead'
         )
     wrapper.type = 'AmpOptimWrapper'
-    scaled = not str(wrapper.get('dtype')).endswith('bfloat16')
-    wrapper.setdefault(
-        'loss_scale', 'dynamic' if scaled else dict(enabled=False)
-    )
+    bfloat16 = str(wrapper.get('dtype')).endswith('bfloat16')
+    scale = dict(enabled=False) if bfloat16 else 'dynamic'
+    wrapper.setdefault('loss_scale', scale)
 
 
 def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:

@@ -44,6 +44,8 @@ class Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         name = str(func).rsplit('.', 1)[0]
         self.calls[name] += 1
+        if name == 'aten.convolution_backward' and args[-1][1]:
+            self.calls['weight gradient'] += 1
         if name in READS or _by_mask(name, args):
             raise HostWaitError(f'{name} is read by the host')
         result = func(*args, **kwargs)

@@ -20,7 +20,9 @@ from m2at_mm.recipes import config_root
 class QuickConfig(Config):
     """A config that MMEngine, which formats it seven times, formats fast."""
 
-    pretty_text = property(repr)
+    @property
+    def pretty_text(self) -> str:
+        return ''.join(f'{key} = {self[key]!r}\n' for key in self)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
@@ -14,6 +15,16 @@ PAGES = [
     ROOT / 'CONTRIBUTING.md',
     *sorted(DOCS.rglob('*.md')),
 ]
+
+
+def numbers(content: Any) -> list[float]:
+    """Every number in what a file holds."""
+    if isinstance(content, dict):
+        content = list(content.values())
+    if isinstance(content, list):
+        return [one for value in content for one in numbers(value)]
+    number = isinstance(content, (int, float)) and type(content) is not bool
+    return [content] if number else []
 
 
 def load_script(name: str) -> ModuleType:

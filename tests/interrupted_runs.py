@@ -42,14 +42,11 @@ class KillAt(Hook):
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         if (runner.iter, False) == self.at:
-            self.kill()
+            raise KilledError
 
     def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         if (runner.iter, True) == self.at:
-            self.kill()
-
-    def kill(self) -> None:
-        raise KilledError
+            raise KilledError
 
 
 def build_runner(
@@ -66,27 +63,22 @@ def build_runner(
     cfg = small_digits_config(work_dir, IMAGES, BATCH, network=quick_cfg)
     cfg.train_cfg = dict(LOOPS[loop])
     by_epoch = loop == 'epochs'
+    checkpoint = dict(
+        by_epoch=by_epoch,
+        interval=1 if by_epoch else 2,
+        max_keep_ckpts=-1,
+        published_keys=None,
+    )
+    hooks = dict(
+        checkpoint=checkpoint,
+        rng_state=dict(type='m2at_mm.RNGStateHook'),
+        ema=dict(type='EMAHook'),
+        logger=dict(interval=1),
+    )
+    schedule = dict(type='CosineAnnealingLR', T_max=9, by_epoch=False)
     cfg.merge_from_dict(
-        dict(
-            randomness=dict(seed=None),
-            default_hooks=dict(
-                checkpoint=dict(
-                    by_epoch=by_epoch,
-                    interval=1 if by_epoch else 2,
-                    max_keep_ckpts=-1,
-                    published_keys=None,
-                ),
-                rng_state=dict(type='m2at_mm.RNGStateHook'),
-                ema=dict(type='EMAHook'),
-                logger=dict(interval=1),
-            ),
-            param_scheduler=dict(
-                _delete_=True,
-                type='CosineAnnealingLR',
-                T_max=9,
-                by_epoch=False,
-            ),
-        )
+        dict(randomness=dict(seed=None), default_hooks=hooks)
+        | dict(param_scheduler=dict(schedule, _delete_=True))
     )
     if not whole_batches:
         cfg.data_preprocessor.augment = None
@@ -94,9 +86,8 @@ def build_runner(
             pipeline=AUGMENTED, whole_batches=False
         )
     if loop == 'iterations':
-        cfg.train_dataloader.sampler = dict(
-            type='InfiniteSampler', shuffle=True
-        )
+        endless = dict(type='InfiniteSampler', shuffle=True)
+        cfg.train_dataloader.sampler = endless
     cfg.merge_from_dict(settings)
     if not hooked:
         del cfg.default_hooks.rng_state

@@ -34,7 +34,7 @@ Runtime environment:
 """
 CONFIG = """\
 model = dict(
-    method=dict(type='m2at_mm.{method}', scale={scale}),
+    method=dict(type='m2at_mm.{method}', scale=1.5),
     threat_model=dict(norm='linf', eps='8/255'))
 default_hooks = dict(checkpoint=dict(save_best='robust/pgd10'))
 train_cfg = dict(by_epoch=True, max_epochs=4)
@@ -50,26 +50,25 @@ def write_session(
     epochs: Sequence[int] = (1, 2, 3),
     robust: Sequence[float] = ROBUST,
     method: str = 'M2AT',
-    scale: float = 1.5,
 ) -> Path:
     """A start of a training of ten iterations an epoch; its scalars."""
     data = folder / start / 'vis_data'
     data.mkdir(parents=True)
     (folder / start / f'{start}.log').write_text(LOG)
-    (data / 'config.py').write_text(CONFIG.format(method=method, scale=scale))
-    records: list[dict[str, Any]] = []
+    (data / 'config.py').write_text(CONFIG.format(method=method))
+    records = []
     for epoch, value in zip(epochs, robust):
         step = 10 * epoch - 5
-        records.append(
-            dict(lr=0.1, loss=2 / step, epoch=epoch, iter=step, step=step)
-        )
-        figures = {'clean': 50 + value, 'pgd10': value, 'worst': value - 1}
-        records.append(
-            dict({f'robust/{k}': v for k, v in figures.items()}, step=epoch)
-        )
+        at = dict(epoch=epoch, iter=step, step=step)
+        figures = dict(clean=50 + value, pgd10=value, worst=value - 1)
+        shown = {f'robust/{k}': v for k, v in figures.items()}
+        records += [
+            dict(lr=0.1, loss=2 / step, **at),
+            {**shown, 'step': epoch},
+        ]
     path = data / 'scalars.json'
-    path.write_text(''.join(json.dumps(one) + '\n' for one in records))
-    path.with_name(f'{start}.json').write_text(path.read_text())
+    for one in (path, data / f'{start}.json'):
+        one.write_text(''.join(json.dumps(one) + '\n' for one in records))
     return path
 
 
@@ -110,9 +109,8 @@ class Page(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text = ''
+        self.text, self._in_cell = '', False
         self.tables: list[list[list[str]]] = []
-        self._in_cell = False
         self.feed(html)
         self.close()
         self._check()
@@ -145,16 +143,16 @@ class Page(HTMLParser):
         """Nothing external, a text for every picture, ids that are unique."""
         ids = [attrs['id'] for _, attrs in self.elements if 'id' in attrs]
         assert len(ids) == len(set(ids))
-        known = {f'#{one}' for one in ids}
-        for _, attrs in self.elements:
-            for key, value in attrs.items():
-                if key in ('src', 'href', 'xlink:href', 'srcset', 'action'):
-                    assert value.startswith('data:') or value in known, value
-                assert 'url(' not in value.replace('url(#', ''), value
+        links = ('src', 'href', 'xlink:href', 'srcset', 'action')
+        for key, value in (
+            item for _, attrs in self.elements for item in attrs.items()
+        ):
+            inner = value.startswith('data:') or value[1:] in ids
+            assert inner or key not in links, value
+            assert 'url(' not in value.replace('url(#', ''), value
         assert '@import' not in self.text and 'url(' not in self.text
         assert not self.all('script')
-        for attrs in self.all('img'):
-            assert attrs['alt'].strip()
+        assert all(attrs['alt'].strip() for attrs in self.all('img'))
         for attrs in self.all('svg'):
             assert attrs['role'] == 'img'
             assert set(attrs['aria-labelledby'].split()) <= set(ids)

@@ -109,9 +109,9 @@ COMMANDS = {
         'results.json is of no known kind.*png'
     ),
     'benchmark {digits} --rounds 0': '--rounds=0 must be',
-    'benchmark {n_fgsm} --against limit --cfg-options '
-    'train_dataloader.dataset.data_root={images} '
-    'train_dataloader.dataset.val_size=10': (
+    # Before the data are read.
+    'benchmark {n_fgsm} --cfg-options '
+    'train_dataloader.dataset.data_root=/none': (
         'train_attack=NFGSM has no number of steps'
     ),
     'benchmark {digits} --validation no_such.pth': 'no_such.pth',
@@ -120,7 +120,8 @@ COMMANDS = {
     ),
     'report {work}/none --out {work}/page.html': 'none',
     'convert_checkpoint import {foreign} {own}': 'own.pth exists',
-    'check_configs no/such.py': 'no/such.py',
+    'check_configs no/such.py': 'no config of mmpretrain has one.*no/such',
+    'check_configs resnet18 --images /nowhere': '/nowhere has no folders',
     'check_resume {digits} --work-dir {work}': 'holds files.*empty',
 }
 
@@ -146,15 +147,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (folder / 'code.pth').write_bytes(pickle.dumps(os.getcwd, 2))
     (folder / 'plan.py').write_text('seeds = [0]\n')
     base = f'_base_ = [{str(DIGITS)!r}]\n'
+    schedule = "param='threat_model.epz', values=[0, 0.1], milestones=[0, 1]"
     (folder / 'schedule.py').write_text(
-        f'{base}default_hooks = dict(schedule=dict(\n'
-        "    type='m2at_mm.AttackScheduleHook', schedules=[dict(\n"
-        "        param='threat_model.epz', values=[0, 0.1],\n"
-        '        milestones=[0, 1])]))\n'
+        f'{base}default_hooks = dict(schedule=dict('
+        "type='m2at_mm.AttackScheduleHook', "
+        f'schedules=[dict({schedule})]))'
     )
-    (folder / 'awp.py').write_text(
-        f"{base}optim_wrapper = dict(type='m2at_mm.AWPOptimWrapper')\n"
-    )
+    wrapper = "optim_wrapper = dict(type='m2at_mm.AWPOptimWrapper')"
+    (folder / 'awp.py').write_text(base + wrapper)
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(DIGITS)
     cfg.merge_from_dict({k: v for k, v in TINY.items() if 'model' in k})
@@ -205,18 +205,16 @@ def test_is_refused_at_once(
                 words.append('--cfg-options')
             place = words.index('--cfg-options') + 1
             words[place:place] = [f'{k}={v}' for k, v in TINY.items()]
-    before = {path: path.read_bytes() for path in _files(work_dir)}
+    before = _content(work_dir)
     code, out, err, seconds = run_in_fork(tool, words, tmp_path)
     assert code != 0, out
     assert re.search(message, err), err
     assert len(err.splitlines()) <= 3 and 'Traceback' not in out + err, err
     assert seconds < CPU_SECONDS
     assert 'Epoch(train)' not in out
-    assert (
-        before.items()
-        <= {path: path.read_bytes() for path in _files(work_dir)}.items()
-    )
+    assert before.items() <= _content(work_dir).items()
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()]
+def _content(folder: Path) -> dict[Path, bytes]:
+    files = filter(Path.is_file, folder.iterdir())
+    return {path: path.read_bytes() for path in files}

@@ -7,35 +7,22 @@ import pytest
 from m2at_mm.checks import check_choice, check_count, check_number
 
 
-@pytest.mark.parametrize('value', [1, 1000])
-def test_counts_pass(value: int) -> None:
-    check_count('steps', value)
-
-
 @pytest.mark.parametrize('value', [0, -3, 2.0, '2', None, True])
 def test_anything_else_is_no_count(value: Any) -> None:
+    check_count('steps', 1)
     with pytest.raises(ValueError, match='whole number of at least 1') as got:
         check_count('steps', value)
     assert str(got.value).startswith(f'steps={value!r} ')
 
 
 @pytest.mark.parametrize(
-    ('value', 'bounds'),
-    [
-        (0, {}),
-        (-2.5, {}),
-        (0, dict(least=0, most=1)),
-        (1, dict(least=0, most=1)),
-        (0.01, dict(above=0, below=1)),
-    ],
-)
-def test_numbers_within_bounds_pass(value: Any, bounds: Any) -> None:
-    check_number('beta', value, **bounds)
-
-
-@pytest.mark.parametrize(
     ('value', 'bounds', 'words'),
     [
+        (0, {}, None),
+        (-2.5, {}, None),
+        (0, dict(least=0, most=1), None),
+        (1, dict(least=0, most=1), None),
+        (0.01, dict(above=0, below=1), None),
         ('6', {}, "beta='6' must be a finite number$"),
         (True, {}, 'beta=True must'),
         (float('nan'), {}, 'beta=nan must'),
@@ -46,8 +33,11 @@ def test_numbers_within_bounds_pass(value: Any, bounds: Any) -> None:
     ],
 )
 def test_numbers_out_of_bounds_are_refused(
-    value: Any, bounds: Any, words: str
+    value: Any, bounds: Any, words: str | None
 ) -> None:
+    if words is None:
+        check_number('beta', value, **bounds)
+        return
     with pytest.raises(ValueError, match=words):
         check_number('beta', value, **bounds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from device_free import HostWaitError, Watch, beta_without_values
+from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
 from tiny import (
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.hooks import CollapseGuardHook, RuntimeInfoHook
-from m2at_mm.methods import M2AT, PGDAT
+from m2at_mm.methods import M2AT
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import TASK_UTILS
 from m2at_mm.structures import BatchLabels
@@ -93,19 +94,15 @@ def test_an_attack_waits_for_nothing(name: str, norm: str) -> None:
     _step(_model(train_attack=ATTACKS[name], threat_model=NORMS[norm]))
 
 
+AUGMENT = dict(crop_padding=4, flip_prob=0.5)
+PREPROCESSOR = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], num_classes=10)
+
+
 @pytest.mark.parametrize(
     'settings',
     [
         dict(label_smoothing=0.1),
-        dict(
-            method=dict(type='m2at_mm.M2AT'),
-            data_preprocessor=dict(
-                mean=[1.0, 2.0, 3.0],
-                std=[4.0, 5.0, 6.0],
-                num_classes=10,
-                augment=dict(crop_padding=4, flip_prob=0.5),
-            ),
-        ),
+        dict(data_preprocessor=dict(PREPROCESSOR, augment=AUGMENT)),
     ],
     ids=['label smoothing', 'crops and flips'],
 )
@@ -140,11 +137,9 @@ def test_no_work_of_the_host_grows_with_the_batch(name: str) -> None:
 def test_a_batch_of_an_evaluation_is_attacked_on_its_device(norm: str) -> None:
     model = _model(threat_model=NORMS[norm]).eval()
     raw = _batch(4, whole=False)
-    dataset = [
-        dict(inputs=image, data_samples=sample)
-        for image, sample in zip(raw['inputs'], raw['data_samples'])
-    ]
-    samples = Samples(dataset, model.data_preprocessor, _collate)
+    pairs = zip(raw['inputs'], raw['data_samples'])
+    dataset = [dict(inputs=x, data_samples=sample) for x, sample in pairs]
+    samples = Samples(dataset, model.data_preprocessor, pseudo_collate)
     ((images, labels),) = samples.batches([[0, 1, 2, 3]])
     attack = TASK_UTILS.build(PGD)
     with Watch():
@@ -155,60 +150,39 @@ def test_a_batch_of_an_evaluation_is_attacked_on_its_device(norm: str) -> None:
     assert {t.device.type for t in (found, labels, predicted)} == {'meta'}
 
 
-def _collate(items: list[Any]) -> dict[str, Any]:
-    return dict(
-        inputs=torch.stack([item['inputs'] for item in items]),
-        data_samples=[item['data_samples'] for item in items],
-    )
+# What the tests above must not overlook.
+FAULTS: dict[str, Callable[[Tensor], Any]] = {
+    'read': lambda images: images.mean().item(),
+    'condition': lambda images: bool(images.max() > 1),
+    'mask': lambda images: images[images > 0.5].mean(),
+    'CPU tensor': lambda images: images + torch.zeros(len(images), 1, 1, 1),
+    'copy': lambda images: torch.ones(3).to(images.device),
+    'host loop': lambda images: [image.clamp(0, 1) for image in images],
+}
 
 
-class _Planted(PGDAT):
-    """What the tests above must not overlook."""
+@pytest.mark.parametrize('fault', FAULTS)
+def test_planted_faults_are_caught(fault: str) -> None:
+    model = _model(method=dict(type='m2at_mm.PGDAT'))
+    _step(model)
+    loss = model.method.loss
 
-    fault: str | None = None
+    def planted(model: Any, attack: Any, images: Tensor, target: Any) -> Any:
+        FAULTS[fault](images)
+        return loss(model, attack, images, target)
 
-    def loss(
-        self, model: Any, attack: Any, images: Tensor, target: Any
-    ) -> Any:
-        if self.fault == 'read':
-            images.mean().item()
-        elif self.fault == 'condition' and images.max() > 1:
-            images = images / 255
-        elif self.fault == 'mask':
-            images = images + images[images > 0.5].mean()
-        elif self.fault == 'CPU tensor':
-            images = images + torch.zeros(len(images), 1, 1, 1)
-        elif self.fault == 'copy':
-            weights = torch.ones(len(images), 1, 1, 1)
-            images = images * weights.to(images.device)
-        elif self.fault == 'host loop':
-            images = torch.stack([image.clamp(0, 1) for image in images])
-        return super().loss(model, attack, images, target)
-
-
-@pytest.mark.parametrize(
-    'fault', ['read', 'condition', 'mask', 'CPU tensor', 'copy', 'host loop']
-)
-def test_planted_faults_are_caught(
-    fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_Planted, 'fault', fault)
-    model = _model()
-    model.method = _Planted()
+    model.method.loss = planted
     if fault == 'host loop':
         assert _step(model, num=4) != _step(model, num=8)
         return
     with pytest.raises((HostWaitError, RuntimeError, NotImplementedError)):
         _step(model)
-    monkeypatch.setattr(_Planted, 'fault', None)
-    _step(model)
 
 
 def test_masks_are_drawn_on_the_device() -> None:
+    images = torch.empty(4, 3, 8, 8, device='meta')
     with Watch():
-        draws = M2AT(pairing='batch').draw(
-            torch.empty(4, 3, 8, 8, device='meta')
-        )
+        draws = M2AT(pairing='batch').draw(images)
     assert all(tensor.is_meta for tensor in draws)
 
 

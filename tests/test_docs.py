@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
-from docs_support import DOCS, PAGES
+from docs_support import DOCS, PAGES, numbers
 from mmengine.config import Config
 
 RESULTS = DOCS / 'results'
@@ -30,19 +30,10 @@ def _words(page: str) -> str:
     return ' '.join((DOCS / page).read_text('utf-8').split())
 
 
-def _numbers(content: Any) -> set[str]:
-    """Every number in what a file holds, as a table shows it."""
-    if isinstance(content, dict):
-        content = list(content.values())
-    if isinstance(content, list):
-        return {one for value in content for one in _numbers(value)}
-    return {f'{content:.1f}'} if isinstance(content, (int, float)) else set()
-
-
 @pytest.mark.parametrize('page', MEASURED)
 def test_every_figure_of_a_table_was_measured(page: str) -> None:
     files = list(RESULTS.glob(MEASURED[page]))
-    measured = set().union(*(_numbers(_load(file)) for file in files))
+    measured = {f'{n:.1f}' for file in files for n in numbers(_load(file))}
     table = re.findall(r'^\|.*', (RESULTS / f'{page}.md').read_text(), re.M)
     figures = re.findall(r'(?<=\| )-?\d+\.\d(?= \|)', ' '.join(table))
     assert len(figures) >= 10 and set(figures) <= measured

@@ -25,16 +25,12 @@ from tools_support import NARROW
 # Commands that another test runs, by how they begin.
 ELSEWHERE = {
     'python docs/example.py': 'test_docs_example.py::test_example',
-    'python tools/check_configs.py': (
-        'test_tools/test_check_configs.py::'
-        'test_page_and_figures_of_some_configs'
-    ),
-    'python tools/check_resume.py': (
-        'test_tools/test_check_resume.py::test_nothing_is_lost'
-    ),
-    'python tools/train.py my_vit.py': (
-        'test_installation.py::test_fine_tuning_a_vision_transformer'
-    ),
+    'python tools/check_configs.py': 'test_tools/test_check_configs.py::'
+    'test_page_and_figures_of_some_configs',
+    'python tools/check_resume.py': 'test_tools/test_check_resume.py::'
+    'test_nothing_is_lost',
+    'python tools/train.py my_vit.py': 'test_installation.py::'
+    'test_fine_tuning_a_vision_transformer',
     'mim train': 'test_installation.py::test_training_by_mim',
 }
 # Looked at, not run: what they name must exist.
@@ -52,16 +48,11 @@ LOADERS = {
     'train_dataloader.dataset.indices': 8,
     'train_dataloader.batch_size': 4,
     'val_dataloader.dataset.indices': 10,
-    **{
-        f'{part}_dataloader.{key}': value
-        for part in ('train', 'val', 'test')
-        for key, value in (
-            ('num_workers', 0),
-            ('persistent_workers', False),
-            ('dataset.val_size', 20),
-        )
-    },
 }
+for part in ('train', 'val', 'test'):
+    LOADERS[f'{part}_dataloader.num_workers'] = 0
+    LOADERS[f'{part}_dataloader.persistent_workers'] = False
+    LOADERS[f'{part}_dataloader.dataset.val_size'] = 20
 # What each tool takes besides what the command says.
 NUMBERS = {
     'test': ('--num-samples', '4'),
@@ -190,22 +181,19 @@ def sandbox(
 ) -> Path:
     """A folder like the repository's, with a training in WORK_DIR."""
     folder = tmp_path_factory.mktemp('repository')
-    for name in ('tools', 'configs', 'm2at_mm'):
-        (folder / name).symlink_to(ROOT / name)
     (folder / 'docs' / 'images').mkdir(parents=True)
     (folder / 'data').mkdir()
     (folder / 'data' / 'cifar10').symlink_to(cifar10_root)
+    for name in ('tools', 'configs', 'm2at_mm'):
+        (folder / name).symlink_to(ROOT / name)
     (folder / 'config.py').write_text(CONFIG)
     examples = Path(pyautoattack.__file__).parent / 'examples'
     shutil.copy(examples / 'model_test.pt', folder / 'SOURCE.pt')
     results = dict(clean=80, attacks=dict(autoattack=45), num_samples=9)
     results.update(threat_model=dict(norm='linf', eps=8 / 255), alarms=[])
     (folder / 'results.json').write_text(json.dumps(results))
-    run(
-        folder,
-        'python tools/train.py configs/m2at_resnet18_cifar10.py '
-        '--work-dir WORK_DIR',
-    )
+    config = 'configs/m2at_resnet18_cifar10.py'
+    run(folder, f'python tools/train.py {config} --work-dir WORK_DIR')
     shutil.copytree(folder / 'WORK_DIR', folder / 'WORK_DIR_2')
     compared = folder / 'work_dirs' / 'compare_narrow' / 'm2at_seed0'
     shutil.copytree(folder / 'WORK_DIR', compared)
@@ -216,16 +204,13 @@ def sandbox(
 def run(folder: Path, *lines: str) -> None:
     variables: dict[str, str] = {}
     for line in lines:
-        set_here = re.fullmatch(r'(\w+)=(\S+)', line)
-        if set_here:
+        if set_here := re.fullmatch(r'(\w+)=(\S+)', line):
             variables[f'${set_here[1]}'] = set_here[2]
             continue
-        python, tool, *words = (
-            variables.get(word, word) for word in shlex.split(line)
-        )
-        assert python == 'python', line
-        tool = Path(tool).stem
-        ended = run_in_fork(tool, shrink(tool, words), folder)
+        words = [variables.get(word, word) for word in shlex.split(line)]
+        assert words[0] == 'python', line
+        tool = Path(words[1]).stem
+        ended = run_in_fork(tool, shrink(tool, words[2:]), folder)
         assert ended.code == 0, ended.out[-2000:] + ended.err[-2000:]
 
 

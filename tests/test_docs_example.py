@@ -20,13 +20,11 @@ def test_example(
 ) -> None:
     """On fewer images, for one epoch."""
     code = SCRIPT.read_text('utf-8')
+    val = "'val_dataloader.dataset.indices': "
+    fewer = f"{val}10, 'train_dataloader.dataset.indices': 64"
     for given, small in (
         ("'train_cfg.max_epochs': 2", "'train_cfg.max_epochs': 1"),
-        (
-            "'val_dataloader.dataset.indices': 50",
-            "'val_dataloader.dataset.indices': 10,\n"
-            "        'train_dataloader.dataset.indices': 64",
-        ),
+        (f'{val}50', fewer),
         ('num_samples=100', 'num_samples=20'),
     ):
         assert code.count(given) == 1

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from digits_runner import build_digits_runner
 from mmcv.transforms import BaseTransform
 from mmengine.registry import TRANSFORMS
@@ -38,22 +37,3 @@ def test_a_killed_worker_ends_training(tmp_path: Path) -> None:
     ends = r'DataLoader worker.*(killed|exited unexpectedly)'
     with pytest.raises(RuntimeError, match=ends):
         runner.train()
-
-
-def test_an_interrupted_epoch_leaves_the_last_checkpoint(
-    tmp_path: Path,
-) -> None:
-    runner = build_digits_runner(tmp_path, 20, epochs=2)
-    step = runner.model.train_step
-
-    def dying(*args: Any, **kwargs: Any) -> Any:
-        if runner.epoch == 1:
-            raise KeyboardInterrupt
-        return step(*args, **kwargs)
-
-    runner.model.train_step = dying
-    with pytest.raises(KeyboardInterrupt):
-        runner.train()
-    last = (tmp_path / 'last_checkpoint').read_text('utf-8')
-    assert Path(last).name == 'epoch_1.pth'
-    assert torch.load(last, weights_only=True)['meta']['epoch'] == 1

@@ -25,19 +25,12 @@ DOCUMENT = ROOT / 'docs' / 'your_config.md'
 STOCK_TRAIN = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
 PARTS = ('train', 'val', 'test')
 # A step on a few images in this process alone.
+FEW = ('num_workers=0', 'persistent_workers=False', 'batch_size=4')
 SMALL = [
     'train_cfg.max_epochs=1',
     'model.train_attack.steps=1',
     'model.eval_attacks.pgd10.steps=1',
-    *(
-        f'{part}_dataloader.{setting}'
-        for part in PARTS
-        for setting in (
-            'num_workers=0',
-            'persistent_workers=False',
-            'batch_size=4',
-        )
-    ),
+    *(f'{part}_dataloader.{one}' for part in PARTS for one in FEW),
     'train_dataloader.dataset.indices=4',
     'val_dataloader.dataset.indices=4',
 ]
@@ -47,16 +40,11 @@ SMALL = [
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the package as a wheel installs it, and nothing else."""
     folder = tmp_path_factory.mktemp('installed')
+    source, target = folder / 'source', folder / 'target'
+    others = '.venv .git .gpu work_dirs data *.egg-info build'.split()
+    ignored = shutil.ignore_patterns(*others)
+    shutil.copytree(ROOT, source, ignore=ignored)
     pip = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--quiet']
-    source = folder / 'source'
-    shutil.copytree(
-        ROOT,
-        source,
-        ignore=shutil.ignore_patterns(
-            '.venv', '.git', '.gpu', 'work_dirs', 'data', '*.egg-info', 'build'
-        ),
-    )
-    target = folder / 'target'
     subprocess.run([*pip, '--target', target, source], check=True)
     return target
 
@@ -64,11 +52,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A user's folder, with the configs of the documentation."""
-    blocks = re.findall(
-        r'`(my_\w+\.py)`[^\n]*\n\n```python\n(.*?)```',
-        DOCUMENT.read_text(),
-        re.DOTALL,
-    )
+    block = r'`(my_\w+\.py)`[^\n]*\n\n```python\n(.*?)```'
+    blocks = re.findall(block, DOCUMENT.read_text(), re.DOTALL)
     assert [name for name, _ in blocks] == ['my_resnet50.py', 'my_vit.py']
     for name, code in blocks:
         (tmp_path / name).write_text(code)
@@ -76,14 +61,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(installed: Path, folder: Path, *words: Any) -> str:
-    env = dict(clean_env(), PYTHONPATH=str(installed), PYTHONSAFEPATH='1')
+    """Run Python outside of the repository; what it printed."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=env,
+        env=clean_env() | dict(PYTHONPATH=str(installed), PYTHONSAFEPATH='1'),
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout

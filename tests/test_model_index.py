@@ -6,27 +6,16 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from docs_support import DOCS, ROOT
+from docs_support import DOCS, ROOT, numbers
 from modelindex.load_model_index import load
 
 INDEX = ROOT / 'model-index.yml'
 METAFILES = [
     ROOT / path for path in yaml.safe_load(INDEX.read_text())['Import']
 ]
-
-
-def numbers(content: Any) -> list[float]:
-    """Every number in what a file holds."""
-    if isinstance(content, dict):
-        return [one for value in content.values() for one in numbers(value)]
-    if isinstance(content, list):
-        return [one for value in content for one in numbers(value)]
-    number = isinstance(content, (int, float)) and type(content) is not bool
-    return [content] if number else []
 
 
 def test_openmmlab_reads_every_config_once() -> None:

@@ -50,17 +50,12 @@ root = importlib.import_module('mmengine.registry')
 types = json.loads(sys.argv[2])
 assert not any(name.startswith('m2at_mm') for name in sys.modules)
 with DefaultScope.overwrite_default_scope('mmpretrain'):
-    found = {
+    for name, kind in types.items():
         # mmpretrain has no FUNCTIONS of its own.
-        name: getattr(
-            registries, kind, getattr(root, kind)
-        ).get('m2at_mm.' + name)
-        for name, kind in types.items()
-    }
-print(json.dumps({
-    name: cls and cls.__module__ + '.' + cls.__name__
-    for name, cls in found.items()
-}))
+        registry = getattr(registries, kind, getattr(root, kind))
+        cls = registry.get('m2at_mm.' + name)
+        types[name] = cls and cls.__module__ + '.' + cls.__name__
+print(json.dumps(types))
 """
 
 
@@ -83,19 +78,14 @@ def test_registry(name: str) -> None:
     'source', ['mmengine.registry', 'mmpretrain.registry']
 )
 def test_types_are_found_without_an_import(source: str) -> None:
-    process = subprocess.run(
-        [sys.executable, '-c', LOOK_UP, source, json.dumps(TYPES)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr
-
-    found = json.loads(process.stdout.splitlines()[-1])
+    words = [sys.executable, '-c', LOOK_UP, source, json.dumps(TYPES)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
     assert found.keys() == TYPES.keys()
     for name, path in found.items():
-        assert path is not None, name
-        assert path.startswith('m2at_mm.') and path.endswith(f'.{name}')
+        assert path and path.startswith('m2at_mm.'), name
+        assert path.endswith(f'.{name}')
 
 
 def test_classifier_is_not_taken_for_a_distributed_wrapper() -> None:

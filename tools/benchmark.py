@@ -55,22 +55,14 @@ def parse_args() -> argparse.Namespace:
         default=rivals.INSTALLED,
         help='what to time beside it (default: all that are installed)',
     )
-    add(
-        '--methods',
-        nargs='+',
-        choices=recipe_names(),
-        default=[],
-        help="recipes whose method is timed, too, with the config's attack",
-    )
+    text = "recipes whose method is timed, too, with the config's attack"
+    names = recipe_names()
+    add('--methods', nargs='+', choices=names, default=[], help=text)
     add('--rounds', type=int, default=5, help='measured rounds (default: 5)')
     add('--block', type=int, default=3, help='iterations a round (default: 3)')
     add('--amp', action='store_true', help='ours and the limit in bfloat16')
-    add(
-        '--validation',
-        metavar='CHECKPOINT',
-        help='time the robust validation of a trained network instead of '
-        'training iterations',
-    )
+    text = 'time the robust validation of a trained network instead'
+    add('--validation', metavar='CHECKPOINT', help=text)
     add('--num-images', type=int, default=1000, help='number (default: 1000)')
     add('--out', type=Path, help='JSON file for the results')
     return parser.parse_args()

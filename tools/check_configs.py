@@ -57,16 +57,13 @@ def find_configs(patterns: list[str], per_family: int | None) -> list[str]:
     Raises:
         ValueError: No config fits the patterns.
     """
-    names = sorted(
-        path.relative_to(CONFIGS).as_posix()
-        for path in CONFIGS.rglob('*.py')
-        if '_base_' not in path.parts
-    )
-    found = [
-        name
+    names = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
+    found = sorted(
+        name.as_posix()
         for name in names
-        if not patterns or any(part in name for part in patterns)
-    ]
+        if '_base_' not in name.parts
+        and (not patterns or any(one in name.as_posix() for one in patterns))
+    )
     if not found:
         raise ValueError(f'no config of mmpretrain has one of {patterns}')
     by_family = groupby(found, lambda name: name.split('/')[0])

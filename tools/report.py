@@ -15,20 +15,12 @@ from m2at_mm.reporting import Report, RunLog, measure, read_runs, render
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = cli.Parser(description=__doc__)
-    parser.add_argument(
-        'work_dirs',
-        nargs='+',
-        type=Path,
-        metavar='WORK_DIR',
-        help='the --work-dir of a training',
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        required=True,
-        help='the page, like report.html; one that is there is replaced',
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    text = 'the --work-dir of a training'
+    add('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help=text)
+    text = 'the page, like report.html; one that is there is replaced'
+    add('--out', type=Path, required=True, help=text)
+    add(
         '--num-images',
         type=int,
         default=200,
@@ -36,11 +28,8 @@ def parse_args() -> argparse.Namespace:
         help='attack N test images of each run, spread over the classes '
         '(default: 200)',
     )
-    parser.add_argument(
-        '--no-model',
-        action='store_true',
-        help='report on the files alone, without loading data and networks',
-    )
+    text = 'report on the files alone, without loading data and networks'
+    add('--no-model', action='store_true', help=text)
     return parser.parse_args()
 
 

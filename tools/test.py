@@ -87,17 +87,11 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = cli.load_adversarial_config(args.config)
     cli.set_work_dir(cfg, args)
     cfg.load_from = args.checkpoint
+    asked = ('attacks', 'eps', 'norm', 'num_samples', 'subset', 'batch_size')
     cfg.test_cfg = dict(
+        {name: getattr(args, name) for name in (*asked, 'seed', 'out')},
         type='m2at_mm.RobustnessTestLoop',
-        attacks=args.attacks,
-        eps=args.eps,
-        norm=args.norm,
-        num_samples=args.num_samples,
-        subset=args.subset,
-        batch_size=args.batch_size,
-        seed=args.seed,
         transfer=_surrogate(args),
-        out=args.out,
         adversarial_dir=args.save_adversarial,
     )
     # A process may wait for hours for another's last batch.
@@ -118,13 +112,9 @@ def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
     runner = cli.build_runner(load_config(args), args)
-    cli.show_head(
-        runner,
-        'evaluation',
-        'test',
-        checkpoint=args.checkpoint,
-        attacks=' '.join(args.attacks),
-    )
+    attacks = ' '.join(args.attacks)
+    told = dict(checkpoint=args.checkpoint, attacks=attacks)
+    cli.show_head(runner, 'evaluation', 'test', **told)
     runner.test()
 
 

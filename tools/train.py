@@ -17,12 +17,10 @@ def parse_args() -> argparse.Namespace:
     """mmpretrain's arguments with their meaning, and ``--recipe``."""
     parser = cli.Parser(description=__doc__)
     cli.add_common_arguments(parser)
-    parser.add_argument(
-        '--recipe',
-        choices=recipe_names(),
-        help='make a classification config of mmpretrain adversarial',
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    text = 'make a classification config of mmpretrain adversarial'
+    add('--recipe', choices=recipe_names(), help=text)
+    add(
         '--resume',
         nargs='?',
         const='auto',
@@ -30,24 +28,19 @@ def parse_args() -> argparse.Namespace:
         help='go on from a checkpoint; without one, from the latest of the '
         'work dir',
     )
-    parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision'
-    )
-    parser.add_argument(
-        '--no-validate',
-        action='store_true',
-        help='do not validate during training',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by actual over base batch size',
-    )
-    parser.add_argument(
-        '--no-persistent-workers',
-        action='store_true',
-        help='disable persistent_workers in dataloaders',
-    )
+    for name, text in (
+        ('amp', 'automatic mixed precision'),
+        ('no-validate', 'do not validate during training'),
+        (
+            'auto-scale-lr',
+            'scale the learning rate by actual over base batch size',
+        ),
+        (
+            'no-persistent-workers',
+            'disable persistent_workers in dataloaders',
+        ),
+    ):
+        add(f'--{name}', action='store_true', help=text)
     return parser.parse_args()
 
 

@@ -40,12 +40,10 @@ def parse_args() -> argparse.Namespace:
     """Arguments of the picture."""
     parser = cli.Parser(description=__doc__)
     cli.add_common_arguments(parser)
-    parser.add_argument(
-        'checkpoint',
-        nargs='?',
-        help='checkpoint file; without one the network is untrained',
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    text = 'checkpoint file; without one the network is untrained'
+    add('checkpoint', nargs='?', help=text)
+    add(
         '--show',
         choices=list(KINDS),
         default='rows',
@@ -53,25 +51,12 @@ def parse_args() -> argparse.Namespace:
         'the path of the attack; masks: each kind of mask; options: what '
         "M2AT's options do",
     )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        required=True,
-        help='the picture, e.g. m2at.png; steps.gif for an animation of steps',
-    )
-    parser.add_argument(
-        '--num-images',
-        type=int,
-        default=6,
-        metavar='N',
-        help='N test images, spread over the classes (default: 6)',
-    )
-    parser.add_argument(
-        '--seed',
-        type=int,
-        default=0,
-        help='seed of the random start and the masks (default: 0)',
-    )
+    text = 'the picture, e.g. m2at.png; steps.gif for an animation of steps'
+    add('--out', type=Path, required=True, help=text)
+    text = 'N test images, spread over the classes (default: 6)'
+    add('--num-images', type=int, default=6, metavar='N', help=text)
+    text = 'seed of the random start and the masks (default: 0)'
+    add('--seed', type=int, default=0, help=text)
     return parser.parse_args()
 
 
@@ -82,12 +67,8 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     cfg.work_dir = args.work_dir or log_dir
     cfg.log_level = 'WARNING'  # a picture needs no log of hooks
     cfg.load_from = args.checkpoint
-    cfg.merge_from_dict(
-        dict(
-            randomness=dict(seed=args.seed),
-            test_dataloader=dict(num_workers=0),
-        )
-    )
+    own = {'randomness.seed': args.seed, 'test_dataloader.num_workers': 0}
+    cfg.merge_from_dict(own)
     cli.merge_common_options(cfg, args)
     return cfg
 

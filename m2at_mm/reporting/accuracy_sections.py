@@ -40,16 +40,12 @@ def accuracies(results: Results) -> dict[str, Accuracy]:
         values = dict(clean=results['clean'], **values)
     total = results['num_samples']
     known = results.get('intervals') or {}
-    return {
-        key: (
-            value,
-            tuple(
-                known.get(key)
-                or wilson_interval(round(value * total / 100), total)
-            ),
-        )
-        for key, value in values.items()
-    }
+    found = {}
+    for key, value in values.items():
+        right = round(value * total / 100)
+        interval = known.get(key) or wilson_interval(right, total)
+        found[key] = (value, tuple(interval))
+    return found
 
 
 def evaluation(report: Report) -> Iterator[Markup]:
@@ -94,13 +90,10 @@ def _verdict(run: str, results: Results) -> str:
     )
     if 'autoattack' not in results['attacks']:
         return f'{text} Run AutoAttack, too, before you trust it.'
-    gap = results.get('pgd_minus_autoattack')
-    if gap is None:
-        return text
-    return (
-        f'{text} Accuracy under AutoAttack is {gap:.1f} points below that '
-        'under PGD.'
-    )
+    if (gap := results.get('pgd_minus_autoattack')) is not None:
+        text += f' Accuracy under AutoAttack is {gap:.1f} points below that '
+        text += 'under PGD.'
+    return text
 
 
 def _radius(results: Results) -> str:
@@ -160,12 +153,11 @@ def sweep(report: Report) -> Iterator[Markup]:
             results = report.measured[run.name].results
             source = f'{ATTACK}, measured for this report'
         else:
-            text = f'{run.name}: no evaluation at several radii.'
-            notes.append(blocks.text(text))
+            source = 'no evaluation at several radii.'
+            notes.append(blocks.text(f'{run.name}: {source}'))
             continue
-        count = results['num_samples']
-        text = f'{run.name}: {source}, on {count} test images.'
-        notes.append(blocks.text(text))
+        source += f', on {results["num_samples"]} test images.'
+        notes.append(blocks.text(f'{run.name}: {source}'))
         if results is not run.results:
             notes += _alarms(run.name, results)
         points[run.name] = {0.0: accuracies(results)['clean']}

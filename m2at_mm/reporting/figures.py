@@ -118,13 +118,11 @@ def _widen(axes: Any) -> None:
 
 
 def _course(run: str, x: list[float], y: list[float], unit: str) -> str:
-    at = f'{run}: {y[-1]:.4g} at {unit} {x[-1]:.3g}'
-    if len(y) == 1:
-        return f'{at}.'
-    return (
-        f'{at}, from {y[0]:.4g} at {unit} {x[0]:.3g}; lowest {min(y):.4g}, '
-        f'highest {max(y):.4g}.'
-    )
+    text = f'{run}: {y[-1]:.4g} at {unit} {x[-1]:.3g}'
+    if len(y) > 1:
+        text += f', from {y[0]:.4g} at {unit} {x[0]:.3g}'
+        text += f'; lowest {min(y):.4g}, highest {max(y):.4g}'
+    return f'{text}.'
 
 
 @page_style
@@ -218,13 +216,9 @@ def draw_confusion(
     """
     share = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     size = 1.6 + 0.25 * len(classes)
-    figure, axes = _new_figure(
-        size,
-        size - 0.3,
-        title=f'{title} (%)',
-        xlabel='predicted',
-        ylabel='true class',
-    )
+    labels = dict(xlabel='predicted', ylabel='true class')
+    labels['title'] = f'{title} (%)'
+    figure, axes = _new_figure(size, size - 0.3, **labels)
     axes.grid(visible=False)
     axes.imshow(share, cmap='Blues', vmin=0, vmax=100, interpolation='none')
     for row, column in zip(*np.nonzero(share.round())):

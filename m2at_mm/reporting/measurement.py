@@ -42,6 +42,10 @@ ATTACK = 'pgd20'
 # Radii of the sweep besides the run's own, as multiples of it.
 _RADII = (0.25, 0.5, 1.5, 2.0)
 _NUM_EXAMPLES = 6
+# What the command line of a tool would say.
+_OPTIONS = argparse.Namespace(
+    launcher='none', local_rank=0, cfg_options=None, no_pin_memory=True
+)
 _NUM_SURFACES = 3
 
 
@@ -132,34 +136,23 @@ def measure(run: RunLog, num_images: int) -> Measurement:
         TypeError: The model is not adversarial.
     """
     with TemporaryDirectory() as folder:
-        cfg = _config(run, Path(folder))
-        runner = cli.build_trained_runner(
-            cfg, argparse.Namespace(launcher='none', local_rank=0)
-        )
+        runner = cli.build_trained_runner(_config(run, Path(folder)), _OPTIONS)
         model = bare_model(runner.model).eval()
-        loader = runner.test_dataloader
-        samples = Samples(
-            loader.dataset,
-            model.data_preprocessor,
-            loader.collate_fn,
-            min(num_images, len(loader.dataset)),
-        )
-        evaluation = RobustnessEvaluation(
-            model, samples, ResultStore(Path(folder, 'evaluation'), {})
-        )
+        loader, prepare = runner.test_dataloader, model.data_preprocessor
+        dataset, collate = loader.dataset, loader.collate_fn
+        count = min(num_images, len(dataset))
+        samples = Samples(dataset, prepare, collate, count)
+        store = ResultStore(Path(folder, 'evaluation'), {})
+        evaluation = RobustnessEvaluation(model, samples, store)
         outcomes, probes = evaluation.run([ATTACK], _radii(model.threat_model))
     few = samples.spread(_NUM_EXAMPLES)
     images, labels = next(iter(samples.batches([few])))
+    first = (images[:_NUM_SURFACES], labels[:_NUM_SURFACES])
     return Measurement(
         outcome=outcomes[0],
         results=make_results(outcomes, probes),
         examples=_examples(model, images, labels),
-        surfaces=loss_surfaces(
-            Attackable(model),
-            images[:_NUM_SURFACES],
-            labels[:_NUM_SURFACES],
-            model.threat_model,
-        ),
+        surfaces=loss_surfaces(Attackable(model), *first, model.threat_model),
     )
 
 
@@ -189,12 +182,7 @@ def _config(run: RunLog, folder: Path) -> Config:
     cfg.log_level = 'WARNING'
     cfg.load_from, cfg.resume = str(run.checkpoint), False
     cfg.test_cfg = dict()
-    cli.merge_common_options(
-        cfg,
-        argparse.Namespace(
-            launcher='none', cfg_options=None, no_pin_memory=True
-        ),
-    )
+    cli.merge_common_options(cfg, _OPTIONS)
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     return cfg
 

@@ -54,6 +54,10 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
     return runner
 
 
+def _is_for_the_screen(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_ONLY_LOGGED)
+
+
 @contextmanager
 def _short_screen() -> Iterator[None]:
     """Filter what the runners built meanwhile print, not what they log."""
@@ -63,9 +67,7 @@ def _short_screen() -> Iterator[None]:
         logger = build(runner, *args, **settings)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(
-                    lambda one: not str(one.msg).startswith(_ONLY_LOGGED)
-                )
+                handler.addFilter(_is_for_the_screen)
         return logger
 
     Runner.build_logger = build_logger
@@ -89,11 +91,10 @@ def show_head(runner: Runner, what: str, loader: str, **more: Any) -> None:
     data = cfg[f'{loader}_dataloader'].dataset
     network = getattr(model, 'backbone', model)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
+    shown = {k: data[k] for k in ('type', 'split', 'data_root') if k in data}
     lines = dict(
         network=f'{type(network).__name__}, {millions:.2f} million weights',
-        data=_in_short(
-            {k: data[k] for k in ('type', 'split', 'data_root') if k in data}
-        ),
+        data=_in_short(shown),
         **{'threat model': getattr(model, 'threat_model', 'none')},
         **{key.replace('_', ' '): _in_short(one) for key, one in more.items()},
         results=cfg.work_dir,
@@ -123,13 +124,11 @@ def build_trained_runner(cfg: Config, args: argparse.Namespace) -> Runner:
 
 def describe_origin() -> str:
     """Describe what MMEngine's log lacks: this package, and the command."""
-    lines = [
-        'Origin:',
-        f'    m2at_mm: {__version__}',
-        f'    commit: {_commit()}',
-        f'    command: {shlex.join(["python", *sys.argv])}',
-    ]
-    return '\n'.join(lines)
+    command = shlex.join(['python', *sys.argv])
+    return (
+        f'Origin:\n    m2at_mm: {__version__}\n    commit: {_commit()}\n'
+        f'    command: {command}'
+    )
 
 
 def _commit() -> str:
@@ -137,13 +136,10 @@ def _commit() -> str:
     root = Path(__file__).resolve().parents[2]
     if not (root / '.git').exists():
         return 'none, the package is installed'
+    command = 'git describe --always --dirty --abbrev=12'.split()
     try:
-        return subprocess.run(
-            ['git', 'describe', '--always', '--dirty', '--abbrev=12'],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        return subprocess.check_output(
+            command, cwd=root, stderr=subprocess.DEVNULL, text=True
+        ).strip()
     except (OSError, subprocess.CalledProcessError):
         return 'unknown, git gives none'

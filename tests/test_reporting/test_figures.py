@@ -33,21 +33,20 @@ def test_curves_tell_course_best_and_last() -> None:
     assert 'c: 9 at epoch 3.' in text and 'b:' not in text
 
 
-def test_a_run_keeps_its_colour_where_another_is_missing() -> None:
-    for markup in (
-        draw_curves('x', 't', {'a': {}, 'b': {1.0: 1.0}}, 'epoch', 'y', 1.0),
-        draw_intervals('x', [*ACCURACY], {'a': {}, 'b': ACCURACY}),
-        draw_sweep('x', {'a': {}, 'b': SWEEP}),
+def test_values_are_told_in_the_colour_of_the_run() -> None:
+    """Also where another run has none."""
+    for markup, *told in (
+        (draw_curves('x', 't', {'a': {}, 'b': {1.0: 1.0}}, 'e', 'y', 1.0),),
+        (
+            draw_intervals('x', [*ACCURACY], {'a': {}, 'b': ACCURACY}),
+            'pgd20 50.0 (40.4 to 59.6)',
+            'clean 80.0',
+        ),
+        (draw_sweep('x', {'a': {}, 'b': SWEEP}), 'b: 80.0 at 0, 50.0 at 8.'),
     ):
         assert 'var(--series-1)' in markup
         assert 'var(--series-0)' not in markup
-
-
-def test_intervals_and_sweep_tell_their_values() -> None:
-    text = described(draw_intervals('x', [*ACCURACY], {'a': ACCURACY}))
-    assert 'pgd20 50.0 (40.4 to 59.6)' in text and 'clean 80.0' in text
-    text = described(draw_sweep('y', {'a': SWEEP}))
-    assert 'a: 80.0 at 0, 50.0 at 8.' in text
+        assert all(one in described(markup) for one in told)
 
 
 def test_confusion_in_per_cent_of_the_true_class() -> None:
@@ -60,14 +59,14 @@ def test_confusion_in_per_cent_of_the_true_class() -> None:
 def test_surface_tells_its_slope() -> None:
     steps = np.linspace(-1, 1, 5)
     loss = np.add.outer(0.1 * steps, 2 + steps)
-    text = described(
-        draw_surface('s', 't', LossSurface(steps, loss, loss - 2))
+    surface, flat = (
+        LossSurface(steps, loss, loss - 2),
+        LossSurface(steps, loss * 0, loss * 0 - 1),  # and without a boundary
     )
+    text = described(draw_surface('s', 't', surface))
     assert (
         'Cross-entropy 1 one radius against the gradient, 2 at the image, 3 '
         'one radius along it; 1.9 to 2.1 across.'
     ) in text
     assert f'{100 * (loss > 2).mean():.0f} % of the area' in text
-    # Flat, and without a boundary.
-    flat = LossSurface(steps, loss * 0, loss * 0 - 1)
     assert '0 % of the area is misc' in described(draw_surface('s', 't', flat))

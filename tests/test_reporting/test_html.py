@@ -21,17 +21,14 @@ def draw(name: str) -> str:
     return str(to_svg(figure, name, 'a < b', 'in "words"'))
 
 
-def test_two_figures_share_a_page() -> None:
-    page = Page(draw('one') + draw('two'))
+def test_two_figures_share_a_page_and_its_colours() -> None:
+    html = draw('one')
+    page = Page(html + draw('two'))
     assert len(page.all('svg')) == 2
     assert page.all('image')[0]['href'].startswith('data:image/png')
     # What was drawn is text, and no markup.
     assert not page.all('b') and '<b>title & more</b>' in page.text
     assert 'a < b' in page.text and 'in "words"' in page.text
-
-
-def test_colours_are_the_pages() -> None:
-    html = draw('one')
     for colour in ('stroke: var(--series-1)', 'stroke: var(--grid)'):
         assert colour in html
     assert 'currentColor' in html and '#0102' not in html

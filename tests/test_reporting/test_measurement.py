@@ -35,37 +35,29 @@ def measured(run: RunLog) -> Measurement:
 def test_the_best_checkpoint_is_attacked_at_five_radii(
     run: RunLog, measured: Measurement
 ) -> None:
-    sweep = measured.results['sweep']
-    radii = [one['threat_model']['eps'] * 255 for one in sweep]
+    results, outcome = measured.results, measured.outcome
+    radii = [one['threat_model']['eps'] * 255 for one in results['sweep']]
     assert radii == pytest.approx([8, 16, 32, 48, 64])
-    assert measured.results['threat_model']['eps'] == 32 / 255
-    assert measured.outcome.attacks == ['pgd20']
+    assert results['threat_model']['eps'] == 32 / 255
+    assert outcome.attacks == ['pgd20']
     dataset = Digits(split='test', indices=40)
-    positions = measured.outcome.positions
-    assert positions is not None and len(positions) == NUM
-    labels = [dataset[int(k)]['gt_label'] for k in positions]
-    assert measured.outcome.labels.tolist() == labels
-    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2
+    positions = [int(k) for k in outcome.positions]
+    labels = [dataset[k]['gt_label'] for k in positions]
+    assert outcome.labels.tolist() == labels
+    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2  # NUM
+    assert not (run.folder / 'evaluation').exists()
+    assert len([*run.folder.glob('*/vis_data')]) == 1
 
-
-def test_examples_are_of_several_classes(measured: Measurement) -> None:
-    dataset = Digits(split='test', indices=40)
-    positions = measured.outcome.positions
-    assert positions is not None
-    images = [dataset[int(k)]['img'] / 255 for k in positions]
     assert len(measured.examples) == 6 and len(measured.surfaces) == 3
     assert len({example.label for example in measured.examples}) == 6
+    images = np.stack([dataset[k]['img'] / 255 for k in positions])
     for example in measured.examples:
-        (number,) = [
-            n
-            for n, image in enumerate(images)
-            if np.allclose(image, example.clean, atol=1e-6)
-        ]
-        assert example.label == measured.outcome.labels[number]
+        distance = np.abs(images - example.clean).max((1, 2, 3))
+        (number,) = np.flatnonzero(distance < 1e-6)
+        assert example.label == labels[number]
         change = np.abs(example.adversarial - example.clean).max()
         assert 0 < change <= 32 / 255 + 1e-6
-        predicted = measured.outcome.predictions['clean'][number]
-        assert example.predicted[0] == predicted
+        assert example.predicted[0] == outcome.predictions['clean'][number]
     # The middle of a surface is the image itself.
     middle = measured.surfaces[0].loss[10, 10]
     example = measured.examples[0]
@@ -84,30 +76,20 @@ def test_sections_show_them(run: RunLog, measured: Measurement) -> None:
     assert [*examples(Report([run])), *surfaces(Report([run]))] == []
 
 
-def test_nothing_is_written_into_the_work_dir(
-    run: RunLog, measured: Measurement
+def test_few_images_and_a_checkpoint_of_another_network(
+    run: RunLog, tmp_path: Path
 ) -> None:
-    assert not (run.folder / 'evaluation').exists()
-    assert len([*run.folder.glob('*/vis_data')]) == 1
-
-
-def test_fewer_images_than_asked_for(run: RunLog, tmp_path: Path) -> None:
     folder = tmp_path / 'run'
     shutil.copytree(run.folder, folder)
     (config,) = folder.glob('*/vis_data/config.py')
     with config.open('a') as file:
         file.write("test_dataloader['dataset'].update(indices=3)\n")
-    assert len(measure(read_run(folder), 10**6).outcome.labels) == 3
-
-
-def test_a_checkpoint_of_another_network(run: RunLog, tmp_path: Path) -> None:
-    folder = tmp_path / 'run'
-    shutil.copytree(run.folder, folder)
-    spoilt = read_run(folder)
-    assert spoilt.checkpoint is not None
-    torch.save(dict(state_dict={}, meta={}), spoilt.checkpoint)
+    copied = read_run(folder)
+    assert len(measure(copied, 10**6).outcome.labels) == 3
+    assert copied.checkpoint is not None
+    torch.save(dict(state_dict={}, meta={}), copied.checkpoint)
     with pytest.raises(ValueError, match='does not fit the model'):
-        measure(spoilt, 2)
+        measure(copied, 2)
 
 
 def test_class_names_without_data() -> None:

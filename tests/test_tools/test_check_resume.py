@@ -29,9 +29,3 @@ def test_a_training_that_cannot_be_repeated_is_told(tmp_path: Path) -> None:
     hook = {'default_hooks.rng_state.type': 'IterTimerHook'}
     with pytest.raises(AssertionError, match=r'[01] of 2 equal bit for bit'):
         check(tmp_path, **hook)
-
-
-def test_a_folder_with_files_is_refused(tmp_path: Path) -> None:
-    (tmp_path / 'notes.txt').touch()
-    with pytest.raises(AssertionError, match='holds files: give an empty'):
-        check(tmp_path)

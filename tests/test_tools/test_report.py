@@ -75,13 +75,8 @@ def run_report(*words: Any) -> str:
 def report(work_dirs: list[Path]) -> Path:
     """The report on both, one of them evaluated."""
     truth = [k % 10 for k in range(20)]
-    write_results(
-        work_dirs[0],
-        results_of({'fgsm': 10.0}),
-        label=truth,
-        clean=truth,
-        fgsm=[0] * 20,
-    )
+    predictions = dict(label=truth, clean=truth, fgsm=[0] * 20)
+    write_results(work_dirs[0], results_of({'fgsm': 10.0}), **predictions)
     path = work_dirs[0].parent / 'page' / 'report.html'
     path.parent.mkdir()
     path.write_text('an older report')
@@ -94,18 +89,9 @@ def report(work_dirs: list[Path]) -> Path:
 def test_page(report: Path) -> None:
     page = Page(report.read_text('utf-8'))
     assert [p.name for p in report.parent.iterdir()] == ['report.html']
+    names = 'runs evaluation settings curves sweep classes examples surfaces'
     sections = [attrs['id'] for attrs in page.all('h2')]
-    assert sections == [
-        'runs',
-        'evaluation',
-        'settings',
-        'curves',
-        'sweep',
-        'classes',
-        'examples',
-        'surfaces',
-        'environment',
-    ]
+    assert sections == [*names.split(), 'environment']
     # loss, kept share, lr, clean, pgd10, worst; final accuracy; the sweep;
     # two matrices and three surfaces a run
     assert len(page.all('svg')) == 6 + 1 + 1 + 2 * (2 + 3)
@@ -124,20 +110,12 @@ def _shown(report: Path, folder: Path, width: int, dark: bool) -> Any:
     (folder / 'page.html').write_text(html, 'utf-8')
     frame = folder / 'frame.html'
     frame.write_text(FRAME.replace('WIDTH', str(width)), 'utf-8')
+    options = '--headless --no-sandbox --disable-gpu --enable-logging=stderr'
+    options += ' --window-size=1400,900 --virtual-time-budget=5000 --dump-dom'
+    options += f' --blink-settings=preferredColorScheme={0 if dark else 1}'
+    profile = f'--user-data-dir={folder / "profile"}'
     done = subprocess.run(
-        [
-            str(CHROMIUM),
-            '--headless',
-            '--no-sandbox',
-            '--disable-gpu',
-            '--enable-logging=stderr',
-            f'--user-data-dir={folder / "profile"}',
-            '--window-size=1400,900',
-            f'--blink-settings=preferredColorScheme={0 if dark else 1}',
-            '--virtual-time-budget=5000',
-            '--dump-dom',
-            frame.as_uri(),
-        ],
+        [str(CHROMIUM), *options.split(), profile, frame.as_uri()],
         capture_output=True,
         text=True,
         timeout=120,
@@ -168,20 +146,20 @@ def test_in_a_browser(
 def test_without_checkpoint_or_data(
     work_dirs: list[Path], tmp_path: Path
 ) -> None:
-    for name, source in zip(('gone', 'lost'), work_dirs):
+    gone, lost = tmp_path / 'gone', tmp_path / 'lost'
+    for folder, source in zip((gone, lost), work_dirs):
         ignored = shutil.ignore_patterns('test', 'results*')
-        shutil.copytree(source, tmp_path / name, ignore=ignored)
-    for path in (tmp_path / 'gone').glob('*.pth'):
+        shutil.copytree(source, folder, ignore=ignored)
+    for path in (*gone.glob('*.pth'), gone / 'last_checkpoint'):
         path.unlink()
-    (tmp_path / 'gone' / 'last_checkpoint').unlink()
-    (config,) = (tmp_path / 'lost').glob('*/vis_data/config.py')
-    text = config.read_text().replace('m2at_mm.Digits', 'm2at_mm.CIFAR10')
-    text += "\ntest_dataloader['dataset'].update(data_root='/nowhere', "
-    text += 'download=False)\n'
-    config.write_text(text)
+    (config,) = lost.glob('*/vis_data/config.py')
+    config.write_text(
+        config.read_text().replace('m2at_mm.Digits', 'm2at_mm.CIFAR10')
+        + "\ntest_dataloader['dataset'].update(data_root='/nowhere', "
+        'download=False)\n'
+    )
     out = tmp_path / 'report.html'
-    words = [tmp_path / 'gone', tmp_path / 'lost', '--out', out]
-    printed = run_report(*words)
+    printed = run_report(gone, lost, '--out', out)
     page = Page(out.read_text('utf-8'))
     for text in (printed, page.text):
         assert 'neither best_*.pth nor the file that last_checkpoint' in text
@@ -193,23 +171,21 @@ def test_files_alone(work_dirs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / 'new' / 'report.html'
     printed = run_tool('report', work_dirs[1], '--out', out, '--no-model')
     assert 'attacking' not in printed
-    page = Page(out.read_text('utf-8'))
-    assert '--no-model was given' in page.text
+    assert '--no-model was given' in Page(out.read_text('utf-8')).text
 
 
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['nowhere', '--out', 'r.html'], "'nowhere' is not a folder"),
-        (['.', '--out', 'r.html'], "'.' has no log of a training"),
-        (['RUN', '--out', '.'], "--out '.' is a folder"),
-        (['RUN', '--out', 'file/r.html'], 'which is a file'),
-        (['RUN', '--out', 'r.html', '--num-images', '0'], 'at least 1'),
-        (['RUN', 'RUN', '--out', 'r.html'], 'given twice'),
+        ('. --out r.html', "'.' has no log of a training"),
+        ('RUN --out .', "--out '.' is a folder"),
+        ('RUN --out file/r.html', 'which is a file'),
+        ('RUN --out r.html --num-images 0', 'at least 1'),
+        ('RUN RUN --out r.html', 'given twice'),
     ],
 )
 def test_wrong_input(
-    words: list[str],
+    words: str,
     message: str,
     work_dirs: list[Path],
     tmp_path: Path,
@@ -217,7 +193,6 @@ def test_wrong_input(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').touch()
-    words = [str(work_dirs[0]) if word == 'RUN' else word for word in words]
     with pytest.raises((ValueError, OSError), match=re.escape(message)):
-        run_report(*words)
+        run_report(*words.replace('RUN', str(work_dirs[0])).split())
     assert not (tmp_path / 'r.html').exists()

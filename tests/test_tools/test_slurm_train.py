@@ -18,61 +18,40 @@ sys.exit(143)
 
 
 def called(folder: Path, *words: str, **env: str) -> list[str]:
-    srun = folder / 'srun'
+    srun, log = folder / 'srun', folder / 'called.json'
     srun.write_text(SRUN)
     srun.chmod(0o755)
-    path = f'{folder}:{os.environ["PATH"]}'
-    log = folder / 'called.json'
-    done = subprocess.run(
-        [str(SCRIPT), *words],
-        env=dict(os.environ, PATH=path, CALLED=str(log), **env),
-    )
+    env |= dict(PATH=f'{folder}:{os.environ["PATH"]}', CALLED=str(log))
+    done = subprocess.run([str(SCRIPT), *words], env=dict(os.environ, **env))
     assert done.returncode == 143  # srun's own
     return json.loads(log.read_text())
 
 
 def test_as_mmpretrain_users_know_it(tmp_path: Path) -> None:
+    options = ['--resume', '--cfg-options', 'model.method.mask=two words']
     words = called(
         tmp_path,
-        *('part', 'my job', 'configs/a.py', 'work dirs/a'),
-        *('--resume', '--cfg-options', 'model.method.mask=two words'),
+        *('part', 'my job', 'configs/a.py', 'work dirs/a', *options),
         GPUS='16',
         SRUN_ARGS='--time=4:00:00 --signal=TERM@120',
     )
     split = words.index('python')
-    assert words[:split] == [
-        '--partition=part',
-        '--job-name=my job',
-        '--gres=gpu:8',
-        '--ntasks=16',
-        '--ntasks-per-node=8',
-        '--cpus-per-task=5',
-        '--kill-on-bad-exit=1',
-        '--time=4:00:00',
-        '--signal=TERM@120',
-    ]
-    assert words[split:] == [
-        'python',
-        '-u',
-        str(ROOT / 'tools' / 'train.py'),
-        'configs/a.py',
-        '--work-dir=work dirs/a',
-        '--launcher=slurm',
-        '--resume',
-        '--cfg-options',
-        'model.method.mask=two words',
-    ]
+    asked = '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'
+    asked += ' --kill-on-bad-exit=1 --time=4:00:00 --signal=TERM@120'
+    names = ['--partition=part', '--job-name=my job']
+    assert words[:split] == [*names, *asked.split()]
+    tool = ['python', '-u', str(ROOT / 'tools' / 'train.py'), 'configs/a.py']
+    place = ['--work-dir=work dirs/a', '--launcher=slurm']
+    assert words[split:] == [*tool, *place, *options]
 
 
 def test_without_extras(tmp_path: Path) -> None:
     words = called(tmp_path, 'part', 'job', 'configs/a.py', 'work')
-    assert '--ntasks=8' in words
-    assert words[-1] == '--launcher=slurm'
+    assert '--ntasks=8' in words and words[-1] == '--launcher=slurm'
 
 
 @pytest.mark.parametrize('words', [[], ['part', 'job', 'config']])
 def test_too_few_words(words: list[str]) -> None:
-    done = subprocess.run(
-        [str(SCRIPT), *words], capture_output=True, text=True
-    )
+    command = [str(SCRIPT), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and 'usage: slurm_train.sh' in done.stderr

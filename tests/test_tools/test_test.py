@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +26,6 @@ from tools_support import (
 )
 
 WIDTH = {key: TINY[key] for key in TINY if 'model.cl' in key}
-NO_WORKERS = {'test_dataloader.num_workers': 0}
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
 
@@ -43,15 +41,16 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def _words(checkpoint: Path, *words: object, cifar10: object = None) -> list:
     """Config, checkpoint and options of a narrow network."""
-    root = {'test_dataloader.dataset.data_root': cifar10} if cifar10 else {}
-    width = NARROW if cifar10 else WIDTH
-    config = STOCK if cifar10 else DIGITS
-    return [config, checkpoint, *words, *cli_options(width, NO_WORKERS, root)]
+    options: dict[str, Any] = {'test_dataloader.num_workers': 0}
+    if cifar10:
+        options['test_dataloader.dataset.data_root'] = cifar10
+    options = cli_options(NARROW if cifar10 else WIDTH, options)
+    return [STOCK if cifar10 else DIGITS, checkpoint, *words, *options]
 
 
 def _evaluate(
     work_dir: Path, words: Sequence[object], processes: int = 0
-) -> dict[str, object]:
+) -> dict[str, Any]:
     launcher = ['--launcher', 'pytorch'] if processes else []
     place = ['--work-dir', work_dir, *launcher]
     run_tool('test', *place, *words, processes=processes)
@@ -61,9 +60,9 @@ def _evaluate(
 def test_results_agree_with_the_schema_and_with_two_processes(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    attacks = ['--attacks', 'clean', 'fgsm', 'pgd20', 'apgd-ce']
-    sizes = ['--num-samples', 31, '--batch-size', 8]
-    words = _words(checkpoint, *sizes, *attacks)
+    words = ['--num-samples', 31, '--batch-size', 8]
+    words += ['--attacks', 'clean', 'fgsm', 'pgd20', 'apgd-ce']
+    words = _words(checkpoint, *words)
     one = _evaluate(tmp_path / 'one', words)
     assert list(one)[:4] == ['clean', 'attacks', 'worst_case', 'num_samples']
     assert list(one['attacks']) == ['fgsm', 'pgd20', 'apgd-ce']
@@ -71,23 +70,23 @@ def test_results_agree_with_the_schema_and_with_two_processes(
     assert one['threat_model'] == {'norm': 'linf', 'eps': 32 / 255}
     assert one['worst_case'] <= min(one['attacks'].values()) <= one['clean']
     assert _evaluate(tmp_path / 'two', words, processes=2) == one
-    files = [tmp_path / n / 'results.samples.npz' for n in ('one', 'two')]
-    with np.load(files[0]) as a, np.load(files[1]) as b:
-        assert a.keys() == b.keys()
-        for name in a:
-            np.testing.assert_array_equal(a[name], b[name])
+    a, b = (
+        dict(np.load(tmp_path / name / 'results.samples.npz'))
+        for name in ('one', 'two')
+    )
+    np.testing.assert_equal(a, b)
 
 
 def test_killed_evaluation_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     # A tenth of the images is right by chance, and withstands this radius.
-    options = ['--attacks', 'pgd20', '--eps', '0.001/255']
-    sizes = ['--num-samples', 300, '--batch-size', 4]
-    words = _words(checkpoint, *sizes, *options)
+    words = ['--attacks', 'pgd20', '--eps', '0.001/255']
+    words = _words(checkpoint, *words, '--num-samples', 300, '--batch-size', 4)
     work_dir = tmp_path / 'killed'
-    tool = str(ROOT / 'tools' / 'test.py')
-    command = [sys.executable, tool, '--work-dir', work_dir, *words]
+    command = [sys.executable, ROOT / 'tools' / 'test.py', *words]
     process = subprocess.Popen(
-        [*map(str, command)], env=clean_env(), stdout=subprocess.DEVNULL
+        [*map(str, command), '--work-dir', str(work_dir)],
+        env=clean_env(),
+        stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 300
     done: list[Path] = []
@@ -95,7 +94,7 @@ def test_killed_evaluation_goes_on(checkpoint: Path, tmp_path: Path) -> None:
         done = sorted(work_dir.glob('evaluation/*/linf*/*/batch_*.npz'))
         assert process.poll() is None, 'it ended before it could be killed'
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     assert done and not (work_dir / 'results.json').exists()
     written = {path: path.stat().st_mtime_ns for path in done}
@@ -120,8 +119,8 @@ def test_stock_config_sweep_and_transfer(
     words = _words(checkpoint, *options, cifar10=cifar10_root)
     results = _evaluate(tmp_path / 'out', words)
     assert results['threat_model']['eps'] == 8 / 255
-    sweep = results['sweep']
-    assert [one['threat_model']['eps'] for one in sweep] == [4 / 255, 8 / 255]
+    radii = [one['threat_model']['eps'] for one in results['sweep']]
+    assert radii == [4 / 255, 8 / 255]
     assert set(results['attacks']) == {'fgsm', 'transfer'}
     with np.load(tmp_path / 'out' / 'results.samples.npz') as samples:
         assert len(samples['transfer@4/255']) == 20

@@ -50,6 +50,9 @@ class DieOnce(Hook):
 """
 
 
+ONE_NODE = ('--standalone', '--nproc_per_node', '2')
+
+
 def torchrun(
     work_dir: Path,
     *words: str,
@@ -60,31 +63,42 @@ def torchrun(
 ) -> subprocess.Popen:
     """Start training on several processes; its output goes to a file."""
     work_dir.mkdir(exist_ok=True)
-    command = [sys.executable, '-m', 'torch.distributed.run', *words]
-    command += [str(ROOT / 'tools' / 'train.py'), str(config)]
-    command += ['--launcher', 'pytorch', '--work-dir', str(work_dir)]
-    command += ['--resume'] if resume else []
+    command = [sys.executable, '-m', 'torch.distributed.run']
+    command += [*(words or ONE_NODE), str(ROOT / 'tools' / 'train.py')]
+    command += [str(config), '--launcher', 'pytorch', '--work-dir']
+    command += [str(work_dir), *['--resume'] * resume]
+    command += cli_options(SETTINGS, options or {})
     with (work_dir / 'output.txt').open('a') as output:
         return subprocess.Popen(
-            [*command, *cli_options(SETTINGS, options or {})],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=clean_env() | env,
+            command, stdout=output, stderr=output, env=clean_env() | env
         )
 
 
-def finish(*processes: subprocess.Popen, work_dir: Path) -> None:
+def finish(*processes: subprocess.Popen, work_dir: Path) -> str:
+    """Wait until all have ended well; what they printed."""
     codes = [process.wait(timeout=300) for process in processes]
     text = (work_dir / 'output.txt').read_text('utf-8')
     assert codes == [0] * len(codes), text[-3000:]
+    return text
+
+
+def fail(process: subprocess.Popen, work_dir: Path) -> str:
+    assert process.wait(timeout=90) != 0
+    return (work_dir / 'output.txt').read_text('utf-8')
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
+    """Until there is such a file, while the process lives."""
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope='module')
 def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The training on two processes of one node, uninterrupted."""
     work_dir = tmp_path_factory.mktemp('one_node')
-    process = torchrun(work_dir, '--standalone', '--nproc_per_node', '2')
-    finish(process, work_dir=work_dir)
+    finish(torchrun(work_dir), work_dir=work_dir)
     return work_dir
 
 
@@ -107,30 +121,21 @@ def test_no_image_is_counted_twice(one_node: Path, tmp_path: Path) -> None:
     """What two processes report is what one finds in the checkpoint."""
     (log,) = one_node.glob('*/vis_data/scalars.json')
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    reported = [line for line in lines if 'robust/clean' in line][-1]
+    clean = [one['robust/clean'] for one in lines if 'robust/clean' in one][-1]
     cfg = Config.fromfile(one_node / DIGITS.name)
-    cfg.merge_from_dict(
-        dict(
-            launcher='none',
-            work_dir=str(tmp_path),
-            load_from=str(one_node / 'epoch_2.pth'),
-        )
-    )
+    cfg.launcher, cfg.work_dir = 'none', str(tmp_path)
+    cfg.load_from = str(one_node / 'epoch_2.pth')
     found = Runner.from_cfg(cfg).val()
-    assert reported['robust/clean'] == pytest.approx(found['robust/clean'])
-    right = reported['robust/clean'] * 31 / 100
-    assert right == pytest.approx(round(right))
+    assert clean == pytest.approx(found['robust/clean'])
+    assert clean * 31 / 100 == pytest.approx(round(clean * 31 / 100))
 
 
 @pytest.mark.slow
 def test_two_nodes_are_two_processes(one_node: Path, tmp_path: Path) -> None:
-    address = ['--master_addr', '127.0.0.1', '--master_port', str(free_port())]
+    words = ['--nnodes', '2', '--nproc_per_node', '1']
+    words += ['--master_addr', '127.0.0.1', '--master_port', str(free_port())]
     nodes = [
-        torchrun(
-            tmp_path / 'two_nodes',
-            *('--nnodes', '2', '--nproc_per_node', '1'),
-            *('--node_rank', str(rank), *address),
-        )
+        torchrun(tmp_path / 'two_nodes', *words, '--node_rank', str(rank))
         for rank in (0, 1)
     ]
     finish(*nodes, work_dir=tmp_path / 'two_nodes')
@@ -142,10 +147,9 @@ def test_restarted_after_a_death_it_loses_nothing(
     one_node: Path, dying: dict[str, Any], tmp_path: Path
 ) -> None:
     work_dir = tmp_path / 'restarted'
-    words = ['--standalone', '--nproc_per_node', '2', '--max-restarts', '1']
-    finish(torchrun(work_dir, *words, **dying), work_dir=work_dir)
+    process = torchrun(work_dir, *ONE_NODE, '--max-restarts', '1', **dying)
+    text = finish(process, work_dir=work_dir)
     assert (tmp_path / 'mark').exists()
-    text = (work_dir / 'output.txt').read_text('utf-8')
     assert 'resumed epoch: 1, iter: 3' in text
     assert differences(one_node, work_dir) == []
 
@@ -154,32 +158,21 @@ def test_restarted_after_a_death_it_loses_nothing(
 def test_a_death_ends_the_others(
     dying: dict[str, Any], tmp_path: Path
 ) -> None:
-    work_dir = tmp_path / 'ended'
-    words = ['--standalone', '--nproc_per_node', '2']
-    process = torchrun(work_dir, *words, **dying)
-    while not (tmp_path / 'mark').exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    assert process.wait(timeout=90) != 0
-    text = (work_dir / 'output.txt').read_text('utf-8')
-    assert 'Signal 9 (SIGKILL)' in text
+    process = torchrun(tmp_path / 'ended', **dying)
+    wait_for('mark', tmp_path, process)
+    assert 'Signal 9 (SIGKILL)' in fail(process, tmp_path / 'ended')
 
 
 @pytest.mark.slow
 def test_sigterm_reaches_all(one_node: Path, tmp_path: Path) -> None:
     work_dir = tmp_path / 'terminated'
-    words = ['--standalone', '--nproc_per_node', '2']
     often = {'default_hooks.preemption.interval': 1}
-    process = torchrun(work_dir, *words, options=often)
-    while not list(work_dir.glob('*/vis_data/scalars.json')):
-        assert process.poll() is None
-        time.sleep(0.05)
+    process = torchrun(work_dir, options=often)
+    wait_for('*/vis_data/scalars.json', work_dir, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=90) != 0
-    text = (work_dir / 'output.txt').read_text('utf-8')
-    assert 'SIGTERM: training ends after' in text
+    assert 'SIGTERM: training ends after' in fail(process, work_dir)
     latest = Path((work_dir / 'last_checkpoint').read_text('utf-8'))
     assert latest.name.startswith('preempted_iter_')
-    resumed = torchrun(work_dir, *words, options=often, resume=True)
+    resumed = torchrun(work_dir, options=often, resume=True)
     finish(resumed, work_dir=work_dir)
     assert differences(one_node, work_dir) == []

@@ -5,31 +5,19 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 from tools_support import DIGITS, ROOT, TINY, cli_options, run_tool
 
 
-def run_inside(
-    monkeypatch: pytest.MonkeyPatch, out: Path, *words: Any
-) -> None:
-    """Start the tool in this process, with tiny attacks."""
-    path = str(ROOT / 'tools' / 'visualize.py')
-    argv = [path, DIGITS, '--out', out, *words, *cli_options(TINY)]
-    monkeypatch.setattr(sys, 'argv', [str(word) for word in argv])
-    runpy.run_path(path, run_name='__main__')
-
-
-def test_writes_a_picture_with_a_row_per_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, three = tmp_path / '1.png', tmp_path / '3.png'
-    output = run_tool('visualize', DIGITS, '--out', three, '--num-images', 3)
-    assert f'picture: {three}' in output
-    run_inside(monkeypatch, one, '--num-images', 1)
-    with Image.open(one) as first, Image.open(three) as second:
+def test_writes_a_picture_with_a_row_per_image(tmp_path: Path) -> None:
+    for num in (1, 3):
+        out = tmp_path / f'{num}.png'
+        words = [DIGITS, '--out', out, '--num-images', num]
+        printed = run_tool('visualize', *words, *cli_options(TINY))
+        assert f'picture: {out}' in printed
+    with Image.open(tmp_path / '1.png') as first, Image.open(out) as second:
         assert len(set(second.convert('L').tobytes())) > 50
         assert first.width == second.width and first.height < second.height
 
@@ -50,8 +38,12 @@ def test_each_kind(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / 'pictures' / name
-    run_inside(monkeypatch, out, '--show', show, '--num-images', 2)
+    """In this process, as each start takes seconds."""
+    path, out = str(ROOT / 'tools' / 'visualize.py'), tmp_path / 'new' / name
+    words = [DIGITS, '--out', out, '--show', show, '--num-images', 2]
+    argv = [path, *map(str, words), *cli_options(TINY)]
+    monkeypatch.setattr(sys, 'argv', argv)
+    runpy.run_path(path, run_name='__main__')
     with Image.open(out) as picture:
         assert getattr(picture, 'n_frames', 1) == frames
         assert picture.width >= 450 and picture.height >= 400

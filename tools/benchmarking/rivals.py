@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
 
+from m2at_mm.attacks import PGD
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root
@@ -68,9 +69,7 @@ class Rival:
         )
         self.steps = attack.steps
         self.eps = model.threat_model.eps
-        step_size = attack.length_of_step(model.threat_model)
-        assert step_size is not None
-        self.step_size = step_size
+        self.step_size = attack.length_of_step(model.threat_model)
 
     def __call__(self) -> None:
         self.train_step(self.attack())
@@ -179,7 +178,7 @@ INSTALLED = [n for n in RIVALS if n != 'torchattacks' or find_spec(n)]
 
 def check_attack(attack: object) -> None:
     """Raise ValueError where a train attack has no steps to compare."""
-    if getattr(attack, 'steps', None) is None:
+    if not isinstance(attack, PGD):
         raise ValueError(
             f'train_attack={type(attack).__name__} has no number '
             "of steps: benchmark a config with dict(type='m2at_mm.PGD')"

@@ -21,15 +21,11 @@ def test_both_ways_find_the_same_accuracy() -> None:
         labels[::2] = (labels[::2] + 1) % 10
         batches.append((batch['inputs'], labels))
     found = time_validation(model, batches, rounds=2)
+    assert [*found['accuracy']] == [*found['times']] == ['m2at_mm', 'plain']
     (clean, ours), (plain_clean, plain) = found['accuracy'].values()
     assert clean == plain_clean == 50
     # The starts are drawn anew.
     assert 0 <= ours < 50 and abs(ours - plain) <= 12.5
-    assert (
-        list(found['accuracy'])
-        == list(found['times'])
-        == [*('m2at_mm', 'plain')]
-    )
     for rounds in found['times'].values():
         assert [len(block) for block in rounds] == [1, 1]
         assert min(rounds)[0] > 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,23 +38,23 @@ def test_what_only_the_recipe_breaks_fails(
     assert outcome.note.startswith('IndexError: no such patch (test_attempt')
 
 
-def problem(
-    losses: tuple[float, ...] = (1.0, 1.0),
-    changed: bool = True,
-    figure: str = 'robust/worst',
-    adversarial: bool = True,
-) -> str:
+@pytest.mark.parametrize(
+    ('changed', 'adversarial', 'problem'),
+    [
+        (dict(losses=[1.0]), True, '1 iterations were made'),
+        (dict(losses=[1.0, float('nan')]), True, 'nan'),
+        (dict(changed=False), True, 'no weight was changed'),
+        (dict(metrics=None), True, 'there was no validation'),
+        (dict(metrics={'top1': 0.0}), True, 'top1'),
+        (dict(metrics={'top1': 0.0}), False, 'None'),
+        ({}, True, 'None'),
+    ],
+)
+def test_what_did_not_take_place(
+    changed: dict[str, Any], adversarial: bool, problem: str
+) -> None:
     check = _Check()
-    check.losses, check.changed = list(losses), changed
-    check.metrics = {figure: 0.0} if figure else None
-    return str(check.problem(True, adversarial))
-
-
-def test_what_did_not_take_place() -> None:
-    assert problem((1.0,)) == '1 iterations were made'
-    assert 'nan' in problem((1.0, float('nan')))
-    assert problem(changed=False) == 'no weight was changed'
-    assert problem(figure='') == 'there was no validation'
-    assert 'top1' in problem(figure='top1')
-    assert problem(figure='top1', adversarial=False) == 'None'
-    assert problem() == 'None'
+    check.losses, check.metrics = [1.0, 1.0], {'robust/worst': 0.0}
+    check.changed = True
+    vars(check).update(changed)
+    assert problem in str(check.problem(True, adversarial))

@@ -28,13 +28,14 @@ def work_dir(folder: Path, *starts: list[dict], **changed: Any) -> Path:
     return folder
 
 
-@pytest.fixture
-def first(tmp_path: Path) -> Path:
-    return work_dir(tmp_path / 'a', LINES)
+def compared(folder: Path, *starts: list[dict], **changed: Any) -> list[str]:
+    """Differences from a training of one start."""
+    first = work_dir(folder / 'a', LINES)
+    return differences(first, work_dir(folder / 'b', *starts, **changed))
 
 
-def test_a_resumed_training_is_equal(first: Path, tmp_path: Path) -> None:
-    assert differences(first, work_dir(tmp_path / 'b', LINES, AGAIN)) == []
+def test_a_resumed_training_is_equal(tmp_path: Path) -> None:
+    assert compared(tmp_path, LINES, AGAIN) == []
 
 
 @pytest.mark.parametrize(
@@ -50,16 +51,14 @@ def test_a_resumed_training_is_equal(first: Path, tmp_path: Path) -> None:
     ],
 )
 def test_another_checkpoint_is_not(
-    change: dict, where: str, first: Path, tmp_path: Path
+    change: dict, where: str, tmp_path: Path
 ) -> None:
-    found = differences(first, work_dir(tmp_path / 'b', LINES, **change))
-    assert len(found) == 1 and where in found[0]
-    assert found[0].startswith('epoch_1.pth')
+    (found,) = compared(tmp_path, LINES, **change)
+    assert found.startswith('epoch_1.pth') and where in found
 
 
-def test_other_logs_and_files_are_not(first: Path, tmp_path: Path) -> None:
-    other = work_dir(tmp_path / 'b', LINES[:1])
-    torch.save({}, other / 'epoch_1-12345678.pth')
-    found = differences(first, other)
-    assert len(found) == 2
-    assert 'checkpoints' in found[0] and "logs at [('train', 2)]" in found[1]
+def test_other_logs_and_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / 'b').mkdir()
+    torch.save({}, tmp_path / 'b' / 'epoch_1-12345678.pth')
+    files, logs = compared(tmp_path, LINES[:1])
+    assert 'checkpoints' in files and "logs at [('train', 2)]" in logs
