@@ -65,21 +65,12 @@ def as_target(
 ) -> Tensor:
     """Labels or probabilities as the losses take them.
 
-    Args:
-        target (Tensor): Labels, whole numbers of shape (N, ), or
-            probabilities or one-hot labels, shape (N, K).
-        num_images (int): N, the number of images.
-        check_values (bool): Check the values, too, for which the host waits
-            for a GPU. Defaults to True.
-
-    Returns:
-        Tensor: Labels, int64, or probabilities, floats.
+    Given are labels, whole numbers of shape (N, ), or probabilities or one-hot
+    labels, shape (N, K).
 
     Raises:
-        TypeError: ``target`` has another shape, or labels are not whole
-            numbers.
-        ValueError: A label is negative, or a row of probabilities is
-            negative somewhere or does not add up to 1.
+        TypeError: ``target`` has another shape or type.
+        ValueError: A label is negative, or a row is no distribution.
     """
     if target.shape == (num_images,) and not target.is_floating_point():
         labels = target.long()
@@ -116,12 +107,11 @@ def as_target(
 def check_classes(
     target: Tensor, num_classes: int, check_values: bool = True
 ) -> None:
-    """Refuse a target of other classes than the model's ``num_classes``.
+    """Refuse a target of other classes than the model's.
 
     Raises:
-        ValueError: A label is not below that number (looked at only with
-            ``check_values``, as the host waits for a GPU), or probabilities
-            are not of shape (N, ``num_classes``).
+        ValueError: They are others. Labels are looked at only with
+            ``check_values``, as the host waits for a GPU.
     """
     if target.ndim == 2:
         fits = target.shape[1] == num_classes

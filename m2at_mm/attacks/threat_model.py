@@ -15,11 +15,9 @@ Pixels = str | float | int
 
 
 def parse_pixels(value: Pixels, name: str) -> float:
-    """Read a size in pixel units: a fraction like ``'8/255'`` or a number.
+    """Read a size on the scale of images in [0, 1], like ``'8/255'`` or 0.03.
 
-    Args:
-        value (str | float): The size, on the scale of images in [0, 1].
-        name (str): The argument's name, for the error message.
+    An error message tells the argument's ``name``.
 
     Raises:
         TypeError: ``value`` is neither a string nor a number.
@@ -50,8 +48,7 @@ def parse_length(value: Pixels, name: str) -> float:
     0-255 scale. A fraction states its unit.
 
     Raises:
-        TypeError: See :func:`parse_pixels`.
-        ValueError: The same, or ``value`` is a number above 1.
+        ValueError: The same, or as of :func:`parse_pixels`.
     """
     length = parse_pixels(value, name)
     if length > 1 and '/' not in str(value):
@@ -72,16 +69,10 @@ class ThreatModel:
     Args:
         norm (str): ``'linf'``, the largest change of a channel of a pixel,
             or ``'l2'``, the Euclidean length of the change of the image.
-            Defaults to ``'linf'``.
         eps (str | float): The radius, on the scale of images in [0, 1], as a
             fraction or a number. An l2 radius above 1 is written as a
             fraction, e.g. ``'765/255'`` for 3.0, which leaves no doubt of the
-            unit. Defaults to ``'8/255'``.
-
-    Raises:
-        TypeError: ``eps`` is neither a string nor a number.
-        ValueError: ``norm`` is unknown, or ``eps`` is negative, not finite,
-            or above 1 where it may not be.
+            unit.
 
     Example:
         >>> threat_model = ThreatModel('linf', '8/255')
@@ -168,8 +159,7 @@ class _LinfBall(Ball):
         # A bound rounded away from the image would be outside by one unit in
         # the last place, so radius and bounds are rounded towards it.
         radius = _round_towards(
-            images.new_full((), eps, dtype=torch.float64),
-            images.new_zeros(()),
+            images.new_full((), eps, dtype=torch.float64), images.new_zeros(())
         ).double()
         self.lower = _bound(images, -radius)
         self.upper = _bound(images, radius)

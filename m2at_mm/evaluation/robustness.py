@@ -28,12 +28,7 @@ from m2at_mm.evaluation.named_attacks import (
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 from m2at_mm.evaluation.probes import NUM_PROBED, probe
 from m2at_mm.evaluation.samples import Samples, spread_order
-from m2at_mm.evaluation.store import (
-    Arrays,
-    ResultStore,
-    digest,
-    digest_module,
-)
+from m2at_mm.evaluation.store import Arrays, ResultStore, digest, digest_module
 from m2at_mm.registry import TASK_UTILS
 
 _RANDOM_NOTE = (

@@ -85,9 +85,7 @@ def test_what_is_not_finite_predicts_nothing(
 @pytest.mark.parametrize(
     'dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 )
-def test_images_in_the_precision_of_the_parameters(
-    dtype: torch.dtype,
-) -> None:
+def test_images_in_the_precision_of_the_parameters(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 1)).to(dtype)
     images = torch.rand(1, 1, 2, 2)
     assert at_entrance(model, images).dtype == dtype

@@ -62,19 +62,6 @@ def test_full_precision_leaves_autocast(name: str, full: bool) -> None:
     assert model.seen == {expected, torch.bfloat16}
 
 
-def test_full_precision_is_float32(robust_model: nn.Module) -> None:
-    images = torch.rand(4, 3, 32, 32, generator=_seeded())
-    batch = robust_model, images, torch.tensor([0, 1, 2, 3]), THREAT
-    plain = pgd(*batch, steps=3, generator=_seeded())
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        full = pgd(*batch, steps=3, full_precision=True, generator=_seeded())
-    assert torch.equal(plain, full)
-
-
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
 def _signs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     with attack_mode(model):
         images = images.clone().requires_grad_(True)
@@ -145,11 +132,7 @@ class Linear(nn.Module):
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', [*ATTACKS, 'autoattack'])
 def test_the_state_of_an_attack_is_precise(
-    name: str,
-    dtype: torch.dtype,
-    given: torch.dtype,
-    norm: str,
-    channels: int,
+    name: str, dtype: torch.dtype, given: torch.dtype, norm: str, channels: int
 ) -> None:
     if 'fgsm' in name and norm == 'l2':
         norm = 'linf'  # single steps are its own

@@ -108,10 +108,6 @@ def test_results_and_repr_name_norm_and_radius() -> None:
     threat_model = ThreatModel('l2', '128/255')
     assert threat_model.to_dict() == {'norm': 'l2', 'eps': 128 / 255}
     assert repr(threat_model) == "ThreatModel(norm='l2', eps='128/255')"
-
-
-def test_another_radius() -> None:
-    threat_model = ThreatModel('l2', '128/255')
     assert threat_model.with_eps(3.0).to_dict() == {'norm': 'l2', 'eps': 3.0}
     assert threat_model.eps == 128 / 255
     assert ThreatModel('l2', '765/255').eps == 3
@@ -119,7 +115,7 @@ def test_another_radius() -> None:
 
 @pytest.mark.parametrize('memory', FORMATS, ids=str)
 @DTYPES
-@pytest.mark.parametrize('eps', [*EPSILONS, 3.0], ids='eps={:.3g}'.format)
+@pytest.mark.parametrize('eps', [*EPSILONS, 0.0, 3.0], ids='eps={:.3g}'.format)
 @NORMS
 def test_start_step_and_project_are_inside_exactly(
     norm: str, eps: float, dtype: torch.dtype, memory: torch.memory_format
@@ -134,6 +130,7 @@ def test_start_step_and_project_are_inside_exactly(
         'short step': ball.step(drawn, direction, eps / 4),
         'step outwards': ball.step(drawn, drawn - images, eps),
         'far': ball.project(images + 10 * direction),
+        'negative': ball.project(1 - images),
         'hair outside': ball.project(
             images + direction.sign() * (eps * 1.000001)
         ),
@@ -179,19 +176,6 @@ def test_l2_projection_is_the_nearest_point(dtype: torch.dtype) -> None:
     moved = images.double() + change / length * wanted.clamp(max=eps)
     tolerance = 16 * torch.finfo(dtype).eps
     assert torch.allclose(result.double(), moved, rtol=0, atol=tolerance)
-
-
-@DTYPES
-@NORMS
-def test_eps_0_gives_the_images_back(norm: str, dtype: torch.dtype) -> None:
-    images = images_of_every_kind(dtype)
-    ball = ThreatModel(norm, 0).ball(images)
-    for result in (
-        ball.random_start(),
-        ball.step(images, noise_like(images), 0.1),
-        ball.project(1 - images),
-    ):
-        assert torch.equal(result, images)
 
 
 @pytest.mark.parametrize('scale', [1, 1e-10, 1e-20, 1e-30, 1e-38, 1e30])

@@ -15,11 +15,7 @@ from quick_autoattack import quick_autoattack
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, ThreatModel
-from m2at_mm.evaluation import (
-    ResultStore,
-    RobustnessEvaluation,
-    find_alarms,
-)
+from m2at_mm.evaluation import ResultStore, RobustnessEvaluation, find_alarms
 from m2at_mm.evaluation.results import make_results
 from m2at_mm.evaluation.robustness import TASK_UTILS
 
@@ -48,7 +44,13 @@ def test_sound_models_raise_none(
     )
     assert _names(weak) == set()
     [outcome] = weak[0]
-    assert 0 < outcome.worst().sum() < outcome.correct('clean').sum()
+    left = outcome.worst()
+    assert 0 < left.sum() < outcome.correct('clean').sum()
+    # Attacks only take images away, one by one.
+    clean_wrong = ~outcome.correct('clean')
+    for name in outcome.attacks:
+        assert not (left & ~outcome.correct(name)).any()
+        assert not outcome.correct(name)[clean_wrong].any()
 
 
 def test_transfer_unmasks_what_the_gradient_hides(
@@ -68,21 +70,6 @@ def test_transfer_unmasks_what_the_gradient_hides(
     transfer = dict(type='m2at_mm.TransferForTest')
     found = evaluate(masked, ['pgd20', 'transfer'], 40, transfer=transfer)
     assert 'black_box_beats_white_box' in _names(found)
-
-
-def test_more_never_helps_the_model(
-    robust_model: nn.Module, evaluate: Callable
-) -> None:
-    """Steps, restarts and attacks only take images away, one by one."""
-    attacks = ['pgd20', 'pgd100', 'cw20', 'cw100']
-    [outcome] = evaluate(robust_model, attacks, 12)[0]
-    left = outcome.worst()
-    for few, many in (('pgd20', 'pgd100'), ('cw20', 'cw100')):
-        assert not (outcome.correct(many) & ~outcome.correct(few)).any()
-    for name in outcome.predictions:
-        assert not (left & ~outcome.correct(name)).any()
-        wrong = outcome.labels != outcome.predictions['clean']
-        assert not outcome.correct(name)[wrong].any()
 
 
 def test_chain_gives_each_part_what_is_left(
@@ -141,16 +128,10 @@ def test_interrupted_evaluation_goes_on(
     # Only the batch at work was attacked twice: 8 images, 20 steps at most.
     assert 0 <= first + second - whole <= 8 * 21
     assert run('b') == (0, expected)
-
-
-def test_a_new_attack_uses_what_is_there(
-    robust_model: nn.Module, evaluate: Callable
-) -> None:
-    evaluate(robust_model, ['pgd20'], 20)
+    # Another attack uses what is there: one gradient of each image at most.
     counting = _Counting(robust_model)
-    evaluate(counting, ['fgsm', 'pgd20'], 20)
-    # FGSM alone: one gradient of each image that is correct when clean.
-    assert 0 < counting.attacked <= 2 * 20
+    evaluate(counting, ['fgsm', 'pgd20'], 24, batch_size=8, folder='b')
+    assert 0 < counting.attacked <= 2 * 24
 
 
 def test_adversarial_images_are_kept(
