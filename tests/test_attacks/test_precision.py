@@ -46,20 +46,21 @@ class Recorder(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize('name', ['pgd', 'fgsm', 'n-fgsm'])
+@pytest.mark.parametrize('name', ['pgd', 'fgsm', 'n-fgsm', 'autoattack'])
 @pytest.mark.parametrize('full', [False, True])
 def test_full_precision_leaves_autocast(name: str, full: bool) -> None:
     torch.manual_seed(0)
     model, images = Recorder(), torch.rand(4, 3, 2, 2)
-    labels = torch.tensor([0, 1, 2, 0])
+    if name == 'autoattack':  # always in full precision
+        attack, full = AutoAttack(['apgd-ce']), True
+    else:
+        attack = ATTACKS[name](full_precision=full)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        found = ATTACKS[name](full_precision=full)(
-            model, images, labels, THREAT
-        )
+        found = attack(model, images, torch.tensor([0, 1, 2, 0]), THREAT)
         assert found.dtype == torch.float32
+        inside = model.seen.copy()
         assert model(images).dtype == torch.bfloat16  # autocast is back
-    expected = torch.float32 if full else torch.bfloat16
-    assert model.seen == {expected, torch.bfloat16}
+    assert inside == {torch.float32 if full else torch.bfloat16}
 
 
 def _signs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
