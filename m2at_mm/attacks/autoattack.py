@@ -82,10 +82,9 @@ class AutoAttack(Attack):
     Each attack goes on where the one before it failed, with the settings of
     its version: 100 iterations, one restart, 5000 queries. An image that
     withstands, or is misclassified without attack, stays clean. The outcome
-    depends on the batch, since random starts are drawn for a batch at a time,
-    from the same ``seed`` for every batch and attack, as in the package. It
-    runs in the model's own precision also under autocast: the last of its
-    steps are shorter than half precision can tell apart.
+    depends on the batch, for which random starts are drawn from the same
+    ``seed`` each time, as in the package. Autocast is left: the last steps
+    are shorter than half precision can tell apart.
 
     Args:
         attacks (Sequence[str], optional): Some of ``'apgd-ce'``,

@@ -35,10 +35,9 @@ def attack_mode(
     """Prepare a model for gradients on its images alone, then restore it.
 
     Inside, gradients are enabled (also under ``torch.no_grad`` and
-    ``torch.inference_mode``) and the parameters are frozen, so that a
-    backward pass costs the input gradient only and no parameter gets a
-    ``.grad``. Afterwards, also on an exception, the ``training`` flag of each
-    module and the ``requires_grad`` of each parameter are what they were.
+    ``torch.inference_mode``) and the parameters are frozen. Afterwards, also
+    on an exception, the ``training`` flag of each module and the
+    ``requires_grad`` of each parameter are what they were.
 
     Args:
         model (nn.Module): The attacked model.

@@ -40,9 +40,8 @@ def logits_of(
 ) -> Any:
     """What a model returns for a batch, also for a batch of one image.
 
-    Some networks squeeze their features, and with one image they lose the
-    dimension of the batch: mmpretrain's LeNet-5 returns logits of shape
-    (K, ). Such a model is given the image twice.
+    Some networks, like mmpretrain's LeNet-5, squeeze a batch of one image
+    away. Such a model is given the image twice.
 
     With a ``compile_mode`` the model is called through :func:`torch.compile`.
     Nothing is kept on the model, and what was compiled serves all later calls
@@ -86,9 +85,8 @@ def attacked_logits(
 def predicted_labels(logits: Tensor) -> Tensor:
     """The label of the largest logit, where all logits are finite.
 
-    ``argmax`` takes not-a-number for the largest value, so a network that
-    overflows would seem to answer "class 0". Where a logit is not finite the
-    label is :data:`NO_LABEL`, which no image has.
+    Elsewhere it is :data:`NO_LABEL`, which no image has, where ``argmax``
+    would answer "class 0".
     """
     labels = logits.argmax(1)
     return labels.masked_fill(~logits.isfinite().all(1), NO_LABEL)

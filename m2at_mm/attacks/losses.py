@@ -1,9 +1,8 @@
 """The losses that an attack raises: one number per image, from its logits.
 
-They map logits of shape (N, K) and a target to losses of shape (N, ). The
-target is labels, int64 of shape (N, ), or probabilities of shape (N, K). An
-attack sums the losses over the batch, so an image's gradient depends neither
-on the batch size nor on the other images.
+Logits are of shape (N, K), the target is labels of shape (N, ) or
+probabilities of shape (N, K). An attack sums the losses over the batch, so an
+image's gradient depends neither on the batch size nor on the other images.
 """
 
 from __future__ import annotations
@@ -26,10 +25,8 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
     """Margin of the best wrong class: max_{k != y} z_k - z_y, per image.
 
     The loss f_6 of Carlini and Wagner (arXiv 1608.04644, section V-A) with
-    the sign turned, without its cut at a confidence. Positive where the image
-    is misclassified. It neither saturates nor vanishes with the size of the
-    logits, as the cross-entropy does. The largest of probabilities is taken
-    as the label.
+    the sign turned, without its cut at a confidence: positive where the image
+    is misclassified. The largest of probabilities is taken as the label.
     """
     label = hard_labels(target).unsqueeze(1)
     own = logits.gather(1, label)

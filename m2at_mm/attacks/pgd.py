@@ -45,16 +45,13 @@ class PGD(Attack):
             worst result is kept: one that is misclassified, and among equals
             the one with the higher loss.
         bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
-            :func:`attack_mode`. Only with ``'eval'``, where images don't
-            influence each other, can an image leave the batch once it is
-            misclassified.
+            :func:`attack_mode`. Only with ``'eval'`` can an image leave the
+            batch once it is misclassified.
         full_precision (bool): Under autocast, attack in float32 all the same.
-        compile_mode (str, optional): Compile the attacked function with
-            :func:`torch.compile` in this mode: ``'default'``,
-            ``'reduce-overhead'``, which on a GPU replays CUDA graphs, or
+        compile_mode (str, optional): A mode of :func:`torch.compile`:
+            ``'default'``, ``'reduce-overhead'`` (CUDA graphs) or
             ``'max-autotune'``. The first attack takes a minute or so longer.
-            Defaults to None: nothing is compiled, and convolutions do the
-            work of batch norms, see :func:`folded_norms`.
+            Defaults to None: not compiled, see :func:`folded_norms`.
 
     Raises:
         FloatingPointError: From the call, where it stops at fooled images: an
@@ -205,9 +202,8 @@ def pgd(
 ) -> Tensor:
     """Adversarial images by projected gradient ascent (arXiv 1706.06083).
 
-    It is a call of :class:`PGD`, whose settings are ``settings``; arguments,
-    result and errors are those of :meth:`Attack.__call__`. Random starts come
-    from ``generator``, or else from PyTorch's own.
+    The ``settings`` are those of :class:`PGD`, all else is as of
+    :meth:`Attack.__call__`. Random starts are drawn by ``generator``.
 
     Raises:
         ValueError: ``stop_when_fooled`` is given with batch statistics.

@@ -17,8 +17,6 @@ Pixels = str | float | int
 def parse_pixels(value: Pixels, name: str) -> float:
     """Read a size on the scale of images in [0, 1], like ``'8/255'`` or 0.03.
 
-    An error message tells the argument's ``name``.
-
     Raises:
         TypeError: ``value`` is neither a string nor a number.
         ValueError: ``value`` cannot be read, is negative or not finite.
@@ -61,18 +59,13 @@ def parse_length(value: Pixels, name: str) -> float:
 
 
 class ThreatModel:
-    """The set of images an attacker may choose from: a ball and the box.
-
-    An adversarial image differs from the clean one by at most ``eps`` in
-    ``norm`` and stays in [0, 1].
+    """Images that differ by at most ``eps`` in ``norm`` and stay in [0, 1].
 
     Args:
         norm (str): ``'linf'``, the largest change of a channel of a pixel,
             or ``'l2'``, the Euclidean length of the change of the image.
-        eps (str | float): The radius, on the scale of images in [0, 1], as a
-            fraction or a number. An l2 radius above 1 is written as a
-            fraction, e.g. ``'765/255'`` for 3.0, which leaves no doubt of the
-            unit.
+        eps (str | float): The radius, on the scale of images in [0, 1]. Above
+            1, under l2, it is a fraction, e.g. ``'765/255'`` for 3.0.
 
     Example:
         >>> threat_model = ThreatModel('linf', '8/255')
@@ -114,10 +107,8 @@ class ThreatModel:
 class Ball(ABC):
     """The allowed images around a batch: start, step and project in a norm.
 
-    Images are RGB in [0, 1] of shape (N, C, H, W). What :meth:`project`
-    returns is inside ball and box exactly: computed in the images' own
-    precision or in double precision, no distance exceeds ``eps`` and no value
-    leaves [0, 1].
+    Whatever the methods return is inside ball and box exactly: in the images'
+    own precision and in double, no distance exceeds ``eps``.
     """
 
     def __init__(self, images: Tensor, eps: float) -> None:
@@ -134,11 +125,7 @@ class Ball(ABC):
 
     @abstractmethod
     def project(self, adversarial: Tensor) -> Tensor:
-        """Go to the nearest point of the ball, then to that of the box.
-
-        Under linf that is the nearest allowed image; under l2 it is where
-        the box does not bind. What is not a number stays so.
-        """
+        """Go to the nearest point of the ball, then to that of the box."""
 
     @abstractmethod
     def distance(self, adversarial: Tensor) -> Tensor:
@@ -186,9 +173,8 @@ class _LinfBall(Ball):
 class _L2Ball(Ball):
     """The change of an image is at most eps long.
 
-    Projected images keep a margin to the sphere that covers all rounding:
-    about 1e-5 of the radius for float32. So the host never has to look at the
-    result, for which it would wait for a GPU.
+    Projected images keep a margin to the sphere that covers all rounding, so
+    that the host need not wait for a GPU to look at them.
     """
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:

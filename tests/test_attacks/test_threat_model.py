@@ -237,33 +237,25 @@ def test_l2_random_start_is_uniform(dimensions: int) -> None:
 
 
 @pytest.mark.parametrize(
-    'norm, change, inside',
+    'norm, clean, edge, longer',
     [
-        ('linf', 0.25, True),
-        ('linf', -0.25, True),
-        ('linf', np.nextafter(np.float32(0.25), np.float32(1)).item(), False),
-        ('l2', 0.125, True),
-        ('l2', np.nextafter(np.float32(0.125), np.float32(1)).item(), False),
+        ('linf', 0.5, 0.25, 1),
+        ('linf', 0.5, -0.25, 1),
+        # Four equal changes are twice as long as one.
+        ('l2', 0.5, 0.125, 2),
+        ('linf', 0.0, 0.0, 1),  # the box
+        ('l2', 1.0, 0.0, 2),
     ],
 )
-def test_contains_at_the_edge_of_the_ball(
-    norm: str, change: float, inside: bool
+def test_contains_up_to_the_edge(
+    norm: str, clean: float, edge: float, longer: int
 ) -> None:
-    images = torch.full((2, 1, 2, 2), 0.5, dtype=torch.float64)
+    images = torch.full((3, 1, 2, 2), clean, dtype=torch.float64)
     ball = ThreatModel(norm, 0.25).ball(images)
+    outwards = 1.0 if edge > 0 or clean == 1 else -1.0
+    beyond = np.nextafter(np.float32(edge), np.float32(outwards)).item()
     adversarial = images.clone()
-    # Four equal changes are twice as long as one.
-    adversarial[1] += change
-    assert ball.contains(adversarial).tolist() == [True, inside]
-    distance = abs(change) * (1 if norm == 'linf' else 2)
-    assert ball.distance(adversarial)[1].item() == distance
-
-
-@NORMS
-@pytest.mark.parametrize('value', [-1e-7, 1 + 1e-6])
-def test_contains_at_the_edge_of_the_box(norm: str, value: float) -> None:
-    images = torch.full((2, 1, 2, 2), round(value), dtype=torch.float32)
-    adversarial = images.clone()
-    adversarial[1, 0, 0, 0] = value
-    ball = ThreatModel(norm, 0.1).ball(images)
-    assert ball.contains(adversarial).tolist() == [True, False]
+    adversarial[1] += edge
+    adversarial[2] += beyond if edge else 1e-7 * outwards
+    assert ball.contains(adversarial).tolist() == [True, True, False]
+    assert ball.distance(adversarial)[1].item() == abs(edge) * longer
