@@ -78,18 +78,6 @@ def test_figures_of_a_linear_model() -> None:
     assert large['large_eps_correct'] == 0
 
 
-def test_output_that_depends_on_the_batch(
-    robust_model: nn.Module, cifar10_images: Callable
-) -> None:
-    class BatchNorm(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return robust_model(x - x.mean(0) + 0.5)
-
-    figures = probe(BatchNorm(), *cifar10_images(8), ThreatModel())
-    assert figures['pass_difference'] == 0
-    assert 'outputs_depend_on_the_batch' in names(figures)
-
-
 def test_small_batches_give_the_same_figures(
     robust_model: nn.Module, right: list
 ) -> None:
