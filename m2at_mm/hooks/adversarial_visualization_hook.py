@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from m2at_mm.attacks import attack_mode, own_random_stream
 from m2at_mm.checks import check_count
-from m2at_mm.evaluation.samples import Samples
+from m2at_mm.hooks.watched_images import watched_batches, watched_loader
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import random_streams, set_random_streams
-from m2at_mm.runner.train_loops import counts_epochs
+from m2at_mm.runner.train_loops import refuse_epochs
 from m2at_mm.visualization import (
     TrainingImages,
     draw_training_images,
@@ -85,7 +85,7 @@ class AdversarialVisualizationHook(Hook):
     def __post_init__(self) -> None:
         for name in ('interval', 'num_images', 'num_rows'):
             check_count(name, getattr(self, name))
-        self._batches: list[list[Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor]] = []
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
@@ -101,11 +101,8 @@ class AdversarialVisualizationHook(Hook):
                 "set visualizer.vis_backends=[dict(type='LocalVisBackend')], "
                 'or remove AdversarialVisualizationHook'
             )
-        if self.by_epoch and not counts_epochs(runner):
-            raise ValueError(
-                'by_epoch=True needs epochs, but training is by iterations: '
-                'set by_epoch=False and interval to a number of iterations'
-            )
+        if self.by_epoch:
+            refuse_epochs(runner, f'interval={self.interval}')
         _check_runs_alone(runner.model)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -161,8 +158,9 @@ class AdversarialVisualizationHook(Hook):
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         if not self._batches:
-            with own_random_stream(device, 0):
-                self._batches = self._load(runner)
+            self._batches = watched_batches(
+                runner, self.num_images, self.num_rows
+            )
         with attack_mode(model), own_random_stream(device, 0):
             found = [
                 TrainingImages.of(model, *(one.to(device) for one in batch))
@@ -172,28 +170,6 @@ class AdversarialVisualizationHook(Hook):
         success = torch.cat(fooled).float().mean() if fooled else None
         picture = found[0].first(self.num_rows)
         return picture, None if success is None else 100 * float(success)
-
-    def _load(self, runner: Runner) -> list[list[Tensor]]:
-        """The images, in batches no larger than the loader's."""
-        loader = _loader(runner)
-        samples = Samples(
-            loader.dataset,
-            bare_model(runner.model).data_preprocessor,
-            loader.collate_fn,
-            # Read by a worker, training images are not counted as read, see
-            # SeededPipeline.
-            num_workers=0 if runner.val_loop else 1,
-        )
-        order = samples.spread(self.num_images)
-        size = max(loader.batch_size or 1, self.num_rows)
-        parts = [order[at : at + size] for at in range(0, len(order), size)]
-        return [
-            [one.cpu() for one in batch] for batch in samples.batches(parts)
-        ]
-
-
-def _loader(runner: Runner) -> Any:
-    return (runner.val_loop or runner.train_loop).dataloader
 
 
 def _add_curves(
@@ -209,7 +185,9 @@ def _add_curves(
 def _add_picture(
     runner: Runner, picture: TrainingImages, note: str, step: int
 ) -> None:
-    classes = getattr(_loader(runner).dataset, 'metainfo', {}).get('classes')
+    classes = getattr(watched_loader(runner).dataset, 'metainfo', {}).get(
+        'classes'
+    )
     figure = draw_training_images(picture, classes, note)
     runner.visualizer.add_image(_PICTURE, figure_pixels(figure), step)
     for backend in runner.visualizer._vis_backends.values():
