@@ -41,26 +41,19 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
-    After each ``interval`` epochs or iterations the runner's visualizer, so
-    whatever ``vis_backends`` it has, is given
+    After each ``interval`` epochs or iterations the runner's visualizer, with
+    whatever ``vis_backends`` it has, is given the picture
+    ``training_images`` (see
+    :func:`m2at_mm.visualization.draw_training_images`), ``attack_success``,
+    the percentage of the images that are classified correctly without attack
+    and wrongly under the train attack, and ``threat_model.eps``, unless
+    :class:`AttackScheduleHook` logs it. Steps are counted in iterations.
 
-    - the picture ``training_images``: clean images, masks, perturbations,
-      training images and predictions, as far as the method has them (see
-      :func:`m2at_mm.visualization.draw_training_images`);
-    - ``attack_success``: per cent of ``num_images`` that are right when clean
-      and wrong under the train attack;
-    - ``threat_model.eps``, unless :class:`AttackScheduleHook` logs it.
-
-    Steps are counted in iterations, as those of the losses. Random starts and
-    masks are the same every time, so that only the network differs. It is the
-    network in training, in eval mode and the precision of its parameters: not
-    the averaged one of an EMAHook.
-
-    Nothing is computed in between, nor in other processes than the main one,
-    which the others wait for. Training is bit for bit what it is without the
-    hook. Where a picture fails, as with a full disk or a tracking server that
-    is gone, an error is logged, and once more at the end of training, which
-    goes on.
+    Random starts and masks are the same every time, so only the network
+    differs: the one in training, not the average of an EMAHook, in eval mode.
+    Only the main process computes pictures. Training is bit for bit what it
+    is without the hook. A picture that fails, as with a full disk, is logged
+    as an error, and training goes on.
 
     Args:
         interval (int): Epochs or iterations between pictures. Defaults to 1.
@@ -70,6 +63,11 @@ class AdversarialVisualizationHook(Hook):
             training set where there is none, spread over its classes.
             Defaults to 128.
         num_rows (int): How many of them the picture shows. Defaults to 4.
+
+    Raises:
+        ValueError: At the start of training, the visualizer has no backend,
+            the loop has no epochs to count, or the model cannot be run in one
+            process alone.
 
     Example:
         >>> default_hooks = dict(
@@ -89,12 +87,7 @@ class AdversarialVisualizationHook(Hook):
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what would show nothing, or hang.
-
-        Raises:
-            ValueError: The visualizer has no backend, the loop has no epochs
-                to count, or the model cannot be run in one process alone.
-        """
+        """Refuse what would show nothing, or hang."""
         if not runner.visualizer._vis_backends:
             raise ValueError(
                 'visualizer has no vis_backends, so pictures would get lost: '
@@ -106,12 +99,12 @@ class AdversarialVisualizationHook(Hook):
         _check_runs_alone(runner.model)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Show, where epochs are counted."""
+        """Show after an epoch."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._show(runner, f'epoch {runner.epoch + 1}', runner.iter)
 
     def after_train_iter(self, runner: Runner, *args: Any, **_: Any) -> None:
-        """Show, where iterations are counted."""
+        """Show after an iteration."""
         if self.by_epoch:
             return
         if self.every_n_train_iters(runner, self.interval):
@@ -119,7 +112,7 @@ class AdversarialVisualizationHook(Hook):
             self._show(runner, f'iteration {step}', step)
 
     def after_train(self, runner: Runner) -> None:
-        """Say once more what is missing."""
+        """Log how many pictures are missing."""
         if self._failures:
             runner.logger.error(
                 f'{self._failures} pictures or curves of '
@@ -154,7 +147,7 @@ class AdversarialVisualizationHook(Hook):
             )
 
     def _look(self, runner: Runner) -> tuple[TrainingImages, float | None]:
-        """The images of the picture, and the attack's success in per cent."""
+        """Compute the picture, and the attack's success in per cent."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         if not self._batches:

@@ -28,19 +28,17 @@ _OWNERS = ('threat_model', 'train_attack', 'method')
 class AttackScheduleHook(Hook):
     """Change settings of the threat model, attack or method while training.
 
-    A setting is a number that the threat model, the train attack or the
-    method of an AdversarialClassifier was given: ``'threat_model.eps'``,
-    ``'train_attack.step_size'``, ``'train_attack.steps'``,
-    ``'method.scale'``, ...; or ``'label_smoothing'``. A whole number, like
-    ``steps``, is rounded. The value depends on epoch or iteration
-    alone, so a resumed run goes on where it was. Validation uses the settings
-    of the config, so that its figures can be compared from epoch to epoch.
-    Each value is logged under its name.
+    The value depends on epoch or iteration alone, so a resumed run goes on
+    where it was, and is logged under the setting's name. Validation uses the
+    settings of the config, so its figures can be compared over epochs.
 
     Args:
         schedules (Sequence[dict]): One per setting, with
 
-            - ``param`` (str): The setting's dotted name.
+            - ``param`` (str): Dotted name of a number that the threat model,
+              the train attack or the method was given, like
+              ``'threat_model.eps'``, ``'train_attack.steps'`` (rounded) or
+              ``'method.scale'``; or ``'label_smoothing'``.
             - ``values`` (Sequence[float | str]): For ``'linear'`` and
               ``'cosine'``, the first and the last value; for ``'step'``, one
               more than there are milestones. Sizes in pixels also as
@@ -61,12 +59,11 @@ class AttackScheduleHook(Hook):
             does not allow one of the values.
 
     Example:
+        >>> eps = dict(param='threat_model.eps', values=['0/255', '8/255'],
+        ...            milestones=[0, 10])
         >>> default_hooks = dict(
         ...     attack_schedule=dict(
-        ...         type='m2at_mm.AttackScheduleHook',
-        ...         schedules=[
-        ...             dict(param='threat_model.eps',
-        ...                  values=['0/255', '8/255'], milestones=[0, 10])]))
+        ...         type='m2at_mm.AttackScheduleHook', schedules=[eps]))
     """
 
     def __init__(self, schedules: Sequence[dict[str, Any]]) -> None:
@@ -148,9 +145,8 @@ class _Schedule:
         needed = (len(at) + 1, len(at)) if self.curve == 'step' else (2, 2)
         if given != needed:
             raise ValueError(
-                f'curve={self.curve!r} of {param!r} needs {needed[0]} values '
-                f'and {needed[1]} milestones, but got {given[0]} and '
-                f'{given[1]}'
+                f'curve={self.curve!r} of {param!r} needs %s values and %s '
+                'milestones, but got %s and %s' % (*needed, *given)
             )
 
     def value_at(self, time: int) -> float:
@@ -166,16 +162,12 @@ class _Schedule:
 
 
 def _read(schedule: dict[str, Any]) -> _Schedule:
-    param = schedule.get('param')
-    if not isinstance(param, str):
+    unknown = schedule.keys() - {field.name for field in fields(_Schedule)}
+    if unknown or not isinstance(schedule.get('param'), str):
         raise ValueError(
             f'schedule {schedule} needs param, the dotted name of a setting '
-            "like 'threat_model.eps'"
-        )
-    unknown = schedule.keys() - {field.name for field in fields(_Schedule)}
-    if unknown:
-        raise ValueError(
-            f'schedule of {param!r} has unknown settings {sorted(unknown)}'
+            "like 'threat_model.eps', and no unknown settings "
+            f'{sorted(unknown)}'
         )
     return _Schedule(**schedule)
 
@@ -225,17 +217,14 @@ class _Setting:
 def _find(part: str, name: str, owner: Any) -> set[str]:
     """Types that a setting may have; raises ValueError if it is no number."""
     param = f'{part}.{name}' if part else name
-    if owner is None or part not in _OWNERS:
+    known = owner is not None and part in _OWNERS
+    arguments = _arguments(type(owner)) if known else {}
+    if name not in arguments or not hasattr(owner, name):
+        has = f', {type(owner).__name__} has {list(arguments)}' * known
         raise ValueError(
             f'param={param!r} is no setting of the model: only numbers of its '
             "threat_model, train_attack and method, like 'threat_model.eps', "
-            'and label_smoothing can be scheduled'
-        )
-    arguments = _arguments(type(owner))
-    if name not in arguments or not hasattr(owner, name):
-        raise ValueError(
-            f'param={param!r} is no setting of the model: '
-            f'{type(owner).__name__} has {list(arguments)}'
+            f'and label_smoothing can be scheduled{has}'
         )
     value, annotation = getattr(owner, name), arguments[name]
     if annotation is inspect.Parameter.empty:

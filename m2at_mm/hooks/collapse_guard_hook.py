@@ -43,24 +43,21 @@ class CollapseGuardHook(Hook):
       ``patience`` or after it was better once.
 
     A loss that is not finite is noticed after at most 10 iterations, and
-    always before a check, a checkpoint or a validation. What was found is
-    logged as an error. By ``'warn'``, ``'stop'`` and where there is no sound
-    checkpoint, a loss that is not finite ends training with an error. Else:
-
-    - ``'warn'``: training goes on;
-    - ``'stop'``: training ends after the epoch or iteration;
-    - ``'rollback'``: weights, average weights and optimiser go back to the
-      last checkpoint that was sound; schedule, data and random draws go on;
-    - ``'lower_step'``: the same, and the train attack's steps become
-      ``step_factor`` of their length for the rest of the training, also where
-      the length depends on the radius or is scheduled.
+    always before a check, a checkpoint or a validation; unless the training
+    can go back, it ends with an error. All failures are logged as errors.
 
     Args:
-        action (str): One of the four. Defaults to ``'stop'``.
+        action (str): ``'warn'``: training goes on. ``'stop'``: it ends after
+            the epoch or iteration. ``'rollback'``: weights, average weights
+            and optimiser go back to the last checkpoint that was sound;
+            schedule, data and random draws go on. ``'lower_step'``: the same,
+            and the steps of the train attack become ``step_factor`` of their
+            length for the rest of the training. Defaults to ``'stop'``.
         interval (int): Epochs or iterations between checks. Defaults to 1.
         num_images (int): Images of the validation set, else of the training
             set, spread over its classes. Defaults to 128.
-        steps (int): PGD's, each a quarter of the radius. Defaults to 10.
+        steps (int): Steps of PGD, each a quarter of the radius long.
+            Defaults to 10.
         max_gap (float): In points of accuracy. Defaults to 10.0.
         patience (int): Epochs or iterations in which guessing is no failure.
             Defaults to 5.

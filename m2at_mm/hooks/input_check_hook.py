@@ -39,15 +39,12 @@ _OPTIONAL = (
 class InputCheckHook(Hook):
     """Refuse data and checkpoints that don't fit the model, at the start.
 
-    MMEngine loads a checkpoint of another network with a mere warning, and a
-    label outside the classes ends a GPU run with an assertion of the device.
-    This hook ends such a run with one clear error before the first iteration:
+    A run ends with one clear error before the first iteration if
 
     - the checkpoint is missing, damaged or holds anything but data;
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
-    - a label of the dataset is outside the model's classes, also behind
-      datasets that repeat, join or choose from others;
+    - a label is outside the model's classes;
     - a dataset gives whole batches to a ``collate_fn`` of samples;
     - the dataset crops or flips, and so does the preprocessor;
     - robust accuracy is asked of a model that averages several views;

@@ -31,6 +31,7 @@ from two_processes import on_two_processes
 from m2at_mm.attacks import own_random_stream
 from m2at_mm.datasets import Digits
 from m2at_mm.hooks import AdversarialVisualizationHook
+from m2at_mm.hooks.watched_images import watched_batches
 from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
 from m2at_mm.runner.process_state import random_streams
 from m2at_mm.visualization import TrainingImages
@@ -141,13 +142,7 @@ def test_shows_at_intervals_only(
 def test_success_is_of_the_train_attack(tmp_path: Path) -> None:
     runner, _ = train(tmp_path, 1, pictures(num_images=8))
     model = runner.model.eval()
-    # The loader's batches are of ten, so one batch of eight.
-    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))[:8]
-    dataset = Digits(split='val', indices=10)
-    items = [dataset[int(k)] for k in order]
-    pixels = [torch.from_numpy(one['img']).permute(2, 0, 1) for one in items]
-    images = torch.stack(pixels) / 255
-    labels = torch.tensor([one['gt_label'] for one in items])
+    ((images, labels),) = watched_batches(runner, 8)
     with own_random_stream(images.device, 0):
         attacked = model.train_attack(
             model, images, labels, model.threat_model

@@ -8,19 +8,14 @@ from typing import Any
 import pytest
 import torch
 from digits_runner import build_digits_runner, small_digits_config
-from mmengine.dataset import (
-    ClassBalancedDataset,
-    Compose,
-    ConcatDataset,
-    RepeatDataset,
-    default_collate,
-)
+from mmengine.dataset import RepeatDataset, default_collate
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmpretrain.datasets import KFoldDataset
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import MODELS
 from tiny import classifier_cfg
 from torch.utils.data import DataLoader, Subset
+
+from m2at_mm.datasets import Digits
 
 CROP: dict[str, Any] = dict(type='RandomCrop', crop_size=32, padding=4)
 PACK = dict(type='PackInputs')
@@ -257,7 +252,6 @@ def test_testing_needs_no_pretrained_weights(
 # --- data and settings -----------------------------------------------------
 
 CROPPED = dict(whole_batches=False, pipeline=[CROP, PACK])
-LABELS = r'Digits has label \d, .*0 to 4'
 TWICE = r"\['RandomCrop'\], and data_preprocessor.augment"
 
 
@@ -320,51 +314,39 @@ def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
     assert (tmp_path / f'best_robust_{name}_epoch_1.pth').is_file()
 
 
-INSIDE: dict[str, Callable[[Any], Any]] = {
-    'repeat': lambda data: RepeatDataset(data, times=2),
-    'concatenate': lambda data: ConcatDataset([data]),
-    'balance': lambda data: ClassBalancedDataset(data, oversample_thr=1e-3),
-    'choose': lambda data: Subset(data, range(20)),
-}
+NESTED = dict(type='RandomApply', transforms=[CROP], prob=0.5)
 
 
-def put_inside(runner: Runner, wrapper: str, whole: bool = False) -> Any:
-    """Train on the runner's dataset inside of another one; the inner one."""
-    cfg = dict(runner._train_dataloader.dataset, whole_batches=whole)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        if wrapper == 'fold':  # it takes nothing but a config
-            outer: Any = KFoldDataset(cfg, num_splits=2)
-            inner = outer.dataset
-        else:
-            inner = DATASETS.build(cfg)
-            outer = INSIDE[wrapper](inner)
-    runner._train_dataloader = DataLoader(
-        outer, batch_size=4, collate_fn=default_collate
-    )
-    return inner
-
-
-@pytest.mark.parametrize('kind', ['labels', 'crops', 'nested crops'])
-@pytest.mark.parametrize('wrapper', [*INSIDE, 'fold'])
+@pytest.mark.parametrize(
+    ('num_classes', 'pipeline', 'message'),
+    [
+        (5, [PACK], r'Digits has label \d, .*0 to 4'),
+        (10, [CROP, PACK], TWICE),
+        (10, [NESTED, PACK], TWICE),
+    ],
+)
 def test_inside_other_datasets(
-    wrapper: str, kind: str, tmp_path: Path, refused: Refused
+    num_classes: int,
+    pipeline: list,
+    message: str,
+    tmp_path: Path,
+    refused: Refused,
 ) -> None:
-    runner = build_runner(tmp_path, 5 if kind == 'labels' else 10)
-    inner = put_inside(runner, wrapper)
-    crop = CROP
-    if kind == 'nested crops':
-        crop = dict(type='RandomApply', transforms=[CROP], prob=0.5)
-    if kind != 'labels':
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            inner.pipeline = Compose([crop, PACK])
-    refused(runner, LABELS if kind == 'labels' else TWICE)
+    """See test_inside.py for the other wrappers."""
+    runner = build_runner(tmp_path, num_classes)
+    data = Digits(indices=20, pipeline=pipeline)
+    runner._train_dataloader = DataLoader(RepeatDataset(data, times=2))
+    refused(runner, message)
 
 
 def test_whole_batches_of_a_choice_need_their_collate_function(
     tmp_path: Path, refused: Refused
 ) -> None:
     runner = build_runner(tmp_path)
-    put_inside(runner, 'choose', whole=True)
+    data = Digits(indices=20, pipeline=[PACK], whole_batches=True)
+    runner._train_dataloader = DataLoader(
+        Subset(data, range(20)), collate_fn=default_collate
+    )
     refused(runner, 'Digits has whole_batches=True')
 
 

@@ -60,24 +60,20 @@ def uninterrupted(
 
 # A killed run's loop, iteration (in a validation: v), workers, and whether
 # batches are joined by the dataset (w).
-FAST = """
-epochs 5 0, epochs 6v 2 w, middle 5 2, middle 7 0 w, middle 5 2 w,
-iterations 5 2, iterations 6v 0 w"""
-SLOW = """
-epochs 6 2, epochs 6v 0, epochs 6v 2, epochs 5 0 w, middle 5 0, middle 6v 0,
-middle 6v 2, middle 6v 2 w, middle 7 2, middle 7 0, iterations 5 0,
-iterations 5 2 w, iterations 6v 2, iterations 6v 0"""
+FAST = (
+    'epochs 5 0,epochs 6v 2 w,middle 5 2,middle 7 0 w,middle 5 2 w,'
+    'iterations 5 2,iterations 6v 0 w'
+).split(',')
+SLOW = (
+    'epochs 6 2,epochs 6v 0,epochs 6v 2,epochs 5 0 w,middle 5 0,middle 6v 0,'
+    'middle 6v 2,middle 6v 2 w,middle 7 2,middle 7 0,iterations 5 0,'
+    'iterations 5 2 w,iterations 6v 2,iterations 6v 0'
+).split(',')
 
 
 @pytest.mark.parametrize(
     'case',
-    [
-        *FAST.strip().split(','),
-        *(
-            pytest.param(case, marks=pytest.mark.slow)
-            for case in SLOW.strip().split(',')
-        ),
-    ],
+    [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_resumed_is_uninterrupted(
     case: str, tmp_path: Path, uninterrupted: Callable[..., Runner]
