@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -72,18 +72,13 @@ class AttackScheduleHook(Hook):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f'schedules set {sorted(twice)} more than once')
-        self._settings: dict[str, _Setting] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find the settings and check that they allow the values."""
-        model = bare_model(runner.model)
         for schedule in self.schedules:
             if schedule.by_epoch:
                 refuse_epochs(runner, f'the schedule of {schedule.param!r}')
-            setting = _Setting(model, schedule.param)
-            for value in schedule.values:
-                setting.check(value)
-            self._settings[schedule.param] = setting
+            schedule.bind(bare_model(runner.model))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set what is scheduled by epoch."""
@@ -95,20 +90,18 @@ class AttackScheduleHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Validate with the settings of the config."""
-        for setting in self._settings.values():
-            setting.reset()
+        for schedule in self.schedules:
+            schedule.reset()
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
         """Go on with those of the schedule, for loops without epochs."""
-        if self._settings:
-            self._apply(runner, by_epoch=True)
+        self._apply(runner, by_epoch=True)
 
     def _apply(self, runner: Runner, by_epoch: bool) -> None:
         time = runner.epoch if by_epoch else runner.iter
         for schedule in self.schedules:
-            if schedule.by_epoch == by_epoch:
-                setting = self._settings[schedule.param]
-                value = setting.set(schedule.value_at(time))
+            if schedule.by_epoch == by_epoch and schedule.owner is not None:
+                value = schedule.apply(time)
                 name = f'train/{schedule.param}'
                 runner.message_hub.update_scalar(name, value)
 
@@ -122,6 +115,8 @@ class _Schedule:
     milestones: Sequence[int] = ()
     curve: str = 'linear'
     by_epoch: bool = True
+    #: What has the setting, once training begins.
+    owner: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         param, at = self.param, list(self.milestones)
@@ -160,34 +155,20 @@ class _Schedule:
         first, last = self._numbers
         return first + share * (last - first)
 
-
-def _read(schedule: dict[str, Any]) -> _Schedule:
-    unknown = schedule.keys() - {field.name for field in fields(_Schedule)}
-    if unknown or not isinstance(schedule.get('param'), str):
-        raise ValueError(
-            f'schedule {schedule} needs param, the dotted name of a setting '
-            "like 'threat_model.eps', and no unknown settings "
-            f'{sorted(unknown)}'
-        )
-    return _Schedule(**schedule)
-
-
-class _Setting:
-    """A number of a model's training that can be changed meanwhile."""
-
-    def __init__(self, model: Any, param: str) -> None:
-        part, _, self._name = param.rpartition('.')
-        self._kinds = {'float'}
-        if param == 'label_smoothing' and hasattr(model, param):
-            self._owner = model
+    def bind(self, model: Any) -> None:
+        """Find the setting, and refuse values that it does not allow."""
+        part, _, self._name = self.param.rpartition('.')
+        owner, self._kinds = getattr(model, part, None), {'float'}
+        if self.param == 'label_smoothing' and hasattr(model, self.param):
+            owner = model
         else:
-            self._owner = getattr(model, part, None)
-            self._kinds = _find(part, self._name, self._owner)
+            self._kinds = _find(part, self._name, owner)
             _check_used(model, part, self._name)
-        self._configured = getattr(self._owner, self._name)
+        self.owner, self._configured = owner, getattr(owner, self._name)
+        for value in self.values:
+            self._check(value)
 
-    def check(self, value: Pixels) -> None:
-        """Raise ValueError if the setting does not allow a value."""
+    def _check(self, value: Pixels) -> None:
         if isinstance(value, str) and not self._kinds & {'str', 'Pixels'}:
             value = parse_pixels(value, self._name)
         if not isinstance(value, str):
@@ -196,22 +177,36 @@ class _Setting:
             check_number(self._name, value, 0, below=1)
             return
         # The owner's twin knows what it allows.
-        kind = type(self._owner)
-        given = {name: getattr(self._owner, name) for name in _arguments(kind)}
+        kind = type(self.owner)
+        given = {name: getattr(self.owner, name) for name in _arguments(kind)}
         kind(**{**given, self._name: value})
 
-    def set(self, value: float) -> float:
+    def apply(self, time: int) -> float:
         """Change the setting; the value in force, rounded if it is whole."""
-        value = self._rounded(value)
-        setattr(self._owner, self._name, value)
+        value = self._rounded(self.value_at(time))
+        setattr(self.owner, self._name, value)
         return float(value)
 
     def reset(self) -> None:
         """Give the setting the value of the config again."""
-        setattr(self._owner, self._name, self._configured)
+        if self.owner is not None:
+            setattr(self.owner, self._name, self._configured)
 
     def _rounded(self, value: float) -> float:
         return value if self._kinds & {'float', 'Pixels'} else round(value)
+
+
+def _read(schedule: dict[str, Any]) -> _Schedule:
+    unknown = schedule.keys() - {
+        one.name for one in fields(_Schedule) if one.init
+    }
+    if unknown or not isinstance(schedule.get('param'), str):
+        raise ValueError(
+            f'schedule {schedule} needs param, the dotted name of a setting '
+            "like 'threat_model.eps', and no unknown settings "
+            f'{sorted(unknown)}'
+        )
+    return _Schedule(**schedule)
 
 
 def _find(part: str, name: str, owner: Any) -> set[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import default_collate, pseudo_collate
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
@@ -104,14 +104,13 @@ class InputCheckHook(Hook):
         checkpoint.get('meta', {}).pop('config', None)
         weights = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
-        loaded = {
-            key.removeprefix('module.'): getattr(value, 'shape', value)
-            for key, value in weights.items()
-        }
-        own = {
-            key: value.shape
-            for key, value in _network(runner).state_dict().items()
-        }
+        loaded, own = (
+            {
+                key.removeprefix('module.'): getattr(value, 'shape', value)
+                for key, value in tensors.items()
+            }
+            for tensors in (weights, _network(runner).state_dict())
+        )
         may_differ = _is_training(runner) and not runner._resume
         problems = [
             key
@@ -165,10 +164,9 @@ def _checkpoint_file(runner: Runner) -> str | None:
     """What the runner will load or go on from, None if there is nothing."""
     if runner._load_from is not None:
         return str(runner._load_from)
-    path: str | None = None
     if runner._resume and Path(runner.work_dir, 'last_checkpoint').is_file():
-        path = find_latest_checkpoint(runner.work_dir)
-    return path
+        return str(find_latest_checkpoint(runner.work_dir))
+    return None
 
 
 def _check_readable(path: str) -> None:
@@ -276,17 +274,12 @@ def _check_save_best(runner: Runner) -> None:
     if attacks is None:
         return
     known = ['clean', 'worst', *attacks]
-    figures = [
-        figure
-        for hook in runner.hooks
-        if isinstance(hook, CheckpointHook)
-        for figure in getattr(hook, 'key_indicators', None) or []
-    ]
-    for figure in figures:
-        prefix, _, name = figure.partition('/')
-        if prefix == 'robust' and name not in known:
-            raise ValueError(
-                f'save_best={figure!r} will never be reported: the '
-                f"model's eval_attacks give {known}. Choose one of these, or "
-                'add the attack to eval_attacks'
-            )
+    for hook in runner.hooks:
+        for figure in getattr(hook, 'key_indicators', None) or []:
+            prefix, _, name = figure.partition('/')
+            if prefix == 'robust' and name not in known:
+                raise ValueError(
+                    f'save_best={figure!r} will never be reported: the '
+                    f"model's eval_attacks give {known}. Choose one of these, "
+                    'or add the attack to eval_attacks'
+                )

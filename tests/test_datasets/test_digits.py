@@ -36,7 +36,6 @@ def upscaled() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize('split', SIZES)
 def test_shapes_and_class_counts(split: str) -> None:
     images, labels = loaded(split)
-
     assert images.shape == (SIZES[split], 32, 32, 3)
     assert images.dtype == np.uint8
     assert images.min() == 0 and images.max() == 255
@@ -45,6 +44,9 @@ def test_shapes_and_class_counts(split: str) -> None:
         assert np.bincount(labels).min() >= 174 - 50
     else:
         assert (np.bincount(labels) == SIZES[split] // 10).all()
+    first = Digits(split=split, indices=95).get_gt_labels()
+    assert first[:20].tolist() == [*range(10)] * 2
+    assert set(np.bincount(first)) == {9, 10}
 
 
 def test_splits_are_scikit_learns_digits_each_once() -> None:
@@ -62,15 +64,6 @@ def test_splits_are_scikit_learns_digits_each_once() -> None:
         seen += match.tolist()
 
     assert sorted(seen) == list(range(1797))
-
-
-@pytest.mark.parametrize('split', SIZES)
-def test_first_samples_are_balanced(split: str) -> None:
-    dataset = Digits(split=split, indices=95)
-
-    labels = dataset.get_gt_labels()
-    assert labels[:20].tolist() == [*range(10)] * 2
-    assert set(np.bincount(labels)) == {9, 10}
 
 
 def test_builds_from_config_with_pipeline_and_lazy_init() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
+import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,19 +17,16 @@ import torch
 from digits_runner import build_digits_runner
 from interrupted_runs import log_of, same
 from mmengine.hooks import EMAHook, Hook
-from mmengine.logging import MessageHub
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIM_WRAPPERS, VISBACKENDS, init_default_scope
+from mmengine.registry import OPTIM_WRAPPERS, VISBACKENDS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.visualization import LocalVisBackend
 from PIL import Image
-from tiny import build_adversarial, raw_batch
 from torch import nn
 from two_processes import on_two_processes
 
 from m2at_mm.attacks import own_random_stream
-from m2at_mm.datasets import Digits
 from m2at_mm.hooks import AdversarialVisualizationHook
 from m2at_mm.hooks.watched_images import watched_batches
 from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
@@ -276,69 +273,25 @@ def test_a_failure_is_an_error_and_no_end(
     assert all(p.requires_grad for p in runner.model.parameters())
 
 
-class _Visualizer:
-    """Counts what it is given."""
-
-    def __init__(self) -> None:
-        self._vis_backends: dict = dict(none=None)
-        self.given: list[str] = []
-
-    def add_image(self, *args: Any) -> None:
-        self.given.append('picture')
-
-    def add_scalar(self, *args: Any) -> None:
-        self.given.append('value')
-
-
-def _fake_runner(model: Any) -> Any:
-    dataset = Digits(split='val', indices=4)
-    dataset.pipeline.transforms.clear()
-
-    def collate(items: list[dict]) -> dict[str, Any]:
-        batch = raw_batch(num=len(items))
-        for sample, item in zip(batch['data_samples'], items):
-            sample.set_gt_label(item['gt_label'])
-        return batch
-
-    loader = SimpleNamespace(dataset=dataset, collate_fn=collate, batch_size=4)
-    return SimpleNamespace(
-        model=model,
-        visualizer=_Visualizer(),
-        val_loop=SimpleNamespace(dataloader=loader),
-        train_loop=None,
-        message_hub=MessageHub('fake'),
-        logger=logging.getLogger('fake'),
-        epoch=0,
-        iter=1,
-    )
-
-
 def _train_distributed(rank: int) -> Any:
-    init_default_scope('mmpretrain')
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    launched = dict(launcher='pytorch', randomness=dict(seed=5))
     weights = []
-    for with_pictures in (False, True):
-        model = AdversarialDistributedDataParallel(build_adversarial().train())
-        wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
-        runner = _fake_runner(model)
-        hook = AdversarialVisualizationHook(num_images=4, num_rows=1)
-        torch.manual_seed(5)
-        for step in range(3):
-            model.train_step(raw_batch(seed=2 * step + rank), wrapper)
-            if with_pictures:
-                hook.before_train(runner)
-                hook.after_train_epoch(runner)
-        assert hook._failures == 0
-        weights.append([p.detach() for p in model.parameters()])
-    return dict(weights=weights, given=runner.visualizer.given)
+    for hooks in ({}, pictures()):
+        folder = Path(tempfile.mkdtemp())
+        runner, _ = train(folder, 3, hooks, **launched)
+        assert isinstance(runner.model, AdversarialDistributedDataParallel)
+        weights.append(dict(runner.model.state_dict()))
+        assert rank or not errors(folder)
+    return dict(weights=weights, files=[*files(folder)])
 
 
 @pytest.mark.slow  # two processes that import everything anew
 def test_two_processes_and_one_that_shows(tmp_path: Path) -> None:
-    found = on_two_processes(_train_distributed, tmp_path)
-    shown = ['value', 'value', 'picture']
-    assert [one['given'] for one in found] == [3 * shown, []]
-    for one in found:
-        same(*one['weights'])
+    shows, waits = on_two_processes(_train_distributed, tmp_path)
+    assert len(shows['files']) == 3 and not waits['files']
+    same(*shows['weights'])
+    same(*waits['weights'])
 
 
 @pytest.mark.parametrize('name', ['interval', 'num_images', 'num_rows'])
@@ -349,19 +302,20 @@ def test_wrong_numbers(name: str, value: float) -> None:
 
 
 def test_what_would_show_nothing_or_hang_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(message: str) -> None:
         with pytest.raises(ValueError, match=message):
             AdversarialVisualizationHook().before_train(runner)
 
-    attack = dict(type='m2at_mm.PGD', bn_mode='batch')
-    runner = _fake_runner(build_adversarial(train_attack=attack))
+    batch = dict(model=dict(train_attack=dict(bn_mode='batch')))
+    runner = build_digits_runner(tmp_path, 10, **batch)
+    epochs = runner.train_loop
     AdversarialVisualizationHook().before_train(runner)
-    runner.train_loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
+    runner._train_loop = IterBasedTrainLoop.__new__(IterBasedTrainLoop)
     AdversarialVisualizationHook(by_epoch=False).before_train(runner)
     refused('by_epoch=False')
-    runner.train_loop = None
+    runner._train_loop = epochs
     runner.model = nn.SyncBatchNorm.convert_sync_batchnorm(runner.model)
     refused("bn_mode='batch' with sync_bn")
     module = 'm2at_mm.hooks.adversarial_visualization_hook'

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import re
 from functools import partial
 from itertools import pairwise
@@ -261,61 +260,43 @@ def test_checks_are_made_when_they_are_due(
     assert runner.iter == expected[-1] or loop == 'epochs'
 
 
-@pytest.mark.parametrize(
-    ('loop', 'guard', 'message'),
-    [
-        ('iterations', dict(by_epoch=True), r'interval=2 counts epochs'),
-        (
-            'iterations',
-            dict(action='rollback', interval=3),
-            r'checkpoint.interval to 3 or a divisor of it, with by_epoch=Fa',
-        ),
-        (
-            'epochs',
-            dict(action='rollback', by_epoch=False, interval=2),
-            r'interval to 2 or a divisor of it, with by_epoch=False',
-        ),
-    ],
-)
-def test_what_a_loop_does_not_allow(
-    loop: str, guard: dict, message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_in(tmp_path, loop, guard=guard).train()
-
-
+BACK, LOWER = dict(action='rollback'), dict(action='lower_step')
+EVERY_TWO = dict(interval=2, by_epoch=False)
+DIVISOR = 'checkpoint.interval to {} or a divisor of it, with by_epoch=False'
 GONE = 'would not be there'
 NO_STEP = r"lower_step' needs .*'rollback'"
-FREE_AT = dict(method=dict(_delete_=True, type='m2at_mm.FreeAT'))
-# Standard's train attack is given and not called.
-STANDARD = dict(method=dict(_delete_=True, type='m2at_mm.Standard'))
+FREE_AT = dict(train_attack=None, method=dict(type='m2at_mm.FreeAT'))
+# Its train attack is given and not called.
+STANDARD = dict(method=dict(type='m2at_mm.Standard'))
 
 
 @pytest.mark.parametrize(
-    ('guard', 'checkpoint', 'model', 'message'),
+    ('loop', 'guard', 'checkpoint', 'model', 'message'),
     [
-        (dict(interval=2), dict(max_keep_ckpts=1), {}, GONE),
-        ({}, dict(save_optimizer=False), {}, GONE),
-        ({}, dict(interval=-1), {}, GONE),
-        ({}, dict(interval=2), {}, GONE),
-        (
-            dict(action='lower_step'),
-            {},
-            dict(FREE_AT, train_attack=None),
-            NO_STEP,
-        ),
-        (dict(action='lower_step'), {}, STANDARD, NO_STEP),
+        ('iterations', dict(by_epoch=True), {}, {}, 'interval=2 counts ep'),
+        ('iterations', BACK | dict(interval=3), {}, {}, DIVISOR.format(3)),
+        ('epochs', BACK | EVERY_TWO, {}, {}, DIVISOR.format(2)),
+        ('epochs', BACK | dict(interval=2), dict(max_keep_ckpts=1), {}, GONE),
+        ('epochs', BACK, dict(save_optimizer=False), {}, GONE),
+        ('epochs', BACK, dict(interval=-1), {}, GONE),
+        ('epochs', BACK, dict(interval=2), {}, GONE),
+        ('epochs', LOWER, {}, FREE_AT, NO_STEP),
+        ('epochs', LOWER, {}, STANDARD, NO_STEP),
     ],
 )
-def test_what_an_action_needs(
-    guard: dict, checkpoint: dict, model: dict, message: str, tmp_path: Path
+def test_what_a_training_does_not_allow(
+    loop: str,
+    guard: dict,
+    checkpoint: dict,
+    model: dict,
+    message: str,
+    tmp_path: Path,
 ) -> None:
-    hooks = dict(
-        checkpoint=dict(interval=1, max_keep_ckpts=-1) | checkpoint,
-        guard=dict(type=GUARD, action='rollback') | guard,
-    )
-    runner = ten_digits(
-        tmp_path, model=copy.deepcopy(model), default_hooks=hooks
+    if model:
+        model = dict(model, method=dict(model['method'], _delete_=True))
+    hooks = dict(checkpoint=checkpoint)
+    runner = build_in(
+        tmp_path, loop, guard=guard, model=model, default_hooks=hooks
     )
     with pytest.raises(ValueError, match=message):
         runner.train()

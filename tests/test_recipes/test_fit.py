@@ -70,7 +70,7 @@ def test_what_the_user_gives_goes_first() -> None:
     # The steps stay those of the recipe, too.
     model = adversarial(RESNET50, threat_model=dict(eps='8/255'))
     assert model.train_attack.step_size == '2/255'
-    assert adversarial(RESNET50, 'free-at').threat_model.eps == '4/255'
+    assert adversarial(RESNET50, 'standard').threat_model.eps == '4/255'
     model = adversarial(RESNET50, 'fast-at')
     assert model.threat_model.eps == '4/255'
     assert model.train_attack.step == 1.25  # in radii

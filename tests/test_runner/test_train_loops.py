@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -19,7 +18,6 @@ from m2at_mm.runner.train_loops import (
     checkpoint_follows,
     counts_epochs,
     make_epochs_resumable,
-    refuse_epochs,
     validation_follows,
 )
 
@@ -131,6 +129,7 @@ class Watch(Hook):
         ('iterations', dict(val_interval=4, val_begin=3)),
         ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
         ('epochs', dict(val_interval=2)),
+        ('middle', dict(val_interval=2)),
     ],
 )
 def test_announced_is_what_happens(
@@ -151,19 +150,3 @@ def test_announced_is_what_happens(
     assert watch.saves == [4, 8, 9]
     saved = {path.name for path in tmp_path.glob('iter_?.pth')}
     assert saved == {'iter_4.pth', 'iter_8.pth', 'iter_9.pth'}
-
-
-@pytest.mark.parametrize('loop', ['epochs', 'middle', 'iterations'])
-def test_epochs_are_refused_where_there_are_none(
-    loop: str, tmp_path: Path
-) -> None:
-    runner = build_runner(tmp_path, loop)
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
-    assert counts_epochs(runner) == (loop != 'iterations')
-    message = r'anything counts .*by_epoch=False'
-    with (
-        pytest.raises(ValueError, match=message)
-        if loop == 'iterations'
-        else nullcontext()
-    ):
-        refuse_epochs(runner, 'anything')
