@@ -60,8 +60,8 @@ def _run(sampler: str, diff: bool, hooked: bool) -> Any:
         val_cfg=None,
         val_dataloader=None,
         val_evaluator=None,
-        train_cfg=loop,
     )
+    cfg.train_cfg = loop
     cfg.default_hooks.checkpoint = None
     cfg.data_preprocessor.augment = None
     cfg.train_dataloader.sampler = SAMPLERS[sampler]

@@ -25,17 +25,15 @@ RESUMABLE = 'm2at_mm.ResumableEpochTrainLoop'
 REPEATED = 'm2at_mm.RepeatedBatchTrainLoop'
 
 
-class Recorder(Mock):
+def recorder() -> Any:
     """What a loop needs of a runner; notes the batches it trains on."""
-
-    def __init__(self) -> None:
-        super().__init__(val_loop=None)
-        self.batches: list[int] = []
-        self.hooks: list[str] = []
-        self.call_hook = lambda name, **_: self.hooks.append(name)
-        self.model.train_step = lambda batch, optim_wrapper: (
-            self.batches.append(batch.item())
-        )
+    runner = Mock(val_loop=None, batches=[], hooks=[])
+    runner.model.data_preprocessor = None
+    runner.model.train_step = lambda batch, optim_wrapper: (
+        runner.batches.append(batch.item())
+    )
+    runner.call_hook = lambda name, **_: runner.hooks.append(name)
+    return runner
 
 
 @pytest.mark.parametrize(
@@ -56,7 +54,7 @@ def test_goes_on_with_the_next_batch(
     repeats: int, epoch: int, iteration: int, batches: list[int]
 ) -> None:
     """Two epochs of the batches 0, 1, 2, from a checkpoint on."""
-    runner = Recorder()
+    runner = recorder()
     kind = dict(type=RESUMABLE)
     if repeats > 1:
         kind = dict(type=REPEATED, repeats=repeats)
