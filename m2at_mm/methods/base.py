@@ -49,9 +49,8 @@ class TrainingBatch:
 class Method:
     """Turns an attack into the loss of one iteration.
 
-    A method holds settings: no parameters, no knowledge of the network. What
-    it keeps from one iteration to the next is in its :meth:`state_dict`. A
-    subclass says what the network trains on, or computes a loss of its own.
+    A method holds settings, and what its :meth:`state_dict` tells. A subclass
+    says what the network trains on, or computes a loss of its own.
     """
 
     #: Whether the attack is called.

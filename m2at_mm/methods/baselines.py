@@ -57,8 +57,8 @@ class TRADES(Method):
     does.
 
     Args:
-        beta (float): Weight of the divergence, not negative. Defaults to 6.0,
-            the authors' choice for CIFAR-10.
+        beta (float): Weight of the divergence, not negative; by default the
+            authors' choice for CIFAR-10.
     """
 
     beta: float = 6.0
@@ -93,8 +93,8 @@ class MART(Method):
     CE is the classifier's own loss. x' is PGD's on the cross-entropy.
 
     Args:
-        beta (float): Weight of the second term, not negative. Defaults to
-            5.0, the authors' lambda for CIFAR-10.
+        beta (float): Weight of the second term, not negative; by default the
+            authors' lambda for CIFAR-10.
     """
 
     beta: float = 5.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,71 +21,35 @@ from two_processes import on_two_processes
 from m2at_mm.data_preprocessors import RandomCropAndFlip
 from m2at_mm.methods import M2AT
 from m2at_mm.methods.masking import MixRatios
-from m2at_mm.model_wrappers import (
-    AdversarialDistributedDataParallel,
-    bare_model,
-)
+from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import MODEL_WRAPPERS
 
-# Deterministic, and images don't influence each other, so that the two
-# halves of a batch can be computed one after the other, too.
-SETTINGS: dict = dict(
-    method=dict(type='m2at_mm.PGDAT'),
-    train_attack=dict(type='m2at_mm.PGD', steps=2, random_start=False),
-)
 
-
-def _model() -> Any:
+def _draw(rank: int) -> Any:
+    """Crops of a training step, and masks after it."""
     init_default_scope('mmpretrain')
-    return build_adversarial(**SETTINGS)
-
-
-def _gradients(model: Any, rank: int) -> list[torch.Tensor]:
-    bare = bare_model(model)
-    data = bare.data_preprocessor(raw_batch(num=4, seed=rank), training=True)
-    model.train()
-    model(**data, mode='loss')['loss'].backward()
-    return [p.grad.clone() for p in bare.parameters()]
-
-
-def _work(rank: int) -> Any:
+    bare = build_adversarial()
     model = MODEL_WRAPPERS.build(
         dict(type='m2at_mm.AdversarialDistributedDataParallel'),
         # MMEngine's runner passes the local rank, on CPUs as well.
-        default_args=dict(module=_model(), device_ids=[rank]),
+        default_args=dict(module=bare, device_ids=[rank]),
     )
-    gradients = _gradients(model, rank)
     torch.manual_seed(5)  # the common seed, as resuming sets it
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    model.train_step(raw_batch(num=4, seed=rank), OptimWrapper(optimizer))
-    masks = M2AT().draw(torch.zeros(4, 3, 32, 32)).mask
-    torch.manual_seed(5)
-    model._draws_apart = rank == 0
-    bare = bare_model(model)
     bare.data_preprocessor.augment = RandomCropAndFlip(4, 0.5)
     crops: list[torch.Tensor] = []
     bare.data_preprocessor.register_forward_hook(
         lambda _, args, batch: crops.append(batch['inputs'])
     )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     model.train_step(raw_batch(num=16), OptimWrapper(optimizer))
-    return dict(gradients=gradients, masks=masks, crops=crops[0])
+    return crops[0], M2AT().draw(torch.zeros(16, 3, 32, 32)).mask
 
 
-def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    found = on_two_processes(_work, tmp_path)
-    single = _model()
-    halves = [_gradients(copy.deepcopy(single), rank) for rank in (0, 1)]
-    for first, second, one, two in zip(
-        found[0]['gradients'], found[1]['gradients'], *halves
-    ):
-        assert torch.equal(first, second)
-        torch.testing.assert_close(first, (one + two) / 2)
-    assert not torch.equal(found[0]['masks'], found[1]['masks'])
-    # The same images, each cropped apart.
-    pairs = zip(*(one['crops'] for one in found))
-    same = [torch.equal(one, other) for one, other in pairs]
-    assert len(same) == 16 and sum(same) < 3
+def test_processes_draw_apart(tmp_path: Path) -> None:
+    for one, other in zip(*on_two_processes(_draw, tmp_path)):
+        same = [torch.equal(*pair) for pair in zip(one, other)]
+        assert len(same) == 16 and sum(same) < 3
 
 
 def _m2at_draws(rows: slice) -> MixRatios:
@@ -101,7 +64,8 @@ def _m2at_draws(rows: slice) -> MixRatios:
 def _m2at_gradients(rows: slice, wrap: bool) -> list[torch.Tensor]:
     """Of M2AT on a part of a batch of eight, in double precision."""
     init_default_scope('mmpretrain')
-    model = build_adversarial(train_attack=SETTINGS['train_attack']).double()
+    attack = dict(type='m2at_mm.PGD', steps=2, random_start=False)
+    model = build_adversarial(train_attack=attack).double()
     model.method.draw = lambda images: _m2at_draws(rows)
     # Images don't influence each other then, so halves make up a whole.
     model.train()
