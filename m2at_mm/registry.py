@@ -9,68 +9,38 @@ registry of their own for them.
 from typing import Any
 
 from mmengine import registry as _root
+from mmengine.registry import Registry
+
+
+def _child(root: Registry, *packages: str) -> Registry:
+    """A registry for what these packages of m2at_mm register."""
+    locations = [f'm2at_mm.{package}' for package in packages]
+    return Registry(root.name, parent=root, locations=locations)
+
 
 # Backbones, classifier wrappers and data preprocessors.
-MODELS = _root.Registry(
-    'model',
-    parent=_root.MODELS,
-    locations=[
-        'm2at_mm.backbones',
-        'm2at_mm.data_preprocessors',
-        'm2at_mm.model_wrappers',
-    ],
+MODELS = _child(
+    _root.MODELS, 'backbones', 'data_preprocessors', 'model_wrappers'
 )
 # Classes like DistributedDataParallel, and nothing else: MMEngine neither
 # moves nor wraps a model whose type is registered here.
-MODEL_WRAPPERS = _root.Registry(
-    'model_wrapper',
-    parent=_root.MODEL_WRAPPERS,
-    locations=['m2at_mm.model_wrappers'],
-)
+MODEL_WRAPPERS = _child(_root.MODEL_WRAPPERS, 'model_wrappers')
 # Checks before training or testing starts, exact resume, schedules of the
 # attack, guards and pictures.
-HOOKS = _root.Registry(
-    'hook',
-    parent=_root.HOOKS,
-    locations=['m2at_mm.hooks'],
-)
+HOOKS = _child(_root.HOOKS, 'hooks')
 # Robust accuracy.
-METRICS = _root.Registry(
-    'metric',
-    parent=_root.METRICS,
-    locations=['m2at_mm.evaluation'],
-)
+METRICS = _child(_root.METRICS, 'evaluation')
 # The robustness evaluation in place of MMEngine's test loop, and the training
 # loops of FreeAT and of epochs that go on in their middle.
-LOOPS = _root.Registry(
-    'loop',
-    parent=_root.LOOPS,
-    locations=['m2at_mm.evaluation', 'm2at_mm.runner'],
-)
+LOOPS = _child(_root.LOOPS, 'evaluation', 'runner')
 # Adversarial weight perturbation.
-OPTIM_WRAPPERS = _root.Registry(
-    'optim_wrapper',
-    parent=_root.OPTIM_WRAPPERS,
-    locations=['m2at_mm.optim'],
-)
+OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'optim')
 # CIFAR with a held-out validation split, and the embedded digits.
-DATASETS = _root.Registry(
-    'dataset',
-    parent=_root.DATASETS,
-    locations=['m2at_mm.datasets'],
-)
+DATASETS = _child(_root.DATASETS, 'datasets')
 # What joins a dataset's samples to a batch.
-FUNCTIONS = _root.Registry(
-    'function',
-    parent=_root.FUNCTIONS,
-    locations=['m2at_mm.datasets'],
-)
+FUNCTIONS = _child(_root.FUNCTIONS, 'datasets')
 # Attacks and training methods.
-TASK_UTILS = _root.Registry(
-    'task util',
-    parent=_root.TASK_UTILS,
-    locations=['m2at_mm.attacks', 'm2at_mm.methods'],
-)
+TASK_UTILS = _child(_root.TASK_UTILS, 'attacks', 'methods')
 
 
 def type_name(kind: Any) -> str:

@@ -1,7 +1,7 @@
 """Attacks on images in [0, 1]."""
 
 from m2at_mm.attacks.autoattack import AutoAttack
-from m2at_mm.attacks.base import Attack
+from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode, differentiable_checkpoints
 from m2at_mm.attacks.losses import cross_entropy, kl_divergence, margin
 from m2at_mm.attacks.pgd import PGD, pgd
@@ -16,6 +16,7 @@ __all__ = [
     'PGD',
     'Attack',
     'AutoAttack',
+    'Batch',
     'ThreatModel',
     'Transfer',
     'attack_mode',

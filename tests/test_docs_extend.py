@@ -1,0 +1,84 @@
+"""The classes of docs/extend.md, as they stand there, work in a config."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from digits_runner import build_digits_runner
+from docs_support import DOCS
+
+from m2at_mm.attacks import ThreatModel
+from m2at_mm.cli import load_config
+from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.registry import TASK_UTILS
+
+PAGE = (DOCS / 'extend.md').read_text('utf-8')
+ATTACK, METHOD, CONFIG, SECTION = re.findall(
+    r'```python\n(.*?)```', PAGE, re.DOTALL
+)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def modules(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp('own')
+    (folder / 'momentum_pgd.py').write_text(ATTACK)
+    (folder / 'half_adversarial.py').write_text(METHOD)
+    sys.path.append(str(folder))
+    for name in re.search(r'imports=\[(.*)\]', CONFIG)[1].split(', '):
+        __import__(name.strip("'"))
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_the_attack_finds_the_nearest_corner_of_a_linear_model(
+    norm: str,
+) -> None:
+    images = torch.full((3, 1, 4, 4), 0.5)
+    weight = torch.linspace(-1, 1, 16)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.stack([weight, -weight]))
+    attack = TASK_UTILS.build(dict(type='m2at_mm.MomentumPGD', steps=8))
+    labels = torch.zeros(3, dtype=torch.long)
+    change = attack(network, images, labels, ThreatModel(norm, 0.1)) - 0.5
+    best = weight.sign() if norm == 'linf' else weight / weight.norm()
+    assert torch.allclose(
+        change.flatten(1), -0.1 * best.expand(3, -1), atol=1e-5
+    )
+    with pytest.raises(ValueError, match='decay=-1'):
+        TASK_UTILS.build(dict(type='m2at_mm.MomentumPGD', decay=-1))
+
+
+def test_both_train_and_validate(tmp_path: Path) -> None:
+    (tmp_path / 'config.py').write_text(CONFIG)
+    model = load_config(str(tmp_path / 'config.py')).model
+    own = ('train_attack', 'method', 'eval_attacks')
+    runner = build_digits_runner(
+        tmp_path,
+        8,
+        model={name: dict(model[name], _delete_=True) for name in own},
+        default_hooks=dict(checkpoint=dict(save_best='robust/momentum')),
+    )
+    seen: list[int] = []
+    wrapper = runner.model
+    assert isinstance(wrapper, AdversarialClassifier)
+    attack = wrapper.attack_in_training
+    wrapper.attack_in_training = lambda m, x, t: (
+        seen.append(len(x)) or attack(m, x, t)
+    )
+    runner.train()
+    assert seen == [4]
+    scalars = runner.message_hub.log_scalars
+    assert 0 <= scalars['val/robust/momentum'].current() <= 100
+
+
+def test_the_section() -> None:
+    names: dict = {}
+    exec(SECTION, names)
+    found = SimpleNamespace(results=dict(clean=80.0, worst_case=41.5))
+    (table,) = names['gap'](SimpleNamespace(measured=dict(mine=found)))
+    assert '<td>38.5</td>' in re.sub(r'<td[^>]*>', '<td>', table)
