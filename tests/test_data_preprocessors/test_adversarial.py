@@ -170,7 +170,7 @@ def test_normalize_keeps_gradients() -> None:
     torch.testing.assert_close(images.grad, expected)
 
 
-@pytest.mark.parametrize('library', [mmengine, mmpretrain], ids=str)
+@pytest.mark.parametrize('library', [mmengine, mmpretrain])
 def test_built_from_the_settings_of_a_stock_config(library: Any) -> None:
     cfg = dict(NORM, type='m2at_mm.AdversarialDataPreprocessor', to_rgb=True)
     with DefaultScope.overwrite_default_scope('mmpretrain'):

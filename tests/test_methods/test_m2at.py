@@ -79,7 +79,7 @@ def test_bad_option(option: str, value: Any, hint: str) -> None:
         M2AT(**{option: value})
 
 
-@pytest.mark.parametrize('library', [mmengine, mmpretrain], ids=str)
+@pytest.mark.parametrize('library', [mmengine, mmpretrain])
 def test_built_by_name_under_the_scope_of_mmpretrain(library: Any) -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         method = library.registry.TASK_UTILS.build(
