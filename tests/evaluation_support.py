@@ -78,6 +78,7 @@ _INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     'broken gradient': lambda x: _Backward.apply(x, lambda g: g * torch.nan),
     'noise with gradients': _noise_with_gradients,
     'integer input': lambda x: (x * 255).to(torch.uint8).float() / 255,
+    'mean of the batch': lambda x: x - x.mean(0) + 0.5,
 }
 _OUTPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     'large logits': lambda logits: logits * 1e4,
@@ -95,6 +96,7 @@ MASKS = {
     'broken gradient': 'non_finite_gradients',
     'noise with gradients': 'randomised_outputs',
     'integer input': 'vanishing_gradients',
+    'mean of the batch': 'outputs_depend_on_the_batch',
 }
 
 

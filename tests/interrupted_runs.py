@@ -143,6 +143,18 @@ def same(first: Any, second: Any, where: str = '') -> None:
         assert first == second, where
 
 
+def same_ends(first: Path, second: Path, *parts: str) -> None:
+    """Two work dirs whose last checkpoints are equal, and all their names."""
+    ends = [end_of(folder) for folder in (first, second)]
+    for part in parts:
+        same(*(end[part] for end in ends), part)
+    names, others = (
+        {path.name for path in folder.glob('*.pth')}
+        for folder in (first, second)
+    )
+    assert names == others
+
+
 def scalars(runner: Runner, name: str) -> list[float]:
     history, _ = runner.message_hub.get_scalar(name).data
     return history.tolist()

@@ -44,6 +44,21 @@ ATTACKS: dict[str, dict[str, Any]] = {
     'n-fgsm': dict(type='m2at_mm.NFGSM'),
 }
 
+#: Settings of every method by its class's name, with its recipe's attack.
+RECIPES: dict[str, dict[str, Any]] = {
+    name: dict(method=dict(type=f'm2at_mm.{name}'), train_attack=attack)
+    for name, attack in {
+        'Standard': None,
+        'PGDAT': PGD,
+        'M2AT': PGD,
+        'TRADES': ATTACKS['kl pgd'],
+        'MART': PGD,
+        'AVmixup': PGD,
+        'IAT': ATTACKS['n-fgsm'],
+        'FreeAT': None,
+    }.items()
+}
+
 # mmpretrain's CIFAR-10 statistics, on the 0-255 scale.
 MEAN = [125.307, 122.961, 113.8575]
 STD = [51.5865, 50.847, 51.255]

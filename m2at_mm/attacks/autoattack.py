@@ -42,9 +42,6 @@ def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
     With 3 classes, apgd-dlr takes the place of apgd-t, whose loss needs 4
     logits; with 2 there is neither.
 
-    Returns:
-        tuple[str, ...]: Names, in the order in which they run.
-
     Raises:
         ValueError: ``version`` is unknown or there is only one class.
     """
@@ -85,10 +82,9 @@ class AutoAttack(Attack):
     Each attack goes on where the one before it failed, with the settings of
     its version: 100 iterations, one restart, 5000 queries. An image that
     withstands, or is misclassified without attack, stays clean. The outcome
-    depends on the batch, since random starts are drawn for a batch at a time,
-    from the same ``seed`` for every batch and attack, as in the package. It
-    runs in the model's own precision also under autocast: the last of its
-    steps are shorter than half precision can tell apart.
+    depends on the batch, for which random starts are drawn from the same
+    ``seed`` each time, as in the package. Autocast is left: the last steps
+    are shorter than half precision can tell apart.
 
     Args:
         attacks (Sequence[str], optional): Some of ``'apgd-ce'``,
@@ -96,13 +92,13 @@ class AutoAttack(Attack):
             Defaults to None, all of the version's that the model's number of
             classes allows.
         version (str): ``'standard'``, or ``'rand'`` for randomised models:
-            20 gradients are averaged per step. Defaults to ``'standard'``.
-        seed (int): Seed of the random starts. Defaults to 0.
+            20 gradients are averaged per step.
+        seed (int): Seed of the random starts.
 
     Raises:
         ImportError: ``pyautoattack`` is not installed.
-        ValueError: An attack or the version is unknown, or, from the call,
-            the model has too few classes for one of ``attacks``.
+        ValueError: From the call: the model has too few classes for one of
+            ``attacks``.
 
     Example:
         >>> eval_attacks = dict(autoattack=dict(type='m2at_mm.AutoAttack'))
@@ -145,11 +141,7 @@ class AutoAttack(Attack):
         return batch.ball.project(result.to(batch.images.dtype))
 
     def components(self, num_classes: int) -> tuple[str, ...]:
-        """The attacks that are run on a model of so many classes, in order.
-
-        Raises:
-            ValueError: One of ``attacks`` compares more logits.
-        """
+        """The attacks that are run on a model of so many classes, in order."""
         if self.attacks is None:
             return autoattack_components(self.version, num_classes)
         for name in self.attacks:
@@ -209,10 +201,9 @@ def _import_package() -> Any:
 
 @torch.no_grad()
 def _run(package: Any, name: str, images: Tensor, labels: Tensor) -> Tensor:
-    """One attack as ``run_standard_evaluation`` of the package runs it.
+    """One attack as ``run_standard_evaluation`` runs it, without its checks.
 
-    Calling the attack itself leaves out its checks of the model, five
-    forward passes and a trace function for every batch.
+    They are five forward passes and a trace function for every batch.
     """
     attack = getattr(package, _PARTS[name][0])
     if attack is package.apgd:

@@ -23,10 +23,7 @@ from m2at_mm.attacks.threat_model import Ball, ThreatModel
 
 
 class Attack(ABC):
-    """Base class of the attacks: settings from a config, called on a batch.
-
-    A subclass implements :meth:`perturb`.
-    """
+    """Base class of the attacks; a subclass implements :meth:`perturb`."""
 
     #: Factor on the length of each step, which a guard lowers in training.
     step_factor: float = 1.0
@@ -49,18 +46,17 @@ class Attack(ABC):
         """Attack a batch.
 
         Args:
-            model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
-                logits of shape (N, K). Normalisation is its own first layer.
+            model (nn.Module): Maps images in [0, 1] to logits of shape
+                (N, K). Normalisation is its own first layer.
             images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
             target (Tensor): Labels, int64 of shape (N, ), or probabilities of
                 shape (N, K). The attack moves away from them.
             threat_model (ThreatModel): Norm and radius.
             stop_when_fooled (bool): For evaluation: an image that is
                 misclassified, also the clean one, is done. Attacks for which
-                this makes no sense ignore it. Defaults to False.
-            check_range (bool): Check that the images are in [0, 1], and the
-                values of the target, for which the host waits for a GPU.
-                Defaults to True.
+                this makes no sense ignore it.
+            check_range (bool): Check the values of images and target, for
+                which the host waits for a GPU.
 
         Returns:
             Tensor: Images inside ball and box exactly, shape (N, C, H, W),
@@ -89,10 +85,7 @@ class Attack(ABC):
         """The attacked images of a batch, see :meth:`__call__`."""
 
     def length_of_step(self, threat_model: ThreatModel) -> float | None:
-        """Length of one step, in the norm of the threat model.
-
-        It is None where steps have no length that ``step_factor`` changes.
-        """
+        """Length of one step; None where ``step_factor`` changes none."""
         return None
 
 
@@ -100,13 +93,8 @@ class Attack(ABC):
 class Batch:
     """The arguments of an attack's call, checked.
 
-    Attributes:
-        check_values (bool): Whether the values of the target are compared
-            with the number of logits, once this is known.
-        compile_mode (str, optional): See :func:`logits_of`.
-        reference (Tensor): What a loss compares the logits with, the target
-            unless an attack sets another one.
-        labels (Tensor): int64 of shape (N, ).
+    A loss compares logits with ``reference``: the target, unless an attack
+    sets another one.
     """
 
     model: nn.Module

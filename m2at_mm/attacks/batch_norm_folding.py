@@ -42,9 +42,8 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
 
     In eval mode a batch norm is an affine map per channel. Inside, each one
     that alone reads a convolution's output is passed over, and the
-    convolution computes with weights that hold the map: the same function,
-    up to rounding, for less time and memory. Afterwards, also on an
-    exception, every module is what it was.
+    convolution computes with weights that hold the map. Afterwards, also on
+    an exception, every module is what it was.
 
     What belongs together is seen in a forward pass of one image, anew each
     time: every operation on a convolution's output counts. Models that draw

@@ -35,34 +35,23 @@ def attack_mode(
     """Prepare a model for gradients on its images alone, then restore it.
 
     Inside, gradients are enabled (also under ``torch.no_grad`` and
-    ``torch.inference_mode``) and the parameters are frozen, so that a
-    backward pass costs the input gradient only and no parameter gets a
-    ``.grad``. Afterwards, also on an exception, the ``training`` flag of each
-    module and the ``requires_grad`` of each parameter are what they were.
+    ``torch.inference_mode``) and the parameters are frozen. Afterwards, also
+    on an exception, the ``training`` flag of each module and the
+    ``requires_grad`` of each parameter are what they were.
 
     Args:
         model (nn.Module): The attacked model.
-        bn_mode (str): What the modules do while attacked.
-
-            - ``'eval'``: every module in eval mode; batch norm uses its
-              running statistics.
-            - ``'batch'``: every module in eval mode, but batch norm uses the
-              statistics of the attacked batch and leaves the running ones
-              untouched. A batch norm that is frozen (in eval mode inside a
-              model in train mode) stays so.
-            - ``'train'``: every module in the mode it is in. In training,
-              batch norm updates its running statistics at every step.
-
-            Defaults to ``'eval'``.
-        images (Tensor, optional): A batch that the model takes, RGB in
-            [0, 1], shape (N, C, H, W). With it the convolutions do the work
-            of the batch norms behind them in mode ``'eval'``, see
-            :func:`folded_norms`. Defaults to None.
+        bn_mode (str): ``'eval'``: every module in eval mode. ``'batch'``: the
+            same, but batch norm uses the statistics of the attacked batch and
+            leaves the running ones untouched; one that is frozen (in eval
+            mode inside a model in train mode) stays so. ``'train'``: every
+            module in the mode it is in; in training, batch norm updates its
+            running statistics at every step.
+        images (Tensor, optional): A batch that the model takes. With it the
+            convolutions do the work of the batch norms behind them in mode
+            ``'eval'``, see :func:`folded_norms`.
         full_precision (bool): Leave autocast: the model computes in its
-            parameters' precision. Defaults to False.
-
-    Raises:
-        ValueError: ``bn_mode`` is unknown.
+            parameters' precision.
     """
     check_choice('bn_mode', bn_mode, BN_MODES)
     with ExitStack() as stack:
@@ -101,7 +90,7 @@ def _frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _switched_modules(model: nn.Module, bn_mode: str) -> Iterator[None]:
-    """The modules in the modes of :func:`attack_mode`."""
+    """Put modules into the modes of :func:`attack_mode`."""
     training = [(module, module.training) for module in model.modules()]
     live_norms = [
         module
@@ -153,11 +142,7 @@ def differentiable_checkpoints() -> Iterator[None]:
 
 
 def input_gradient(loss: Tensor, images: Tensor) -> Tensor:
-    """Gradient of a loss with respect to the images, of their shape.
-
-    Raises:
-        RuntimeError: The model uses reentrant activation checkpointing.
-    """
+    """Gradient of a loss with respect to the images, of their shape."""
     try:
         (gradient,) = torch.autograd.grad(loss, images)
     except RuntimeError as error:

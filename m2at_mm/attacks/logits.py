@@ -24,8 +24,7 @@ def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
     """Images in the precision of a module's first parameter of floats.
 
     Attacks keep theirs in float32 at least: in half precision a perturbation
-    of 8/255 has but a few levels. Without such a parameter, and for what is
-    no module, the images stay as they are.
+    of 8/255 has but a few levels.
     """
     if isinstance(model, nn.Module):
         for parameter in model.parameters():
@@ -41,18 +40,12 @@ def logits_of(
 ) -> Any:
     """What a model returns for a batch, also for a batch of one image.
 
-    Some networks squeeze their features, and with one image they lose the
-    dimension of the batch: mmpretrain's LeNet-5 returns logits of shape
-    (K, ). Such a model is given the image twice.
+    Some networks, like mmpretrain's LeNet-5, squeeze a batch of one image
+    away. Such a model is given the image twice.
 
-    Args:
-        model (Callable): Maps images of shape (N, C, H, W) to logits of shape
-            (N, K), if it gives logits at all.
-        images (Tensor): Of any precision, see :func:`at_entrance`.
-        compile_mode (str, optional): One of :data:`COMPILE_MODES`, to call
-            the model through :func:`torch.compile`. Nothing is kept on the
-            model, and what was compiled serves all later calls with the same
-            model and shapes. Defaults to None.
+    With a ``compile_mode`` the model is called through :func:`torch.compile`.
+    Nothing is kept on the model, and what was compiled serves all later calls
+    with the same model and shapes.
     """
     images = at_entrance(model, images)
     if compile_mode is not None:
@@ -76,11 +69,7 @@ def _compiled_call(mode: str) -> Callable[..., Any]:
 def attacked_logits(
     model: nn.Module, images: Tensor, compile_mode: str | None = None
 ) -> Tensor:
-    """Like :func:`logits_of`, in float32 at least and surely of shape (N, K).
-
-    Raises:
-        TypeError: The model returned something else.
-    """
+    """Like :func:`logits_of`, in float32 at least, surely of shape (N, K)."""
     logits = logits_of(model, images, compile_mode)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         found = f'a {type(logits).__name__}'
@@ -96,9 +85,8 @@ def attacked_logits(
 def predicted_labels(logits: Tensor) -> Tensor:
     """The label of the largest logit, where all logits are finite.
 
-    ``argmax`` takes not-a-number for the largest value, so a network that
-    overflows would seem to answer "class 0". Where a logit is not finite the
-    label is :data:`NO_LABEL`, which no image has.
+    Elsewhere it is :data:`NO_LABEL`, which no image has, where ``argmax``
+    would answer "class 0".
     """
     labels = logits.argmax(1)
     return labels.masked_fill(~logits.isfinite().all(1), NO_LABEL)

@@ -1,9 +1,8 @@
 """The losses that an attack raises: one number per image, from its logits.
 
-They map logits of shape (N, K) and a target to losses of shape (N, ). The
-target is labels, int64 of shape (N, ), or probabilities of shape (N, K). An
-attack sums the losses over the batch, so an image's gradient depends neither
-on the batch size nor on the other images.
+Logits are of shape (N, K), the target is labels of shape (N, ) or
+probabilities of shape (N, K). An attack sums the losses over the batch, so an
+image's gradient depends neither on the batch size nor on the other images.
 """
 
 from __future__ import annotations
@@ -26,10 +25,8 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
     """Margin of the best wrong class: max_{k != y} z_k - z_y, per image.
 
     The loss f_6 of Carlini and Wagner (arXiv 1608.04644, section V-A) with
-    the sign turned, without its cut at a confidence. Positive where the image
-    is misclassified. It neither saturates nor vanishes with the size of the
-    logits, as the cross-entropy does. The largest of probabilities is taken
-    as the label.
+    the sign turned, without its cut at a confidence: positive where the image
+    is misclassified. The largest of probabilities is taken as the label.
     """
     label = hard_labels(target).unsqueeze(1)
     own = logits.gather(1, label)
@@ -65,21 +62,12 @@ def as_target(
 ) -> Tensor:
     """Labels or probabilities as the losses take them.
 
-    Args:
-        target (Tensor): Labels, whole numbers of shape (N, ), or
-            probabilities or one-hot labels, shape (N, K).
-        num_images (int): N, the number of images.
-        check_values (bool): Check the values, too, for which the host waits
-            for a GPU. Defaults to True.
-
-    Returns:
-        Tensor: Labels, int64, or probabilities, floats.
+    Given are labels, whole numbers of shape (N, ), or probabilities or one-hot
+    labels, shape (N, K).
 
     Raises:
-        TypeError: ``target`` has another shape, or labels are not whole
-            numbers.
-        ValueError: A label is negative, or a row of probabilities is
-            negative somewhere or does not add up to 1.
+        TypeError: ``target`` has another shape or type.
+        ValueError: A label is negative, or a row is no distribution.
     """
     if target.shape == (num_images,) and not target.is_floating_point():
         labels = target.long()
@@ -116,12 +104,11 @@ def as_target(
 def check_classes(
     target: Tensor, num_classes: int, check_values: bool = True
 ) -> None:
-    """Refuse a target of other classes than the model's ``num_classes``.
+    """Refuse a target of other classes than the model's.
 
     Raises:
-        ValueError: A label is not below that number (looked at only with
-            ``check_values``, as the host waits for a GPU), or probabilities
-            are not of shape (N, ``num_classes``).
+        ValueError: They are others. Labels are looked at only with
+            ``check_values``, as the host waits for a GPU.
     """
     if target.ndim == 2:
         fits = target.shape[1] == num_classes

@@ -29,40 +29,31 @@ class PGD(Attack):
     """Projected gradient ascent on a loss (arXiv 1706.06083).
 
     Args:
-        steps (int): Gradient steps, at least 1. Defaults to 10.
+        steps (int): Gradient steps, at least 1.
         step_size (str | float, optional): Length of a step in the norm, on
             the scale of images in [0, 1], like ``'2/255'``. Defaults to None,
             a quarter of the radius.
         loss (str): What is raised: ``'ce'``, the cross-entropy; ``'margin'``,
             the best wrong logit minus the right one; or ``'kl'``, the
-            divergence from the clean images' probabilities. Defaults to
-            ``'ce'``.
+            divergence from the clean images' probabilities.
         random_start (bool): Start at a random point of the ball instead of
-            the clean image. Defaults to True.
+            the clean image.
         noise_std (float, optional): Start at Gaussian noise of this standard
             deviation around the clean image, as TRADES does with 0.001.
             Defaults to None, a start drawn uniformly from the ball.
         restarts (int): Runs, each from a start of its own. Per image the
             worst result is kept: one that is misclassified, and among equals
-            the one with the higher loss. Defaults to 1.
+            the one with the higher loss.
         bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
-            :func:`attack_mode`. Only with ``'eval'``, where images don't
-            influence each other, can an image leave the batch once it is
-            misclassified. Defaults to ``'eval'``.
+            :func:`attack_mode`. Only with ``'eval'`` can an image leave the
+            batch once it is misclassified.
         full_precision (bool): Under autocast, attack in float32 all the same.
-            Defaults to False: as fast as autocast is. The loss is summed over
-            the batch, not averaged, so float16 doesn't lose its gradients.
-        compile_mode (str, optional): Compile the attacked function with
-            :func:`torch.compile` in this mode: ``'default'``,
-            ``'reduce-overhead'``, which on a GPU replays CUDA graphs, or
+        compile_mode (str, optional): A mode of :func:`torch.compile`:
+            ``'default'``, ``'reduce-overhead'`` (CUDA graphs) or
             ``'max-autotune'``. The first attack takes a minute or so longer.
-            Defaults to None: nothing is compiled, and convolutions do the
-            work of batch norms, see :func:`folded_norms`.
+            Defaults to None: not compiled, see :func:`folded_norms`.
 
     Raises:
-        TypeError: ``step_size`` is neither a string nor a number.
-        ValueError: A setting is out of its range. From the call, see
-            :class:`Attack`.
         FloatingPointError: From the call, where it stops at fooled images: an
             image's gradient is not finite.
 
@@ -211,27 +202,11 @@ def pgd(
 ) -> Tensor:
     """Adversarial images by projected gradient ascent (arXiv 1706.06083).
 
-    Args:
-        model (nn.Module): Maps images in [0, 1] to logits of shape (N, K).
-        images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
-        target (Tensor): Labels of shape (N, ) or probabilities of shape
-            (N, K), which the attack moves away from.
-        threat_model (ThreatModel): Norm and radius.
-        stop_when_fooled (bool): For evaluation: an image that is
-            misclassified, also the clean one, is done and leaves the batch.
-            Needs ``bn_mode='eval'``. Defaults to False.
-        check_range (bool): Check the values of images and target, for which
-            the host waits for a GPU. Defaults to True.
-        generator (torch.Generator, optional): Source of the random starts.
-            Defaults to None, PyTorch's own.
-        **settings: Settings of :class:`PGD`, like ``steps=20``.
-
-    Returns:
-        Tensor: Images inside ball and box exactly, see :class:`Attack`.
+    The ``settings`` are those of :class:`PGD`, all else is as of
+    :meth:`Attack.__call__`. Random starts are drawn by ``generator``.
 
     Raises:
-        ValueError: See :class:`PGD` and :class:`Attack`, or
-            ``stop_when_fooled`` is given with batch statistics.
+        ValueError: ``stop_when_fooled`` is given with batch statistics.
     """
     attack = PGD(**settings)
     attack.generator = generator

@@ -12,12 +12,9 @@ import torch
 def own_random_stream(
     device: torch.device, seed: int | None = None
 ) -> Iterator[None]:
-    """PyTorch's draws inside leave the streams outside as they were.
+    """Keep draws on the CPU and a device apart from those outside.
 
-    Args:
-        device (torch.device): Whose stream is kept besides the CPU's.
-        seed (int, optional): Of the draws inside. Defaults to None, they
-            continue the stream.
+    Without a seed the draws inside continue the stream.
     """
     devices = [device] if device.type == 'cuda' else []
     with torch.random.fork_rng(devices=devices):

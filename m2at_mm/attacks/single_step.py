@@ -24,12 +24,8 @@ class FGSM(PGD):
     ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of Fast-AT
     (arXiv 2001.03994).
 
-    Args:
-        loss (str): See :class:`PGD`. Defaults to ``'ce'``.
-        random_start (bool): See :class:`PGD`. Defaults to False.
-        step (float): Length of the step in radii, above 0. Defaults to 1.0.
-        bn_mode (str): See :class:`PGD`. Defaults to ``'eval'``.
-        full_precision (bool): See :class:`PGD`. Defaults to False.
+    The length of the step, ``step``, is in radii, above 0; the other settings
+    are those of :class:`PGD`.
     """
 
     def __init__(
@@ -68,15 +64,8 @@ class NFGSM(Attack):
     Its images leave the ball by definition, up to k + alpha radii, but not
     [0, 1]: it is for training, not for measuring. Only for linf.
 
-    Args:
-        noise (float): k, in radii, not negative. Defaults to 2.0.
-        step (float): alpha, in radii, above 0. Defaults to 1.0.
-        bn_mode (str): See :class:`PGD`. Defaults to ``'eval'``.
-        full_precision (bool): See :class:`PGD`. Defaults to False.
-
-    Raises:
-        ValueError: A setting is out of its range, or, from the call, the
-            threat model is not linf.
+    ``noise`` is k, ``step`` is alpha, both in radii; the other settings are
+    those of :class:`PGD`.
     """
 
     noise: float = 2.0

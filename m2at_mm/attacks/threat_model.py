@@ -15,11 +15,7 @@ Pixels = str | float | int
 
 
 def parse_pixels(value: Pixels, name: str) -> float:
-    """Read a size in pixel units: a fraction like ``'8/255'`` or a number.
-
-    Args:
-        value (str | float): The size, on the scale of images in [0, 1].
-        name (str): The argument's name, for the error message.
+    """Read a size on the scale of images in [0, 1], like ``'8/255'`` or 0.03.
 
     Raises:
         TypeError: ``value`` is neither a string nor a number.
@@ -50,8 +46,7 @@ def parse_length(value: Pixels, name: str) -> float:
     0-255 scale. A fraction states its unit.
 
     Raises:
-        TypeError: See :func:`parse_pixels`.
-        ValueError: The same, or ``value`` is a number above 1.
+        ValueError: The same, or as of :func:`parse_pixels`.
     """
     length = parse_pixels(value, name)
     if length > 1 and '/' not in str(value):
@@ -64,24 +59,13 @@ def parse_length(value: Pixels, name: str) -> float:
 
 
 class ThreatModel:
-    """The set of images an attacker may choose from: a ball and the box.
-
-    An adversarial image differs from the clean one by at most ``eps`` in
-    ``norm`` and stays in [0, 1].
+    """Images that differ by at most ``eps`` in ``norm`` and stay in [0, 1].
 
     Args:
         norm (str): ``'linf'``, the largest change of a channel of a pixel,
             or ``'l2'``, the Euclidean length of the change of the image.
-            Defaults to ``'linf'``.
-        eps (str | float): The radius, on the scale of images in [0, 1], as a
-            fraction or a number. An l2 radius above 1 is written as a
-            fraction, e.g. ``'765/255'`` for 3.0, which leaves no doubt of the
-            unit. Defaults to ``'8/255'``.
-
-    Raises:
-        TypeError: ``eps`` is neither a string nor a number.
-        ValueError: ``norm`` is unknown, or ``eps`` is negative, not finite,
-            or above 1 where it may not be.
+        eps (str | float): The radius, on the scale of images in [0, 1]. Above
+            1, under l2, it is a fraction, e.g. ``'765/255'`` for 3.0.
 
     Example:
         >>> threat_model = ThreatModel('linf', '8/255')
@@ -123,10 +107,8 @@ class ThreatModel:
 class Ball(ABC):
     """The allowed images around a batch: start, step and project in a norm.
 
-    Images are RGB in [0, 1] of shape (N, C, H, W). What :meth:`project`
-    returns is inside ball and box exactly: computed in the images' own
-    precision or in double precision, no distance exceeds ``eps`` and no value
-    leaves [0, 1].
+    Whatever the methods return is inside ball and box exactly: in the images'
+    own precision and in double, no distance exceeds ``eps``.
     """
 
     def __init__(self, images: Tensor, eps: float) -> None:
@@ -143,11 +125,7 @@ class Ball(ABC):
 
     @abstractmethod
     def project(self, adversarial: Tensor) -> Tensor:
-        """Go to the nearest point of the ball, then to that of the box.
-
-        Under linf that is the nearest allowed image; under l2 it is where
-        the box does not bind. What is not a number stays so.
-        """
+        """Go to the nearest point of the ball, then to that of the box."""
 
     @abstractmethod
     def distance(self, adversarial: Tensor) -> Tensor:
@@ -168,8 +146,7 @@ class _LinfBall(Ball):
         # A bound rounded away from the image would be outside by one unit in
         # the last place, so radius and bounds are rounded towards it.
         radius = _round_towards(
-            images.new_full((), eps, dtype=torch.float64),
-            images.new_zeros(()),
+            images.new_full((), eps, dtype=torch.float64), images.new_zeros(())
         ).double()
         self.lower = _bound(images, -radius)
         self.upper = _bound(images, radius)
@@ -196,9 +173,8 @@ class _LinfBall(Ball):
 class _L2Ball(Ball):
     """The change of an image is at most eps long.
 
-    Projected images keep a margin to the sphere that covers all rounding:
-    about 1e-5 of the radius for float32. So the host never has to look at the
-    result, for which it would wait for a GPU.
+    Projected images keep a margin to the sphere that covers all rounding, so
+    that the host need not wait for a GPU to look at them.
     """
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:

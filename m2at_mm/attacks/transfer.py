@@ -22,10 +22,7 @@ class Transfer(Attack):
         surrogate (dict): Config of an ``AdversarialClassifier``.
         checkpoint (str): File with the surrogate's weights.
         attack (dict, optional): Config of the attack on the surrogate.
-            Defaults to None, ``dict(type='m2at_mm.PGD', steps=20)``.
-
-    Raises:
-        ValueError: The checkpoint does not fit the surrogate.
+            Defaults to None, PGD-20.
 
     Example:
         >>> eval_attacks = dict(transfer=dict(

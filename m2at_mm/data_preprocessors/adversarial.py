@@ -23,14 +23,11 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     """Gives images in [0, 1]; normalising them is a separate step.
 
     It takes the settings of :class:`mmpretrain.models.ClsDataPreprocessor`
-    with their meaning, so that a stock config's ``data_preprocessor`` fits as
-    it is: ``mean`` and ``std`` on the 0-255 scale in RGB order, ``to_rgb``,
-    ``num_classes`` and ``batch_augments``, which mix the images in pixel
-    space. The only difference: :meth:`forward` divides by 255 instead of
+    with their meaning, so that a stock config's ``data_preprocessor`` fits.
+    The only difference: :meth:`forward` divides by 255 instead of
     normalising, and the attacked function begins with :meth:`normalize`.
-    Without ``mean`` and ``std`` the network sees 0-255, as in mmpretrain.
-    Batches come in :attr:`memory_format`. Labels come as a list of
-    ``DataSample`` or, in training, as :class:`m2at_mm.structures.BatchLabels`.
+    Labels come as a list of ``DataSample`` or, in training, as
+    :class:`m2at_mm.structures.BatchLabels`.
 
     Args:
         augment (dict, optional): Random crops and flips of training batches,
@@ -81,10 +78,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     ) -> dict[str, Any]:
         """Move a batch to the device and scale it to [0, 1].
 
-        Args:
-            data (dict): ``inputs``, pixels in 0-255 of shape (N, C, H, W) or
-                a list of (C, H, W), and ``data_samples``.
-            training (bool): Whether to crop, flip and mix.
+        ``inputs`` are pixels in 0-255 of shape (N, C, H, W), or a list of
+        images. In training they are cropped, flipped and mixed.
 
         Raises:
             ValueError: Pixels are not in 0-255, images are of several sizes,
@@ -113,10 +108,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         return batch
 
     def normalize(self, images: Tensor) -> Tensor:
-        """What the network sees: (255 * images - mean) / std.
-
-        Without mean and std it sees 255 * images.
-        """
+        """What the network sees: (255 * images - mean) / std, if given."""
         mean: Tensor | None = getattr(self, 'mean', None)
         if mean is None:
             return 255 * images
@@ -223,12 +215,10 @@ def take_over_preprocessing(
 ) -> tuple[dict[str, Any], dict[str, Any] | nn.Module]:
     """Move the preprocessing settings from a classifier to its wrapper.
 
-    As in a stock config, those inside the model's config go before the
-    top-level ones, and ``train_cfg`` holds batch augmentations. Crops and
-    flips, which belong to the dataset, stay.
-
-    Returns:
-        tuple: The classifier's config without them, and the settings.
+    Returns the classifier's config without them, and the settings. As in a
+    stock config, those inside the model's config go before the top-level
+    ones, and ``train_cfg`` holds batch augmentations. Crops and flips, which
+    belong to the dataset, stay.
 
     Raises:
         ValueError: The preprocessor is for another task.

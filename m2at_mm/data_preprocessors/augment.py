@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,17 +16,10 @@ def crop_and_flip(
 ) -> Tensor:
     """Crop each image out of itself in a black border, and flip some.
 
-    Args:
-        images (Tensor): Of any dtype and range, shape (N, C, H, W).
-        tops (Tensor): First row of each crop in the padded image, int64 in
-            0 to 2 * padding, shape (N, ).
-        lefts (Tensor): First column, of the same range and shape.
-        flips (Tensor): Whether to mirror the crop horizontally, bool of
-            shape (N, ).
-        padding (int): Width of the border in pixels.
-
-    Returns:
-        Tensor: Same shape and dtype, in the channels-last layout.
+    Images are of any dtype and range, of shape (N, C, H, W); the result is in
+    the channels-last layout. ``tops`` and ``lefts``, int64 (N, ), are the
+    first row and column of a crop in the padded image, 0 to 2 * padding;
+    ``flips``, bool (N, ), says which crops are mirrored horizontally.
     """
     number, _, height, width = images.shape
     columns = torch.arange(width, device=images.device)
@@ -40,6 +35,7 @@ def crop_and_flip(
     return crops.permute(0, 3, 1, 2)
 
 
+@dataclass
 class RandomCropAndFlip:
     """Mmpretrain's ``RandomCrop`` and ``RandomFlip``, for a batch at once.
 
@@ -48,15 +44,16 @@ class RandomCropAndFlip:
 
     Args:
         crop_padding (int): Width in pixels of the black border that the crop,
-            as large as the image, is taken from. Defaults to 0.
-        flip_prob (float): Probability of a horizontal flip. Defaults to 0.0.
+            as large as the image, is taken from.
+        flip_prob (float): Probability of a horizontal flip.
     """
 
-    def __init__(self, crop_padding: int = 0, flip_prob: float = 0.0) -> None:
-        check_count('crop_padding', crop_padding, 0)
-        check_number('flip_prob', flip_prob, 0, 1)
-        self.crop_padding = crop_padding
-        self.flip_prob = flip_prob
+    crop_padding: int = 0
+    flip_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count('crop_padding', self.crop_padding, 0)
+        check_number('flip_prob', self.flip_prob, 0, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Draw and transform, see :func:`crop_and_flip`."""

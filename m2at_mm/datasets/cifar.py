@@ -65,16 +65,11 @@ class CIFAR10(WholeBatches, _CIFAR10):
         val_size (int): Number of images in ``val``, a multiple of the number
             of classes. Defaults to 1000.
         lazy_init (bool): Whether to load at first use. Defaults to False.
-        **kwargs: Other keyword arguments of mmpretrain's ``CIFAR10``, and
-            ``whole_batches`` of :class:`WholeBatches`.
+        **kwargs: As of mmpretrain's ``CIFAR10`` and :class:`WholeBatches`.
 
     Raises:
         ValueError: An argument, a class folder or an image is wrong.
         FileNotFoundError: There are no data and none can be downloaded.
-
-    Example:
-        >>> dataset = dict(
-        >>>     type='m2at_mm.CIFAR10', data_root='data/cifar10', split='val')
     """
 
     _indices: int | Sequence[int] | None
@@ -252,10 +247,7 @@ class CIFAR10(WholeBatches, _CIFAR10):
 
 @DATASETS.register_module()
 class CIFAR100(CIFAR10, _CIFAR100):
-    """mmpretrain's CIFAR-100 in the same way; see :class:`CIFAR10`.
-
-    The official files are in ``data_root/cifar-100-python``.
-    """
+    """mmpretrain's CIFAR-100 in the same way; see :class:`CIFAR10`."""
 
 
 def _read_image(path: str) -> np.ndarray:

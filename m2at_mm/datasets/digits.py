@@ -21,22 +21,18 @@ VAL_PER_CLASS = 20
 class Digits(WholeBatches):
     """The 1,797 handwritten digits inside scikit-learn, in CIFAR's shape.
 
-    The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB, for
-    demonstrations and tests on a machine without data or network. The split
-    is fixed and the parts are disjoint: 'train' has 1,297 images, 'val' 200
-    and 'test' 300, the latter two with equally many of each class. Samples
-    take turns over the classes, so that ``indices=N`` is balanced. A sample
-    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
+    The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. The
+    split is fixed: 'train' has 1,297 images, 'val' 200 and 'test' 300, the
+    latter two with equally many of each class. Samples are in the order and
+    form of :class:`CIFAR10`.
 
     Args:
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
-        metainfo (dict, optional): Meta information of the dataset. Defaults
-            to None.
-        **kwargs: Other keyword arguments of mmpretrain's ``BaseDataset``,
-            and ``whole_batches`` of :class:`WholeBatches`.
+        metainfo (dict, optional): Meta information. Defaults to None.
+        **kwargs: As of mmpretrain's ``BaseDataset`` and
+            :class:`WholeBatches`.
 
     Raises:
-        ValueError: ``split`` is not one of the three.
         ImportError: scikit-learn is not installed.
     """
 

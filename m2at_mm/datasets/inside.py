@@ -17,13 +17,7 @@ def _wrapped(dataset: Any) -> list[Any]:
 
 
 def inner_datasets(dataset: Any) -> Iterator[Any]:
-    """The dataset itself and those inside it, from the outside in.
-
-    Args:
-        dataset: Like ``RepeatDataset``, ``ConcatDataset``,
-            ``ClassBalancedDataset``, ``KFoldDataset`` or
-            :class:`torch.utils.data.Subset`, or one with images of its own.
-    """
+    """The dataset itself and those inside it, from the outside in."""
     yield dataset
     joined = getattr(dataset, '__dict__', {}).get('datasets', ())
     for part in (*joined, *_wrapped(dataset)):
@@ -33,11 +27,8 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
 def labels_of(dataset: Any) -> np.ndarray | None:
     """The labels of the images that a dataset gives, without reading them.
 
-    They have shape (len(dataset), ). It is None where a label is known only
-    after reading the image.
-
-    Raises:
-        KeyError: The images have no labels.
+    They have shape (len(dataset), ), or are None where a label is known only
+    after reading the image. Raises KeyError where images have no labels.
     """
     joined = isinstance(dataset, ConcatDataset)
     parts = dataset.datasets if joined else _wrapped(dataset)
@@ -64,8 +55,7 @@ def labels_of(dataset: Any) -> np.ndarray | None:
 def labelled_datasets(dataset: Any) -> Iterator[tuple[Any, np.ndarray]]:
     """The datasets with images whose labels are known, and those labels.
 
-    The labels are those of the images that ``dataset`` gives of them, int64
-    of shape (N, ).
+    They are those of the images that ``dataset`` gives, int64 of shape (N, ).
     """
     if isinstance(dataset, ConcatDataset):
         for one in dataset.datasets:

@@ -32,8 +32,8 @@ class SeededPipeline:
         seed (int): Seed of the training.
         epoch (Tensor): The epoch, int64 of shape (), in shared memory, so
             that persistent workers see it change.
-        part (int): Number of the dataset where several are concatenated, so
-            that their images get different draws. Defaults to 0.
+        part (int): Number of the dataset where several are concatenated.
+            Defaults to 0.
     """
 
     def __init__(
@@ -94,11 +94,7 @@ def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
 
 @contextmanager
 def given_streams(draw: tuple[int, ...]) -> Iterator[None]:
-    """Seed the streams inside by ``draw``, in place of a SeededPipeline's.
-
-    Args:
-        draw (tuple[int, ...]): The seed, of any length.
-    """
+    """Seed the streams inside by ``draw``, in place of a SeededPipeline's."""
     global _given_streams
     before, _given_streams = _given_streams, True
     try:

@@ -17,12 +17,8 @@ def stratified_split(
     """Split samples into parts with the same number of every class.
 
     The n-th sample of a class always goes to the same part, however the
-    classes are interleaved.
-
-    Args:
-        labels (ndarray): Class index of every sample, shape (N, ).
-        sizes (Sequence[int]): Samples per class of every part but the last,
-            which takes the rest.
+    classes are interleaved. Of labels, shape (N, ), and the samples per class
+    of every part but the last, which takes the rest.
 
     Returns:
         list[ndarray]: Ascending sample indices of the ``len(sizes) + 1``
@@ -41,13 +37,7 @@ def round_robin(labels: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Order samples so that every first N of them are balanced.
 
     The first sample of every class in class order, then the second ones, ...
-
-    Args:
-        labels (ndarray): Class index of every sample, shape (N, ).
-        part (ndarray): Indices of the samples to order, shape (M, ).
-
-    Returns:
-        ndarray: ``part`` in the new order, shape (M, ).
+    ``part``, shape (M, ), are the samples' indices into ``labels``.
     """
     rank = np.empty(len(part), dtype=np.int64)
     for label in np.unique(labels[part]):

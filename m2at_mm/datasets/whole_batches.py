@@ -44,10 +44,10 @@ class WholeBatches(BaseDataset):
             self._check_pipeline()
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[Any]:
-        """A batch of N samples, as PyTorch's dataloader asks for it.
+        """A batch of N samples, or a list of them without ``whole_batches``.
 
-        It has ``inputs``, uint8 of shape (N, C, H, W), and ``data_samples``;
-        it is a list of samples without ``whole_batches``.
+        The batch has ``inputs``, uint8 of shape (N, C, H, W), and
+        ``data_samples``.
         """
         if not self.whole_batches:
             return [self[index] for index in indices]

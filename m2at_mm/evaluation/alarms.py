@@ -19,12 +19,7 @@ _NEAR_CHANCE = 10.0
 
 @dataclass(frozen=True)
 class Alarm:
-    """A sign of gradient masking, with its evidence in numbers.
-
-    Attributes:
-        name (str): Name of the sign, like ``'clean_accuracy_at_chance'``.
-        message (str): What was found, and what it means.
-    """
+    """A sign of gradient masking: what was found, in numbers, and means."""
 
     name: str
     message: str
@@ -34,14 +29,9 @@ class Alarm:
 class Sign:
     """One kind of alarm, raised by named figures.
 
-    Attributes:
-        name (str): Name of the alarm.
-        condition (Callable): Whether figures are suspicious.
-        sentence (str): What was found, with names of figures in braces.
-        advice (str): What it means or what to do, likewise.
-        measure (Callable, optional): Where the figures come from, see
-            :mod:`m2at_mm.evaluation.comparisons`. Defaults to None, the
-            probes.
+    Sentence (what was found) and advice have names of figures in braces. The
+    figures are those of the probes, unless a measure of
+    :mod:`m2at_mm.evaluation.comparisons` is given.
     """
 
     name: str
@@ -59,13 +49,8 @@ def find_alarms(
     The signs are those of arXiv 1802.00420 (section 3.1) and arXiv 1902.06705
     (section 4).
 
-    Args:
-        outcomes (Sequence[Outcomes]): One per radius.
-        probes (dict): Figures of :func:`m2at_mm.evaluation.probes.probe`;
-            empty if nothing was probed.
-
-    Returns:
-        list[Alarm]: Empty if nothing is suspicious.
+    The outcomes are one per radius; the probes are figures of
+    :func:`m2at_mm.evaluation.probes.probe`, empty if nothing was probed.
     """
     probed = [_with_percents(probes)] if probes else []
     return [

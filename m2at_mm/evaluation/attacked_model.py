@@ -56,11 +56,10 @@ def attack_batch(
     labels: Tensor,
     seed: int,
 ) -> tuple[Arrays, Tensor]:
-    """Attack a batch, and classify what comes out.
+    """Attack a batch; facts of each image, and the adversarial images.
 
-    Returns:
-        tuple: ``label``, ``predicted``, ``outside`` and ``content`` of shape
-        (N, ) and ``seconds`` of shape (1, ); and the adversarial images.
+    The facts are ``label``, ``predicted``, ``outside`` and ``content``, of
+    shape (N, ), and ``seconds`` of shape (1, ).
     """
 
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:

@@ -15,22 +15,17 @@ from m2at_mm.attacks.autoattack import (
 
 @dataclass(frozen=True)
 class NamedAttack:
-    """What is known of an attack.
+    """What is known of an attack."""
 
-    Attributes:
-        config (dict): Config of the attack; the user completes that of the
-            transfer attack.
-        passes (int): Forward passes of the model per batch, at most.
-        loss (str, optional): The loss that it raises: ``'ce'``, the
-            cross-entropy, or ``'margin'``, differences of logits.
-        single_step (bool): Whether it follows the gradient only once.
-        black_box (bool): Whether it never asks the model for a gradient.
-    """
-
+    #: The user completes that of the transfer attack.
     config: dict[str, Any]
+    #: Forward passes of the model per batch, at most.
     passes: int = 1
+    #: The loss that it raises: cross-entropy ``'ce'``, or ``'margin'``.
     loss: str | None = None
+    #: Whether it follows the gradient only once.
     single_step: bool = False
+    #: Whether it never asks the model for a gradient.
     black_box: bool = False
 
 
@@ -80,10 +75,8 @@ DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 class AttackPlan:
     """An attack as parts, each of which gets what the last one left over.
 
-    Attributes:
-        name (str): One of :data:`ATTACK_NAMES`.
-        parts (tuple): Pairs of a name and an attack's config.
-        note (str, optional): What a reader of the results must know.
+    The parts are pairs of a name and an attack's config; the note is for the
+    reader of the results.
     """
 
     name: str
@@ -115,17 +108,10 @@ def plan_attack(
     seed: int = 0,
     transfer: dict[str, Any] | None = None,
 ) -> AttackPlan:
-    """What an attack's name stands for.
+    """What a name of :data:`ATTACK_NAMES` but ``'clean'`` stands for.
 
-    Args:
-        name (str): One of :data:`ATTACK_NAMES`, but not ``'clean'``.
-        num_classes (int): Classes of the model, at least 2.
-        seed (int): Seed of AutoAttack's random starts. Defaults to 0.
-        transfer (dict, optional): Arguments of the ``'transfer'`` attack.
-            Defaults to None.
-
-    Returns:
-        AttackPlan: The attack.
+    ``seed`` is that of AutoAttack's random starts, ``transfer`` has the
+    arguments of the ``'transfer'`` attack.
     """
     config = copy.deepcopy(NAMED_ATTACKS[name].config) | (
         dict(transfer or {}) if name == 'transfer' else {}

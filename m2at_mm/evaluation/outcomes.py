@@ -15,7 +15,6 @@ class Outcomes:
     """Predictions on every image, clean and under each attack of one radius.
 
     Attributes:
-        threat_model (ThreatModel): Threat model of the attacks.
         labels (np.ndarray): True labels, int64 of shape (N, ).
         predictions (dict[str, np.ndarray]): Predicted labels by attack, each
             of shape (N, ), with ``'clean'``. An image that is misclassified
@@ -23,13 +22,9 @@ class Outcomes:
             the logits are not finite.
         parts (dict[str, dict[str, np.ndarray]]): For an attack of several
             parts, the predictions after each.
-        seconds (dict[str, float]): Time spent per attack, summed over the
-            processes.
+        seconds (dict[str, float]): Per attack, summed over the processes.
         outside (dict[str, int]): Adversarial images outside ball or box.
-        notes (list[str]): What a reader must know.
-        num_classes (int, optional): Number of classes of the model.
-        positions (np.ndarray, optional): Positions of the images in the
-            dataset, shape (N, ).
+        positions (np.ndarray, optional): In the dataset, shape (N, ).
     """
 
     threat_model: ThreatModel

@@ -41,15 +41,8 @@ def probe(
 ) -> dict[str, Any]:
     """Measure the figures that :func:`m2at_mm.evaluation.find_alarms` judges.
 
-    Args:
-        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
-            logits of shape (N, K), in eval mode.
-        images (Tensor): Correctly classified images, shape (N, C, H, W).
-        labels (Tensor): Their labels, shape (N, ).
-        threat_model (ThreatModel): Threat model of the evaluation.
-        seed (int): Seed of the random draws. Defaults to 0.
-        batch_size (int): Images at a time, halved where a GPU's memory does
-            not suffice. Defaults to all.
+    The model is in eval mode, and classifies the images, shape (N, C, H, W),
+    correctly by the labels, shape (N, ).
 
     Returns:
         dict: ``num_images``, ``num_classes``;

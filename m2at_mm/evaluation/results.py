@@ -108,13 +108,11 @@ def _notes(outcomes: Sequence[Outcomes], counts: np.ndarray) -> list[str]:
 
 
 def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
-    """The predictions behind the figures, image by image.
+    """The predictions behind the figures, in the order of the dataset.
 
-    Returns:
-        dict[str, np.ndarray]: ``index``, the position in the dataset, where
-        it is known, ``label`` and ``clean``, and per attack ``NAME``, or
-        ``NAME@EPS/255`` with several radii: predicted labels, of shape (N, )
-        in the order of the dataset.
+    They are of shape (N, ): ``index``, the position in the dataset, where it
+    is known, ``label`` and ``clean``, and per attack ``NAME``, or
+    ``NAME@EPS/255`` with several radii.
     """
     main = outcomes[0]
     arrays = {} if main.positions is None else dict(index=main.positions)

@@ -21,9 +21,8 @@ class RobustAccuracy(BaseMetric):
 
     Args:
         collect_device (str): ``'cpu'`` or ``'gpu'``, where the results of
-            several processes are joined. Defaults to ``'cpu'``.
-        prefix (str, optional): Replaces ``robust`` in the names. Defaults to
-            None.
+            several processes are joined.
+        prefix (str, optional): Replaces ``robust`` in the names.
 
     Example:
         >>> val_evaluator = dict(type='m2at_mm.RobustAccuracy')

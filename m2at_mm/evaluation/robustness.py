@@ -28,12 +28,7 @@ from m2at_mm.evaluation.named_attacks import (
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 from m2at_mm.evaluation.probes import NUM_PROBED, probe
 from m2at_mm.evaluation.samples import Samples, spread_order
-from m2at_mm.evaluation.store import (
-    Arrays,
-    ResultStore,
-    digest,
-    digest_module,
-)
+from m2at_mm.evaluation.store import Arrays, ResultStore, digest, digest_module
 from m2at_mm.registry import TASK_UTILS
 
 _RANDOM_NOTE = (
@@ -54,21 +49,17 @@ class RobustnessEvaluation:
     are what they were: they are read first, without attack.
 
     Args:
-        model (nn.Module): Maps images in [0, 1], shape (N, C, H, W), to
-            logits of shape (N, K). It is set to eval mode.
+        model (nn.Module): Maps images in [0, 1] to logits of shape (N, K).
+            It is set to eval mode.
         samples (Samples): The images.
         store (ResultStore): Where finished batches are kept, in a folder of
             these images. Its settings are to hold what else a result depends
             on.
         batch_size (int): Images per batch. AutoAttack's outcome depends on
             it, in the hundredth image or so; its own default is 250. A batch
-            that does not fit into a GPU's memory is halved. Defaults to 250.
-        seed (int): Seed of all random draws. Defaults to 0.
+            that does not fit into a GPU's memory is halved.
+        seed (int): Seed of all random draws.
         transfer (dict, optional): Config of the ``'transfer'`` attack.
-            Defaults to None.
-
-    Raises:
-        ValueError: ``batch_size`` is below 1.
     """
 
     model: nn.Module
@@ -89,9 +80,8 @@ class RobustnessEvaluation:
     ) -> tuple[list[Outcomes], dict[str, Any]]:
         """Evaluate clean, and under every attack at every radius.
 
-        Returns:
-            tuple: The outcomes per threat model, and the figures of
-            :func:`m2at_mm.evaluation.probes.probe`.
+        The outcomes are one per threat model; with them come the figures of
+        :func:`m2at_mm.evaluation.probes.probe`.
 
         Raises:
             ValueError: An attack can't be built for this model, an image has

@@ -45,7 +45,7 @@ class RobustnessTestLoop(BaseLoop):
         runner (Runner): The runner.
         dataloader (dict | DataLoader): Of the test images; its batch size is
             not used.
-        evaluator: Not used; for the Runner's interface. Defaults to None.
+        evaluator: Not used; for the Runner's interface.
         attacks (Sequence[str]): Of
             :data:`m2at_mm.evaluation.named_attacks.ATTACK_NAMES`. Defaults to
             clean, fgsm, pgd20 and cw20.
@@ -53,24 +53,19 @@ class RobustnessTestLoop(BaseLoop):
             ``['4/255', '8/255']``. Defaults to None, that of the model.
         norm (str, optional): ``'linf'`` or ``'l2'``. Defaults to None, that
             of the model.
-        num_samples (int, optional): How many images of the dataset to use.
-            Defaults to None, all.
+        num_samples (int, optional): How many images to use, None for all.
         subset (str): Which images are used, if not all: ``'spread'`` over
-            the classes, the same for every network, or ``'first'``, the first
-            ones. Defaults to ``'spread'``.
-        batch_size (int): Images per batch. Defaults to 250, as in AutoAttack.
-        seed (int): Of all random draws. Defaults to 0.
+            the classes, the same for every network, or ``'first'``.
+        batch_size (int): Images per batch, by default as in AutoAttack.
+        seed (int): Of all random draws.
         transfer (dict, optional): Arguments of :class:`m2at_mm.Transfer`.
-            Defaults to None.
         out (str, optional): JSON file for the results. Defaults to None,
             ``WORK_DIR/results.json``.
         adversarial_dir (str, optional): Folder for the adversarial images.
             Defaults to None: they are not kept.
 
     Raises:
-        TypeError: The model is another one.
-        ValueError: An attack is unknown or has no surrogate, a radius has no
-            unit, a number is out of its range.
+        ValueError: A setting does not fit the model or the others.
 
     Example:
         >>> test_cfg = dict(
@@ -122,11 +117,9 @@ class RobustnessTestLoop(BaseLoop):
     def run(self) -> dict[str, float]:
         """Evaluate; print and write the results.
 
-        Only one evaluation at a time runs in a work dir.
-
-        Returns:
-            dict[str, float]: ``robust/clean``, ``robust/NAME`` and
-            ``robust/worst`` at the main radius, in per cent.
+        Only one evaluation at a time runs in a work dir. The metrics are
+        ``robust/clean``, ``robust/NAME`` and ``robust/worst`` at the main
+        radius, in per cent.
         """
         self.runner.call_hook('before_test')
         self.runner.call_hook('before_test_epoch')

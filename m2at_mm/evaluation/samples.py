@@ -43,18 +43,16 @@ class Samples:
             ``inputs``, RGB in [0, 1] of shape (N, C, H, W) on the device, and
             ``data_samples``.
         collate_fn (Callable): Joins items to a batch.
-        num_samples (int, optional): How many images to use. Defaults to None,
-            all.
-        num_workers (int): Processes that read. Defaults to 0.
+        num_samples (int, optional): How many images to use, None for all.
+        num_workers (int): Processes that read.
         subset (str): Which images are used, if not all: ``'spread'``, drawn
             with a fixed seed, as many of each class as there are; or
             ``'first'``, the first ones of the dataset, as in AutoAttack's
-            tables on CIFAR. Defaults to ``'spread'``.
+            tables on CIFAR.
 
     Raises:
-        ValueError: ``num_samples`` is not from 1 to the dataset's size,
-            ``subset`` is unknown, or an image of the dataset has no label, or
-            several.
+        ValueError: ``num_samples`` or ``subset`` does not fit, or an image of
+            the dataset has no label, or several.
     """
 
     dataset: Any
@@ -95,14 +93,8 @@ class Samples:
         """Read batches, given by which of the chosen images are in each.
 
         The images are counted from 0. A pipeline with random transforms draws
-        by the seed.
-
-        Yields:
-            tuple[Tensor, Tensor]: Images, RGB in [0, 1] of shape
-            (N, C, H, W), and labels, int64 of shape (N, ), on the device.
-
-        Raises:
-            ValueError: An image has no label, or not exactly one.
+        by the seed. Yielded are images, RGB in [0, 1] of shape (N, C, H, W),
+        and labels, int64 of shape (N, ), on the device.
         """
         loader = DataLoader(
             _Reader(self.dataset, self.positions.tolist(), seed),

@@ -74,11 +74,8 @@ class ResultStore:
     A process may be killed at any time: a file is written beside its place
     and renamed, so what is there is complete.
 
-    Args:
-        folder (Path): Made when something is written.
-        settings (dict): What all results in the folder depend on.
-        images_folder (Path, optional): Folder for adversarial images.
-            Defaults to None: they are not kept.
+    All results in the folder depend on the ``settings``; adversarial images
+    are kept where an ``images_folder`` is given.
     """
 
     folder: Path

@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from m2at_mm.attacks import attack_mode, own_random_stream
 from m2at_mm.checks import check_count
-from m2at_mm.evaluation.samples import Samples
+from m2at_mm.hooks.watched_images import watched_batches, watched_loader
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import random_streams, set_random_streams
-from m2at_mm.runner.train_loops import counts_epochs
+from m2at_mm.runner.train_loops import refuse_epochs
 from m2at_mm.visualization import (
     TrainingImages,
     draw_training_images,
@@ -41,26 +41,19 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
-    After each ``interval`` epochs or iterations the runner's visualizer, so
-    whatever ``vis_backends`` it has, is given
+    After each ``interval`` epochs or iterations the runner's visualizer, with
+    whatever ``vis_backends`` it has, is given the picture
+    ``training_images`` (see
+    :func:`m2at_mm.visualization.draw_training_images`), ``attack_success``,
+    the percentage of the images that are classified correctly without attack
+    and wrongly under the train attack, and ``threat_model.eps``, unless
+    :class:`AttackScheduleHook` logs it. Steps are counted in iterations.
 
-    - the picture ``training_images``: clean images, masks, perturbations,
-      training images and predictions, as far as the method has them (see
-      :func:`m2at_mm.visualization.draw_training_images`);
-    - ``attack_success``: per cent of ``num_images`` that are right when clean
-      and wrong under the train attack;
-    - ``threat_model.eps``, unless :class:`AttackScheduleHook` logs it.
-
-    Steps are counted in iterations, as those of the losses. Random starts and
-    masks are the same every time, so that only the network differs. It is the
-    network in training, in eval mode and the precision of its parameters: not
-    the averaged one of an EMAHook.
-
-    Nothing is computed in between, nor in other processes than the main one,
-    which the others wait for. Training is bit for bit what it is without the
-    hook. Where a picture fails, as with a full disk or a tracking server that
-    is gone, an error is logged, and once more at the end of training, which
-    goes on.
+    Random starts and masks are the same every time, so only the network
+    differs: the one in training, not the average of an EMAHook, in eval mode.
+    Only the main process computes pictures. Training is bit for bit what it
+    is without the hook. A picture that fails, as with a full disk, is logged
+    as an error, and training goes on.
 
     Args:
         interval (int): Epochs or iterations between pictures. Defaults to 1.
@@ -70,6 +63,11 @@ class AdversarialVisualizationHook(Hook):
             training set where there is none, spread over its classes.
             Defaults to 128.
         num_rows (int): How many of them the picture shows. Defaults to 4.
+
+    Raises:
+        ValueError: At the start of training, the visualizer has no backend,
+            the loop has no epochs to count, or the model cannot be run in one
+            process alone.
 
     Example:
         >>> default_hooks = dict(
@@ -85,36 +83,28 @@ class AdversarialVisualizationHook(Hook):
     def __post_init__(self) -> None:
         for name in ('interval', 'num_images', 'num_rows'):
             check_count(name, getattr(self, name))
-        self._batches: list[list[Tensor]] = []
+        self._batches: list[tuple[Tensor, Tensor]] = []
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what would show nothing, or hang.
-
-        Raises:
-            ValueError: The visualizer has no backend, the loop has no epochs
-                to count, or the model cannot be run in one process alone.
-        """
+        """Refuse what would show nothing, or hang."""
         if not runner.visualizer._vis_backends:
             raise ValueError(
                 'visualizer has no vis_backends, so pictures would get lost: '
                 "set visualizer.vis_backends=[dict(type='LocalVisBackend')], "
                 'or remove AdversarialVisualizationHook'
             )
-        if self.by_epoch and not counts_epochs(runner):
-            raise ValueError(
-                'by_epoch=True needs epochs, but training is by iterations: '
-                'set by_epoch=False and interval to a number of iterations'
-            )
+        if self.by_epoch:
+            refuse_epochs(runner, f'interval={self.interval}')
         _check_runs_alone(runner.model)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Show, where epochs are counted."""
+        """Show after an epoch."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._show(runner, f'epoch {runner.epoch + 1}', runner.iter)
 
     def after_train_iter(self, runner: Runner, *args: Any, **_: Any) -> None:
-        """Show, where iterations are counted."""
+        """Show after an iteration."""
         if self.by_epoch:
             return
         if self.every_n_train_iters(runner, self.interval):
@@ -122,7 +112,7 @@ class AdversarialVisualizationHook(Hook):
             self._show(runner, f'iteration {step}', step)
 
     def after_train(self, runner: Runner) -> None:
-        """Say once more what is missing."""
+        """Log how many pictures are missing."""
         if self._failures:
             runner.logger.error(
                 f'{self._failures} pictures or curves of '
@@ -157,12 +147,13 @@ class AdversarialVisualizationHook(Hook):
             )
 
     def _look(self, runner: Runner) -> tuple[TrainingImages, float | None]:
-        """The images of the picture, and the attack's success in per cent."""
+        """Compute the picture, and the attack's success in per cent."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         if not self._batches:
-            with own_random_stream(device, 0):
-                self._batches = self._load(runner)
+            self._batches = watched_batches(
+                runner, self.num_images, self.num_rows
+            )
         with attack_mode(model), own_random_stream(device, 0):
             found = [
                 TrainingImages.of(model, *(one.to(device) for one in batch))
@@ -172,28 +163,6 @@ class AdversarialVisualizationHook(Hook):
         success = torch.cat(fooled).float().mean() if fooled else None
         picture = found[0].first(self.num_rows)
         return picture, None if success is None else 100 * float(success)
-
-    def _load(self, runner: Runner) -> list[list[Tensor]]:
-        """The images, in batches no larger than the loader's."""
-        loader = _loader(runner)
-        samples = Samples(
-            loader.dataset,
-            bare_model(runner.model).data_preprocessor,
-            loader.collate_fn,
-            # Read by a worker, training images are not counted as read, see
-            # SeededPipeline.
-            num_workers=0 if runner.val_loop else 1,
-        )
-        order = samples.spread(self.num_images)
-        size = max(loader.batch_size or 1, self.num_rows)
-        parts = [order[at : at + size] for at in range(0, len(order), size)]
-        return [
-            [one.cpu() for one in batch] for batch in samples.batches(parts)
-        ]
-
-
-def _loader(runner: Runner) -> Any:
-    return (runner.val_loop or runner.train_loop).dataloader
 
 
 def _add_curves(
@@ -209,7 +178,9 @@ def _add_curves(
 def _add_picture(
     runner: Runner, picture: TrainingImages, note: str, step: int
 ) -> None:
-    classes = getattr(_loader(runner).dataset, 'metainfo', {}).get('classes')
+    classes = getattr(watched_loader(runner).dataset, 'metainfo', {}).get(
+        'classes'
+    )
     figure = draw_training_images(picture, classes, note)
     runner.visualizer.add_image(_PICTURE, figure_pixels(figure), step)
     for backend in runner.visualizer._vis_backends.values():

@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -28,19 +28,17 @@ _OWNERS = ('threat_model', 'train_attack', 'method')
 class AttackScheduleHook(Hook):
     """Change settings of the threat model, attack or method while training.
 
-    A setting is a number that the threat model, the train attack or the
-    method of an AdversarialClassifier was given: ``'threat_model.eps'``,
-    ``'train_attack.step_size'``, ``'train_attack.steps'``,
-    ``'method.scale'``, ...; or ``'label_smoothing'``. A whole number, like
-    ``steps``, is rounded. The value depends on epoch or iteration
-    alone, so a resumed run goes on where it was. Validation uses the settings
-    of the config, so that its figures can be compared from epoch to epoch.
-    Each value is logged under its name.
+    The value depends on epoch or iteration alone, so a resumed run goes on
+    where it was, and is logged under the setting's name. Validation uses the
+    settings of the config, so its figures can be compared over epochs.
 
     Args:
         schedules (Sequence[dict]): One per setting, with
 
-            - ``param`` (str): The setting's dotted name.
+            - ``param`` (str): Dotted name of a number that the threat model,
+              the train attack or the method was given, like
+              ``'threat_model.eps'``, ``'train_attack.steps'`` (rounded) or
+              ``'method.scale'``; or ``'label_smoothing'``.
             - ``values`` (Sequence[float | str]): For ``'linear'`` and
               ``'cosine'``, the first and the last value; for ``'step'``, one
               more than there are milestones. Sizes in pixels also as
@@ -61,12 +59,11 @@ class AttackScheduleHook(Hook):
             does not allow one of the values.
 
     Example:
+        >>> eps = dict(param='threat_model.eps', values=['0/255', '8/255'],
+        ...            milestones=[0, 10])
         >>> default_hooks = dict(
         ...     attack_schedule=dict(
-        ...         type='m2at_mm.AttackScheduleHook',
-        ...         schedules=[
-        ...             dict(param='threat_model.eps',
-        ...                  values=['0/255', '8/255'], milestones=[0, 10])]))
+        ...         type='m2at_mm.AttackScheduleHook', schedules=[eps]))
     """
 
     def __init__(self, schedules: Sequence[dict[str, Any]]) -> None:
@@ -75,18 +72,13 @@ class AttackScheduleHook(Hook):
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f'schedules set {sorted(twice)} more than once')
-        self._settings: dict[str, _Setting] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find the settings and check that they allow the values."""
-        model = bare_model(runner.model)
         for schedule in self.schedules:
             if schedule.by_epoch:
                 refuse_epochs(runner, f'the schedule of {schedule.param!r}')
-            setting = _Setting(model, schedule.param)
-            for value in schedule.values:
-                setting.check(value)
-            self._settings[schedule.param] = setting
+            schedule.bind(bare_model(runner.model))
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Set what is scheduled by epoch."""
@@ -98,20 +90,18 @@ class AttackScheduleHook(Hook):
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Validate with the settings of the config."""
-        for setting in self._settings.values():
-            setting.reset()
+        for schedule in self.schedules:
+            schedule.reset()
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
         """Go on with those of the schedule, for loops without epochs."""
-        if self._settings:
-            self._apply(runner, by_epoch=True)
+        self._apply(runner, by_epoch=True)
 
     def _apply(self, runner: Runner, by_epoch: bool) -> None:
         time = runner.epoch if by_epoch else runner.iter
         for schedule in self.schedules:
-            if schedule.by_epoch == by_epoch:
-                setting = self._settings[schedule.param]
-                value = setting.set(schedule.value_at(time))
+            if schedule.by_epoch == by_epoch and schedule.owner is not None:
+                value = schedule.apply(time)
                 name = f'train/{schedule.param}'
                 runner.message_hub.update_scalar(name, value)
 
@@ -125,6 +115,8 @@ class _Schedule:
     milestones: Sequence[int] = ()
     curve: str = 'linear'
     by_epoch: bool = True
+    #: What has the setting, once training begins.
+    owner: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         param, at = self.param, list(self.milestones)
@@ -148,9 +140,8 @@ class _Schedule:
         needed = (len(at) + 1, len(at)) if self.curve == 'step' else (2, 2)
         if given != needed:
             raise ValueError(
-                f'curve={self.curve!r} of {param!r} needs {needed[0]} values '
-                f'and {needed[1]} milestones, but got {given[0]} and '
-                f'{given[1]}'
+                f'curve={self.curve!r} of {param!r} needs %s values and %s '
+                'milestones, but got %s and %s' % (*needed, *given)
             )
 
     def value_at(self, time: int) -> float:
@@ -164,38 +155,20 @@ class _Schedule:
         first, last = self._numbers
         return first + share * (last - first)
 
-
-def _read(schedule: dict[str, Any]) -> _Schedule:
-    param = schedule.get('param')
-    if not isinstance(param, str):
-        raise ValueError(
-            f'schedule {schedule} needs param, the dotted name of a setting '
-            "like 'threat_model.eps'"
-        )
-    unknown = schedule.keys() - {field.name for field in fields(_Schedule)}
-    if unknown:
-        raise ValueError(
-            f'schedule of {param!r} has unknown settings {sorted(unknown)}'
-        )
-    return _Schedule(**schedule)
-
-
-class _Setting:
-    """A number of a model's training that can be changed meanwhile."""
-
-    def __init__(self, model: Any, param: str) -> None:
-        part, _, self._name = param.rpartition('.')
-        self._kinds = {'float'}
-        if param == 'label_smoothing' and hasattr(model, param):
-            self._owner = model
+    def bind(self, model: Any) -> None:
+        """Find the setting, and refuse values that it does not allow."""
+        part, _, self._name = self.param.rpartition('.')
+        owner, self._kinds = getattr(model, part, None), {'float'}
+        if self.param == 'label_smoothing' and hasattr(model, self.param):
+            owner = model
         else:
-            self._owner = getattr(model, part, None)
-            self._kinds = _find(part, self._name, self._owner)
+            self._kinds = _find(part, self._name, owner)
             _check_used(model, part, self._name)
-        self._configured = getattr(self._owner, self._name)
+        self.owner, self._configured = owner, getattr(owner, self._name)
+        for value in self.values:
+            self._check(value)
 
-    def check(self, value: Pixels) -> None:
-        """Raise ValueError if the setting does not allow a value."""
+    def _check(self, value: Pixels) -> None:
         if isinstance(value, str) and not self._kinds & {'str', 'Pixels'}:
             value = parse_pixels(value, self._name)
         if not isinstance(value, str):
@@ -204,38 +177,49 @@ class _Setting:
             check_number(self._name, value, 0, below=1)
             return
         # The owner's twin knows what it allows.
-        kind = type(self._owner)
-        given = {name: getattr(self._owner, name) for name in _arguments(kind)}
+        kind = type(self.owner)
+        given = {name: getattr(self.owner, name) for name in _arguments(kind)}
         kind(**{**given, self._name: value})
 
-    def set(self, value: float) -> float:
+    def apply(self, time: int) -> float:
         """Change the setting; the value in force, rounded if it is whole."""
-        value = self._rounded(value)
-        setattr(self._owner, self._name, value)
+        value = self._rounded(self.value_at(time))
+        setattr(self.owner, self._name, value)
         return float(value)
 
     def reset(self) -> None:
         """Give the setting the value of the config again."""
-        setattr(self._owner, self._name, self._configured)
+        if self.owner is not None:
+            setattr(self.owner, self._name, self._configured)
 
     def _rounded(self, value: float) -> float:
         return value if self._kinds & {'float', 'Pixels'} else round(value)
 
 
+def _read(schedule: dict[str, Any]) -> _Schedule:
+    unknown = schedule.keys() - {
+        one.name for one in fields(_Schedule) if one.init
+    }
+    if unknown or not isinstance(schedule.get('param'), str):
+        raise ValueError(
+            f'schedule {schedule} needs param, the dotted name of a setting '
+            "like 'threat_model.eps', and no unknown settings "
+            f'{sorted(unknown)}'
+        )
+    return _Schedule(**schedule)
+
+
 def _find(part: str, name: str, owner: Any) -> set[str]:
     """Types that a setting may have; raises ValueError if it is no number."""
     param = f'{part}.{name}' if part else name
-    if owner is None or part not in _OWNERS:
+    known = owner is not None and part in _OWNERS
+    arguments = _arguments(type(owner)) if known else {}
+    if name not in arguments or not hasattr(owner, name):
+        has = f', {type(owner).__name__} has {list(arguments)}' * known
         raise ValueError(
             f'param={param!r} is no setting of the model: only numbers of its '
             "threat_model, train_attack and method, like 'threat_model.eps', "
-            'and label_smoothing can be scheduled'
-        )
-    arguments = _arguments(type(owner))
-    if name not in arguments or not hasattr(owner, name):
-        raise ValueError(
-            f'param={param!r} is no setting of the model: '
-            f'{type(owner).__name__} has {list(arguments)}'
+            f'and label_smoothing can be scheduled{has}'
         )
     value, annotation = getattr(owner, name), arguments[name]
     if annotation is inspect.Parameter.empty:

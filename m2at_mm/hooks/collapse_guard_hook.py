@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from m2at_mm.attacks import FGSM, PGD, attack_mode, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.checks import check_choice, check_count, check_number
-from m2at_mm.evaluation.samples import Samples
+from m2at_mm.hooks.watched_images import watched_batches, watched_loader
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner import rollback, train_loops
@@ -42,24 +43,21 @@ class CollapseGuardHook(Hook):
       ``patience`` or after it was better once.
 
     A loss that is not finite is noticed after at most 10 iterations, and
-    always before a check, a checkpoint or a validation. What was found is
-    logged as an error. By ``'warn'``, ``'stop'`` and where there is no sound
-    checkpoint, a loss that is not finite ends training with an error. Else:
-
-    - ``'warn'``: training goes on;
-    - ``'stop'``: training ends after the epoch or iteration;
-    - ``'rollback'``: weights, average weights and optimiser go back to the
-      last checkpoint that was sound; schedule, data and random draws go on;
-    - ``'lower_step'``: the same, and the train attack's steps become
-      ``step_factor`` of their length for the rest of the training, also where
-      the length depends on the radius or is scheduled.
+    always before a check, a checkpoint or a validation; unless the training
+    can go back, it ends with an error. All failures are logged as errors.
 
     Args:
-        action (str): One of the four. Defaults to ``'stop'``.
+        action (str): ``'warn'``: training goes on. ``'stop'``: it ends after
+            the epoch or iteration. ``'rollback'``: weights, average weights
+            and optimiser go back to the last checkpoint that was sound;
+            schedule, data and random draws go on. ``'lower_step'``: the same,
+            and the steps of the train attack become ``step_factor`` of their
+            length for the rest of the training. Defaults to ``'stop'``.
         interval (int): Epochs or iterations between checks. Defaults to 1.
         num_images (int): Images of the validation set, else of the training
             set, spread over its classes. Defaults to 128.
-        steps (int): PGD's, each a quarter of the radius. Defaults to 10.
+        steps (int): Steps of PGD, each a quarter of the radius long.
+            Defaults to 10.
         max_gap (float): In points of accuracy. Defaults to 10.0.
         patience (int): Epochs or iterations in which guessing is no failure.
             Defaults to 5.
@@ -102,7 +100,7 @@ class CollapseGuardHook(Hook):
         check_number('step_factor', self.step_factor, above=0, below=1)
         self._attacks = dict(fgsm=FGSM(), pgd=PGD(steps=self.steps))
         self._goes_back = self.action in ('rollback', 'lower_step')
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._batches: list[tuple[Tensor, Tensor]] = []
         self._first_bad: Tensor | None = None
         # What a resumed run must know; it is in each checkpoint.
         self._memory: dict[str, Any] = dict(
@@ -218,29 +216,22 @@ class CollapseGuardHook(Hook):
         """Accuracy in per cent on the fixed images."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
-        if self._batch is None:
-            # Reading draws, too: a loader draws a seed for its workers.
-            with own_random_stream(device):
-                loader = _loader(runner)
-                samples = Samples(
-                    loader.dataset,
-                    model.data_preprocessor,
-                    loader.collate_fn,
-                    min(self.num_images, len(loader.dataset)),
-                )
-                (self._batch,) = samples.batches([list(range(len(samples)))])
-        images, labels = self._batch
-        figures = {}
+        if not self._batches:
+            self._batches = watched_batches(runner, self.num_images)
+        right: Counter[str] = Counter()
         with attack_mode(model), own_random_stream(device, 0), torch.no_grad():
-            for name, attack in (('clean', None), *self._attacks.items()):
-                attacked = images
-                if attack is not None:
-                    attacked = attack(
-                        model, images, labels, model.threat_model
-                    )
-                right = predicted_labels(model(attacked)) == labels
-                figures[name] = 100 * float(right.float().mean())
-        return figures
+            for batch in self._batches:
+                images, labels = (one.to(device) for one in batch)
+                for name, attack in (('clean', None), *self._attacks.items()):
+                    attacked = images
+                    if attack is not None:
+                        attacked = attack(
+                            model, images, labels, model.threat_model
+                        )
+                    hits = predicted_labels(model(attacked)) == labels
+                    right[name] += int(hits.sum())
+        total = sum(len(labels) for _, labels in self._batches)
+        return {name: 100 * hits / total for name, hits in right.items()}
 
     def _judge(
         self, figures: dict[str, float], runner: Runner, done: int
@@ -256,7 +247,7 @@ class CollapseGuardHook(Hook):
         classes = bare_model(runner.model).num_classes
         if classes is None:
             return None
-        number = min(self.num_images, len(_loader(runner).dataset))
+        number = min(self.num_images, len(watched_loader(runner).dataset))
         guessing = 1 / classes
         spread = math.sqrt(guessing * (1 - guessing) / number)
         if figures['clean'] > 100 * (guessing + 3 * spread):
@@ -295,8 +286,3 @@ class CollapseGuardHook(Hook):
         error(said)
         self._found_sound(runner)
         return True
-
-
-def _loader(runner: Runner) -> Any:
-    """Of the validation images, or the training images without any."""
-    return (runner.val_loop or runner.train_loop).dataloader

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.dataset import default_collate, pseudo_collate
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
 from torch import nn
@@ -39,15 +39,12 @@ _OPTIONAL = (
 class InputCheckHook(Hook):
     """Refuse data and checkpoints that don't fit the model, at the start.
 
-    MMEngine loads a checkpoint of another network with a mere warning, and a
-    label outside the classes ends a GPU run with an assertion of the device.
-    This hook ends such a run with one clear error before the first iteration:
+    A run ends with one clear error before the first iteration if
 
     - the checkpoint is missing, damaged or holds anything but data;
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
-    - a label of the dataset is outside the model's classes, also behind
-      datasets that repeat, join or choose from others;
+    - a label is outside the model's classes;
     - a dataset gives whole batches to a ``collate_fn`` of samples;
     - the dataset crops or flips, and so does the preprocessor;
     - robust accuracy is asked of a model that averages several views;
@@ -107,14 +104,13 @@ class InputCheckHook(Hook):
         checkpoint.get('meta', {}).pop('config', None)
         weights = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
-        loaded = {
-            key.removeprefix('module.'): getattr(value, 'shape', value)
-            for key, value in weights.items()
-        }
-        own = {
-            key: value.shape
-            for key, value in _network(runner).state_dict().items()
-        }
+        loaded, own = (
+            {
+                key.removeprefix('module.'): getattr(value, 'shape', value)
+                for key, value in tensors.items()
+            }
+            for tensors in (weights, _network(runner).state_dict())
+        )
         may_differ = _is_training(runner) and not runner._resume
         problems = [
             key
@@ -168,10 +164,9 @@ def _checkpoint_file(runner: Runner) -> str | None:
     """What the runner will load or go on from, None if there is nothing."""
     if runner._load_from is not None:
         return str(runner._load_from)
-    path: str | None = None
     if runner._resume and Path(runner.work_dir, 'last_checkpoint').is_file():
-        path = find_latest_checkpoint(runner.work_dir)
-    return path
+        return str(find_latest_checkpoint(runner.work_dir))
+    return None
 
 
 def _check_readable(path: str) -> None:
@@ -279,17 +274,12 @@ def _check_save_best(runner: Runner) -> None:
     if attacks is None:
         return
     known = ['clean', 'worst', *attacks]
-    figures = [
-        figure
-        for hook in runner.hooks
-        if isinstance(hook, CheckpointHook)
-        for figure in getattr(hook, 'key_indicators', None) or []
-    ]
-    for figure in figures:
-        prefix, _, name = figure.partition('/')
-        if prefix == 'robust' and name not in known:
-            raise ValueError(
-                f'save_best={figure!r} will never be reported: the '
-                f"model's eval_attacks give {known}. Choose one of these, or "
-                'add the attack to eval_attacks'
-            )
+    for hook in runner.hooks:
+        for figure in getattr(hook, 'key_indicators', None) or []:
+            prefix, _, name = figure.partition('/')
+            if prefix == 'robust' and name not in known:
+                raise ValueError(
+                    f'save_best={figure!r} will never be reported: the '
+                    f"model's eval_attacks give {known}. Choose one of these, "
+                    'or add the attack to eval_attacks'
+                )

@@ -38,9 +38,7 @@ class PreemptionHook(Hook):
     iteration is finished first, and gradients that are being accumulated are
     applied. In a validation the run ends at once, as a resumed run repeats
     it, if the epoch's checkpoint is there; otherwise after it. A second
-    SIGTERM ends the process as without this hook.
-
-    The checkpoint is one by iteration. With
+    SIGTERM ends the process as without this hook. With
     :class:`m2at_mm.ResumableEpochTrainLoop` and
     :class:`m2at_mm.RNGStateHook`, ``--resume`` goes on with the next batch.
 
@@ -50,7 +48,6 @@ class PreemptionHook(Hook):
 
     Raises:
         SystemExit: SIGTERM came; with code 143.
-        ValueError: ``interval`` is not a whole number of at least 1.
 
     Example:
         >>> default_hooks = dict(
@@ -179,15 +176,10 @@ def _save(runner: Runner) -> None:
 def end_with_parent(dataloader: DataLoader[Any]) -> None:
     """Let the workers of a dataloader end by SIGTERM of their parent alone.
 
-    Schedulers send SIGTERM to all processes of a job, ``timeout`` to a whole
-    process group. A data worker that ends by it lets the dataloader raise a
-    RuntimeError before the training can save anything. Workers that run
-    already, as those of MMEngine's loops by iteration do, are as before, and
-    so are all on a system without ``sigwaitinfo``, as macOS.
-
-    Args:
-        dataloader (DataLoader): Loader whose workers are not started yet. Its
-            ``worker_init_fn`` is called as before.
+    Schedulers send SIGTERM to all processes of a job. A data worker that ends
+    by it lets the dataloader raise a RuntimeError before the training can
+    save anything. Workers that run already are as before, and so are all on a
+    system without ``sigwaitinfo``, as macOS.
     """
     if hasattr(signal, 'sigwaitinfo'):
         dataloader.worker_init_fn = _WaitForParent(dataloader.worker_init_fn)

@@ -31,21 +31,16 @@ class RNGStateHook(Hook):
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
       process, its running statistics, gradients that are being accumulated,
-      and the state of a method like :class:`m2at_mm.FreeAT`;
-    - saves and restores what MMEngine's EarlyStoppingHook has counted, and
-      the state of each hook with ``state_dict()`` and ``load_state_dict()``;
-      hooks of other packages without them are named in a warning;
+      the state of a method like :class:`m2at_mm.FreeAT`, of MMEngine's
+      EarlyStoppingHook, and of each hook with ``state_dict()`` and
+      ``load_state_dict()``; others are named in a warning;
     - gives the samplers of all processes the seed of the interrupted run,
-      also where the config names none or ``randomness.diff_rank_seed`` is
-      set;
-    - seeds augmentations by epoch and image, see
-      :class:`m2at_mm.datasets.SeededPipeline`;
-    - draws differently in each process, also without
-      :class:`m2at_mm.AdversarialDistributedDataParallel` and
-      ``randomness.diff_rank_seed``;
+      seeds augmentations by epoch and image
+      (:class:`m2at_mm.datasets.SeededPipeline`), and lets each process draw
+      differently, also without ``randomness.diff_rank_seed``;
     - validates with streams of their own, so that a validation doesn't change
-      the training after it;
-    - repeats a validation that was due after the checkpoint.
+      the training after it, and repeats one that was due after the
+      checkpoint.
 
     From a checkpoint in the middle of an epoch, MMEngine begins the epoch
     anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on.

@@ -20,13 +20,12 @@ _MOST_UNREAD = 1000
 class RuntimeInfoHook(StockRuntimeInfoHook):
     """MMEngine's RuntimeInfoHook without waiting for a GPU.
 
-    The stock hook reads each logged value in each iteration: the host waits
-    until the GPU has finished, and the GPU then waits until the host has
-    prepared the next iteration. This hook keeps the values on their device
-    and reads them together, when a LoggerHook is about to log, at the end of
-    an epoch, before a validation and before a checkpoint. What is logged and
-    saved is the same. A hook that reads ``train/loss`` from the message hub at
-    another time finds the value of the last log.
+    The stock hook reads each logged value in each iteration, so host and GPU
+    wait for each other. This hook keeps the values on their device and reads
+    them together, when a LoggerHook is about to log, at the end of an epoch,
+    before a validation and before a checkpoint. What is logged and saved is
+    the same. A hook that reads ``train/loss`` from the message hub at another
+    time finds the value of the last log.
 
     Example:
         >>> default_hooks = dict(
@@ -43,10 +42,7 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         data_batch: Any = None,
         outputs: dict[str, Any] | None = None,
     ) -> None:
-        """Keep the logged values, and read all where they are needed.
-
-        ``outputs`` are numbers, or tensors of one element on any device.
-        """
+        """Keep the logged values, and read all where they are needed."""
         # Copies: a CUDA graph writes its next output over this one.
         kept = {
             name: value.detach().clone()

@@ -24,11 +24,7 @@ _OUTDATED = 'outdated_ckpts'
 
 @register_backend(ATOMIC_LOCAL)
 class AtomicLocalBackend(LocalBackend):
-    """MMEngine's local files, where ``put`` never leaves half a file.
-
-    By its name in any ``backend_args``:
-    ``dict(backend='m2at_mm.atomic_local')``.
-    """
+    """MMEngine's local files, where ``put`` never leaves half a file."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
         """Write bytes, see :func:`m2at_mm.files.replace_file`."""
@@ -40,21 +36,16 @@ class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook for runs that can end at any moment.
 
     MMEngine removes the last checkpoint, and the best one, before it writes
-    the next, and writes into the file that a resumed run will read: a kill or
-    a full disk in between leaves nothing to go on from. Here a checkpoint is
-    written beside, then renamed, and outdated ones go last. That holds for
-    local folders; other storage backends are used as they are.
+    the next, and writes into the file that a resumed run will read. Here a
+    checkpoint of a local folder is written beside, then renamed, and outdated
+    ones go last: a kill or a full disk leaves whole ones.
 
     Every checkpoint holds tensors and built-in types only, so it loads into
     stock mmpretrain with ``weights_only=True``, this package not imported.
-
-    Args:
-        *args (Any): See :class:`mmengine.hooks.CheckpointHook`.
-        **kwargs (Any): The same.
+    The arguments are those of :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        OSError: A checkpoint cannot be written, as on a full disk. The ones
-            before it are whole.
+        OSError: A checkpoint cannot be written, as on a full disk.
 
     Example:
         >>> default_hooks = dict(
@@ -94,11 +85,9 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(
         self, runner: Runner, checkpoint: dict[str, Any]
     ) -> None:
-        """Save only what ``weights_only=True`` loads, without this package.
-
-        MMEngine's OneCycleLR puts its curve, a function, into its state; it
-        is left out, as a scheduler that goes on has its own.
-        """
+        """Save only what ``weights_only=True`` loads, without this package."""
+        # MMEngine's OneCycleLR puts its curve, a function, into its state; a
+        # scheduler that goes on has its own.
         schedulers = checkpoint.get('param_schedulers', [])
         if isinstance(schedulers, dict):
             schedulers = [one for part in schedulers.values() for one in part]
@@ -116,11 +105,9 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
     ) -> None:
-        """As in CheckpointHook, but the old one goes last.
-
-        With :meth:`_save_best_checkpoint` the only one of MMEngine's methods
-        that writes or removes checkpoints in training.
-        """
+        """As in CheckpointHook, but the old one goes last."""
+        # With _save_best_checkpoint the only one of MMEngine's methods that
+        # writes or removes checkpoints in training.
         if self.max_keep_ckpts > 0 and step not in [*self.keep_ckpt_ids][-1:]:
             ids = self.keep_ckpt_ids
             if len(ids) == self.max_keep_ckpts:
@@ -147,10 +134,8 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(
         self, runner: Runner, metrics: dict[str, float]
     ) -> None:
-        """As in CheckpointHook, but the old one goes last.
-
-        Without training, in ``runner.val()``, there is nothing to save.
-        """
+        """As in CheckpointHook, but the old one goes last."""
+        # Without training, in runner.val(), there is nothing to save.
         if self.file_backend is not None:
             super()._save_best_checkpoint(runner, metrics)
             self._remove_outdated()

@@ -17,14 +17,11 @@ from m2at_mm.runner.train_loops import checkpoint_follows, counts_epochs
 class SyncBuffersHook(StockSyncBuffersHook):
     """Average the running statistics of all processes where they are used.
 
-    Each process updates the statistics of its batch norms from its own
-    images, and a checkpoint holds those of the first process. Without this
-    hook the processes would validate networks that differ from each other and
-    from the checkpoint.
-
-    MMEngine's hook of this name averages them after an epoch, and before a
-    validation inside one; this one also before a checkpoint by iteration, and
-    also those of average weights (EMAHook). With one process it does nothing.
+    Each process updates those of its batch norms from its own images, and a
+    checkpoint holds those of the first process. MMEngine's hook of this name
+    averages them after an epoch, and before a validation inside one; this one
+    also before a checkpoint by iteration, and also those of average weights
+    (EMAHook). With one process it does nothing.
 
     Example:
         >>> default_hooks = dict(

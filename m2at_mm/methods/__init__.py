@@ -2,11 +2,11 @@
 
 from m2at_mm.methods.avmixup import AVmixup
 from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
+from m2at_mm.methods.baselines import MART, PGDAT, TRADES, Standard
 from m2at_mm.methods.free_at import FreeAT
 from m2at_mm.methods.iat import IAT
 from m2at_mm.methods.labels import one_hot, smooth_labels
 from m2at_mm.methods.m2at import M2AT
-from m2at_mm.methods.mart import MART
 from m2at_mm.methods.masking import (
     MixedBatch,
     MixRatios,
@@ -16,9 +16,6 @@ from m2at_mm.methods.masking import (
     pixel_mask,
     rectangle_mask,
 )
-from m2at_mm.methods.pgd_at import PGDAT
-from m2at_mm.methods.standard import Standard
-from m2at_mm.methods.trades import TRADES
 
 __all__ = [
     'IAT',

@@ -27,11 +27,9 @@ class AVmixup(Method):
 
     Args:
         gamma (float): Distance of the vertex in perturbations, at least 1.
-            Defaults to 2.0.
-        clean_label (float): Confidence of the label of the image, in [0, 1].
-            Defaults to 1.0.
-        vertex_label (float): Confidence of the label of the vertex, in
-            [0, 1]. Defaults to 0.1, the authors' choice for CIFAR-10.
+        clean_label (float): Confidence of the image's label, in [0, 1].
+        vertex_label (float): Confidence of the vertex's label, in [0, 1]; the
+            authors' choice for CIFAR-10 by default.
     """
 
     gamma: float = 2.0

@@ -34,29 +34,23 @@ BoundAttack = Callable[[Model, Tensor, Tensor], Tensor]
 
 @dataclass
 class TrainingBatch:
-    """What the network trains on in an iteration.
+    """What the network trains on in an iteration."""
 
-    Attributes:
-        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-        target (Tensor): Labels, int64 of shape (N, ), or probabilities of
-            shape (N, K).
-        log (dict[str, Tensor]): What is logged about them, scalars by name.
-        keep_map (Tensor, optional): Share of the perturbation that is kept,
-            in [0, 1], shape (N, 1, H, W); None without masks.
-    """
-
+    #: RGB in [0, 1], shape (N, C, H, W).
     images: Tensor
+    #: Labels, int64 of shape (N, ), or probabilities of shape (N, K).
     target: Tensor
+    #: What is logged about them, scalars by name.
     log: dict[str, Tensor] = field(default_factory=dict)
+    #: Kept share of the perturbation in [0, 1], shape (N, 1, H, W).
     keep_map: Tensor | None = None
 
 
 class Method:
     """Turns an attack into the loss of one iteration.
 
-    A method holds settings: no parameters, no knowledge of the network. What
-    it keeps from one iteration to the next is in its :meth:`state_dict`. A
-    subclass says what the network trains on, or computes a loss of its own.
+    A method holds settings, and what its :meth:`state_dict` tells. A subclass
+    says what the network trains on, or computes a loss of its own.
     """
 
     #: Whether the attack is called.
@@ -97,12 +91,8 @@ class Method:
     ) -> TrainingBatch:
         """What the network trains on; by default, the adversarial images.
 
-        Args:
-            model (Model): The classifier in training.
-            attack (BoundAttack): Makes adversarial images.
-            images (Tensor): Clean images, RGB in [0, 1], shape (N, C, H, W).
-            target (Tensor): Labels, int64 of shape (N, ), or probabilities
-                of shape (N, K).
+        Images are clean, RGB in [0, 1], of shape (N, C, H, W); the target is
+        labels, int64 of shape (N, ), or probabilities of shape (N, K).
         """
         return TrainingBatch(attack(model, images, target), target)
 
@@ -111,13 +101,10 @@ class Method:
     ) -> dict[str, Tensor]:
         """The losses of a batch; by default, those on the training batch.
 
-        The arguments are those of :meth:`training_batch`.
-
-        Returns:
-            dict[str, Tensor]: MMEngine sums the entries whose name contains
-            ``loss`` for the backward pass and logs the others, among them
-            the accuracy on the training images in per cent, with the unmixed
-            label as truth, where the classifier tells its logits.
+        MMEngine sums the entries whose name contains ``loss`` for the
+        backward pass and logs the others, among them the accuracy on the
+        training images in per cent, with the unmixed label as truth, where
+        the classifier tells its logits.
         """
         batch = self.training_batch(model, attack, images, target)
         losses, logits = model.supervised_loss(batch.images, batch.target)
@@ -130,10 +117,7 @@ class Method:
 def supervised_logits(
     model: Model, images: Tensor, target: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The classifier's own losses with the logits behind them.
-
-    A classifier whose loss does not tell its logits is run a second time.
-    """
+    """The classifier's own losses, and logits, by a second run if need be."""
     losses, logits = model.supervised_loss(images, target)
     return losses, model(images) if logits is None else logits
 

@@ -55,10 +55,7 @@ class FreeAT(Method):
         return TrainingBatch((images + self._leaf).clamp(0, 1), target)
 
     def _advance(self, model: Model, images: Tensor) -> Tensor:
-        """The perturbation after the last replay's gradient, shape (N, ...).
-
-        A batch smaller than the one before uses its first part.
-        """
+        """The perturbation after the last gradient; part of it suffices."""
         kept = self._perturbation
         if kept is None or kept.shape[1:] != images.shape[1:]:
             kept = torch.zeros_like(images)

@@ -20,14 +20,11 @@ from m2at_mm.registry import TASK_UTILS
 
 
 class Mixup(NamedTuple):
-    """Draws of mixup for a batch.
+    """Draws of mixup for a batch."""
 
-    Attributes:
-        ratio (Tensor): In [0, 1], the same for all images, a scalar.
-        partner (Tensor): Index of each image's partner, int64, shape (N, ).
-    """
-
+    #: In [0, 1], the same for all images, a scalar.
     ratio: Tensor
+    #: Index of each image's partner, int64, shape (N, ).
     partner: Tensor
 
     def apply(self, values: Tensor) -> Tensor:

@@ -7,14 +7,9 @@ from torch import Tensor
 
 
 def smooth_labels(target: Tensor, confidence: float) -> Tensor:
-    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y).
+    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y), of shape (N, K).
 
-    Args:
-        target (Tensor): Probabilities y, shape (N, K).
-        confidence (float): q in [0, 1], the weight that stays on the label.
-
-    Returns:
-        Tensor: Probabilities, shape (N, K).
+    The confidence q in [0, 1] is the weight that stays on the label.
     """
     others = (1 - confidence) / (target.size(1) - 1)
     return confidence * target + others * (1 - target)

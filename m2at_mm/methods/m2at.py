@@ -36,35 +36,30 @@ PAIRINGS = ('self', 'batch')
 class M2AT(Method):
     """Masking and Mixing Adversarial Training (arXiv 2302.08066).
 
-    The perturbation is masked by a binary mask, the two partly perturbed
-    images are mixed, and the network trains on the result; the formulas and
-    their sources are in :func:`mask_and_mix`. The two steps are the paper's;
-    the mask's shape, the distributions, the base labels and the scale are
-    choices of this project.
+    The perturbation is masked, the two partly perturbed images are mixed, and
+    the network trains on the result; :func:`mask_and_mix` has the formulas
+    and their sources.
 
     Args:
         mask (str): ``'rectangle'`` as CutMix draws it, ``'pixel'`` for
-            independent pixels, or ``'patch'`` for a grid of patches. Defaults
-            to ``'rectangle'``.
-        patch_size (int): Side of a patch in pixels, for ``'patch'``. Defaults
-            to 4.
+            independent pixels, or ``'patch'`` for a grid of patches.
+        patch_size (int): Side of a patch in pixels, for ``'patch'``.
         mix_alpha (float): The mixing ratio is drawn from
-            Beta(mix_alpha, mix_alpha); 1.0 is uniform. Defaults to 1.0.
+            Beta(mix_alpha, mix_alpha); 1.0 is uniform.
         clean_label (float): Confidence of the label of an unperturbed image,
-            in [0, 1]. Defaults to 1.0.
+            in [0, 1].
         perturbed_label (float): Confidence of the label of a fully perturbed
-            image, in [0, 1]. Hard labels are 1.0 and 1.0. Defaults to 1.0.
+            image, in [0, 1]. Hard labels are 1.0 and 1.0.
         label_order (str): ``'perturbed'`` or ``'literal'``, see
-            :func:`mask_and_mix`. Defaults to ``'perturbed'``.
+            :func:`mask_and_mix`.
         scale (float): Factor of at least 1 on the kept perturbation. At 1
-            half of the perturbation is kept on average. Defaults to 1.0.
+            half of the perturbation is kept on average.
         pairing (str): ``'self'``: both images are the same one (patent);
             ``'batch'``: the second comes from a random permutation of the
-            batch, as in mixup (ours). Defaults to ``'self'``.
+            batch, as in mixup (ours).
         consistency (float): Weight of KL(f(x) || f(x~)), the consistency loss
-            of TRADES (arXiv 1901.08573) with the training image in place of
-            the adversarial one (ours). Not with ``pairing='batch'``, where x~
-            shows another image, too. Defaults to 0.0.
+            of TRADES with the training image in place of the adversarial one
+            (ours). Not with ``pairing='batch'``.
 
     Example:
         >>> method = dict(type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.8)

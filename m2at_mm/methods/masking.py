@@ -27,10 +27,7 @@ def rectangle_mask(
 
     The centre is uniform over the image, the sides are sqrt(1 - u) of the
     image's with u ~ U(0, 1), and what reaches over the border is cut off
-    (arXiv 1905.04899, appendix A).
-
-    Returns:
-        Tensor: 0 or 1, float, shape (num, 1, height, width).
+    (arXiv 1905.04899, appendix A). Shape (num, 1, height, width).
     """
     side = (1 - torch.rand(num, device=device)).sqrt()
     rows, columns = _interval(height, side), _interval(width, side)
@@ -48,11 +45,7 @@ def _interval(length: int, side: Tensor) -> Tensor:
 def pixel_mask(
     num: int, height: int, width: int, device: Device = 'cpu'
 ) -> Tensor:
-    """Independent pixels, a share u ~ U(0, 1) of them ones (ours).
-
-    Returns:
-        Tensor: 0 or 1, float, shape (num, 1, height, width).
-    """
+    """Independent pixels, a share u ~ U(0, 1) of them ones (ours)."""
     share = torch.rand(num, 1, 1, 1, device=device)
     return (torch.rand(num, 1, height, width, device=device) < share).float()
 
@@ -66,12 +59,8 @@ def patch_mask(
 ) -> Tensor:
     """A grid of patches, a share u ~ U(0, 1) of them ones (ours).
 
-    The side of a patch is ``patch_size`` pixels; for a ViT, that of its
-    tokens. Patches at the lower and right border are cut off where the
-    image's side is no multiple of it.
-
-    Returns:
-        Tensor: 0 or 1, float, shape (num, 1, height, width).
+    Patches at the lower and right border are cut off where the image's side
+    is no multiple of the patch's. For a ViT, a patch is best a token.
     """
     rows, columns = (math.ceil(n / patch_size) for n in (height, width))
     mask = pixel_mask(num, rows, columns, device)
@@ -81,10 +70,9 @@ def patch_mask(
 
 
 def draw_masks(kind: str, images: Tensor, patch_size: int = 4) -> Tensor:
-    """Masks of a kind of :data:`MASKS` for a batch, drawn on its device.
+    """Masks of a kind of :data:`MASKS` for a batch, on its device.
 
-    Returns:
-        Tensor: 0 or 1, float, shape (N, 1, H, W).
+    They are 0 or 1, float, of shape (N, 1, H, W).
     """
     num, _, height, width = images.shape
     if kind == 'patch':
@@ -94,33 +82,26 @@ def draw_masks(kind: str, images: Tensor, patch_size: int = 4) -> Tensor:
 
 
 class MixRatios(NamedTuple):
-    """The random draws of one batch.
+    """The random draws of one batch."""
 
-    Attributes:
-        mask (Tensor): M, 0 or 1, shape (N, 1, H, W).
-        ratio (Tensor): lam in [0, 1], shape (N, ).
-        partner (Tensor, optional): Index of x2's image, int64, shape (N, );
-            None: x2 and x1 come from the same image.
-    """
-
+    #: M, 0 or 1, shape (N, 1, H, W).
     mask: Tensor
+    #: lam in [0, 1], shape (N, ).
     ratio: Tensor
+    #: Index of x2's image, int64, shape (N, ); None: that of x1.
     partner: Tensor | None = None
 
 
 class MixedBatch(NamedTuple):
-    """What masking and mixing makes of a batch.
+    """What masking and mixing makes of a batch."""
 
-    Attributes:
-        images (Tensor): x~, RGB in [0, 1], shape (N, C, H, W).
-        target (Tensor): t~, probabilities, shape (N, K).
-        keep_map (Tensor): k in [0, 1], before scaling, shape (N, 1, H, W).
-        kept_share (Tensor): s in [0, 1], before scaling, shape (N, ).
-    """
-
+    #: x~, RGB in [0, 1], shape (N, C, H, W).
     images: Tensor
+    #: t~, probabilities, shape (N, K).
     target: Tensor
+    #: k in [0, 1], before scaling, shape (N, 1, H, W).
     keep_map: Tensor
+    #: s in [0, 1], before scaling, shape (N, ).
     kept_share: Tensor
 
 
@@ -160,17 +141,14 @@ def mask_and_mix(
         target (Tensor): Probabilities y, shape (N, K), one-hot for labels.
         draws (MixRatios): Masks, mixing ratios, and partners if x2 is from
             another image.
-        clean_label (float): Confidence of t_c in [0, 1]. Defaults to 1.0.
-        perturbed_label (float): Confidence of t_p in [0, 1]. Defaults to 1.0.
+        clean_label (float): Confidence of t_c in [0, 1].
+        perturbed_label (float): Confidence of t_p in [0, 1].
         label_order (str): ``'perturbed'``: the more of the perturbation is
             kept, the more weight on t_p. ``'literal'``: t_c and t_p swapped,
-            the patent's wording read literally. Defaults to ``'perturbed'``.
+            the patent's wording read literally.
         scale (float): Factor of at least 1 on the kept perturbation; the
             label follows the unscaled share. Above 1 a training image may
-            leave the ball, never [0, 1]. Defaults to 1.0.
-
-    Raises:
-        ValueError: ``label_order`` is unknown.
+            leave the ball, never [0, 1].
     """
     check_choice('label_order', label_order, LABEL_ORDERS)
     mask, ratio, partner = draws

@@ -38,23 +38,18 @@ class AdversarialClassifier(BaseModel):
     Args:
         classifier (dict): Config of any single-label mmpretrain classifier.
         threat_model (dict, optional): Arguments of
-            :class:`m2at_mm.attacks.ThreatModel`. Defaults to None, linf with
-            a radius of 8/255.
-        method (dict, optional): Config of a training method. Defaults to
-            None, ``dict(type='m2at_mm.M2AT')``.
-        train_attack (dict, optional): Config of the attack that the method
-            trains on. Defaults to None: PGD with 10 steps of a quarter of
-            the radius, or no attack for a method without one.
+            :class:`m2at_mm.attacks.ThreatModel`; None is linf, 8/255.
+        method (dict, optional): Training method; None is M2AT.
+        train_attack (dict, optional): Attack that the method trains on; None
+            is PGD with 10 steps of a quarter of the radius, if it needs one.
         eval_attacks (dict[str, dict], optional): Attacks by name that
             ``predict`` also runs, for :class:`m2at_mm.RobustAccuracy`; an
-            empty dict for none. Defaults to None, the same PGD as ``pgd10``.
+            empty dict for none. None is the same PGD as ``pgd10``.
         label_smoothing (float): Share of each training target that is spread
             evenly over all classes, in [0, 1). It changes what is learnt, not
             what the attack is given. Up to 0.2 is usual (arXiv 2010.00467).
-            Defaults to 0.0.
-        data_preprocessor (dict, optional): Preprocessing settings. Defaults
-            to None, those of the classifier's config; the Runner passes the
-            config's top-level ones where the classifier has none.
+        data_preprocessor (dict, optional): Preprocessing settings; None takes
+            those of the classifier's config.
         init_cfg (dict, optional): See MMEngine's ``BaseModule``.
 
     Raises:
@@ -153,12 +148,7 @@ class AdversarialClassifier(BaseModel):
         data_samples: Samples = None,
         mode: str = 'tensor',
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
-        """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give.
-
-        Raises:
-            ValueError: ``mode`` is none of ``'tensor'``, ``'loss'`` and
-                ``'predict'``.
-        """
+        """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give."""
         if mode == 'tensor':
             given = self._network_input(inputs)
             return heads.classifier_logits(self.classifier, given)
@@ -171,12 +161,7 @@ class AdversarialClassifier(BaseModel):
         )
 
     def loss(self, inputs: Tensor, data_samples: Samples) -> dict[str, Tensor]:
-        """The method's losses of a batch, see :meth:`Method.loss`.
-
-        Raises:
-            ValueError: A sample has no label, or probabilities where method
-                or loss takes labels only.
-        """
+        """The method's losses of a batch, see :meth:`Method.loss`."""
         target = stack_targets(data_samples, soft=True)
         if target is None:
             raise ValueError(
@@ -195,10 +180,9 @@ class AdversarialClassifier(BaseModel):
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The classifier's own losses on given images and targets.
+        """The classifier's own losses, see :func:`heads.losses_and_logits`.
 
-        Targets are labels, int64 of shape (N, ), or probabilities of shape
-        (N, K). See :func:`heads.losses_and_logits`.
+        Targets are labels, int64 (N, ), or probabilities (N, K).
         """
         share = self.label_smoothing
         if share or target.ndim == 2 or not self._accepted.labels:
@@ -219,8 +203,7 @@ class AdversarialClassifier(BaseModel):
         dict from the attack's name to the label predicted under it.
 
         Raises:
-            TypeError: The labels are ``BatchLabels``, which hold no
-                predictions.
+            TypeError: The labels are ``BatchLabels``.
         """
         if isinstance(data_samples, BatchLabels):
             raise TypeError(

@@ -22,25 +22,15 @@ def bare_model(model: Any) -> Any:
 class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     """MMEngine's DistributedDataParallel, also right on CPUs.
 
-    On GPUs it is the stock wrapper with the stock runner's defaults. On CPUs
-    it leaves out the ``device_ids`` that MMEngine's runner always passes.
+    On CPUs it leaves out the ``device_ids`` that MMEngine's runner passes.
 
     MMEngine gives all processes the same seed, so they would draw the same
     starts and masks for different images. This class offsets PyTorch's seed
-    by the rank at the first training step; the weights and the order of the
-    data stay common, as MMEngine broadcasts the one and seeds the other by
-    itself.
-
-    The attack runs inside the wrapped module's forward pass and causes no
-    communication.
-
-    Args:
-        module (nn.Module): The model, already on its device.
-        device_ids (list[int], optional): The local GPU. Defaults to None.
-        broadcast_buffers (bool): Whether each forward pass copies rank 0's
-            buffers to the others. Defaults to False, as in MMEngine's runner.
-        **kwargs: See :class:`mmengine.model.MMDistributedDataParallel`, e.g.
-            ``find_unused_parameters`` and ``static_graph``.
+    by the rank at the first training step; weights and the order of the data
+    stay common. The attack runs inside the wrapped module's forward pass and
+    causes no communication. The arguments are those of
+    :class:`mmengine.model.MMDistributedDataParallel`, with the defaults of
+    MMEngine's runner.
 
     Example:
         >>> model_wrapper_cfg = dict(

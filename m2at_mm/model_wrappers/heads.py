@@ -25,10 +25,7 @@ from m2at_mm.model_wrappers.targets import as_samples, loss_modules
 
 
 def why_unsupported(head: type) -> str | None:
-    """Why a class of heads cannot be attacked, None if it can.
-
-    The reason is the end of a sentence that begins with the head's name.
-    """
+    """Why a class of heads cannot be attacked, None if it can."""
     if issubclass(head, MultiLabelClsHead):
         return (
             'gives an image several labels, but the attacks and their '
@@ -78,8 +75,7 @@ def needs_plain_layout(classifier: nn.Module) -> bool:
 def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     """The logits that a classifier predicts from, shape (N, K).
 
-    Conformer's two heads are added and LeViT's averaged, as their ``predict``
-    does, also in train mode. Inputs are normalised images.
+    Conformer's two heads are added and LeViT's averaged, also in train mode.
     """
     with _trainable(classifier):
         scores = logits_of(lambda x: classifier(x, mode='tensor'), inputs)
@@ -115,11 +111,10 @@ def losses_and_logits(
 def _losses(
     classifier: Any, inputs: Tensor, target: Tensor
 ) -> dict[str, Tensor]:
-    """The classifier's own losses.
+    """The classifier's own losses, also of heads that only predict.
 
-    The distilled LeViT and EfficientFormer, which mmpretrain only predicts
-    with, learn from the average of their two heads' logits, as DeiT does
-    there.
+    The distilled LeViT and EfficientFormer learn from the average of their
+    two heads' logits, as mmpretrain's DeiT does.
     """
     head = getattr(classifier, 'head', None)
     samples = as_samples(target)
@@ -155,11 +150,7 @@ def _trainable(classifier: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the logits that a classifier predicts from while it learns.
-
-    They are those of the attacked function: without the margin that ArcFace
-    adds for its loss, and with the outputs of several heads joined.
-    """
+    """Record the logits that a classifier predicts from while it learns."""
     seen: list[Tensor] = []
     head = getattr(classifier, 'head', None)
 

@@ -15,14 +15,11 @@ from m2at_mm.methods import Method
 
 
 class AcceptedTargets(NamedTuple):
-    """What every loss module of a classifier takes.
+    """What every loss module of a classifier takes."""
 
-    Attributes:
-        labels (bool): Labels, int64 of shape (N, ).
-        scores (bool): Probabilities of shape (N, K), and their values count.
-    """
-
+    #: Labels, int64 of shape (N, ).
     labels: bool
+    #: Probabilities of shape (N, K), and their values count.
     scores: bool
 
 
@@ -102,14 +99,7 @@ def check_soft_targets(
     label_smoothing: float,
     mixes: bool,
 ) -> None:
-    """Refuse soft targets that method or loss can't be trained towards.
-
-    They come from the method, from label smoothing, and from batch
-    augmentations if there are some (``mixes``).
-
-    Raises:
-        ValueError: Method or loss takes labels only.
-    """
+    """Refuse soft targets that method or loss can't be trained towards."""
     name = f'method={type(method).__name__!r}'
     if method.needs_hard_labels and mixes:
         raise ValueError(
@@ -139,8 +129,8 @@ def trainable_target(
 ) -> Tensor:
     """Labels of shape (N, ), or probabilities of shape (N, K) as floats.
 
-    Integers of shape (N, K) are one-hot labels, as ``to_onehot`` of
-    mmpretrain's preprocessor gives them.
+    Integers of shape (N, K) are one-hot labels, see mmpretrain's
+    ``to_onehot``.
 
     Raises:
         ValueError: Probabilities are given to what takes labels only.
@@ -159,11 +149,7 @@ def trainable_target(
 
 
 def as_samples(target: Tensor) -> list[DataSample]:
-    """The annotations that a classifier's loss takes.
-
-    Soft targets come with a label for heads that need one, as the margin of
-    ArcFace does.
-    """
+    """Annotations for a classifier's loss: a label, also beside a score."""
     samples = []
     # Cut up by one operation each: one for each image would keep the host
     # busier than a GPU.

@@ -12,14 +12,10 @@ from torch import nn
 def make_transparent(wrapper: nn.Module, child: str) -> None:
     """Leave a child's name out of the state dict's keys, both ways.
 
-    The wrapper must have no parameter or persistent buffer of its own. The
-    versions that modules write into ``_metadata`` move along, so a checkpoint
-    of an older layout is still converted by the module that reads it.
-
-    Args:
-        wrapper (nn.Module): The module whose keys change.
-        child (str): Name of the child; not ``'module'``, which MMEngine's
-            checkpoint loader strips by itself.
+    The wrapper must have no parameter or persistent buffer of its own, and
+    the child's name must not be ``'module'``, which MMEngine strips itself.
+    The versions in ``_metadata`` move along, so that the module that reads a
+    checkpoint of an older layout still converts it.
     """
     wrapper._register_state_dict_hook(partial(_leave_out, child))
     wrapper._register_load_state_dict_pre_hook(partial(_put_in, child))

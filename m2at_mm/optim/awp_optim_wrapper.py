@@ -35,10 +35,8 @@ class AWPOptimWrapper(OptimWrapper):
     Args:
         *args: See :class:`mmengine.optim.OptimWrapper`.
         gamma (float): Size of the perturbation relative to the weights, not
-            negative. Defaults to 0.01, the authors' choice for PGD-AT; they
-            take 0.005 for TRADES.
+            negative. The authors take 0.01 for PGD-AT and 0.005 for TRADES.
         warmup_iters (int): Iterations before the weights are perturbed.
-            Defaults to 0.
         **kwargs: See :class:`mmengine.optim.OptimWrapper`.
 
     Example:
@@ -63,12 +61,7 @@ class AWPOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Record the loss that is computed inside.
-
-        Raises:
-            TypeError: The model is no ``AdversarialClassifier``, bare or
-                inside DDP, or its method can't be repeated.
-        """
+        """Record the loss that is computed inside."""
         bare = bare_model(model)
         if not isinstance(bare, AdversarialClassifier):
             raise TypeError(
@@ -94,10 +87,7 @@ class AWPOptimWrapper(OptimWrapper):
         step_kwargs: dict[str, Any] | None = None,
         zero_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        """Take the gradient at the perturbed weights, and step from the old.
-
-        See :meth:`mmengine.optim.OptimWrapper.update_params`.
-        """
+        """Step from the old weights, along the gradient at the perturbed."""
         replay, self._replay = self._replay, None
         if replay is None:
             super().update_params(loss, step_kwargs, zero_kwargs)
@@ -162,8 +152,4 @@ def _perturbation(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
 
 @OPTIM_WRAPPERS.register_module()
 class AWPAmpOptimWrapper(AWPOptimWrapper, AmpOptimWrapper):
-    """:class:`AWPOptimWrapper` with automatic mixed precision.
-
-    It takes the arguments of both :class:`AWPOptimWrapper` and
-    :class:`mmengine.optim.AmpOptimWrapper`.
-    """
+    """:class:`AWPOptimWrapper` with automatic mixed precision."""

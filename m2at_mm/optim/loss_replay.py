@@ -16,9 +16,6 @@ class LossReplay:
     Buffers, like batch norm's running statistics, go back to where they were
     before the first pass, so that an iteration updates them once.
 
-    Args:
-        model (AdversarialClassifier): The bare model.
-
     Example:
         >>> with LossReplay(model) as replay:
         ...     losses = model(images, samples, mode='loss')
@@ -54,11 +51,7 @@ class LossReplay:
         return losses
 
     def repeat(self) -> dict[str, Tensor]:
-        """The same losses with the present weights.
-
-        Raises:
-            RuntimeError: Nothing was recorded.
-        """
+        """The same losses with the present weights."""
         if self._call is None:
             raise RuntimeError(
                 'no loss was recorded: call the model with '

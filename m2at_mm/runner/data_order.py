@@ -37,12 +37,7 @@ def common_seed(runner: Runner) -> int:
 
 
 def check_sampler(runner: Runner) -> None:
-    """Refuse a sampler that does not fit the loop or the processes.
-
-    Raises:
-        ValueError: The sampler never ends but the loop counts epochs, or it
-            gives each of several processes all images.
-    """
+    """Refuse a sampler that does not fit the loop or the processes."""
     for sampler in _samplers(runner.train_dataloader):
         name = type(sampler).__name__
         if counts_epochs(runner) and isinstance(sampler, InfiniteSampler):
@@ -96,10 +91,7 @@ def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
 
 
 def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
-    """Give each dataset's pipeline streams of its own, also inside wrappers.
-
-    ``epoch`` is the current one, int64 of shape (), in shared memory.
-    """
+    """Give each dataset's pipeline streams of its own, also inside others."""
     parts = [
         part
         for part in inner_datasets(dataset)

@@ -25,14 +25,10 @@ _LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 
 
 def make_plain(checkpoint: dict[str, Any]) -> None:
-    """Replace what only some environments can load.
+    """Replace the entries of a checkpoint that only some environments load.
 
     What has no replacement is left out of the message hub, and elsewhere
     saved as it is; both with a warning.
-
-    Args:
-        checkpoint (dict): As MMEngine is about to save it; its entries are
-            replaced, not changed.
     """
     hub = checkpoint.get('message_hub', {})
     plain_hub = {part: dict(entries) for part, entries in hub.items()}
@@ -57,11 +53,7 @@ def _warn(text: str) -> None:
 
 
 def restore(checkpoint: dict[str, Any]) -> None:
-    """Undo :func:`make_plain`; what other tools saved stays as it is.
-
-    Args:
-        checkpoint (dict): As it was loaded; its entries are replaced.
-    """
+    """Undo :func:`make_plain`; what other tools saved stays as it is."""
     for part in checkpoint.keys() & {'message_hub', *_PARTS}:
         checkpoint[part] = restored(checkpoint[part])
 
@@ -98,11 +90,7 @@ def _plain(value: Any) -> Any:
 
 
 def restored(value: Any) -> Any:
-    """The content that was made plain; other content stays as it is.
-
-    Args:
-        value (Any): Part of a loaded checkpoint, on any device.
-    """
+    """The content that was made plain, of any part and on any device."""
     if isinstance(value, dict):
         kind = value.get(_KIND)
         if kind == 'ndarray':

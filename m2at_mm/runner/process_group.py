@@ -21,9 +21,7 @@ def connect_processes(
     MMEngine 0.10 calls ``torch.cuda.set_device`` also on a machine without a
     GPU. And where torchrun has restarted its processes, PyTorch lets them
     look for the addresses of the dead ones (2.11 and 2.14 do, where the store
-    of the rendezvous is shared). In both cases the group is started here;
-    otherwise, or if it is there already, this does nothing and MMEngine
-    starts it as usual.
+    of the rendezvous is shared). Otherwise MMEngine starts the group.
 
     Args:
         launcher (str): The ``--launcher`` of the tools.
@@ -32,8 +30,7 @@ def connect_processes(
             seconds that a process waits for another. Defaults to None.
 
     Raises:
-        RuntimeError: The launcher needs GPUs, or torchrun's environment, and
-            there are none.
+        RuntimeError: The launcher needs GPUs, or torchrun's environment.
     """
     on_gpu = torch.cuda.is_available()
     if launcher in ('slurm', 'mpi') and not on_gpu:

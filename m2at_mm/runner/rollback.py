@@ -37,12 +37,7 @@ def roll_back(runner: Runner, path: str) -> None:
 
 
 def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
-    """Refuse a training in which the last good checkpoint is removed.
-
-    Raises:
-        ValueError: The weights are checked after each ``interval``, and no
-            CheckpointHook saves them then and keeps them until the next check.
-    """
+    """Refuse to go back where no checkpoint stays from check to check."""
     if any(
         hook.by_epoch == by_epoch
         and hook.save_optimizer

@@ -24,10 +24,6 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     :class:`m2at_mm.RNGStateHook` the rest of the epoch is that of a run that
     was never interrupted.
 
-    Args:
-        *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
-        **kwargs (Any): The same.
-
     Example:
         >>> train_cfg = dict(
         ...     type='m2at_mm.ResumableEpochTrainLoop', max_epochs=200)
@@ -99,10 +95,7 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
 
 
 def make_epochs_resumable(cfg: Config) -> None:
-    """Use :class:`ResumableEpochTrainLoop` in a config with epochs.
-
-    The config is changed in place. A loop that it names by its type stays.
-    """
+    """Use :class:`ResumableEpochTrainLoop` in a config, by-type loops stay."""
     loop = cfg.get('train_cfg')
     if loop is not None and loop.get('by_epoch') and 'type' not in loop:
         del loop['by_epoch']
@@ -119,11 +112,7 @@ def counts_epochs(runner: Runner) -> bool:
 
 
 def refuse_epochs(runner: Runner, setting: str) -> None:
-    """Refuse what is given by epoch, like ``'interval=2'``, in other loops.
-
-    Raises:
-        ValueError: The training loop counts no epochs.
-    """
+    """Refuse what is given by epoch, like ``'interval=2'``, in other loops."""
     if not counts_epochs(runner):
         raise ValueError(
             f'{setting} counts epochs (by_epoch=True), but the training loop '
@@ -143,10 +132,7 @@ def checkpoint_follows(runner: Runner) -> bool:
 
 
 def validation_follows(runner: Runner, done: int) -> bool:
-    """Whether the loop validates after ``done`` of the epochs it counts.
-
-    In a loop by iterations, after ``done`` iterations.
-    """
+    """Whether the loop validates after ``done`` epochs, or iterations."""
     loop = runner.train_loop
     if runner.val_loop is None:
         return False
@@ -161,10 +147,7 @@ def validation_follows(runner: Runner, done: int) -> bool:
 
 
 def saves_or_validates(runner: Runner, done: int) -> bool:
-    """Whether a checkpoint or a validation follows iteration ``done``.
-
-    Those at the end of an epoch are left out.
-    """
+    """Whether either follows iteration ``done``, other than by epoch."""
     return checkpoint_follows(runner) or (
         not counts_epochs(runner) and validation_follows(runner, done)
     )

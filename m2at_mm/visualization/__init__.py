@@ -5,9 +5,10 @@ from m2at_mm.visualization.attack_steps import (
     draw_attack_steps,
     draw_step_frames,
 )
-from m2at_mm.visualization.mask_kinds import MaskKinds, draw_mask_kinds
-from m2at_mm.visualization.method_options import (
+from m2at_mm.visualization.mixing import (
+    MaskKinds,
     MethodOptions,
+    draw_mask_kinds,
     draw_method_options,
 )
 from m2at_mm.visualization.rendering import figure_pixels, save_animation

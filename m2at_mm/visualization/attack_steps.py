@@ -62,12 +62,8 @@ class AttackSteps:
 
         All begin at the same random start, so that each goes a step further
         than the one before. Of several restarts it is the first. An attack
-        without steps is shown as one.
-
-        Args:
-            model (AdversarialClassifier): In eval mode.
-            images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
-            labels (Tensor): int64, shape (N, ).
+        without steps is shown as one. The model is in eval mode; images are
+        in [0, 1], labels int64.
 
         Raises:
             ValueError: The model has no train attack.
@@ -98,7 +94,7 @@ class AttackSteps:
 
     @property
     def num_steps(self) -> int:
-        """How many steps the attack has, K."""
+        """The number of steps, K."""
         return len(self.images) - 1
 
     def heading(self, note: str) -> str:
@@ -127,12 +123,6 @@ def draw_attack_steps(
     Below the images is their perturbation, amplified so that +-eps fills the
     scale (under l2, its largest value), with the loss that the attack raises
     and the prediction. Of more than ten steps, ten are shown.
-
-    Args:
-        path (AttackSteps): The images of the strips.
-        classes (Sequence[str], optional): Names of the classes. Defaults to
-            None, their numbers.
-        note (str): Shown after the title. Defaults to ''.
     """
     last = path.num_steps
     columns = min(last + 1, _MOST_COLUMNS)
@@ -158,10 +148,8 @@ def draw_step_frames(
 ) -> list[Figure]:
     """Draw the frames of an animation: the clean images, then each step.
 
-    Panels as for :func:`draw_attack_steps`, with a column per image.
-
-    Returns:
-        list[Figure]: K + 1 of one size.
+    All K + 1 are of one size, with the panels of :func:`draw_attack_steps`
+    and a column per image.
     """
     num, frames = path.images.shape[1], []
     for step in range(path.num_steps + 1):

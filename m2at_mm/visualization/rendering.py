@@ -14,6 +14,7 @@ from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel
 
+#: Names of the classes in a picture; None shows their numbers.
 Classes = Sequence[str] | None
 
 # Two that colour-blind people tell apart (Okabe and Ito, "Color Universal
@@ -30,10 +31,7 @@ def make_grid(
     fontsize: int = 9,
     **settings: Any,
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with rows and columns of axes, and titles of the columns.
-
-    The size is in inches; ``settings`` are those of ``Figure.subplots``.
-    """
+    """A figure, its size in inches, with rows and columns of axes."""
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(*shape, squeeze=False, **settings)
     for axis, title in zip(axes[0], titles):
@@ -63,20 +61,14 @@ def show_panel(
 
 
 def amplitude(threat_model: ThreatModel, perturbation: Tensor) -> float:
-    """The change of a pixel that fills the scale of a picture.
-
-    Under linf it is the radius, under l2 the largest change.
-    """
+    """The change that fills the scale: the radius, or in l2 the largest."""
     if threat_model.norm == 'linf':
         return threat_model.eps
     return float(perturbation.abs().max())
 
 
 def amplified(perturbation: Tensor, full: float) -> Tensor:
-    """Grey for no change, black and white for -full and +full, per channel.
-
-    With ``full=0``, under a radius of 0, all is grey.
-    """
+    """Grey for no change, black and white for -full and +full."""
     return (0.5 + perturbation / (2 * full or 1)).clamp(0, 1)
 
 
@@ -105,15 +97,12 @@ def figure_pixels(figure: Figure, dpi: int = 100) -> np.ndarray:
 def save_animation(
     figures: Sequence[Figure], path: Path, dpi: int = 90
 ) -> None:
-    """Write figures of one size as a GIF that repeats forever.
-
-    A frame is shown for 0.7 seconds, the last one for 2.
-    """
+    """Write figures of one size as a GIF that repeats forever."""
     frames = [Image.fromarray(figure_pixels(one, dpi)) for one in figures]
     frames[0].save(
         path,
         save_all=True,
         append_images=frames[1:],
-        duration=[700] * (len(frames) - 1) + [2000],
+        duration=[700] * (len(frames) - 1) + [2000],  # milliseconds
         loop=0,
     )

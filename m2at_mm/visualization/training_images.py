@@ -11,7 +11,7 @@ from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
-from m2at_mm.methods import M2AT, TrainingBatch, one_hot
+from m2at_mm.methods import TrainingBatch, one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.visualization.rendering import (
     Classes,
@@ -29,9 +29,8 @@ from m2at_mm.visualization.rendering import (
 class TrainingImages:
     """What a method makes of a batch, with the predictions on it.
 
-    What a method lacks is None: masks are M2AT's, training images those of
-    methods that train on the attack, and without a train attack only the
-    clean images are left.
+    What the method lacks is None: without a train attack only the clean
+    images are left.
 
     Attributes:
         method (str): The name of its class.
@@ -68,10 +67,7 @@ class TrainingImages:
     ) -> TrainingImages:
         """Attack a batch and make training images of it.
 
-        Args:
-            model (AdversarialClassifier): In eval mode, with any method.
-            images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
-            labels (Tensor): int64, shape (N, ).
+        The model is in eval mode; images are in [0, 1], labels int64.
         """
         threat_model = copy(model.threat_model)  # schedules change it
         with torch.no_grad():
@@ -118,11 +114,7 @@ class TrainingImages:
         return replace(self, **tensors)
 
     def fooled(self) -> Tensor | None:
-        """Which images are right when clean and wrong under the attack.
-
-        Returns:
-            Tensor, optional: bool, shape (N, ); None without a train attack.
-        """
+        """Whether each image is right only without attack, None if unknown."""
         if self.adversarial_scores is None:
             return None
         right = predicted_labels(self.clean_scores) == self.labels
@@ -164,16 +156,6 @@ class TrainingImages:
         return '\n'.join(lines)
 
 
-def check_has_masks(model: AdversarialClassifier) -> M2AT:
-    """Return a model's method, or raise ValueError unless it is M2AT."""
-    if not isinstance(model.method, M2AT):
-        raise ValueError(
-            f'method {type(model.method).__name__} has no masks to show: '
-            "give a config with method=dict(type='m2at_mm.M2AT')"
-        )
-    return model.method
-
-
 def draw_training_images(
     batch: TrainingImages, classes: Classes = None, note: str = ''
 ) -> Figure:
@@ -185,12 +167,6 @@ def draw_training_images(
     largest value), and the training image, as far as the method has them.
     The text gives the predictions before and after the train attack, and the
     training target.
-
-    Args:
-        batch (TrainingImages): The images of the rows.
-        classes (Sequence[str], optional): Names of the classes. Defaults to
-            None, their numbers.
-        note (str): Shown after the title. Defaults to ''.
     """
     num, columns = len(batch.clean), batch.columns()
     width = 1.75 * len(columns) + 2.2

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pyautoattack
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from m2at_mm.attacks import AutoAttack, ThreatModel
 from m2at_mm.attacks.autoattack import (
@@ -17,50 +17,38 @@ from m2at_mm.attacks.autoattack import (
 )
 from m2at_mm.registry import TASK_UTILS
 
+ALL = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
 
-def _agrees_with_the_package(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    threat: ThreatModel,
+
+@pytest.mark.parametrize(
+    ('num', 'norm', 'eps', 'attacks'),
+    [
+        (4, 'linf', '8/255', ['apgd-ce', 'apgd-t']),
+        (8, 'linf', '8/255', ['apgd-dlr']),
+        pytest.param(24, 'linf', '4/255', ALL, marks=pytest.mark.slow),
+        pytest.param(24, 'l2', '128/255', ALL, marks=pytest.mark.slow),
+    ],
+)
+def test_the_same_images_stay_correct_as_by_the_package(
+    robust_model: nn.Module,
+    cifar10_images: Callable,
+    num: int,
+    norm: str,
+    eps: str,
     attacks: list[str],
 ) -> None:
-    """Which images stay correct, by ``run_standard_evaluation``."""
+    threat, (images, labels) = ThreatModel(norm, eps), cifar10_images(num)
     package = pyautoattack.AutoAttack(
-        model, norm=threat.norm.capitalize(), eps=threat.eps, seed=0
+        robust_model, norm=norm.capitalize(), eps=threat.eps, seed=0
     )
     package.attacks_to_run = attacks
     _, predicted = package.run_standard_evaluation(images, labels)
-    found = AutoAttack(attacks)(model, images, labels, threat)
+    found = AutoAttack(attacks)(robust_model, images, labels, threat)
     assert bool(threat.ball(images).contains(found).all())
     with torch.no_grad():
-        ours = model(found).argmax(1) == labels
+        ours = robust_model(found).argmax(1) == labels
     assert 0 < ours.sum() < len(ours)
     assert torch.equal(ours, predicted == labels)
-
-
-@pytest.mark.parametrize(
-    'attacks', [['apgd-ce', 'apgd-t'], ['apgd-dlr']], ids='+'.join
-)
-def test_outcome_is_that_of_the_package(
-    robust_model: nn.Module, cifar10_images: Callable, attacks: list[str]
-) -> None:
-    threat = ThreatModel('linf', '8/255')
-    images = cifar10_images(8)
-    _agrees_with_the_package(robust_model, *images, threat, attacks)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ('norm', 'eps'), [('linf', '4/255'), ('l2', '128/255')]
-)
-def test_all_four_attacks_agree_with_the_package(
-    robust_model: nn.Module, cifar10_images: Callable, norm: str, eps: str
-) -> None:
-    attacks = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
-    threat = ThreatModel(norm, eps)
-    images = cifar10_images(24)
-    _agrees_with_the_package(robust_model, *images, threat, attacks)
 
 
 @pytest.mark.parametrize('num_classes', [2, 3, 4, 10, 100])
@@ -152,19 +140,3 @@ def test_global_random_stream_and_model_are_left_alone() -> None:
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name])
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-
-
-def test_half_precision_changes_nothing() -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
-    model.append(nn.Linear(8 * 36, 4)).eval()
-    seen = set()
-    model[0].register_forward_hook(lambda *call: seen.add(call[2].dtype))
-    images = torch.rand(4, 3, 8, 8)
-    labels = model(images).argmax(1)
-    attack = AutoAttack(['apgd-ce'])
-    whole = attack(model, images, labels, ThreatModel())
-    with torch.autocast('cpu', torch.bfloat16):
-        half = attack(model, images, labels, ThreatModel())
-    assert torch.equal(half, whole)
-    assert seen == {torch.float32}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from quick_autoattack import quick_autoattack
 from torch import Tensor, nn
 
 from m2at_mm.attacks import FGSM, NFGSM, PGD, Attack, AutoAttack, ThreatModel
-from m2at_mm.attacks.context import BN_MODES
 
 ATTACKS: dict[str, Attack] = {
     'pgd': PGD(steps=2),
@@ -34,63 +32,40 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
 
 
+IMAGES = torch.rand(4, 3, 4, 4)
+
+
 @EACH
 @pytest.mark.parametrize('stop', [False, True], ids=['all', 'until-fooled'])
 @pytest.mark.parametrize(
-    ('changes', 'error', 'message'),
+    ('argument', 'value', 'error', 'message'),
     [
+        ('target', torch.zeros(4, 1).long(), TypeError, r'int64 .*\(4, 1\)'),
+        ('target', torch.zeros(4), TypeError, r'float32 of shape \(4,\)'),
         (
-            dict(target=torch.zeros(4, 1).long()),
-            TypeError,
-            r'int64 .*\(4, 1\)',
-        ),
-        (dict(target=torch.zeros(4)), TypeError, r'float32 of shape \(4,\)'),
-        (
-            dict(target=torch.full((4, 3), 1 / 3)),
+            'target',
+            torch.full((4, 3), 1 / 3),
             ValueError,
-            '3 classes, but the model has 5',
+            '3 classes, but .* 5',
         ),
-        (
-            dict(images=torch.rand(4, 3, 4, 4) * 255),
-            ValueError,
-            r'images must be in \[0, 1\].*divide 0-255 values by 255',
-        ),
-        (
-            dict(images=torch.rand(4, 3, 4, 4) - 0.5),
-            ValueError,
-            r'images must be in \[0, 1\].*-0\.',
-        ),
-        (
-            dict(images=torch.full((4, 3, 4, 4), torch.nan)),
-            ValueError,
-            r'images must be in \[0, 1\]',
-        ),
-        (
-            dict(images=torch.ones(4, 3, 4, 4, dtype=torch.uint8)),
-            TypeError,
-            r'images must be floats.*torch\.uint8',
-        ),
-        (dict(images=torch.rand(3, 4, 4)), TypeError, r'W\).*\(3, 4, 4\)'),
-        (dict(model=ReturnsTuple()), TypeError, 'ReturnsTuple returned a tup'),
-        (
-            dict(model=nn.Identity()),
-            TypeError,
-            r'Identity returned a tensor of shape \(4, 3, 4, 4\)',
-        ),
+        ('images', IMAGES * 255, ValueError, r'in \[0, 1\].*divide 0-255 val'),
+        ('images', IMAGES - 0.5, ValueError, r'must be in \[0, 1\].*-0\.'),
+        ('images', IMAGES * torch.nan, ValueError, r'must be in \[0, 1\]'),
+        ('images', IMAGES.byte(), TypeError, r'must be floats.*torch\.uint8'),
+        ('images', IMAGES[0], TypeError, r'W\).*\(3, 4, 4\)'),
+        ('model', ReturnsTuple(), TypeError, 'ReturnsTuple returned a tup'),
+        ('model', nn.Identity(), TypeError, r'Identity returned .*3, 4, 4\)'),
     ],
 )
 def test_refuses(
-    name: str, stop: bool, changes: dict, error: type, message: str
+    name: str, stop: bool, argument: str, value: Any, error: type, message: str
 ) -> None:
-    arguments: dict[str, Any] = dict(
-        model=linear(),
-        images=torch.rand(4, 3, 4, 4),
-        target=torch.tensor([0, 1, 2, 3]),
-        threat_model=ThreatModel(),
-        stop_when_fooled=stop,
-    )
+    labels = torch.tensor([0, 1, 2, 3])
+    given = dict(model=linear(), images=IMAGES, target=labels)
+    given |= {argument: value}
+    attack = ATTACKS[name]
     with pytest.raises(error, match=message):
-        ATTACKS[name](**arguments | changes)
+        attack(**given, threat_model=ThreatModel(), stop_when_fooled=stop)
 
 
 @EACH
@@ -108,58 +83,17 @@ def test_the_range_is_not_checked_where_it_is_known(
 @pytest.mark.parametrize(
     'attack',
     [
-        PGD(steps=2),
         PGD(steps=2, loss='kl', noise_std=0.01),
         FGSM(random_start=True),
-        AutoAttack(['apgd-ce']),
-        AutoAttack(['fab-t']),
+        AutoAttack(['apgd-ce', 'fab-t']),
     ],
-    ids=['pgd', 'noise', 'fgsm', 'apgd-ce', 'fab-t'],
+    ids=['noise', 'fgsm', 'autoattack'],
 )
 def test_at_radius_0_the_images_stay(attack: Attack, norm: str) -> None:
     model, images = linear(), torch.rand(4, 3, 4, 4)
     labels = model(images).argmax(1)
     adversarial = attack(model, images, labels, ThreatModel(norm, 0))
     assert torch.equal(adversarial, images)
-
-
-@pytest.mark.parametrize('bn_mode', BN_MODES)
-@pytest.mark.parametrize(
-    ('kind', 'settings'),
-    [
-        (FGSM, {}),
-        (FGSM, dict(loss='margin')),
-        (PGD, dict(steps=3)),
-        (PGD, dict(steps=3, loss='margin')),
-        (PGD, dict(steps=3, loss='kl')),
-        (PGD, dict(steps=3, restarts=2)),
-        (PGD, dict(steps=2, random_start=False, step_size='16/255')),
-    ],
-    ids=str,
-)
-@pytest.mark.parametrize('norm, eps', [('linf', 8 / 255), ('l2', 128 / 255)])
-def test_inside_ball_and_box_exactly(
-    net: nn.Module,
-    digits: tuple[Tensor, Tensor],
-    norm: str,
-    eps: float,
-    kind: Callable[..., Attack],
-    settings: dict,
-    bn_mode: str,
-) -> None:
-    images = digits[0][:40].float()
-    model = copy.deepcopy(net).float().train(bn_mode != 'eval')
-    attack = kind(bn_mode=bn_mode, **settings)
-    result = attack(model, images, digits[1][:40], ThreatModel(norm, eps))
-    assert result.dtype == images.dtype and result.shape == images.shape
-    assert result.min() >= 0 and result.max() <= 1
-    exact = result.double() - images.double()
-    order = torch.inf if norm == 'linf' else 2
-    for change in (result - images, exact):
-        sizes = change.flatten(1).norm(p=order, dim=1)
-        assert sizes.max().item() <= eps
-        # Digits are half black: the box lets no perturbation shrink to 0.
-        assert sizes.min().item() > eps / 10
 
 
 @EACH

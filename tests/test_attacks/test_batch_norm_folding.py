@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,19 +15,13 @@ from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import (
-    NFGSM,
-    PGD,
-    Attack,
-    ThreatModel,
-    attack_mode,
-    pgd,
-)
+from m2at_mm.attacks import NFGSM, PGD, Attack, ThreatModel, attack_mode, pgd
 
 IMAGES = torch.rand(
     5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
 ).double()
 LABELS = torch.tensor([0, 1, 2, 3, 4])
+UNTRACKED = partial(nn.BatchNorm2d, track_running_stats=False)
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -62,78 +57,63 @@ def small(
 
 
 class Layers(nn.Module):
-    """A convolution and two batch norms."""
+    """A convolution, two batch norms, and a way to put them together."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: Callable[..., Tensor]) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3)
         self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
-        self.norm = self.norms[0]
         self.gate = nn.Parameter(torch.zeros(()))
         self.flag = 0
-
-
-class Reused(Layers):
-    """Uses a convolution's output in front of its batch norm."""
+        self.features = features
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.conv(images)
-        return (self.norm(features).relu() + features).mean((2, 3))
-
-
-class InPlace(Layers):
-    """Changes a convolution's output in front of its batch norm."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.conv(images)
-        features += 0.5
-        return self.norm(features).relu().mean((2, 3))
-
-
-class Gated(Layers):
-    """A gate hides at first that the output is used twice."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.conv(images)
-        extra = self.gate * torch.add(input=features, other=1.0)
-        return (self.norm(features).relu() + extra).mean((2, 3))
-
-
-class Switched(Layers):
-    """A flag chooses between two batch norms, as AdvProp does."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.norms[self.flag](self.conv(images))
+        features = self.features(self, images, self.norms[self.flag])
         return features.relu().mean((2, 3))
 
 
-class Shared(Layers):
+def in_place(net: Layers, images: Tensor, norm: nn.Module) -> Tensor:
+    """Changes a convolution's output in front of its batch norm."""
+    features = net.conv(images)
+    features += 0.5
+    return norm(features)
+
+
+def reused(net: Layers, images: Tensor, norm: nn.Module) -> Tensor:
+    features = net.conv(images)
+    return norm(features) + features
+
+
+def gated(net: Layers, images: Tensor, norm: nn.Module) -> Tensor:
+    """A gate hides at first that the output is used twice."""
+    features = net.conv(images)
+    extra = net.gate * torch.add(input=features, other=1.0)
+    return norm(features) + extra
+
+
+def shared(net: Layers, images: Tensor, norm: nn.Module) -> Tensor:
     """One convolution for two batch norms."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        first, second = (norm(self.conv(images)) for norm in self.norms)
-        return (first * second.relu()).mean((2, 3))
+    return norm(net.conv(images)) * net.norms[1](net.conv(images))
 
 
-class Noisy(nn.Module):
+def switched(net: Layers, images: Tensor, norm: nn.Module) -> Tensor:
+    """A flag chooses between two batch norms, as AdvProp does."""
+    return norm(net.conv(images))
+
+
+def noisy(net: Layers, images: Tensor, norm: nn.Module) -> Tensor:
     """A randomised defence."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = small()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.body(images + 0.1 * torch.randn_like(images))
+    return norm(net.conv(images + 0.1 * torch.randn_like(images)))
 
 
 @contextmanager
-def counted_norms(network: nn.Module) -> Iterator[list[nn.Module]]:
-    """The batch norms that do their work inside, by their own forward."""
-    seen: list[nn.Module] = []
+def counted_norms() -> Iterator[list[object]]:
+    """One entry for each time a batch norm works by its own forward."""
+    seen: list[object] = []
     plain = torch.batch_norm
 
     def counting(*args: Any, **kwargs: Any) -> Tensor:
-        seen.append(network)
+        seen.append(None)
         return plain(*args, **kwargs)
 
     torch.batch_norm = counting
@@ -143,11 +123,16 @@ def counted_norms(network: nn.Module) -> Iterator[list[nn.Module]]:
         torch.batch_norm = plain
 
 
-def logits_while_attacked(network: nn.Module) -> tuple[Tensor, int]:
-    """The logits, and how many batch norms worked for them."""
+def attacked_norms(network: nn.Module, expected: Tensor | None = None) -> int:
+    """How many batch norms work under attack, where the logits stay."""
+    if expected is None:
+        with torch.no_grad():
+            expected = network(IMAGES)
     with attack_mode(network, 'eval', IMAGES):
-        with counted_norms(network) as seen, torch.no_grad():
-            return network(IMAGES), len(seen)
+        with counted_norms() as seen, torch.no_grad():
+            found = network(IMAGES)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    return len(seen)
 
 
 def mmpretrain_network(**backbone: Any) -> nn.Module:
@@ -169,27 +154,25 @@ def mmpretrain_network(**backbone: Any) -> nn.Module:
         (lambda: small(groups=6), 0),
         (lambda: small(bias=False), 0),
         (lambda: small(norm=nn.SyncBatchNorm), 0),
-        (lambda: small(norm=lambda n: nn.BatchNorm2d(n, affine=False)), 0),
+        (lambda: small(norm=partial(nn.BatchNorm2d, affine=False)), 0),
         (lambda: small(ConvAWS2d), 1),
-        (lambda: trained(Reused()), 1),
-        (lambda: trained(Shared()), 2),
-        (lambda: trained(InPlace()), 1),
-        (lambda: trained(Gated()), 1),
-        (lambda: trained(Switched()), 0),
-        (
-            lambda: small(
-                norm=lambda n: nn.BatchNorm2d(n, track_running_stats=False)
-            ),
-            1,
-        ),
+        (lambda: small(norm=UNTRACKED), 1),
+        (lambda: trained(Layers(switched)), 0),
+        (lambda: trained(Layers(reused)), 1),
+        (lambda: trained(Layers(shared)), 2),
+        (lambda: trained(Layers(in_place)), 1),
+        (lambda: trained(Layers(gated)), 1),
+        # Batch norms of a new network change nothing yet, nor would folding.
+        (lambda: Layers(reused).double().eval(), 1),
+        (lambda: Layers(in_place).double().eval(), 1),
+        (lambda: Layers(gated).double().eval(), 1),
     ],
 )
 def test_same_logits_without_the_work_of_batch_norms(
     build: Callable[[], nn.Module], left: int
 ) -> None:
     network = build()
-    for _ in range(2):
-        assert same_logits(network) == left
+    assert [attacked_norms(network) for _ in range(2)] == [left, left]
 
 
 def test_the_model_is_what_it_was_also_after_an_error() -> None:
@@ -207,48 +190,24 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
     assert all(p.requires_grad for p in network.parameters())
 
 
-def same_logits(network: nn.Module, expected: Tensor | None = None) -> int:
-    """Under attack and not; how many batch norms worked for it."""
-    if expected is None:
-        with torch.no_grad():
-            expected = network(IMAGES)
-    found, norms = logits_while_attacked(network)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-    return norms
-
-
-def test_weights_and_statistics_are_folded_anew_each_time() -> None:
+def test_each_attack_folds_anew() -> None:
+    """After changes of weights, statistics, modules and their use."""
     network = small()
-    logits_while_attacked(network)
+    attacked_norms(network)
     with torch.no_grad():
         network[2].weight.mul_(1.5)
         network[3].running_mean.add_(0.2)
         network[3].bias.sub_(0.3)
-    assert same_logits(network) == 0
-
-
-@pytest.mark.parametrize('network', [Reused, InPlace, Gated])
-def test_a_new_network_hides_nothing(network: type[nn.Module]) -> None:
-    """Its batch norms change nothing yet, nor would folding them."""
-    torch.manual_seed(0)
-    model = network().double().eval()
-    _, norms = logits_while_attacked(model)
-    assert norms == 1
-
-
-def test_changes_between_attacks() -> None:
-    switched = trained(Switched())
-    logits_while_attacked(switched)
-    switched.flag = 1
-    same_logits(switched)
-    network = small()
-    logits_while_attacked(network)
+    assert attacked_norms(network) == 0
     network[3] = trained(nn.BatchNorm2d(6))
     network[3].weight.data.mul_(2)
-    same_logits(network)
+    attacked_norms(network)
     nn.utils.parametrizations.spectral_norm(network[2]).double()
-    network.eval()
-    same_logits(network)
+    attacked_norms(network.eval())
+    network = trained(Layers(switched))
+    attacked_norms(network)
+    network.flag = 1
+    attacked_norms(network)
 
 
 def test_an_attack_inside_an_attack() -> None:
@@ -256,7 +215,7 @@ def test_an_attack_inside_an_attack() -> None:
     with torch.no_grad():
         expected = network(IMAGES)
     with attack_mode(network, 'eval', IMAGES):
-        same_logits(network, expected)
+        attacked_norms(network, expected)
         torch.testing.assert_close(network(IMAGES), expected)
     torch.testing.assert_close(network(IMAGES), expected, rtol=0, atol=0)
 
@@ -265,8 +224,8 @@ def test_a_forward_of_an_instance_stays() -> None:
     network = small()
     own = network[3].forward
     network[3].forward = lambda images: 2 * own(images)
-    same_logits(network)
-    same_logits(network)
+    attacked_norms(network)
+    attacked_norms(network)
     assert 'forward' in network[3].__dict__
 
 
@@ -281,7 +240,7 @@ def test_compiled_models_run(how: str) -> None:
         network.compile(backend='eager')
     else:
         network.forward = torch.compile(network.forward, backend='eager')
-    same_logits(network, expected)
+    attacked_norms(network, expected)
 
 
 def test_no_image_at_all() -> None:
@@ -320,25 +279,23 @@ def test_nothing_is_hidden_from_a_hook(
     network = small()
     seen: list[Any] = []
     register(network[position], lambda *values: seen.append(values[1:]))
-    _, norms = logits_while_attacked(network)
-    assert norms == 1
+    assert attacked_norms(network) == 1
 
 
 def test_a_randomised_model_keeps_its_draws() -> None:
-    network = Noisy().double().eval()
+    network = Layers(noisy).double().eval()
     torch.manual_seed(1)
     with torch.no_grad():
         expected = network(IMAGES)
     torch.manual_seed(1)
-    same_logits(network, expected)
+    attacked_norms(network, expected)
 
 
 @pytest.mark.parametrize('mode', ['batch', 'train'])
 def test_batch_statistics_are_not_folded(mode: str) -> None:
     network = small().train()
-    with attack_mode(network, mode, IMAGES):
-        with counted_norms(network) as seen:
-            network(IMAGES)
+    with attack_mode(network, mode, IMAGES), counted_norms() as seen:
+        network(IMAGES)
     assert len(seen) == 1
 
 
@@ -352,7 +309,7 @@ def test_attacks_find_the_same_images(
     found, worked = [], []
     for _ in range(2):
         torch.manual_seed(0)
-        with counted_norms(network) as seen:
+        with counted_norms() as seen:
             found.append(attack(network, IMAGES, LABELS, ThreatModel()))
         worked.append(len(seen))
         monkeypatch.setattr(

@@ -85,9 +85,7 @@ def test_what_is_not_finite_predicts_nothing(
 @pytest.mark.parametrize(
     'dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 )
-def test_images_in_the_precision_of_the_parameters(
-    dtype: torch.dtype,
-) -> None:
+def test_images_in_the_precision_of_the_parameters(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 1)).to(dtype)
     images = torch.rand(1, 1, 2, 2)
     assert at_entrance(model, images).dtype == dtype
@@ -131,9 +129,13 @@ def test_compiled_once_for_changing_weights(tracing: None) -> None:
     assert not COUNTERS['graph_break']
 
 
-def test_a_copy_has_its_own_weights(tracing: None) -> None:
-    model = build_adversarial()
+def test_nothing_stays_on_the_model_nor_on_a_copy(tracing: None) -> None:
+    model = build_adversarial().train()
+    kept = dict(model.__dict__), list(model.state_dict())
     before = _attack(model, 'default')
+    assert (dict(model.__dict__), list(model.state_dict())) == kept
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
     other = copy.deepcopy(model)
     for parameter in other.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -141,15 +143,6 @@ def test_a_copy_has_its_own_weights(tracing: None) -> None:
     assert (found != _attack(other, None)).float().mean() < 0.01
     assert (found != before).float().mean() > 0.3
     assert torch.equal(_attack(model, 'default'), before)
-
-
-def test_nothing_stays_on_the_model(tracing: None) -> None:
-    model = build_adversarial().train()
-    before = dict(model.__dict__), list(model.state_dict())
-    _attack(model, 'default')
-    assert (dict(model.__dict__), list(model.state_dict())) == before
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert all(module.training for module in model.modules())
 
 
 @pytest.mark.slow

@@ -46,33 +46,21 @@ class Recorder(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize('name', ['pgd', 'fgsm', 'n-fgsm'])
+@pytest.mark.parametrize('name', ['pgd', 'fgsm', 'n-fgsm', 'autoattack'])
 @pytest.mark.parametrize('full', [False, True])
 def test_full_precision_leaves_autocast(name: str, full: bool) -> None:
     torch.manual_seed(0)
     model, images = Recorder(), torch.rand(4, 3, 2, 2)
-    labels = torch.tensor([0, 1, 2, 0])
+    if name == 'autoattack':  # always in full precision
+        attack, full = AutoAttack(['apgd-ce']), True
+    else:
+        attack = ATTACKS[name](full_precision=full)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        found = ATTACKS[name](full_precision=full)(
-            model, images, labels, THREAT
-        )
+        found = attack(model, images, torch.tensor([0, 1, 2, 0]), THREAT)
         assert found.dtype == torch.float32
+        inside = model.seen.copy()
         assert model(images).dtype == torch.bfloat16  # autocast is back
-    expected = torch.float32 if full else torch.bfloat16
-    assert model.seen == {expected, torch.bfloat16}
-
-
-def test_full_precision_is_float32(robust_model: nn.Module) -> None:
-    images = torch.rand(4, 3, 32, 32, generator=_seeded())
-    batch = robust_model, images, torch.tensor([0, 1, 2, 3]), THREAT
-    plain = pgd(*batch, steps=3, generator=_seeded())
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        full = pgd(*batch, steps=3, full_precision=True, generator=_seeded())
-    assert torch.equal(plain, full)
-
-
-def _seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+    assert inside == {torch.float32 if full else torch.bfloat16}
 
 
 def _signs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -145,11 +133,7 @@ class Linear(nn.Module):
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', [*ATTACKS, 'autoattack'])
 def test_the_state_of_an_attack_is_precise(
-    name: str,
-    dtype: torch.dtype,
-    given: torch.dtype,
-    norm: str,
-    channels: int,
+    name: str, dtype: torch.dtype, given: torch.dtype, norm: str, channels: int
 ) -> None:
     if 'fgsm' in name and norm == 'l2':
         norm = 'linf'  # single steps are its own

@@ -50,14 +50,6 @@ def test_fgsm_under_an_l2_radius_above_1(images: Tensor) -> None:
     assert ((change > 1) & (change <= 300 / 255)).all()
 
 
-def test_fgsm_is_built_from_a_config() -> None:
-    settings = dict(loss='margin', bn_mode='batch')
-    attack = TASK_UTILS.build(dict(type='m2at_mm.FGSM', **settings))
-    assert isinstance(attack, FGSM)
-    assert (attack.loss, attack.bn_mode) == ('margin', 'batch')
-    assert (attack.steps, attack.random_start) == (1, False)
-
-
 def test_fgsm_rs_is_the_published_step(images: Tensor) -> None:
     model = Linear()
     attack = TASK_UTILS.build(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from pytest import MonkeyPatch
 from m2at_mm.datasets import CIFAR10, CIFAR100, cifar
 
 TEST_IMAGES = [('test', c, i) for i in range(TEST) for c in range(10)]
-both = pytest.mark.parametrize('cls', [CIFAR10, CIFAR100])
 
 
 def origins(dataset: CIFAR10) -> list[tuple[str, int, int]]:
@@ -55,16 +53,31 @@ def test_folder_takes_turns_over_classes(
     log.assert_called_once_with(text, logger='current')
 
 
-def test_folder_val_is_held_out_of_train(folder: Path) -> None:
-    load = partial(CIFAR10, str(folder), val_size=20)
+@pytest.mark.parametrize('official', [False, True])
+@pytest.mark.parametrize('cls', [CIFAR10, CIFAR100])
+def test_val_is_held_out_of_train(
+    cls: type[CIFAR10],
+    official: bool,
+    tmp_path: Path,
+    monkeypatch: MonkeyPatch,
+) -> None:
+    names = cls.METAINFO['classes']
+    classes = range(len(names))
+    files = [('train', c, i) for c in classes for i in range(TRAIN)]
+    if official:
+        files = make_official(tmp_path, monkeypatch, cls)
+    else:
+        make_folder(tmp_path, names)
+    load = partial(cls, str(tmp_path), download=False, val_size=2 * len(names))
     np.random.seed(1)
     train, val = (origins(load(split=split)) for split in ('train', 'val'))
-    assert len(val) == 20 and len(train) == 40
-    everything = {('train', c, i) for c in range(10) for i in range(TRAIN)}
-    assert {*train, *val} == everything
-    assert Counter(c for _, c, _ in val) == dict.fromkeys(range(10), 2)
-    assert [c for _, c, _ in train] == [*range(10)] * 4
-    assert [c for _, c, _ in val] == [*range(10)] * 2
+    assert len(train) + len(val) == len(files)
+    assert {*train, *val} == {*files}
+    assert [c for _, c, _ in val] == [*classes] * 2
+    if official:  # train keeps the order of the files
+        assert train == [item for item in files if item not in val]
+    else:
+        assert [c for _, c, _ in train] == [*classes] * 4
     # The same every time, and not the first ones.
     np.random.seed(2)
     assert origins(load(split='val')) == val
@@ -145,25 +158,6 @@ def test_a_wrong_image(folder: Path, content: Any, text: str) -> None:
 # --- official files --------------------------------------------------------
 
 
-@both
-def test_official_val_comes_from_the_training_files(
-    tmp_path: Path, monkeypatch: MonkeyPatch, cls: type[CIFAR10]
-) -> None:
-    everything = make_official(tmp_path, monkeypatch, cls)
-    classes = len(cls.METAINFO['classes'])
-    train, val = (
-        origins(
-            cls(str(tmp_path), split, download=False, val_size=2 * classes)
-        )
-        for split in ('train', 'val')
-    )
-    assert [c for _, c, _ in val] == [*range(classes)] * 2
-    # train keeps the order of the files.
-    assert train == [item for item in everything if item not in val]
-    assert {*train, *val} == {*everything}
-    assert len(train) + len(val) == len(everything)
-
-
 def test_official_test_is_the_stock_one(
     tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
@@ -225,19 +219,18 @@ def test_val_size_that_leaves_nothing_to_train_on(
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
 def test_builds_from_config_as_asked(folder: Path, split: str) -> None:
-    dataset = ROOT_DATASETS.build(
-        dict(
-            type='m2at_mm.CIFAR10',
-            data_root=str(folder.parent),
-            data_prefix='images',
-            split=split,
-            val_size=10,
-            test_mode=split != 'train',
-            lazy_init=True,
-            metainfo=dict(classes=[name.upper() for name in NAMES]),
-            pipeline=[dict(type='PackInputs')],
-        )
+    cfg = dict(
+        type='m2at_mm.CIFAR10',
+        data_root=str(folder.parent),
+        data_prefix='images',
+        split=split,
+        val_size=10,
+        test_mode=split != 'train',
+        lazy_init=True,
+        metainfo=dict(classes=[name.upper() for name in NAMES]),
+        pipeline=[dict(type='PackInputs')],
     )
+    dataset = ROOT_DATASETS.build(cfg)
     assert type(dataset) is CIFAR10 and not dataset._fully_initialized
     dataset.full_init()
     assert dataset.split == split and dataset.CLASSES[3] == 'CAT'
@@ -249,13 +242,6 @@ def test_builds_from_config_as_asked(folder: Path, split: str) -> None:
 def test_home_folder(folder: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setenv('HOME', str(folder.parent))
     assert len(CIFAR10('~/images', split='test')) == 10 * TEST
-
-
-def test_cifar100_folder(tmp_path: Path) -> None:
-    make_folder(tmp_path, names=CIFAR100.METAINFO['classes'])
-    val = CIFAR100(str(tmp_path), split='val', val_size=200)
-    assert [c for _, c, _ in origins(val)] == [*range(100)] * 2
-    assert val.CLASSES[8] == 'bicycle'
 
 
 # --- the real images -------------------------------------------------------

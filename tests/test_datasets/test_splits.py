@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -38,26 +40,19 @@ def test_nth_sample_of_a_class_stays_in_its_part() -> None:
     members = []
     for name in ('sorted', 'in-turns', 'shuffled'):
         labels = LABELS[name]
-        rank = np.array(
-            [(labels[:i] == k).sum() for i, k in enumerate(labels)]
-        )
-        members.append(
-            [
-                sorted(zip(labels[part].tolist(), rank[part].tolist()))
-                for part in stratified_split(labels, [3, 2])
-            ]
-        )
-
+        rank = [(labels[:i] == k).sum() for i, k in enumerate(labels)]
+        of_class = [*zip(labels.tolist(), rank)]
+        parts = stratified_split(labels, [3, 2])
+        members.append([{of_class[k] for k in part} for part in parts])
     assert members[0] == members[1] == members[2]
 
 
 def test_split_is_random_but_fixed() -> None:
-    labels = LABELS['sorted']
-    np.random.seed(1)
-    first = stratified_split(labels, [5])
-    np.random.seed(2)
-    again = stratified_split(labels, [5])
-
+    splits = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        splits.append(stratified_split(LABELS['sorted'], [5]))
+    first, again = splits
     assert all((a == b).all() for a, b in zip(first, again))
     # Not simply the first five of each class.
     assert (first[0] % 10).max() > 4
@@ -70,13 +65,9 @@ def test_round_robin_takes_turns(name: str) -> None:
 
     ordered = round_robin(labels, part)
 
-    waiting = {k: part[labels[part] == k].tolist() for k in np.unique(labels)}
-    expected = []
-    while any(waiting.values()):
-        for members in waiting.values():
-            expected += members[:1]
-            del members[:1]
-    assert ordered.tolist() == expected
+    waiting = [part[labels[part] == k].tolist() for k in np.unique(labels)]
+    turns = itertools.chain(*itertools.zip_longest(*waiting))
+    assert ordered.tolist() == [one for one in turns if one is not None]
 
 
 def test_round_robin_of_nothing() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +63,17 @@ def test_a_batch_is_that_of_the_samples(serialized: bool) -> None:
 
 
 @pytest.mark.parametrize('serialized', [True, False])
-@pytest.mark.parametrize('official', [True, False])
+@pytest.mark.parametrize('make', [make_folder, make_official])
 def test_cifar(
-    official: bool, serialized: bool, tmp_path: Path, monkeypatch: MonkeyPatch
+    make: Callable[..., Any],
+    serialized: bool,
+    tmp_path: Path,
+    monkeypatch: MonkeyPatch,
 ) -> None:
-    if official:
-        make_official(tmp_path, monkeypatch)
-    else:
-        make_folder(tmp_path)
-    dataset = CIFAR10(
-        str(tmp_path),
-        val_size=10,
-        download=False,
-        pipeline=PACKED,
-        whole_batches=True,
-        serialize_data=serialized,
-        lazy_init=True,
-    )
+    make(tmp_path, *[monkeypatch] * (make is make_official))
+    settings = dict(val_size=10, download=False, lazy_init=True)
+    settings |= dict(serialize_data=serialized, indices=None)
+    dataset = CIFAR10(str(tmp_path), **SETTINGS | settings)
     batch = dataset.__getitems__(INDICES)
     assert len(dataset) == 50
     assert_same(batch, dataset, INDICES)
@@ -129,50 +125,47 @@ def test_subset_passes_whole_batches_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ('wrapper', 'length'),
+    ('wrapper', 'settings', 'length'),
     [
-        (dict(type='ConcatDataset'), 80),
-        (dict(type='RepeatDataset', times=3), 120),
-        (dict(type='ClassBalancedDataset', oversample_thr=1e-3), 40),
-        (dict(type='KFoldDataset', num_splits=2, fold=0), 20),
+        ('ConcatDataset', dict(datasets=[CONFIG] * 2), 80),
+        ('RepeatDataset', dict(dataset=CONFIG, times=3), 120),
+        (
+            'ClassBalancedDataset',
+            dict(dataset=CONFIG, oversample_thr=1e-3),
+            40,
+        ),
+        ('KFoldDataset', dict(dataset=CONFIG, num_splits=2, fold=0), 20),
     ],
-    ids=lambda value: value['type'] if isinstance(value, dict) else '',
 )
-def test_wrappers_give_samples(wrapper: dict, length: int) -> None:
-    concat = wrapper['type'] == 'ConcatDataset'
-    inside = dict(datasets=[CONFIG] * 2) if concat else dict(dataset=CONFIG)
+def test_wrappers_give_samples(
+    wrapper: str, settings: dict, length: int
+) -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        dataset = DATASETS.build(wrapper | inside)
+        dataset = DATASETS.build(dict(copy.deepcopy(settings), type=wrapper))
     assert len(dataset) == length
     loader = DataLoader(dataset, batch_size=4, collate_fn=whole_batch_collate)
     first = next(iter(loader))
     expected = default_collate([dataset[index] for index in range(4)])
     assert torch.equal(first['inputs'], expected['inputs'])
-    labels, given = (
-        [int(one.gt_label) for one in batch['data_samples']]
-        for batch in (first, expected)
-    )
-    assert labels == given
+    for one, other in zip(first['data_samples'], expected['data_samples']):
+        assert one.gt_label == other.gt_label
 
 
 CROPPED = [dict(type='RandomCrop', crop_size=32, padding=4), *PACKED]
 MESSAGE = r"\['RandomCrop', 'PackInputs'\]: .*data_preprocessor\.augment"
 
 
-def test_transforms_are_refused() -> None:
+@pytest.mark.parametrize('seeded', [True, False])
+def test_transforms_are_refused(seeded: bool) -> None:
+    """Also of a later epoch: mmpretrain's SwitchRecipeHook sets a pipeline."""
     with pytest.raises(ValueError, match=MESSAGE):
         digits(pipeline=CROPPED)
     assert len(digits(pipeline=CROPPED, whole_batches=False)) == 40
-
-
-@pytest.mark.parametrize('seeded', [True, False])
-def test_transforms_of_a_later_epoch_are_refused(seeded: bool) -> None:
-    """mmpretrain's SwitchRecipeHook sets a new pipeline."""
     dataset = digits()
     pipeline = Compose([TRANSFORMS.build(one) for one in CROPPED])
-    dataset.pipeline = (
-        SeededPipeline(pipeline, 0, torch.zeros(())) if seeded else pipeline
-    )
+    if seeded:
+        pipeline = SeededPipeline(pipeline, 0, torch.zeros(()))
+    dataset.pipeline = pipeline
     with pytest.raises(ValueError, match=MESSAGE):
         dataset.__getitems__([0])
 

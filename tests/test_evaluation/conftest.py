@@ -11,11 +11,7 @@ from evaluation_support import samples_of
 from torch import nn
 
 from m2at_mm.attacks import ThreatModel
-from m2at_mm.evaluation import (
-    Outcomes,
-    ResultStore,
-    RobustnessEvaluation,
-)
+from m2at_mm.evaluation import Outcomes, ResultStore, RobustnessEvaluation
 
 Evaluate = Callable[..., tuple[list[Outcomes], dict[str, Any]]]
 

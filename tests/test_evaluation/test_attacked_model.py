@@ -4,14 +4,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from evaluation_support import Masked
 from torch import Tensor, nn
 
-from m2at_mm.evaluation.attacked_model import (
-    Attackable,
-    run_in_memory,
-    with_progress,
-)
+from m2at_mm.evaluation.attacked_model import run_in_memory, with_progress
 
 
 def _with_room_for(limit: int, sizes: list[int]) -> Callable:
@@ -43,18 +38,6 @@ def test_one_image_that_does_not_fit_is_a_clear_error() -> None:
             raise KeyError('another')
 
         run_in_memory(fail, *batch, 2)
-
-
-@pytest.mark.parametrize('how', ['integer input', 'broken gradient'])
-def test_attackable_gives_a_zero_gradient(
-    robust_model: nn.Module, how: str
-) -> None:
-    masked = Masked(robust_model, how)
-    images = torch.rand(2, 3, 32, 32, requires_grad=True)
-    logits = Attackable(masked)(images)
-    (gradient,) = torch.autograd.grad(logits.sum(), images)
-    assert gradient.abs().max() == 0
-    assert torch.equal(logits, masked(images))
 
 
 def test_progress_is_told_by_forward_passes(

@@ -12,13 +12,7 @@ from m2at_mm.evaluation import RobustAccuracy
 
 # True label, label predicted clean, under pgd10 and under cw20. By hand:
 # clean 4 of 5 right, pgd10 2 of 5, cw20 3 of 5, all three 1 of 5.
-ROWS = [
-    (0, 0, 0, 0),
-    (1, 1, 1, 2),
-    (2, 2, 0, 2),
-    (3, 3, 1, 1),
-    (4, 0, 0, 4),
-]
+ROWS = [(0, 0, 0, 0), (1, 1, 1, 2), (2, 2, 0, 2), (3, 3, 1, 1), (4, 0, 0, 4)]
 FIGURES = {
     'robust/clean': 80.0,
     'robust/pgd10': 40.0,
@@ -75,12 +69,6 @@ def test_images_added_to_fill_the_last_batch_do_not_count() -> None:
     # A second evaluation starts anew.
     metric.process(None, [*samples, samples[0]])
     assert metric.evaluate(5) == FIGURES
-
-
-def test_other_prefix() -> None:
-    figures = evaluate(predictions(), 5, prefix='val')
-    expected = {k.replace('robust', 'val'): v for k, v in FIGURES.items()}
-    assert figures == expected
 
 
 def test_unlabelled_dataset() -> None:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import mmcv
 import numpy as np
 import pytest
 import torch
@@ -189,18 +188,3 @@ def test_random_transforms_are_noted_and_draw_once(tmp_path: Path) -> None:
     _, results = _run(cfg)
     assert 'random transforms' in results['notes'][0]
     assert set(results['attacks'].values()) == {results['clean']}
-
-
-def test_unlabelled_images_are_refused(tmp_path: Path) -> None:
-    cfg = _config(classifier_cfg(), tmp_path)
-    cfg.test_cfg.num_samples = None
-    cfg.test_dataloader.dataset = dict(
-        type='CustomDataset',
-        data_root=str(tmp_path / 'images'),
-        with_label=False,
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
-    )
-    image = np.zeros((32, 32, 3), dtype=np.uint8)
-    mmcv.imwrite(image, str(tmp_path / 'images' / 'one.png'))
-    with pytest.raises(ValueError, match='must have one gt_label'):
-        Runner.from_cfg(cfg).test()

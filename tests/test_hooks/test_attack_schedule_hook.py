@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from types import SimpleNamespace
 from typing import Any
 
@@ -77,18 +78,6 @@ def test_iterations_count_where_they_are_asked_for() -> None:
     assert runner.model.threat_model.eps == pytest.approx(0.05)
 
 
-def test_whole_numbers_stay_whole() -> None:
-    hook, runner = hook_and_runner(
-        param='train_attack.steps', values=[1, 10], milestones=[0, 4]
-    )
-    steps = []
-    for epoch in range(5):
-        by_epoch(hook, runner, epoch)
-        steps.append(runner.model.train_attack.steps)
-    assert steps == [1, 3, 6, 8, 10]
-    assert all(isinstance(step, int) for step in steps)
-
-
 @pytest.mark.parametrize('training', [True, False])
 def test_validation_uses_the_settings_of_the_config(training: bool) -> None:
     hook, runner = AttackScheduleHook([ONE]), runner_of()
@@ -100,6 +89,11 @@ def test_validation_uses_the_settings_of_the_config(training: bool) -> None:
     hook.after_val_epoch(runner, metrics={})
     expected = 0.025 if training else 8 / 255
     assert runner.model.threat_model.eps == pytest.approx(expected)
+
+
+def test_one_setting_twice() -> None:
+    with pytest.raises(ValueError, match='more than once'):
+        AttackScheduleHook([ONE, dict(ONE)])
 
 
 FGSM = dict(train_attack=dict(type='m2at_mm.FGSM'))
@@ -171,11 +165,6 @@ def test_epochs_are_refused_in_a_loop_without_them() -> None:
         AttackScheduleHook([ONE]).before_train(runner)
 
 
-def test_one_setting_twice() -> None:
-    with pytest.raises(ValueError, match='more than once'):
-        AttackScheduleHook([ONE, dict(ONE)])
-
-
 L2 = dict(threat_model=dict(norm='l2', eps='128/255'))
 SCALE = dict(method=dict(type='m2at_mm.M2AT', scale=2))
 
@@ -186,6 +175,7 @@ SCALE = dict(method=dict(type='m2at_mm.M2AT', scale=2))
         ({}, 'label_smoothing', [0, 0.2], 0.1),
         # A whole number in the config, but not by its meaning.
         (SCALE, 'method.scale', [1, 2], 1.5),
+        ({}, STEPS, [1, 10], 6),  # rounded
         (L2, EPS, ['255/255', '765/255'], 2.0),
         # Longer than the radius, which no fraction would leave in doubt.
         (L2, STEP_SIZE, ['0/255', '765/255'], 1.5),
@@ -199,9 +189,8 @@ def test_the_value_in_force(
     model = build_adversarial(**settings)
     hook, runner = hook_and_runner(model, param=param, values=values)
     by_epoch(hook, runner, 4)
-    value: Any = model
-    for part in param.split('.'):
-        value = getattr(value, part)
+    value = operator.attrgetter(param)(model)
     if param == STEP_SIZE:
         value = model.train_attack.length_of_step(model.threat_model)
     assert value == pytest.approx(expected)
+    assert isinstance(value, type(expected))

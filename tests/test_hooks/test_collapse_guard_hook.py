@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import re
 from functools import partial
 from itertools import pairwise
@@ -13,12 +12,12 @@ from digits_runner import build_digits_runner, quick_cfg
 from interrupted_runs import build_runner as build_any_runner
 from interrupted_runs import log_of, resume
 from mmengine import dist
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from m2at_mm.attacks import FGSM, NFGSM, PGD, ThreatModel, own_random_stream
-from m2at_mm.evaluation.samples import spread_order
 from m2at_mm.hooks import CollapseGuardHook
+from m2at_mm.hooks.watched_images import watched_batches
 from m2at_mm.methods import M2AT
 
 GUARD = 'm2at_mm.CollapseGuardHook'
@@ -72,18 +71,15 @@ def build_in(work_dir: Path, loop: str, **settings: Any) -> Runner:
         by_epoch=loop == 'epochs',
         interval=1 if loop == 'epochs' else 2,
     )
+    guard |= settings.pop('guard', {})
+    hooks = dict(guard=guard) | settings.pop('default_hooks', {})
+    seed = dict(randomness=dict(seed=0))
     return build_any_runner(
-        work_dir,
-        loop,
-        randomness=dict(seed=0),
-        default_hooks=dict(guard=guard | settings.pop('guard', {})),
-        **settings,
+        work_dir, loop, default_hooks=hooks, **seed, **settings
     )
 
 
-def measured(
-    monkeypatch: pytest.MonkeyPatch, *figures: dict[str, float]
-) -> None:
+def measured(monkeypatch: pytest.MonkeyPatch, *figures: Any) -> None:
     """Let the guard see these figures, one check after the other."""
     given = iter(figures)
     monkeypatch.setattr(
@@ -110,17 +106,8 @@ def test_figures_are_those_of_the_attacks(tmp_path: Path) -> None:
     state = torch.get_rng_state()
     found = guard._measure(runner)
     assert guard._measure(runner) == found
-    assert torch.equal(torch.get_rng_state(), state)
-    assert model.training == runner.model.training
-    loader = runner.val_loop.dataloader
-    order = spread_order(loader.dataset.get_gt_labels())
-    data = loader.collate_fn(
-        [loader.dataset[int(k)] for k in sorted(order[:8])]
-    )
-    batch = model.data_preprocessor(data, False)
-    images = batch['inputs']
-    labels = torch.cat([one.gt_label for one in batch['data_samples']])
-    assert len(labels.unique()) == 8
+    assert torch.equal(torch.get_rng_state(), state) and model.training
+    ((images, labels),) = watched_batches(runner, 8)
     model.eval()
     with own_random_stream(images.device, 0):
         fgsm = FGSM()(model, images, labels, model.threat_model)
@@ -130,43 +117,26 @@ def test_figures_are_those_of_the_attacks(tmp_path: Path) -> None:
         assert found[name] == pytest.approx(100 * float(right))
 
 
-def test_sound_training_goes_on(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    # At the beginning a network guesses, and at a large radius several steps
-    # do more than one.
-    measured(monkeypatch, GUESSING, GUESSING, LARGE_RADIUS, SOUND)
-    runner = build_runner(tmp_path, 4)
-    runner.train()
-    assert runner.epoch == 4
-    logged = runner.message_hub.get_scalar('train/guard_fgsm')
-    assert logged.current() == 40.0
-    assert not [r for r in caplog.records if r.levelno >= logging.ERROR]
-
-
 OVERFITTING = 'catastrophic overfitting: 60.0 % under FGSM'
 CHANCE = 'guessing among 10 classes'
+ROLLBACK = dict(action='rollback', max_rollbacks=2)
 
 
 @pytest.mark.parametrize(
     ('figures', 'guard', 'said', 'end'),
     [
+        # At the beginning a network guesses, and at a large radius several
+        # steps do more than one.
+        ([GUESSING, GUESSING, LARGE_RADIUS, SOUND], dict(patience=5), '', 4),
         ([SOUND, OVERFITTED], {}, OVERFITTING, 2),
         ([SOUND, GUESSING], {}, CHANCE, 2),  # it fell to chance
         ([GUESSING, GUESSING], {}, CHANCE, 2),  # it stayed there
-        ([OVERFITTED, *[SOUND] * 4], dict(action='warn'), OVERFITTING, 5),
+        ([OVERFITTED, *[SOUND] * 3], dict(action='warn'), OVERFITTING, 4),
         # It does not go back for ever.
-        (
-            [SOUND, *[OVERFITTED] * 4],
-            dict(action='rollback', max_rollbacks=2),
-            OVERFITTING,
-            4,
-        ),
+        ([SOUND, *[OVERFITTED] * 3], ROLLBACK, OVERFITTING, 4),
     ],
 )
-def test_training_stops(
+def test_training_stops_where_it_failed(
     figures: list[dict[str, float]],
     guard: dict,
     said: str,
@@ -175,19 +145,15 @@ def test_training_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured(monkeypatch, *figures)
-    runner = build_runner(tmp_path, 5, patience=1, **guard)
+    epochs = 4 if end == 4 and guard is not ROLLBACK else 5
+    runner = build_runner(tmp_path, epochs, **dict(patience=1) | guard)
     runner.train()
     assert runner.epoch == end
-    assert re.search(f'- ERROR -.*{said}', log_of(tmp_path))
-
-
-def test_iterations_stop_after_the_check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured(monkeypatch, SOUND, OVERFITTED)
-    runner = build_in(tmp_path, 'iterations')
-    runner.train()
-    assert runner.iter == 4
+    logged = runner.message_hub.get_scalar('train/guard_fgsm')
+    assert logged.current() == figures[-1]['fgsm']
+    log = log_of(tmp_path)
+    assert ('- ERROR -' in log) == bool(said)
+    assert re.search(f'- ERROR -.*{said}', log) or not said
 
 
 @pytest.mark.parametrize('keep', [1, -1])
@@ -218,18 +184,14 @@ def test_going_back_to_the_last_sound_checkpoint(
 def test_a_lower_step_stays_lower_after_resuming(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured(monkeypatch, SOUND, OVERFITTED, SOUND, SOUND)
-    for epochs in (3, 4):
-        runner = build_runner(
-            tmp_path, epochs, action='lower_step', step_factor=0.25
-        )
-        if epochs == 3:
-            assert trained(runner).steps == pytest.approx([16, 16, 4])
+    measured(monkeypatch, SOUND, OVERFITTED, SOUND, SOUND, SOUND)
+    lower = dict(action='lower_step', step_factor=0.25)
+    runner = build_runner(tmp_path, 3, **lower)
+    assert trained(runner).steps == pytest.approx([16, 16, 4])
+    runner, watch = build_runner(tmp_path, 5, **lower), Watch()
+    runner.register_hook(watch)
     resume(runner)
-    assert runner.epoch == 4
-    attack = runner.model.train_attack
-    length = attack.length_of_step(runner.model.threat_model)
-    assert length == pytest.approx(4 / 255)
+    assert watch.steps == pytest.approx([4, 4])
 
 
 def test_a_schedule_of_the_step_stays_lowered(
@@ -252,36 +214,20 @@ def test_a_schedule_of_the_step_stays_lowered(
 
 
 @pytest.mark.parametrize(
-    ('attack', 'step'),
-    [
-        (PGD(), 1 / 4),
-        (PGD(step_size='4/255'), 1 / 2),
-        (PGD(step_size=8 / 255), 1.0),
-        (FGSM(), 1.0),
-        (FGSM(step=1.25, random_start=True), 1.25),
-    ],
+    'attack',
+    [FGSM(), NFGSM(noise=0.0)],
+    ids=lambda attack: type(attack).__name__,
 )
-def test_a_lower_step_is_a_share_of_the_one_in_force(
-    attack: PGD, step: float
-) -> None:
-    """Steps in radii, of the radius that is in force when they are taken."""
-    for lowered in (0.5, 0.25):
-        attack.step_factor *= 0.5
-        found = attack.length_of_step(ThreatModel('linf', '8/255'))
-        assert found == pytest.approx(lowered * step * 8 / 255)
-
-
-def test_a_lower_step_of_n_fgsm() -> None:
-    attack = NFGSM(noise=0.0)
-    attack.step_factor *= 0.5
-    network = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(12, 2, bias=False)
-    )
+def test_a_lower_step_is_a_share_of_the_one_in_force(attack: Any) -> None:
+    flat = torch.nn.Flatten()
+    network = torch.nn.Sequential(flat, torch.nn.Linear(12, 2, bias=False))
     images = torch.full((1, 3, 2, 2), 0.5)
-    threat_model = ThreatModel('linf', '8/255')
-    found = attack(network, images, torch.tensor([0]), threat_model)
-    moved = (found - images).abs()
-    torch.testing.assert_close(moved, torch.full_like(moved, 4 / 255))
+    labels, threat_model = torch.tensor([0]), ThreatModel('linf', '8/255')
+    for lowered in (4 / 255, 2 / 255):
+        attack.step_factor *= 0.5
+        found = attack(network, images, labels, threat_model)
+        moved = (found - images).abs()
+        torch.testing.assert_close(moved, torch.full_like(moved, lowered))
 
 
 @pytest.mark.parametrize(
@@ -300,113 +246,97 @@ def test_checks_are_made_when_they_are_due(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The last one stops the training, at once in a loop by iterations."""
     seen: list[int] = []
 
     def measure(self: CollapseGuardHook, runner: Runner) -> dict[str, float]:
         seen.append(runner.iter + (not self.by_epoch))
-        return SOUND
+        return OVERFITTED if seen == expected else SOUND
 
     monkeypatch.setattr(CollapseGuardHook, '_measure', measure)
-    build_in(tmp_path, loop, guard=guard).train()
+    runner = build_in(tmp_path, loop, guard=guard)
+    runner.train()
     assert seen == expected
+    assert runner.iter == expected[-1] or loop == 'epochs'
 
 
-def refused(runner: Runner, message: str) -> None:
+BACK, LOWER = dict(action='rollback'), dict(action='lower_step')
+EVERY_TWO = dict(interval=2, by_epoch=False)
+DIVISOR = 'checkpoint.interval to {} or a divisor of it, with by_epoch=False'
+GONE = 'would not be there'
+NO_STEP = r"lower_step' needs .*'rollback'"
+FREE_AT = dict(train_attack=None, method=dict(type='m2at_mm.FreeAT'))
+# Its train attack is given and not called.
+STANDARD = dict(method=dict(type='m2at_mm.Standard'))
+
+
+@pytest.mark.parametrize(
+    ('loop', 'guard', 'checkpoint', 'model', 'message'),
+    [
+        ('iterations', dict(by_epoch=True), {}, {}, 'interval=2 counts ep'),
+        ('iterations', BACK | dict(interval=3), {}, {}, DIVISOR.format(3)),
+        ('epochs', BACK | EVERY_TWO, {}, {}, DIVISOR.format(2)),
+        ('epochs', BACK | dict(interval=2), dict(max_keep_ckpts=1), {}, GONE),
+        ('epochs', BACK, dict(save_optimizer=False), {}, GONE),
+        ('epochs', BACK, dict(interval=-1), {}, GONE),
+        ('epochs', BACK, dict(interval=2), {}, GONE),
+        ('epochs', LOWER, {}, FREE_AT, NO_STEP),
+        ('epochs', LOWER, {}, STANDARD, NO_STEP),
+    ],
+)
+def test_what_a_training_does_not_allow(
+    loop: str,
+    guard: dict,
+    checkpoint: dict,
+    model: dict,
+    message: str,
+    tmp_path: Path,
+) -> None:
+    if model:
+        model = dict(model, method=dict(model['method'], _delete_=True))
+    hooks = dict(checkpoint=checkpoint)
+    runner = build_in(
+        tmp_path, loop, guard=guard, model=model, default_hooks=hooks
+    )
     with pytest.raises(ValueError, match=message):
         runner.train()
-
-
-@pytest.mark.parametrize(
-    ('loop', 'guard', 'message'),
-    [
-        ('iterations', dict(by_epoch=True), r'interval=2 counts epochs'),
-        (
-            'iterations',
-            dict(action='rollback', interval=3),
-            r'checkpoint.interval to 3 or a divisor of it, with by_epoch=Fa',
-        ),
-        (
-            'epochs',
-            dict(action='rollback', by_epoch=False, interval=2),
-            r'interval to 2 or a divisor of it, with by_epoch=False',
-        ),
-    ],
-)
-def test_what_a_loop_does_not_allow(
-    loop: str, guard: dict, message: str, tmp_path: Path
-) -> None:
-    refused(build_in(tmp_path, loop, guard=guard), message)
-
-
-@pytest.mark.parametrize(
-    ('checkpoint', 'interval'),
-    [
-        (dict(max_keep_ckpts=1), 2),
-        (dict(save_optimizer=False), 1),
-        (dict(interval=-1), 1),
-        (dict(interval=2), 1),
-    ],
-)
-def test_a_sound_checkpoint_that_would_be_gone(
-    checkpoint: dict, interval: int, tmp_path: Path
-) -> None:
-    hooks = dict(
-        checkpoint=dict(interval=1, max_keep_ckpts=-1) | checkpoint,
-        guard=dict(type=GUARD, action='rollback', interval=interval),
-    )
-    refused(ten_digits(tmp_path, default_hooks=hooks), 'would not be there')
-
-
-# Standard's train attack is given and not called.
-@pytest.mark.parametrize('method', ['FreeAT', 'Standard'])
-def test_no_step_to_lower(method: str, tmp_path: Path) -> None:
-    model = dict(method=dict(_delete_=True, type=f'm2at_mm.{method}'))
-    if method == 'FreeAT':
-        model['train_attack'] = None
-    guard = dict(type=GUARD, action='lower_step')
-    runner = ten_digits(tmp_path, model=model, default_hooks=dict(guard=guard))
-    refused(runner, r"lower_step' needs .*'rollback'")
 
 
 @pytest.mark.parametrize(
     ('loop', 'iteration'), [('epochs', 5), ('iterations', 7)]
 )
 def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
-    loop: str,
-    iteration: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    loop: str, iteration: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints after epochs of three, or after iterations 4, 8 and 9."""
-    read: list[str] = []
+    read: list[torch.Tensor] = []
     reduce = dist.all_reduce
 
     def noted(first: torch.Tensor, op: str = 'sum') -> None:
-        read.append(op)
+        if op == 'min':
+            read.append(first)
         reduce(first, op)
 
     not_finite(monkeypatch, iteration)
     measured(monkeypatch, *[SOUND] * 9)
+    interval = 1 if loop == 'epochs' else 4
     runner = build_in(
         tmp_path,
         loop,
-        guard=dict(action='rollback', interval=1 if loop == 'epochs' else 4),
+        guard=dict(action='rollback', interval=interval),
         train_cfg=dict(val_interval=100),
+        default_hooks=dict(checkpoint=dict(interval=interval)),
     )
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and loop == 'iterations':
-            hook.interval = 4
     monkeypatch.setattr(
         'm2at_mm.hooks.collapse_guard_hook.dist.all_reduce', noted
     )
     runner.train()
-    assert read.count('min') == 3
+    assert len(read) == 3
     saved = list(tmp_path.glob('*_?.pth'))
     assert len(saved) == 4  # with the best one
     for path in saved:
         weights = torch.load(path, weights_only=True)['state_dict']
-        for name, value in weights.items():
-            assert value.isfinite().all(), (path, name)
+        assert all(value.isfinite().all() for value in weights.values()), path
     assert f'not finite in iteration {iteration}' in log_of(tmp_path)
 
 

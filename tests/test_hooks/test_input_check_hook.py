@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,21 +8,14 @@ from typing import Any
 import pytest
 import torch
 from digits_runner import build_digits_runner, small_digits_config
-from mmengine.dataset import (
-    ClassBalancedDataset,
-    Compose,
-    ConcatDataset,
-    RepeatDataset,
-    default_collate,
-)
+from mmengine.dataset import RepeatDataset, default_collate
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
-from mmpretrain.datasets import KFoldDataset
-from mmpretrain.registry import DATASETS, MODELS
+from mmpretrain.registry import MODELS
 from tiny import classifier_cfg
 from torch.utils.data import DataLoader, Subset
 
-from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.datasets import Digits
 
 CROP: dict[str, Any] = dict(type='RandomCrop', crop_size=32, padding=4)
 PACK = dict(type='PackInputs')
@@ -31,17 +25,14 @@ PACK = dict(type='PackInputs')
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The steps that the Runner takes; what is wrong is found before any."""
     taken: list[str] = []
+    stock = Runner.call_hook
 
-    def step(name: str) -> Callable[..., Any]:
-        def call(model: AdversarialClassifier, *_: Any, **__: Any) -> Any:
-            taken.append(name)
-            return stock(model, *_, **__)
+    def noted(runner: Runner, name: str, **given: Any) -> None:
+        if re.fullmatch('before_.*_iter', name):
+            taken.append(name.split('_')[1])
+        stock(runner, name, **given)
 
-        stock = getattr(AdversarialClassifier, name)
-        return call
-
-    for name in ('train_step', 'val_step', 'test_step'):
-        monkeypatch.setattr(AdversarialClassifier, name, step(name))
+    monkeypatch.setattr(Runner, 'call_hook', noted)
     return taken
 
 
@@ -60,19 +51,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(work_dir / 'epoch_1.pth')
 
 
-START: dict[str, Callable[[str], dict]] = {
-    'train': lambda path: dict(load_from=path),
-    'resume': lambda path: dict(load_from=path, resume=True),
-    'test': lambda path: dict(load_from=path),
-}
+START: dict[str, dict] = {'train': {}, 'resume': dict(resume=True), 'test': {}}
 
 
 def start(how: str, runner: Runner) -> None:
     runner.test() if how == 'test' else runner.train()
 
 
+Refused = Callable[..., None]
+
+
 @pytest.fixture
-def refused(steps: list[str]) -> Callable[..., None]:
+def refused(steps: list[str]) -> Refused:
     """Function that checks that a run ends with an error before any step."""
 
     def check(runner: Runner, message: str, how: str = 'train') -> None:
@@ -82,8 +72,6 @@ def refused(steps: list[str]) -> Callable[..., None]:
 
     return check
 
-
-Refused = Callable[..., None]
 
 # --- checkpoints -----------------------------------------------------------
 
@@ -128,33 +116,23 @@ def test_checkpoint_of_another_network(
     how: str, change: str, tmp_path: Path, refused: Refused, steps: list[str]
 ) -> None:
     path = save(tmp_path / 'other.pth', change)
-    runner = build_runner(tmp_path, **START[how](path))
+    runner = build_runner(tmp_path, load_from=path, **START[how])
     if how == 'train' and change in HEADS:  # fine-tuning
         runner.train()
-        assert steps == ['train_step', 'val_step']
+        assert steps == ['train', 'val']
     else:
         refused(runner, CHANGED[change], how)
 
 
-@pytest.mark.parametrize(
-    ('how', 'expected'),
-    [
-        ('train', ['train_step', 'val_step']),
-        ('resume', []),  # the one epoch is done
-        ('test', ['test_step']),
-    ],
-)
+@pytest.mark.parametrize('how', START)
 def test_own_checkpoint_passes(
-    how: str,
-    expected: list[str],
-    trained: str,
-    tmp_path: Path,
-    steps: list[str],
+    how: str, trained: str, tmp_path: Path, steps: list[str]
 ) -> None:
-    runner = build_runner(tmp_path, **START[how](trained))
+    runner = build_runner(tmp_path, load_from=trained, **START[how])
     start(how, runner)
-    assert steps == expected
-    assert runner.epoch == (0 if how == 'test' else 1)
+    # The one epoch of a resumed run is done.
+    assert steps == dict(train=['train', 'val'], resume=[], test=['test'])[how]
+    assert runner.epoch == (how != 'test')
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.'], ids=['plain', 'parallel'])
@@ -177,40 +155,36 @@ class Planted:
         return (Path.touch, (self.path,))
 
 
+DAMAGED = {
+    'missing': 'is not a file',
+    'cut off': 'damaged or none of PyTorch',
+    'empty': 'damaged or none of PyTorch',
+    'text': 'is damaged',
+    'code': 'could run code',
+    'tensor': 'holds a Tensor in place',
+}
+
+
 @pytest.mark.parametrize('how', START)
-@pytest.mark.parametrize(
-    ('kind', 'message'),
-    [
-        ('missing', 'is not a file'),
-        ('cut off', 'damaged or none of PyTorch'),
-        ('empty', 'damaged or none of PyTorch'),
-        ('text', 'is damaged'),
-        ('code', 'could run code'),
-        ('tensor', 'holds a Tensor in place'),
-    ],
-)
+@pytest.mark.parametrize('kind', DAMAGED)
 def test_checkpoint_that_cannot_be_read(
-    kind: str,
-    message: str,
-    how: str,
-    trained: str,
-    tmp_path: Path,
-    refused: Refused,
+    kind: str, how: str, trained: str, tmp_path: Path, refused: Refused
 ) -> None:
     path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
     whole = Path(trained).read_bytes()
-    if kind == 'cut off':
-        path.write_bytes(whole[: len(whole) // 2])
-    elif kind == 'empty':
-        path.write_bytes(b'')
-    elif kind == 'text':
-        path.write_text('<html>404</html>')
+    content: dict[str, bytes] = {
+        'cut off': whole[: len(whole) // 2],
+        'empty': b'',
+        'text': b'<html>404</html>',
+    }
+    if kind in content:
+        path.write_bytes(content[kind])
     elif kind == 'code':
         torch.save(dict(state_dict=Planted(mark)), path)
     elif kind == 'tensor':
         torch.save(torch.zeros(3), path)
-    runner = build_runner(tmp_path, **START[how](str(path)))
-    refused(runner, f'{path}.* {message}', how)
+    runner = build_runner(tmp_path, load_from=str(path), **START[how])
+    refused(runner, f'{path}.* {DAMAGED[kind]}', how)
     assert not mark.exists()
 
 
@@ -221,12 +195,9 @@ def test_a_config_in_a_checkpoint_is_not_run(
     checkpoint = torch.load(trained, weights_only=True)
     checkpoint['meta']['config'] = f'open({str(mark)!r}, "w").close()'
     torch.save(checkpoint, path)
-    runner = build_runner(
-        tmp_path,
-        load_from=str(path),
-        # The best checkpoint may have made room for another run's.
-        default_hooks=dict(checkpoint=dict(published_keys=None)),
-    )
+    # The best checkpoint may have made room for another run's.
+    keep = dict(default_hooks=dict(checkpoint=dict(published_keys=None)))
+    runner = build_runner(tmp_path, load_from=str(path), **keep)
     runner._resume = True
     runner.train()
     assert not mark.exists()
@@ -244,6 +215,46 @@ def init_from(path: str) -> dict[str, Any]:
 NEEDS = dict(default_hooks=dict(input_check=dict(needs_checkpoint=True)))
 
 
+GIVEN: dict[str, Callable[[str], dict[str, Any]]] = {
+    'load_from': lambda path: dict(load_from=path),
+    'resume': lambda path: dict(
+        load_from=path, resume=True, train_cfg=dict(max_epochs=2)
+    ),
+    'pretrained': init_from,
+    'at home': lambda path: init_from(f'~/{Path(path).name}'),
+    'by itself': lambda path: {},
+}
+
+
+@pytest.mark.parametrize('kind', GIVEN)
+def test_weights_that_are_there(
+    kind: str,
+    trained: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: list[str],
+) -> None:
+    monkeypatch.setenv('HOME', str(Path(trained).parent))
+    runner = build_runner(tmp_path, **NEEDS, **GIVEN[kind](trained))
+    if kind == 'by itself':  # as classifiers of timm
+        runner.cfg.model.classifier.pretrained = True
+    runner.train()
+    assert 'train' in steps
+
+
+def test_testing_needs_no_pretrained_weights(
+    trained: str, tmp_path: Path, steps: list[str]
+) -> None:
+    build_runner(tmp_path, load_from=trained, **init_from('')).test()
+    assert 'test' in steps
+
+
+# --- data and settings -----------------------------------------------------
+
+CROPPED = dict(whole_batches=False, pipeline=[CROP, PACK])
+TWICE = r"\['RandomCrop'\], and data_preprocessor.augment"
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
@@ -253,81 +264,13 @@ NEEDS = dict(default_hooks=dict(input_check=dict(needs_checkpoint=True)))
         ),
         (NEEDS, 'load_from is empty'),
         (NEEDS | dict(resume=True), 'load_from is empty'),
-    ],
-)
-def test_weights_that_are_not_there(
-    settings: dict, message: str, tmp_path: Path, refused: Refused
-) -> None:
-    refused(build_runner(tmp_path, **settings), message)
-
-
-@pytest.mark.parametrize(
-    'kind', ['load_from', 'resume', 'pretrained', 'at home', 'by itself']
-)
-def test_weights_that_are_there(
-    kind: str,
-    trained: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    steps: list[str],
-) -> None:
-    monkeypatch.setenv('HOME', str(Path(trained).parent))
-    settings: dict[str, Any] = {
-        'load_from': dict(load_from=trained),
-        'resume': dict(
-            load_from=trained, resume=True, train_cfg=dict(max_epochs=2)
+        *(
+            (
+                dict(num_classes=5, data_preprocessor=dict(num_classes=known)),
+                r'label 5, .*0 to 4 \(10 of 20 images\)',
+            )
+            for known in (None, 5, 10)
         ),
-        'pretrained': init_from(trained),
-        'at home': init_from(f'~/{Path(trained).name}'),
-        'by itself': {},
-    }[kind]
-    runner = build_runner(tmp_path, **NEEDS, **settings)
-    if kind == 'by itself':  # as classifiers of timm
-        runner.cfg.model.classifier.pretrained = True
-    runner.train()
-    assert 'train_step' in steps
-
-
-def test_testing_needs_no_pretrained_weights(
-    trained: str, tmp_path: Path, steps: list[str]
-) -> None:
-    build_runner(tmp_path, load_from=trained, **init_from('')).test()
-    assert 'test_step' in steps
-
-
-# --- data and settings -----------------------------------------------------
-
-LABELS = r'Digits has label \d, .*0 to 4'
-TWICE = r"\['RandomCrop'\], and data_preprocessor.augment"
-
-
-@pytest.mark.parametrize('preprocessor_classes', [None, 5, 10])
-@pytest.mark.parametrize('how', ['train', 'test'])
-def test_label_outside_the_classes(
-    how: str,
-    preprocessor_classes: int | None,
-    tmp_path: Path,
-    refused: Refused,
-) -> None:
-    preprocessor = dict(num_classes=preprocessor_classes)
-    runner = build_runner(tmp_path, 5, data_preprocessor=preprocessor)
-    refused(runner, r'label 5, .*0 to 4 \(10 of 20 images\)', how)
-
-
-def test_label_outside_the_classes_in_validation(
-    tmp_path: Path, refused: Refused
-) -> None:
-    runner = build_runner(tmp_path)
-    dataset = runner.val_loop.dataloader.dataset
-    labels = dataset.get_gt_labels()
-    labels[7] = -1
-    dataset.get_gt_labels = lambda: labels
-    refused(runner, r'label -1, .*\(1 of 20 images\)')
-
-
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
         *(
             (
                 dict(default_hooks=dict(checkpoint=dict(save_best=figure))),
@@ -342,20 +285,26 @@ def test_label_outside_the_classes_in_validation(
             )
             for name in ('default_collate', 'pseudo_collate')
         ),
-        (
-            dict(
-                train_dataloader=dict(
-                    dataset=dict(whole_batches=False, pipeline=[CROP, PACK])
-                )
-            ),
-            TWICE,
-        ),
+        (dict(train_dataloader=dict(dataset=CROPPED)), TWICE),
     ],
 )
 def test_settings_that_do_not_fit(
     settings: dict, message: str, tmp_path: Path, refused: Refused
 ) -> None:
     refused(build_runner(tmp_path, **settings), message)
+
+
+@pytest.mark.parametrize('how', ['train', 'test'])
+def test_label_outside_the_classes_of_a_held_out_set(
+    how: str, tmp_path: Path, refused: Refused
+) -> None:
+    runner = build_runner(tmp_path)
+    loop = runner.test_loop if how == 'test' else runner.val_loop
+    dataset = loop.dataloader.dataset
+    labels = dataset.get_gt_labels()
+    labels[7] = -1
+    dataset.get_gt_labels = lambda: labels
+    refused(runner, r'label -1, .*\(1 of 20 images\)', how)
 
 
 @pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])
@@ -365,51 +314,39 @@ def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
     assert (tmp_path / f'best_robust_{name}_epoch_1.pth').is_file()
 
 
-INSIDE: dict[str, Callable[[Any], Any]] = {
-    'repeat': lambda data: RepeatDataset(data, times=2),
-    'concatenate': lambda data: ConcatDataset([data]),
-    'balance': lambda data: ClassBalancedDataset(data, oversample_thr=1e-3),
-    'choose': lambda data: Subset(data, range(20)),
-}
+NESTED = dict(type='RandomApply', transforms=[CROP], prob=0.5)
 
 
-def put_inside(runner: Runner, wrapper: str, whole: bool = False) -> Any:
-    """Train on the runner's dataset inside of another one; the inner one."""
-    cfg = dict(runner._train_dataloader.dataset, whole_batches=whole)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        if wrapper == 'fold':  # it takes nothing but a config
-            outer: Any = KFoldDataset(cfg, num_splits=2)
-            inner = outer.dataset
-        else:
-            inner = DATASETS.build(cfg)
-            outer = INSIDE[wrapper](inner)
-    runner._train_dataloader = DataLoader(
-        outer, batch_size=4, collate_fn=default_collate
-    )
-    return inner
-
-
-@pytest.mark.parametrize('kind', ['labels', 'crops', 'nested crops'])
-@pytest.mark.parametrize('wrapper', [*INSIDE, 'fold'])
+@pytest.mark.parametrize(
+    ('num_classes', 'pipeline', 'message'),
+    [
+        (5, [PACK], r'Digits has label \d, .*0 to 4'),
+        (10, [CROP, PACK], TWICE),
+        (10, [NESTED, PACK], TWICE),
+    ],
+)
 def test_inside_other_datasets(
-    wrapper: str, kind: str, tmp_path: Path, refused: Refused
+    num_classes: int,
+    pipeline: list,
+    message: str,
+    tmp_path: Path,
+    refused: Refused,
 ) -> None:
-    runner = build_runner(tmp_path, 5 if kind == 'labels' else 10)
-    inner = put_inside(runner, wrapper)
-    crop = CROP
-    if kind == 'nested crops':
-        crop = dict(type='RandomApply', transforms=[CROP], prob=0.5)
-    if kind != 'labels':
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            inner.pipeline = Compose([crop, PACK])
-    refused(runner, LABELS if kind == 'labels' else TWICE)
+    """See test_inside.py for the other wrappers."""
+    runner = build_runner(tmp_path, num_classes)
+    data = Digits(indices=20, pipeline=pipeline)
+    runner._train_dataloader = DataLoader(RepeatDataset(data, times=2))
+    refused(runner, message)
 
 
 def test_whole_batches_of_a_choice_need_their_collate_function(
     tmp_path: Path, refused: Refused
 ) -> None:
     runner = build_runner(tmp_path)
-    put_inside(runner, 'choose', whole=True)
+    data = Digits(indices=20, pipeline=[PACK], whole_batches=True)
+    runner._train_dataloader = DataLoader(
+        Subset(data, range(20)), collate_fn=default_collate
+    )
     refused(runner, 'Digits has whole_batches=True')
 
 

@@ -19,6 +19,7 @@ from interrupted_runs import (
     log_of,
     resume,
     same,
+    same_ends,
     scalars,
     seeded,
 )
@@ -30,8 +31,13 @@ from m2at_mm.hooks import CollapseGuardHook, RNGStateHook
 SEEDED = dict(randomness=dict(seed=0))
 
 
-def _loader(workers: int) -> dict[str, Any]:
-    return dict(num_workers=workers, persistent_workers=bool(workers))
+def build_in(
+    folder: Path, loop: str, whole_batches: bool, workers: int
+) -> Runner:
+    loader = dict(num_workers=workers, persistent_workers=bool(workers))
+    return build_runner(
+        folder, loop, whole_batches=whole_batches, train_dataloader=loader
+    )
 
 
 @pytest.fixture(scope='module')
@@ -42,13 +48,9 @@ def uninterrupted(
 
     @functools.cache
     def run(loop: str, whole_batches: bool, workers: int) -> Runner:
-        folder = tmp_path_factory.mktemp('whole')
         seeded(0)
-        runner = build_runner(
-            folder,
-            loop,
-            whole_batches=whole_batches,
-            train_dataloader=_loader(workers),
+        runner = build_in(
+            tmp_path_factory.mktemp('whole'), loop, whole_batches, workers
         )
         runner.train()
         return runner
@@ -56,130 +58,85 @@ def uninterrupted(
     return run
 
 
+# A killed run's loop, iteration (in a validation: v), workers, and whether
+# batches are joined by the dataset (w).
+FAST = (
+    'epochs 5 0,epochs 6v 2 w,middle 5 2,middle 7 0 w,middle 5 2 w,'
+    'iterations 5 2,iterations 6v 0 w'
+).split(',')
+SLOW = (
+    'epochs 6 2,epochs 6v 0,epochs 6v 2,epochs 5 0 w,middle 5 0,middle 6v 0,'
+    'middle 6v 2,middle 6v 2 w,middle 7 2,middle 7 0,iterations 5 0,'
+    'iterations 5 2 w,iterations 6v 2,iterations 6v 0'
+).split(',')
+
+
 @pytest.mark.parametrize(
-    ('loop', 'killed_at', 'in_validation', 'workers', 'whole_batches'),
-    [
-        ('epochs', 5, False, 0, False),
-        ('epochs', 6, True, 2, True),
-        ('middle', 5, False, 2, False),
-        ('middle', 7, False, 0, True),
-        ('middle', 5, False, 2, True),
-        ('iterations', 5, False, 2, False),
-        ('iterations', 6, True, 0, True),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [
-                ('epochs', 6, False, 2, False),
-                ('epochs', 6, True, 0, False),
-                ('epochs', 6, True, 2, False),
-                ('epochs', 5, False, 0, True),
-                ('middle', 5, False, 0, False),
-                ('middle', 6, True, 0, False),
-                ('middle', 6, True, 2, False),
-                ('middle', 6, True, 2, True),
-                ('middle', 7, False, 2, False),
-                ('middle', 7, False, 0, False),
-                ('iterations', 5, False, 0, False),
-                ('iterations', 5, False, 2, True),
-                ('iterations', 6, True, 2, False),
-                ('iterations', 6, True, 0, False),
-            ]
-        ),
-    ],
+    'case',
+    [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_resumed_is_uninterrupted(
-    loop: str,
-    killed_at: int,
-    in_validation: bool,
-    workers: int,
-    whole_batches: bool,
-    tmp_path: Path,
-    uninterrupted: Callable[..., Runner],
+    case: str, tmp_path: Path, uninterrupted: Callable[..., Runner]
 ) -> None:
+    loop, at, number, *whole = case.split()
+    workers, whole_batches = int(number), bool(whole)
     drawing = 0 if whole_batches else workers
     first = uninterrupted(loop, whole_batches, drawing)
     resumed = killed_and_resumed(
-        lambda: build_runner(
-            tmp_path,
-            loop,
-            whole_batches=whole_batches,
-            train_dataloader=_loader(workers),
-        ),
-        KillAt(killed_at, in_validation),
+        lambda: build_in(tmp_path, loop, whole_batches, workers),
+        KillAt(int(at[0]), in_validation=at.endswith('v')),
     )
     # The seed that the first run drew, which nobody wrote down.
     assert resumed.seed == first.seed
-    folders = (Path(first.work_dir), tmp_path)
-    ends = [end_of(folder) for folder in folders]
-    for part in (*PARTS, 'param_schedulers'):
-        same(*(end[part] for end in ends), part)
+    same_ends(Path(first.work_dir), tmp_path, *PARTS, 'param_schedulers')
     for name in ('train/loss', 'val/robust/clean', 'val/robust/pgd10'):
         same(scalars(resumed, name), scalars(first, name), name)
-    names = [
-        {path.name for path in folder.glob('*.pth')} for folder in folders
-    ]
-    assert names[0] == names[1]
 
 
+NEVER_BETTER = dict(monitor='robust/pgd10', rule='greater')
 EARLY = dict(
-    type='EarlyStoppingHook',
-    monitor='robust/pgd10',
-    rule='greater',
-    patience=2,
-    min_delta=100.0,
+    NEVER_BETTER, type='EarlyStoppingHook', patience=2, min_delta=100.0
 )
 PLATEAU = dict(
+    NEVER_BETTER,
     _delete_=True,
     type='ReduceOnPlateauLR',
-    monitor='robust/pgd10',
-    rule='greater',
     threshold_rule='abs',
     threshold=100.0,
     patience=0,
 )
 AVERAGE = dict(type='EMAHook', ema_type='StochasticWeightAverage', interval=2)
-SWITCH = dict(
-    type='mmpretrain.SwitchRecipeHook',
-    schedule=[
-        dict(
-            action_epoch=2,
-            train_pipeline=[
-                dict(type='RandomCrop', crop_size=32, padding=2),
-                dict(type='PackInputs'),
-            ],
-        )
-    ],
-)
+CROP = dict(type='RandomCrop', crop_size=32, padding=2)
+SWITCHED = dict(action_epoch=2, train_pipeline=[CROP, dict(type='PackInputs')])
+SWITCH = dict(type='mmpretrain.SwitchRecipeHook', schedule=[SWITCHED])
 GUARD = dict(
     type='m2at_mm.CollapseGuardHook', action='rollback', num_images=8, steps=1
 )
 BY_ITERATION = dict(by_epoch=False, interval=2)
+
+
+def hooks(*custom: dict) -> dict:
+    return dict(custom_hooks=list(custom))
+
+
+def accumulated(batches: int) -> dict:
+    return dict(optim_wrapper=dict(accumulative_counts=batches))
+
+
 KEEPING_A_STATE: dict[str, tuple[str, int, dict]] = {
     'early stopping': (
         'epochs',
         7,
-        dict(custom_hooks=[EARLY], train_cfg=dict(max_epochs=5)),
+        hooks(EARLY) | dict(train_cfg=dict(max_epochs=5)),
     ),
-    'early by iteration': ('iterations', 7, dict(custom_hooks=[EARLY])),
+    'early by iteration': ('iterations', 7, hooks(EARLY)),
     'plateau': ('epochs', 7, dict(param_scheduler=PLATEAU)),
     'average': ('epochs', 5, dict(default_hooks=dict(ema=AVERAGE))),
-    'switched pipeline': ('middle', 7, dict(custom_hooks=[SWITCH])),
-    'accumulated': (
-        'epochs',
-        5,
-        dict(optim_wrapper=dict(accumulative_counts=2)),
-    ),
-    'accumulated over epochs': (
-        'middle',
-        5,
-        dict(optim_wrapper=dict(accumulative_counts=4)),
-    ),
-    'guard': ('epochs', 5, dict(custom_hooks=[GUARD])),
-    'guard by iteration': (
-        'iterations',
-        5,
-        dict(custom_hooks=[GUARD | BY_ITERATION]),
-    ),
+    'switched pipeline': ('middle', 7, hooks(SWITCH)),
+    'accumulated': ('epochs', 5, accumulated(2)),
+    'accumulated over epochs': ('middle', 5, accumulated(4)),
+    'guard': ('epochs', 5, hooks(GUARD)),
+    'guard by iteration': ('iterations', 5, hooks(GUARD | BY_ITERATION)),
 }
 
 
@@ -189,9 +146,7 @@ def test_resumed_with_what_keeps_a_state(
 ) -> None:
     loop, killed_at, settings = KEEPING_A_STATE[kind]
 
-    def judge(
-        guard: CollapseGuardHook, figures: dict, runner: Runner, done: int
-    ) -> str | None:
+    def judge(guard: Any, _: Any, runner: Runner, __: int) -> str | None:
         return 'pretended' if runner.iter + (not guard.by_epoch) == 6 else None
 
     monkeypatch.setattr(CollapseGuardHook, '_judge', judge)
@@ -206,9 +161,8 @@ def test_resumed_with_what_keeps_a_state(
     resumed = killed_and_resumed(lambda: build('parts'), KillAt(killed_at))
     # Early stopping ends longer ones there.
     assert resumed.iter == whole.iter == 9
-    ends = [end_of(tmp_path / name) for name in ('whole', 'parts')]
-    for part in ends[0].keys() - {'meta', 'message_hub'}:
-        same(*(end[part] for end in ends), part)
+    parts = end_of(tmp_path / 'whole').keys() - {'meta', 'message_hub'}
+    same_ends(tmp_path / 'whole', tmp_path / 'parts', *parts)
     same(scalars(resumed, 'train/loss'), scalars(whole, 'train/loss'))
 
 
@@ -270,9 +224,8 @@ def test_without_the_hook_it_is_another_run(tmp_path: Path) -> None:
     seeded(0)
     build('whole').train()
     killed_and_resumed(build, KillAt(6))
-    ends = [end_of(tmp_path / name) for name in ('whole', 'parts')]
-    with pytest.raises(AssertionError):
-        same(*(end['state_dict'] for end in ends))
+    with pytest.raises(AssertionError, match='state_dict'):
+        same_ends(tmp_path / 'whole', tmp_path / 'parts', 'state_dict')
     longer = dict(train_cfg=dict(max_epochs=4))
     resumed = resume(build_runner(tmp_path / 'parts', 'epochs', **longer))
     assert resumed.epoch == 4
@@ -282,11 +235,11 @@ def test_without_the_hook_it_is_another_run(tmp_path: Path) -> None:
 def test_validation_leaves_training_alone(tmp_path: Path) -> None:
     ends = []
     for interval in (1, 3):
-        work_dir = tmp_path / str(interval)
         cfg = dict(val_interval=interval)
         seeded(0)
-        build_runner(work_dir, 'epochs', train_cfg=cfg, **SEEDED).train()
-        ends.append(end_of(work_dir)['state_dict'])
+        folder = tmp_path / str(interval)
+        build_runner(folder, 'epochs', train_cfg=cfg, **SEEDED).train()
+        ends.append(end_of(folder)['state_dict'])
     same(*ends)
 
 

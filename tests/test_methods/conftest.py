@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmpretrain.structures import DataSample
 from tiny import MEAN, STD, build_adversarial, build_stock
 from torch import Tensor
+
+from m2at_mm.structures import BatchLabels
 
 Net = Callable[[Tensor], Tensor]
 
@@ -34,28 +35,22 @@ class MethodCheck:
         return self.adversarial
 
     def compare(
-        self,
-        method: dict[str, Any],
-        target: Tensor,
-        reference: Callable[[Net], Tensor],
+        self, name: str, reference: Callable[[Net], Tensor], **settings: Any
     ) -> dict[str, Tensor]:
         """Check loss and gradients of a step; return its log.
 
-        Args:
-            method (dict): Config.
-            target (Tensor): Labels or probabilities.
-            reference (Callable): From a network, which maps images in [0, 1]
-                to logits, to the published loss, in plain PyTorch.
+        The reference maps a network, from images in [0, 1] to logits, to the
+        published loss, in plain PyTorch. With ``soft`` the targets are the
+        scores.
         """
+        soft = settings.pop('soft', False)
+        method = dict(settings, type=f'm2at_mm.{name}')
         ours = build_adversarial(method=method).train()
         stock = build_stock().train()
         stock.load_state_dict(ours.state_dict())
         ours.train_attack = self.attack
-        samples = [DataSample() for _ in target]
-        for sample, value in zip(samples, target):
-            set_to = sample.set_gt_score if target.ndim > 1 else None
-            (set_to or sample.set_gt_label)(value)
-        losses: dict[str, Tensor] = ours(self.images, samples, mode='loss')
+        targets = BatchLabels(self.labels, self.scores if soft else None)
+        losses: dict[str, Tensor] = ours(self.images, targets, mode='loss')
         total = sum(v for k, v in losses.items() if 'loss' in k)
         total.backward()
 

@@ -30,8 +30,7 @@ def test_published_formula(
         logits = net(torch.stack(images))
         return -(torch.stack(targets) * logits.log_softmax(1)).sum() / 6
 
-    cfg = dict(type='m2at_mm.AVmixup')
-    losses = check.compare(cfg, check.labels, reference)
+    losses = check.compare('AVmixup', reference)
     assert losses.keys() == {'loss', 'kept_share', 'adversarial_accuracy'}
     assert losses['kept_share'] == pytest.approx(1 - draws.mean().item())
 
@@ -45,9 +44,9 @@ def test_draws_are_uniform_and_per_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ('name', 'value'),
-    [('gamma', 0.5), ('clean_label', 1.1), ('vertex_label', -0.1)],
+    'wrong', [dict(gamma=0.5), dict(clean_label=1.1), dict(vertex_label=-0.1)]
 )
-def test_wrong_settings(name: str, value: float) -> None:
+def test_wrong_settings(wrong: dict[str, float]) -> None:
+    [(name, value)] = wrong.items()
     with pytest.raises(ValueError, match=f'{name}={value}'):
-        AVmixup(**{name: value})
+        AVmixup(**wrong)

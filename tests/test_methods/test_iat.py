@@ -24,9 +24,8 @@ def test_published_formula(
 
     def reference(net: Any) -> Tensor:
         halves = []
-        for images, (lam, other) in zip(
-            (check.images, check.adversarial), drawn
-        ):
+        both = check.images, check.adversarial
+        for images, (lam, other) in zip(both, drawn):
             logits = net(lam * images + (1 - lam) * images[other])
             halves.append(
                 lam * F.cross_entropy(logits, check.labels)
@@ -34,8 +33,7 @@ def test_published_formula(
             )
         return sum(halves) / 2
 
-    cfg = dict(type='m2at_mm.IAT')
-    losses = check.compare(cfg, check.labels, reference)
+    losses = check.compare('IAT', reference)
     assert losses.keys() == {'loss', 'adversarial_accuracy'}
 
 

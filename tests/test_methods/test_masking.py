@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,6 @@ from mmpretrain.models.utils.batch_augments import CutMix
 from torch import Tensor
 
 from m2at_mm.methods import (
-    MixedBatch,
     MixRatios,
     draw_masks,
     mask_and_mix,
@@ -20,7 +21,7 @@ from m2at_mm.methods.masking import LABEL_ORDERS, MASKS
 N, C, H, W, K = 8, 3, 10, 12, 5
 EPS = 0.25
 TARGETS = ('labels', 'probabilities')
-BASES = {'hard': (1.0, 1.0), 'soft': (0.9, 0.4)}
+BASES = [(1.0, 1.0), (0.9, 0.4)]
 
 
 # --- masking and mixing ----------------------------------------------------
@@ -49,12 +50,12 @@ class Batch:
         ratio = torch.rand(N, generator=rng)
         ratio[6], ratio[7] = 0, 1
         partner = torch.tensor([3, 0, 2, 1, 7, 6, 5, 4])
-        self.draws = MixRatios(
-            masks, ratio, partner if pairing == 'batch' else None
-        )
+        partner = partner if pairing == 'batch' else None
+        self.draws = MixRatios(masks, ratio, partner)
+        self.given = self.images, self.adversarial, self.target, self.draws
 
     def tensors(self) -> list[Tensor]:
-        every = [self.images, self.adversarial, self.target, *self.draws]
+        every = [*self.given[:3], *self.draws]
         return [tensor for tensor in every if tensor is not None]
 
 
@@ -65,18 +66,13 @@ def base_label(target: Tensor, confidence: float) -> list[float]:
 
 
 def two_images_mixed(
-    batch: Batch,
-    clean_label: float,
-    perturbed_label: float,
-    label_order: str,
-    scale: float,
+    batch: Batch, clean: float, perturbed: float, order: str, scale: float
 ) -> tuple[Tensor, Tensor]:
     """x~ before the clip and t~, by building both images and labels."""
     images, targets = [], []
     for i in range(N):
-        j = i
-        if batch.draws.partner is not None:
-            j = int(batch.draws.partner[i])
+        partner = batch.draws.partner
+        j = i if partner is None else int(partner[i])
         x, other_x = batch.images[i].double(), batch.images[j].double()
         d = batch.adversarial[i].double() - x
         other_d = batch.adversarial[j].double() - other_x
@@ -87,35 +83,16 @@ def two_images_mixed(
         images.append(lam * x1 + (1 - lam) * x2)
 
         r = float(M.sum()) / (H * W)
-        t_c = base_label(batch.target[i], clean_label)
-        t_p = base_label(batch.target[i], perturbed_label)
-        other_c = base_label(batch.target[j], clean_label)
-        other_p = base_label(batch.target[j], perturbed_label)
-        if label_order == 'literal':
+        (t_c, t_p), (other_c, other_p) = (
+            [base_label(batch.target[n], q) for q in (clean, perturbed)]
+            for n in (i, j)
+        )
+        if order == 'literal':
             t_c, t_p, other_c, other_p = t_p, t_c, other_p, other_c
         t1 = [(1 - r) * c + r * p for c, p in zip(t_c, t_p)]
         t2 = [r * c + (1 - r) * p for c, p in zip(other_c, other_p)]
         targets.append([lam * a + (1 - lam) * b for a, b in zip(t1, t2)])
     return torch.stack(images), torch.tensor(targets, dtype=torch.float64)
-
-
-def mix(
-    batch: Batch,
-    base: str = 'hard',
-    order: str = 'perturbed',
-    scale: float = 1,
-) -> MixedBatch:
-    clean_label, perturbed_label = BASES[base]
-    return mask_and_mix(
-        batch.images,
-        batch.adversarial,
-        batch.target,
-        batch.draws,
-        clean_label=clean_label,
-        perturbed_label=perturbed_label,
-        label_order=order,
-        scale=scale,
-    )
 
 
 @pytest.mark.parametrize('mask', MASKS)
@@ -125,23 +102,34 @@ def mix(
 @pytest.mark.parametrize('base', BASES)
 @pytest.mark.parametrize('target', TARGETS)
 def test_closed_form_is_two_images_mixed(
-    mask: str, pairing: str, order: str, scale: float, base: str, target: str
+    mask: str,
+    pairing: str,
+    order: str,
+    scale: float,
+    base: tuple[float, float],
+    target: str,
 ) -> None:
-    batch = Batch(mask, target, pairing)
-
-    mixed = mix(batch, base, order, scale)
-
-    images, targets = two_images_mixed(batch, *BASES[base], order, scale)
+    batch, before = (Batch(mask, target, pairing) for _ in range(2))
+    options: Any = dict(zip(('clean_label', 'perturbed_label'), base))
+    options.update(label_order=order, scale=scale)
+    mixed = mask_and_mix(*batch.given, **options)
+    images, targets = two_images_mixed(batch, *base, order, scale)
     assert (mixed.images - images.clamp(0, 1)).abs().max() < 1e-6
     assert (mixed.target - targets).abs().max() < 1e-6
     assert (mixed.target.sum(1) - 1).abs().max() < 1e-6
+    # Scaled, they leave the ball; the clip keeps them in the box.
     assert mixed.images.min() >= 0 and mixed.images.max() <= 1
+    assert scale < 2 or (images.min() < -0.01 and images.max() > 1.01)
+    # What is given stays as it is.
+    pairs = zip(batch.tensors(), before.tensors())
+    assert all(torch.equal(one, other) for one, other in pairs)
 
 
 @pytest.mark.parametrize('mask', MASKS)
 def test_keep_map_and_kept_share(mask: str) -> None:
     batch = Batch(mask, 'labels', 'self')
-    mixed, plain = mix(batch, scale=2.0), mix(batch)
+    mixed = mask_and_mix(*batch.given, scale=2.0)
+    plain = mask_and_mix(*batch.given)
     lam = batch.draws.ratio.view(-1, 1, 1, 1)
     expected = torch.where(batch.draws.mask == 1, lam, 1 - lam)
     assert torch.allclose(mixed.keep_map, expected, atol=1e-6)
@@ -154,78 +142,10 @@ def test_keep_map_and_kept_share(mask: str) -> None:
     assert (change.abs() <= perturbation.abs() + 1e-6).all()
 
 
-@pytest.mark.parametrize('pairing', ['self', 'batch'])
-def test_scale_leaves_the_ball_but_not_the_box(pairing: str) -> None:
-    batch = Batch('rectangle', 'labels', pairing)
-
-    mixed = mix(batch, scale=2.0)
-
-    unclipped, _ = two_images_mixed(batch, 1, 1, 'perturbed', 2.0)
-    assert unclipped.min() < -0.01 and unclipped.max() > 1.01
-    assert mixed.images.min() == 0 and mixed.images.max() == 1
-    if pairing == 'self':
-        assert (mixed.images - batch.images).abs().max() > 1.5 * EPS
-
-
-@pytest.mark.parametrize('pairing', ['self', 'batch'])
-def test_label_follows_the_unscaled_share(pairing: str) -> None:
-    batch = Batch('pixel', 'labels', pairing)
-
-    plain, scaled = mix(batch, 'soft', scale=1.0), mix(batch, 'soft', scale=2)
-
-    assert torch.equal(plain.target, scaled.target)
-    assert torch.equal(plain.kept_share, scaled.kept_share)
-    assert torch.equal(plain.keep_map, scaled.keep_map)
-
-
-def test_more_perturbation_moves_the_label_to_its_side() -> None:
-    batch = Batch('patch', 'labels', 'self')
-    own = batch.target.argmax(1, keepdim=True)
-
-    perturbed = mix(batch, 'soft', 'perturbed')
-    literal = mix(batch, 'soft', 'literal')
-
-    by_share = perturbed.kept_share.argsort()
-    falling = perturbed.target.gather(1, own)[by_share, 0]
-    rising = literal.target.gather(1, own)[by_share, 0]
-    assert falling.diff().max() <= 1e-6 and falling[0] - falling[-1] > 0.3
-    assert rising.diff().min() >= -1e-6 and rising[-1] - rising[0] > 0.3
-
-
-@pytest.mark.parametrize('target', TARGETS)
-def test_hard_base_labels_leave_the_target(target: str) -> None:
-    batch = Batch('rectangle', target, 'self')
-    assert torch.allclose(mix(batch).target, batch.target, atol=1e-6)
-
-
-@pytest.mark.parametrize('scale', [1.0, 2.0])
-def test_image_paired_with_itself(scale: float) -> None:
-    batch = Batch('rectangle', 'probabilities', 'self')
-    alone = mix(batch, 'soft', scale=scale)
-    batch.draws = batch.draws._replace(partner=torch.arange(N))
-    paired = mix(batch, 'soft', scale=scale)
-    assert torch.allclose(alone.images, paired.images, atol=1e-6)
-    assert torch.allclose(alone.target, paired.target, atol=1e-6)
-
-
-@pytest.mark.parametrize('pairing', ['self', 'batch'])
-@pytest.mark.parametrize('order', LABEL_ORDERS)
-def test_inputs_stay_as_they_are(pairing: str, order: str) -> None:
-    batch = Batch('patch', 'probabilities', pairing)
-    before = [tensor.clone() for tensor in batch.tensors()]
-
-    mix(batch, 'soft', order, 2.0)
-
-    assert len(before) == (6 if pairing == 'batch' else 5)
-    for old, new in zip(before, batch.tensors()):
-        assert torch.equal(old, new)
-
-
 def test_unknown_label_order() -> None:
-    batch = Batch('pixel', 'labels', 'self')
-
+    given = Batch('pixel', 'labels', 'self').given
     with pytest.raises(ValueError, match=r"'swapped'.*'perturbed', 'literal'"):
-        mix(batch, order='swapped')
+        mask_and_mix(*given, label_order='swapped')
 
 
 # --- masks -----------------------------------------------------------------
@@ -233,135 +153,66 @@ def test_unknown_label_order() -> None:
 
 @pytest.mark.parametrize('kind', MASKS)
 @pytest.mark.parametrize('shape', [(1, 8, 8), (3, 5, 13), (3, 32, 32)])
-def test_masks_are_binary_and_drawn_per_image(
+def test_masks_are_binary_and_drawn_per_image_by_torch(
     kind: str, shape: tuple[int, int, int]
 ) -> None:
-    torch.manual_seed(0)
     images = torch.zeros(40, *shape)
-
-    masks = draw_masks(kind, images)
-
+    torch.manual_seed(0)
+    np.random.seed(0)
+    masks, others = draw_masks(kind, images), draw_masks(kind, images)
     assert masks.shape == (40, 1, *shape[1:])
     assert masks.dtype == torch.float32
     assert ((masks == 0) | (masks == 1)).all()
     # Small grids repeat now and then.
     assert len(masks.flatten(1).unique(dim=0)) > 10
-
-
-@pytest.mark.parametrize('kind', MASKS)
-def test_masks_come_from_the_generator_of_torch(kind: str) -> None:
-    images = torch.zeros(6, 3, 16, 16)
-    torch.manual_seed(7)
-    np.random.seed(0)
-    first, second = draw_masks(kind, images), draw_masks(kind, images)
-    torch.manual_seed(7)
-    np.random.seed(1)
-    assert torch.equal(first, draw_masks(kind, images))
-    assert not torch.equal(first, second)
+    assert not torch.equal(masks, others)
+    torch.manual_seed(0)
+    assert torch.equal(masks, draw_masks(kind, images))
     assert draw_masks(kind, images.to('meta')).device.type == 'meta'
 
 
-def cutmix_box(
-    height: int, width: int, u: float, cy: int, cx: int
-) -> np.ndarray:
-    """The mask of CutMix (arXiv 1905.04899, appendix A) for given draws."""
-    mask = np.zeros((height, width))
-    side = np.sqrt(1 - u)
-    cut_h, cut_w = int(height * side), int(width * side)
-    y1, y2 = max(cy - cut_h // 2, 0), min(cy + cut_h // 2, height)
-    x1, x2 = max(cx - cut_w // 2, 0), min(cx + cut_w // 2, width)
-    mask[y1:y2, x1:x2] = 1
-    return mask
-
-
 @pytest.mark.parametrize(('height', 'width'), [(8, 12), (9, 7), (32, 33)])
-def test_rectangle_is_the_box_of_cutmix_for_the_same_draws(
+def test_rectangle_is_the_box_of_cutmix_for_the_same_uniform_draws(
     monkeypatch: pytest.MonkeyPatch, height: int, width: int
 ) -> None:
-    num = 300
     rng = np.random.RandomState(1)
-    u = rng.rand(num).astype(np.float32)
+    u = rng.rand(300).astype(np.float32)
     u[0] = 0  # the largest box
-    centres = {
-        length: rng.randint(0, length, num) for length in (height, width)
-    }
-
-    def rand(*shape: int, **_: object) -> Tensor:
-        return torch.from_numpy(u).view(*shape)
+    centres = {n: rng.randint(0, n, 300) for n in (height, width)}
+    flat = iter(np.stack(list(centres.values()), 1).ravel())
 
     def randint(high: int, shape: tuple[int, ...], **_: object) -> Tensor:
         return torch.from_numpy(centres[high]).view(shape)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, 'rand', rand)
-        patch.setattr(torch, 'randint', randint)
-        masks = rectangle_mask(num, height, width)
-
-    expected = [
-        cutmix_box(height, width, float(u[i]), cy, cx)
-        for i, (cy, cx) in enumerate(zip(centres[height], centres[width]))
-    ]
-    assert np.array_equal(masks[:, 0].numpy(), np.stack(expected))
-
-
-def test_rectangles_are_distributed_as_the_boxes_of_cutmix() -> None:
-    num, height, width = 4000, 12, 16
-    torch.manual_seed(2)
-    ours = rectangle_mask(num, height, width)[:, 0].numpy()
-    np.random.seed(2)
-    stock = np.zeros_like(ours)
-    cutmix = CutMix(alpha=1.0)
-    for mask in stock:
-        y1, y2, x1, x2 = cutmix.rand_bbox((height, width), np.random.rand())
-        mask[y1:y2, x1:x2] = 1
-
-    # Where: the share of the masks that has a one, position by position.
-    share = (ours.mean(0) + stock.mean(0)) / 2
-    error = np.sqrt(2 * share * (1 - share) / num)
-    assert (np.abs(ours.mean(0) - stock.mean(0)) < 4 * error + 1e-9).all()
-    # How large: the two-sample Kolmogorov-Smirnov test of the area, 0.1 %.
-    sizes = np.arange(height * width + 1)
-    areas = (np.sort(m.reshape(num, -1).sum(1)) for m in (ours, stock))
-    first, second = (np.searchsorted(a, sizes, 'right') / num for a in areas)
-    assert np.abs(first - second).max() < 1.95 * np.sqrt(2 / num)
-
-
-@pytest.mark.parametrize('shape', [(6, 9), (32, 32)])
-def test_each_rectangle_is_one_full_rectangle(shape: tuple[int, int]) -> None:
-    torch.manual_seed(3)
-    masks = rectangle_mask(500, *shape)[:, 0]
-
-    rows, columns = masks.amax(2), masks.amax(1)
-
-    assert torch.equal(masks, rows[:, :, None] * columns[:, None, :])
-    for side in (rows, columns):  # not more than one run of ones
-        edges = torch.nn.functional.pad(side, (1, 1)).diff(dim=1)
-        assert (edges > 0).sum(1).max() == 1
-
-
-def chi_square(counts: Tensor) -> float:
-    expected = counts.sum() / len(counts)
-    return float(((counts - expected) ** 2 / expected).sum())
+    uniform = torch.from_numpy(u)
+    monkeypatch.setattr(torch, 'rand', lambda *shape, **_: uniform.view(shape))
+    monkeypatch.setattr(torch, 'randint', randint)
+    monkeypatch.setattr(np.random, 'randint', lambda *_, **__: next(flat))
+    for mask, lam in zip(rectangle_mask(300, height, width)[:, 0], u):
+        box = CutMix(alpha=1.0).rand_bbox((height, width), float(lam))
+        top, bottom, left, right = box
+        expected = torch.zeros(height, width)
+        expected[top:bottom, left:right] = 1
+        assert torch.equal(mask, expected)
 
 
 @pytest.mark.parametrize(
-    ('kind', 'cells'),
-    [('pixel', 9), ('patch', 6)],
+    ('kind', 'cells', 'limit'),
+    # 0.1 % of chi^2 with as many degrees of freedom.
+    [('pixel', 9, 27.9), ('patch', 6, 22.5)],
     ids=['pixel-3x3', 'patch-2x3'],
 )
-def test_area_is_uniform(kind: str, cells: int) -> None:
+def test_area_is_uniform(kind: str, cells: int, limit: float) -> None:
     """A share u ~ U(0,1) of n cells: 0 to n ones, equally often."""
     torch.manual_seed(4)
     if kind == 'pixel':
         ones = pixel_mask(4000, 3, 3).sum((1, 2, 3))
     else:
         ones = patch_mask(4000, 8, 12).sum((1, 2, 3)) / 16
-
     counts = torch.bincount(ones.long(), minlength=cells + 1)
-
     assert len(counts) == cells + 1
-    limit = {9: 27.9, 6: 22.5}[cells]  # 0.1 % of chi^2 with `cells` degrees
-    assert chi_square(counts) < limit
+    expected = 4000 / len(counts)
+    assert ((counts - expected) ** 2 / expected).sum() < limit
 
 
 @pytest.mark.parametrize('kind', ['pixel', 'patch'])
@@ -392,9 +243,8 @@ def test_patches_are_constant(
     corners = []
     for top in range(0, height, patch_size):
         for left in range(0, width, patch_size):
-            patch = masks[
-                :, :, top : top + patch_size, left : left + patch_size
-            ].flatten(1)
+            rows = masks[:, :, top : top + patch_size]
+            patch = rows[..., left : left + patch_size].flatten(1)
             assert (patch == patch[:, :1]).all()
             corners.append(patch[:, 0])
     # Every patch is drawn for itself: none equals another in all masks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.structures import DataSample
 from tiny import (
     MEAN,
+    RECIPES,
     STD,
     adversarial_cfg,
     build_adversarial,
@@ -27,24 +29,14 @@ from tiny import (
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import PGD, ThreatModel, pgd
+from m2at_mm.attacks import PGD
 from m2at_mm.methods import M2AT
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
-TINY_SWIN: dict = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='SwinTransformer',
-        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]),
-        img_size=64,
-        window_size=2,
-        patch_size=2,
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
-)
+PGD_CFG = dict(type='m2at_mm.PGD')
+DATA = dict(mean=MEAN, std=STD, num_classes=10)
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +46,12 @@ def _scope() -> None:
 
 def batch_for(model: Any, training: bool = True, num: int = 4) -> dict:
     return model.data_preprocessor(raw_batch(num=num), training)
+
+
+def mixing(augment: str) -> dict[str, Any]:
+    """Preprocessing settings with a batch augmentation."""
+    augments = dict(augments=dict(type=augment, alpha=1.0))
+    return dict(DATA, batch_augments=augments)
 
 
 # --- a plain classifier to others ------------------------------------------
@@ -77,44 +75,17 @@ def test_checkpoints_and_features_are_the_stock_ones(to_rgb: bool) -> None:
     assert torch.equal(other(images), ours(images))
 
 
-def test_module_versions_travel_with_the_keys() -> None:
-    """Swin converts checkpoints by the version in the metadata."""
-    ours = build_adversarial(classifier=copy.deepcopy(TINY_SWIN))
-    stock = build_stock(copy.deepcopy(TINY_SWIN))
-    own, versions = (one.state_dict()._metadata for one in (ours, stock))
-    shared = [key for key in versions if 'preprocessor' not in key]
-    assert [own[key] for key in shared] == [versions[key] for key in shared]
-    assert versions['backbone']['version'] > 1
-    seen = []
-    original = type(ours.backbone)._load_from_state_dict
-
-    def spy(self: Any, state: dict, prefix: str, meta: dict, *a: Any) -> Any:
-        seen.append(meta.get('version'))
-        return original(self, state, prefix, meta, *a)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(ours.backbone), '_load_from_state_dict', spy)
-        load_state_dict(ours, stock.state_dict(), strict=True)
-        ours.load_state_dict(stock.state_dict(), strict=True)
-    assert seen == [versions['backbone']['version']] * 2
-
-
 def test_ema_keeps_transparent_keys() -> None:
     ema = ExponentialMovingAverage(build_adversarial())
-    keys = [
-        key.removeprefix('module.')
-        for key in ema.state_dict()
-        if key.startswith('module.')
-    ]
-    assert keys == list(build_stock().state_dict())
+    keys = [k for k in ema.state_dict() if k.startswith('module.')]
+    assert keys == [f'module.{key}' for key in build_stock().state_dict()]
     ema.load_state_dict(ema.state_dict(), strict=True)
 
 
 def test_attributes_of_the_classifier_show_through() -> None:
     ours = build_adversarial()
     assert ours.head is ours.classifier.head
-    assert ours.with_head and ours.with_neck
-    assert ours.num_classes == 10
+    assert ours.with_head and ours.with_neck and ours.num_classes == 10
     with pytest.raises(AttributeError, match='no attribute'):
         _ = ours.nonsense
 
@@ -127,48 +98,34 @@ def test_defaults() -> None:
         dict(
             type='m2at_mm.AdversarialClassifier',
             classifier=classifier_cfg(),
-            data_preprocessor=dict(mean=MEAN, std=STD, num_classes=10),
+            data_preprocessor=DATA,
         )
     )
     assert model.threat_model.to_dict() == {'norm': 'linf', 'eps': 8 / 255}
-    assert type(model.method) is M2AT and vars(model.method) == vars(M2AT())
+    assert model.method == M2AT()
     assert list(model.eval_attacks) == ['pgd10']
     for attack in (model.train_attack, model.eval_attacks['pgd10']):
         assert type(attack) is PGD and vars(attack) == vars(PGD(steps=10))
         length = attack.length_of_step(model.threat_model)
         assert length == pytest.approx(2 / 255)
-    assert torch.isfinite(
-        model.train()(**batch_for(model), mode='loss')['loss']
-    )
+    losses = model.train()(**batch_for(model), mode='loss')
+    assert torch.isfinite(losses['loss'])
     found = model.eval()(**batch_for(model, False), mode='predict')
     assert set(found[0].adversarial_pred_labels) == {'pgd10'}
 
 
-@pytest.mark.parametrize(
-    ('given', 'names'),
-    [(None, ['pgd10']), ({}, []), (dict(a=dict(type='m2at_mm.PGD')), ['a'])],
-)
-def test_given_eval_attacks(given: dict | None, names: list[str]) -> None:
-    model = build_adversarial(eval_attacks=given)
-    assert list(model.eval_attacks) == names
-
-
 @pytest.mark.parametrize('method', ['Standard', 'FreeAT'])
 def test_methods_without_an_attack_get_none(method: str) -> None:
-    settings = dict(method=dict(type=f'm2at_mm.{method}'), train_attack=None)
-    assert build_adversarial(**settings).train_attack is None
+    assert build_adversarial(**RECIPES[method]).train_attack is None
 
 
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
         (dict(threat_model=dict(eps=8)), "'8/255'"),
-        (
-            dict(eval_attacks=dict(worst=dict(type='m2at_mm.PGD'))),
-            "the name 'worst'",
-        ),
+        (dict(eval_attacks=dict(worst=PGD_CFG)), "the name 'worst'"),
         (dict(method=dict(type='m2at_mm.M2AT', scale=0.5)), 'scale=0.5'),
-        (dict(train_attack=dict(type='m2at_mm.PGD', steps=0)), 'steps=0'),
+        (dict(train_attack=dict(PGD_CFG, steps=0)), 'steps=0'),
         (dict(label_smoothing=-0.1), 'label_smoothing=-0.1'),
         (dict(label_smoothing=1.0), 'label_smoothing=1.0'),
     ],
@@ -179,24 +136,13 @@ def test_bad_settings(settings: dict, message: str) -> None:
         MODELS.build(adversarial_cfg(**settings))
 
 
-def test_batch_augments_of_train_cfg_are_taken_over() -> None:
-    classifier = classifier_cfg()
-    classifier['train_cfg'] = dict(augments=dict(type='Mixup', alpha=1.0))
-    ours = build_adversarial(classifier=classifier).train()
-    data = batch_for(ours)
-    assert 'gt_score' in data['data_samples'][0]
-    assert torch.isfinite(ours(**data, mode='loss')['loss'])
-
-
 # --- predictions -----------------------------------------------------------
 
 
 def test_predict_attacks_labelled_images_under_no_grad() -> None:
+    weak, strong = dict(PGD_CFG, steps=1, step_size=0), dict(PGD_CFG, steps=5)
     ours = build_adversarial(
-        eval_attacks=dict(
-            weak=dict(type='m2at_mm.PGD', steps=1, step_size=0),
-            pgd=dict(type='m2at_mm.PGD', steps=5),
-        ),
+        eval_attacks=dict(weak=weak, pgd=strong),
         threat_model=dict(eps='64/255'),
     ).eval()
     images, samples = batch_for(ours, False, num=8).values()
@@ -222,19 +168,8 @@ def test_predict_without_labels_or_attacks_is_the_stock_one(
     samples = None if attacks is None else batch['data_samples']
     found = ours(images, samples, mode='predict')
     assert 'adversarial_pred_labels' not in found[0]
-    torch.testing.assert_close(
-        torch.stack([s.pred_score for s in found]), ours(images).softmax(1)
-    )
-
-
-def test_wrapper_is_an_attackable_function_of_images() -> None:
-    ours = build_adversarial().eval()
-    images = raw_batch()['inputs'] / 255
-    labels = ours(images).argmax(1)
-    threat = ThreatModel('linf', '64/255')
-    adversarial = pgd(ours, images, labels, threat, steps=5)
-    assert bool(threat.ball(images).contains(adversarial).all())
-    assert (ours(adversarial).argmax(1) != labels).any()
+    scores = torch.stack([s.pred_score for s in found])
+    torch.testing.assert_close(scores, ours(images).softmax(1))
 
 
 def test_what_forward_refuses() -> None:
@@ -254,7 +189,7 @@ def test_training_step_is_plain_pgd_at() -> None:
     """Loss, gradients and BN statistics of the published loop."""
     ours = build_adversarial(
         method=dict(type='m2at_mm.PGDAT'),
-        train_attack=dict(type='m2at_mm.PGD', steps=3, random_start=False),
+        train_attack=dict(PGD_CFG, steps=3, random_start=False),
     ).train()
     plain = copy.deepcopy(ours.classifier).eval()
     data = batch_for(ours, num=6)
@@ -272,18 +207,16 @@ def test_training_step_is_plain_pgd_at() -> None:
         step = adversarial.detach() + 2 / 255 * gradient.sign()
         adversarial = images + (step - images).clamp(-8 / 255, 8 / 255)
         adversarial = adversarial.clamp(0, 1)
-    expected = F.cross_entropy(
-        plain.train()((adversarial - mean) / std), labels
-    )
+    logits = plain.train()((adversarial - mean) / std)
+    expected = F.cross_entropy(logits, labels)
     expected.backward()
 
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=0)
+    close = torch.testing.assert_close
+    close(loss, expected, atol=1e-5, rtol=0)
     for mine, theirs in zip(ours.classifier.parameters(), plain.parameters()):
-        torch.testing.assert_close(
-            mine.grad, theirs.grad, atol=1e-5, rtol=1e-4
-        )
+        close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
     for mine, theirs in zip(ours.classifier.buffers(), plain.buffers()):
-        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)
+        close(mine, theirs, atol=1e-6, rtol=1e-5)
 
 
 def test_frozen_batch_norm_stays_frozen() -> None:
@@ -299,10 +232,8 @@ def test_frozen_batch_norm_stays_frozen() -> None:
 def test_head_that_logs_accuracy_accepts_soft_labels() -> None:
     classifier = classifier_cfg()
     classifier['head'].update(cal_acc=True)
-    ours = build_adversarial(
-        classifier=classifier,
-        method=dict(type='m2at_mm.M2AT', perturbed_label=0.5),
-    ).train()
+    method = dict(type='m2at_mm.M2AT', perturbed_label=0.5)
+    ours = build_adversarial(classifier=classifier, method=method).train()
     data = batch_for(ours)
     losses = ours(**data, mode='loss')
     assert set(losses) == {'loss', 'kept_share', 'adversarial_accuracy'}
@@ -310,22 +241,8 @@ def test_head_that_logs_accuracy_accepts_soft_labels() -> None:
     assert all('gt_score' not in sample for sample in data['data_samples'])
 
 
-@pytest.mark.parametrize(
-    'method', ['Standard', 'PGDAT', 'M2AT', 'TRADES', 'AVmixup', 'IAT']
-)
-@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
-def test_mixed_images_are_attacked_towards_their_mixed_label(
-    method: str, augment: str
-) -> None:
-    model = build_adversarial(
-        method=dict(type=f'm2at_mm.{method}'),
-        data_preprocessor=dict(
-            mean=MEAN,
-            std=STD,
-            num_classes=10,
-            batch_augments=dict(augments=dict(type=augment, alpha=1.0)),
-        ),
-    ).train()
+def recording(model: Any) -> list[Tensor]:
+    """The targets that the train attack is given from now on."""
     given: list[Tensor] = []
     attack = model.train_attack
 
@@ -334,10 +251,20 @@ def test_mixed_images_are_attacked_towards_their_mixed_label(
         return attack(net, images, target, *a, **k)
 
     model.train_attack = recorded
+    return given
+
+
+@pytest.mark.parametrize('method', sorted(RECIPES.keys() - {'MART', 'FreeAT'}))
+@pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
+def test_mixed_images_are_attacked_towards_their_mixed_label(
+    method: str, augment: str
+) -> None:
+    settings = mixing(augment)
+    model = build_adversarial(**RECIPES[method], data_preprocessor=settings)
+    given = recording(model)
     torch.manual_seed(0)
-    data = batch_for(model)
-    losses = model(**data, mode='loss')
-    total = sum(value for name, value in losses.items() if 'loss' in name)
+    data = batch_for(model.train())
+    total, _ = model.parse_losses(model(**data, mode='loss'))
     total.backward()
     assert torch.isfinite(total)
     assert model.head.fc.weight.grad.abs().max() > 0
@@ -351,43 +278,22 @@ def test_mixed_images_are_attacked_towards_their_mixed_label(
 @pytest.mark.parametrize('soft', [False, True])
 def test_label_smoothing_changes_what_is_learnt_alone(soft: bool) -> None:
     model = build_adversarial(
-        method=dict(type='m2at_mm.PGDAT'), label_smoothing=0.2
+        method=dict(type='m2at_mm.PGDAT'),
+        label_smoothing=0.2,
+        train_attack=dict(PGD_CFG, steps=1, step_size=0, random_start=False),
     ).train()
-    seen: list[Tensor] = []
-
-    def attack(net: Any, images: Any, target: Any, *_: Any, **k: Any) -> Any:
-        seen.append(target)
-        return images
-
-    model.train_attack = attack
-    data = batch_for(model)
+    given, data = recording(model), batch_for(model)
     labels = labels_of(data['data_samples'])
     one_hot = F.one_hot(labels, 10).float()
     if soft:
         for sample, score in zip(data['data_samples'], one_hot):
             sample.set_gt_score(score)
     loss = model(**data, mode='loss')['loss']
-    [target] = seen
+    [target] = given
     assert torch.equal(target, one_hot if soft else labels)
     logits = model(data['inputs'])
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
-
-
-# --- labels in one object --------------------------------------------------
-
-PGD2 = dict(type='m2at_mm.PGD', steps=2)
-# Every method with the attack of its recipe.
-METHODS: dict[str, Any] = {
-    'Standard': None,
-    'PGDAT': PGD2,
-    'M2AT': PGD2,
-    'TRADES': dict(PGD2, loss='kl', noise_std=0.001),
-    'MART': PGD2,
-    'AVmixup': PGD2,
-    'IAT': dict(type='m2at_mm.NFGSM'),
-    'FreeAT': None,
-}
 
 
 def _as_one(batch: dict) -> dict:
@@ -395,28 +301,19 @@ def _as_one(batch: dict) -> dict:
     return dict(batch, data_samples=labels)
 
 
-@pytest.mark.parametrize(
-    ('method', 'mixed'),
-    [
-        (method, mixed)
-        for method in METHODS
-        for mixed in (False, True)
-        if not (mixed and method == 'MART')  # it needs hard labels
-    ],
-)
+# MART needs hard labels.
+CASES = set(product(RECIPES, (False, True))) - {('MART', True)}
+
+
+@pytest.mark.parametrize(('method', 'mixed'), sorted(CASES))
 def test_labels_in_one_object_give_the_same_training(
     method: str, mixed: bool
 ) -> None:
-    settings = dict(mean=MEAN, std=STD, num_classes=10)
-    if mixed:
-        mixup = dict(type='Mixup', alpha=1.0)
-        settings['batch_augments'] = dict(augments=mixup)
+    settings = mixing('Mixup') if mixed else DATA
     ends = []
     for change in (dict, _as_one):
         model = build_adversarial(
-            method=dict(type=f'm2at_mm.{method}'),
-            train_attack=METHODS[method],
-            data_preprocessor=settings,
+            **RECIPES[method], data_preprocessor=settings
         ).train()
         wrapper = AWPOptimWrapper if method == 'M2AT' else OptimWrapper
         optim = wrapper(torch.optim.SGD(model.parameters(), lr=0.1))

@@ -34,35 +34,27 @@ STOCK = {
 SIZE = 64
 
 
-def _timm(folder: Path) -> Config:
-    return _foreign(
-        type='TimmClassifier', model_name='resnet10t', num_classes=1000
-    )
+FOREIGN = ('TimmClassifier', 'HuggingFaceClassifier')
 
 
-def _hugging_face(folder: Path) -> Config:
-    from transformers import ViTConfig
-
-    ViTConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        image_size=SIZE,
-        num_labels=1000,
-    ).save_pretrained(folder)
-    return _foreign(type='HuggingFaceClassifier', model_name=str(folder))
-
-
-def _foreign(**model: Any) -> Config:
+def foreign(kind: str, folder: Path) -> Config:
     """The ResNet-50 config with a classifier of another library."""
+    name, given = 'resnet10t', dict(num_classes=1000)
+    if kind == 'HuggingFaceClassifier':
+        from transformers import ViTConfig
+
+        layers = dict(num_hidden_layers=2, num_attention_heads=2)
+        width = dict(hidden_size=32, intermediate_size=64)
+        ViTConfig(
+            image_size=SIZE, num_labels=1000, **layers, **width
+        ).save_pretrained(folder)
+        name, given = str(folder), {}
     cfg = load_config(f'mmpretrain::{STOCK["ResNet-50"]}')
     loss = dict(type='CrossEntropyLoss', loss_weight=1.0)
-    cfg.model = dict(model, pretrained=False, loss=loss)
+    cfg.model = dict(
+        type=kind, model_name=name, pretrained=False, loss=loss, **given
+    )
     return cfg
-
-
-FOREIGN = {'timm': _timm, 'Hugging Face': _hugging_face}
 
 
 @pytest.fixture(scope='module', params=[*STOCK, *FOREIGN])
@@ -71,7 +63,7 @@ def stock(
 ) -> Config:
     """A classification config at a small size, without pretrained weights."""
     if request.param in FOREIGN:
-        return FOREIGN[request.param](tmp_path_factory.mktemp('foreign'))
+        return foreign(request.param, tmp_path_factory.mktemp('foreign'))
     cfg = load_config(f'mmpretrain::{STOCK[request.param]}')
     fit_network(cfg.model, SIZE)
     forget_checkpoints(cfg)
@@ -117,54 +109,44 @@ def test_same_rates_and_decays(stock: Config) -> None:
         cfg = copy.deepcopy(stock.optim_wrapper)
         with DefaultScope.overwrite_default_scope('mmpretrain'):
             wrapper = build_optim_wrapper(model, cfg)
-        names = {id(p): name for name, p in model.named_parameters()}
+        names = {
+            id(parameter): name.removeprefix('classifier.')
+            for name, parameter in model.named_parameters()
+        }
         return {
-            names[id(parameter)].removeprefix('classifier.'): (
-                group['lr'],
-                group['weight_decay'],
-            )
+            names[id(one)]: (group['lr'], group['weight_decay'])
             for group in wrapper.optimizer.param_groups
-            for parameter in group['params']
+            for one in group['params']
         }
 
     assert settings(ours) == settings(plain)
 
 
-def test_attacked_and_trained(stock: Config) -> None:
+def trained(stock: Config, classes: int, batch: dict, repeat: int) -> Any:
+    """M2AT's model with the gradients of a batch, and its log."""
     cfg = apply_recipe(stock, 'm2at')
     cfg.model.train_attack.steps = 1
     cfg.model.classifier.pop('train_cfg', None)
-    cfg.model.data_preprocessor = dict(
-        mean=MEAN, std=STD, num_classes=1000, to_rgb=True
-    )
+    cfg.model.data_preprocessor = dict(mean=MEAN, std=STD, num_classes=classes)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg.model).train()
     model.init_weights()
-    batch = raw_batch(num_classes=1000)
-    batch['inputs'] = batch['inputs'].repeat(1, 1, 2, 2)
+    batch['inputs'] = batch['inputs'].repeat(1, 1, repeat, repeat)
     losses = model(**model.data_preprocessor(batch, True), mode='loss')
     total, log = model.parse_losses(losses)
     total.backward()
     assert torch.isfinite(total)
+    return model, log
+
+
+def test_attacked_and_trained(stock: Config) -> None:
+    model, log = trained(stock, 1000, raw_batch(num_classes=1000), 2)
     assert 0 < log['kept_share'] < 1
-    assert all(
-        parameter.grad is not None
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    )
+    for parameter in model.parameters():
+        assert parameter.grad is not None or not parameter.requires_grad
 
 
 def test_vgg_flattens_its_features() -> None:
-    cfg = apply_recipe(
-        load_config('mmpretrain::vgg/vgg11_8xb32_in1k.py'), 'm2at'
-    )
-    cfg.model.classifier.backbone.update(num_classes=10)
-    cfg.model.classifier.pop('train_cfg', None)
-    cfg.model.train_attack.steps = 1
-    cfg.model.data_preprocessor = dict(mean=MEAN, std=STD, num_classes=10)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg.model).train()
-    batch = raw_batch(num=1)
-    batch['inputs'] = batch['inputs'].repeat(1, 1, 7, 7)  # 224 pixels
-    losses = model(**model.data_preprocessor(batch, True), mode='loss')
-    assert torch.isfinite(losses['loss'])
+    cfg = load_config('mmpretrain::vgg/vgg11_8xb32_in1k.py')
+    cfg.model.backbone.num_classes = 10
+    trained(cfg, 10, raw_batch(num=1), 7)  # 224 pixels

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from mmengine.model import MMFullyShardedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
-from tiny import build_adversarial, raw_batch
+from tiny import RECIPES, build_adversarial, raw_batch
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
     allreduce_hook,
@@ -21,72 +21,35 @@ from two_processes import on_two_processes
 from m2at_mm.data_preprocessors import RandomCropAndFlip
 from m2at_mm.methods import M2AT
 from m2at_mm.methods.masking import MixRatios
-from m2at_mm.model_wrappers import (
-    AdversarialDistributedDataParallel,
-    bare_model,
-)
-from m2at_mm.registry import MODEL_WRAPPERS, OPTIM_WRAPPERS
-
-# Deterministic, and images don't influence each other, so that the two
-# halves of a batch can be computed one after the other, too.
-SETTINGS: dict = dict(
-    method=dict(type='m2at_mm.PGDAT'),
-    train_attack=dict(type='m2at_mm.PGD', steps=2, random_start=False),
-)
+from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
+from m2at_mm.optim import AWPOptimWrapper
+from m2at_mm.registry import MODEL_WRAPPERS
 
 
-def _model() -> Any:
+def _draw(rank: int) -> Any:
+    """Crops of a training step, and masks after it."""
     init_default_scope('mmpretrain')
-    return build_adversarial(**SETTINGS)
-
-
-def _gradients(model: Any, rank: int) -> list[torch.Tensor]:
-    bare = bare_model(model)
-    data = bare.data_preprocessor(raw_batch(num=4, seed=rank), training=True)
-    model.train()
-    model(**data, mode='loss')['loss'].backward()
-    return [p.grad.clone() for p in bare.parameters()]
-
-
-def _work(rank: int) -> Any:
+    bare = build_adversarial()
     model = MODEL_WRAPPERS.build(
         dict(type='m2at_mm.AdversarialDistributedDataParallel'),
         # MMEngine's runner passes the local rank, on CPUs as well.
-        default_args=dict(module=_model(), device_ids=[rank]),
+        default_args=dict(module=bare, device_ids=[rank]),
     )
-    gradients = _gradients(model, rank)
     torch.manual_seed(5)  # the common seed, as resuming sets it
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    model.train_step(raw_batch(num=4, seed=rank), OptimWrapper(optimizer))
-    masks = M2AT().draw(torch.zeros(4, 3, 32, 32)).mask
-    torch.manual_seed(5)
-    model._draws_apart = rank == 0
-    bare = bare_model(model)
     bare.data_preprocessor.augment = RandomCropAndFlip(4, 0.5)
     crops: list[torch.Tensor] = []
     bare.data_preprocessor.register_forward_hook(
         lambda _, args, batch: crops.append(batch['inputs'])
     )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     model.train_step(raw_batch(num=16), OptimWrapper(optimizer))
-    return dict(gradients=gradients, masks=masks, crops=crops[0])
+    return crops[0], M2AT().draw(torch.zeros(16, 3, 32, 32)).mask
 
 
-def test_two_cpu_processes_give_the_gradients_of_one(tmp_path: Path) -> None:
-    found = on_two_processes(_work, tmp_path)
-    single = _model()
-    halves = [_gradients(copy.deepcopy(single), rank) for rank in (0, 1)]
-    for first, second, one, two in zip(
-        found[0]['gradients'], found[1]['gradients'], *halves
-    ):
-        assert torch.equal(first, second)
-        torch.testing.assert_close(first, (one + two) / 2)
-    assert not torch.equal(found[0]['masks'], found[1]['masks'])
-    # The same images, each cropped apart.
-    same = [
-        torch.equal(one, other)
-        for one, other in zip(found[0]['crops'], found[1]['crops'])
-    ]
-    assert len(same) == 16 and sum(same) < 3
+def test_processes_draw_apart(tmp_path: Path) -> None:
+    for one, other in zip(*on_two_processes(_draw, tmp_path)):
+        same = [torch.equal(*pair) for pair in zip(one, other)]
+        assert len(same) == 16 and sum(same) < 3
 
 
 def _m2at_draws(rows: slice) -> MixRatios:
@@ -101,7 +64,8 @@ def _m2at_draws(rows: slice) -> MixRatios:
 def _m2at_gradients(rows: slice, wrap: bool) -> list[torch.Tensor]:
     """Of M2AT on a part of a batch of eight, in double precision."""
     init_default_scope('mmpretrain')
-    model = build_adversarial(train_attack=SETTINGS['train_attack']).double()
+    attack = dict(type='m2at_mm.PGD', steps=2, random_start=False)
+    model = build_adversarial(train_attack=attack).double()
     model.method.draw = lambda images: _m2at_draws(rows)
     # Images don't influence each other then, so halves make up a whole.
     model.train()
@@ -118,8 +82,7 @@ def _m2at_gradients(rows: slice, wrap: bool) -> list[torch.Tensor]:
 
 
 def _m2at_work(rank: int) -> Any:
-    gradients = _m2at_gradients(slice(4 * rank, 4 * rank + 4), wrap=True)
-    return gradients
+    return _m2at_gradients(slice(4 * rank, 4 * rank + 4), wrap=True)
 
 
 def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
@@ -151,20 +114,15 @@ def _count_reductions(rank: int) -> Any:
     init_default_scope('mmpretrain')
     counts = {}
     for name, (arguments, steps, batches) in REDUCTIONS.items():
+        attack = dict(type='m2at_mm.PGD', steps=steps)
+        bare = build_adversarial(train_attack=attack).train()
         model = AdversarialDistributedDataParallel(
-            build_adversarial(
-                train_attack=dict(type='m2at_mm.PGD', steps=steps)
-            ).train(),
-            bucket_cap_mb=0.02,
-            **arguments,
+            bare, bucket_cap_mb=0.02, **arguments
         )
         buckets: list[int] = []
-
         model.register_comm_hook(buckets, _reduce)
-        wrapper = OptimWrapper(
-            torch.optim.SGD(model.parameters(), lr=0.01),
-            accumulative_counts=batches,
-        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        wrapper = OptimWrapper(optimizer, accumulative_counts=batches)
         for seed in range(3 * batches):
             if seed == 2 * batches:  # buckets are built anew at first
                 buckets.clear()
@@ -189,10 +147,9 @@ def _train_sharded(rank: int) -> Any:
         if name == 'DDP':
             model: Any = AdversarialDistributedDataParallel(bare)
         else:
+            own, cpu = 'own' in name, torch.device('cpu')
             model = MMFullyShardedDataParallel(
-                bare,
-                device_id=torch.device('cpu'),
-                use_orig_params='own' in name,
+                bare, device_id=cpu, use_orig_params=own
             )
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         # DDP adds the rank to the seed itself.
@@ -212,17 +169,6 @@ def test_sharded_training_is_the_same(tmp_path: Path) -> None:
             torch.testing.assert_close(torch.stack(found), whole)
 
 
-def test_is_a_wrapper_that_mmengine_takes_for_ddp() -> None:
-    assert (
-        MODEL_WRAPPERS.get('AdversarialDistributedDataParallel')
-        is AdversarialDistributedDataParallel
-    )
-    assert issubclass(
-        AdversarialDistributedDataParallel,
-        torch.nn.parallel.DistributedDataParallel,
-    )
-
-
 def test_synchronised_norms_are_attacked_as_any_other() -> None:
     """Converted as the Runner does for ``sync_bn='torch'``."""
     init_default_scope('mmpretrain')
@@ -235,75 +181,39 @@ def test_synchronised_norms_are_attacked_as_any_other() -> None:
             assert {type(norm) for norm in norms} == {nn.SyncBatchNorm}
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         torch.manual_seed(0)
-        losses.append(
-            [
-                float(model.train_step(raw_batch(seed=seed), wrapper)['loss'])
-                for seed in range(3)
-            ]
-        )
+        logs = [model.train_step(raw_batch(seed=k), wrapper) for k in range(3)]
+        losses.append([float(log['loss']) for log in logs])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-# Every method with the attack of its recipe, and the add-ons.
-METHODS: dict[str, dict] = {
-    'Standard': {},
-    'PGDAT': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
-    'M2AT': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
-    'TRADES': dict(
-        train_attack=dict(
-            type='m2at_mm.PGD', steps=2, loss='kl', noise_std=0.001
-        )
-    ),
-    'MART': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
-    'AVmixup': dict(train_attack=dict(type='m2at_mm.PGD', steps=2)),
-    'IAT': dict(train_attack=dict(type='m2at_mm.NFGSM')),
-    'FreeAT': dict(train_attack=None),
-}
-
-
 def _train_all(rank: int) -> Any:
+    """The weights of every method, with and without weight perturbation."""
     init_default_scope('mmpretrain')
     found = {}
-    for name, settings in METHODS.items():
-        for wrapper_type in ('OptimWrapper', 'm2at_mm.AWPOptimWrapper'):
-            if name == 'FreeAT' and 'AWP' in wrapper_type:
-                continue
-            model = MODEL_WRAPPERS.build(
-                dict(type='m2at_mm.AdversarialDistributedDataParallel'),
-                default_args=dict(
-                    module=build_adversarial(
-                        method=dict(type=f'm2at_mm.{name}'),
-                        label_smoothing=0.1,
-                        **settings,
-                    ).train()
-                ),
-            )
-            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-            wrapper = OPTIM_WRAPPERS.build(
-                dict(
-                    type=wrapper_type,
-                    optimizer=optimizer,
-                    accumulative_counts=2,
-                )
-            )
-            before = model.module.head.fc.weight.detach().clone()
-            for seed in range(4):
-                batch = raw_batch(num=4, seed=10 * seed + rank)
-                log = model.train_step(batch, wrapper)
-                assert torch.isfinite(log['loss']), name
-            weight = model.module.head.fc.weight.detach()
-            assert not torch.equal(weight, before), name
-            found[f'{name} {wrapper_type}'] = [
-                p.detach() for p in model.parameters()
-            ]
+    for name, wrapper_type in product(
+        RECIPES, (OptimWrapper, AWPOptimWrapper)
+    ):
+        if name == 'FreeAT' and wrapper_type is AWPOptimWrapper:
+            continue
+        model = AdversarialDistributedDataParallel(
+            build_adversarial(**RECIPES[name], label_smoothing=0.1).train()
+        )
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        wrapper = wrapper_type(optimizer, accumulative_counts=2)
+        before = model.module.head.fc.weight.detach().clone()
+        for seed in range(4):
+            batch = raw_batch(num=4, seed=10 * seed + rank)
+            log = model.train_step(batch, wrapper)
+            assert torch.isfinite(log['loss']), name
+        assert not torch.equal(model.module.head.fc.weight, before), name
+        weights = [p.detach() for p in model.parameters()]
+        found[f'{name} {wrapper_type.__name__}'] = weights
     return found
 
 
-def test_every_method_on_two_processes_with_accumulation(
-    tmp_path: Path,
-) -> None:
+def test_every_method_accumulates_alike_on_both(tmp_path: Path) -> None:
     first, second = on_two_processes(_train_all, tmp_path)
-    assert len(first) == 2 * len(METHODS) - 1
+    assert len(first) == 2 * len(RECIPES) - 1
     for name, weights in first.items():
         for one, other in zip(weights, second[name]):
             assert torch.equal(one, other), name  # one model, not two

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import mmpretrain.models.heads as stock_heads
@@ -21,43 +22,34 @@ from m2at_mm.model_wrappers.heads import why_unsupported
 NUM, WIDTH, CLASSES = 6, 16, 5
 LABELS = torch.arange(NUM) % CLASSES
 # Each head of mmpretrain for one label per image, with what it takes.
-HEADS: dict[str, tuple[dict[str, Any], str]] = {
-    'no layer': (dict(type='ClsHead'), 'logits'),
-    'linear': (dict(type='LinearClsHead'), 'vector'),
+PLAIN = dict(distillation=False)
+_HEADS: dict[str, tuple[str, dict[str, Any], str]] = {
+    'no layer': ('ClsHead', {}, 'logits'),
+    'linear': ('LinearClsHead', {}, 'vector'),
     'stacked': (
-        dict(
-            type='StackedLinearClsHead',
-            mid_channels=[8],
-            norm_cfg=dict(type='BN1d'),
-        ),
+        'StackedLinearClsHead',
+        dict(mid_channels=[8], norm_cfg=dict(type='BN1d')),
         'vector',
     ),
-    'transformer': (dict(type='VisionTransformerClsHead'), 'vector'),
-    'transformer, hidden': (
-        dict(type='VisionTransformerClsHead', hidden_dim=8),
-        'vector',
-    ),
-    'DeiT': (dict(type='DeiTClsHead'), 'pair'),
-    'LeViT': (dict(type='LeViTClsHead', distillation=False), 'vector'),
-    'LeViT, distilled': (dict(type='LeViTClsHead'), 'vector'),
-    'EfficientFormer': (
-        dict(type='EfficientFormerClsHead', distillation=False),
-        'vector',
-    ),
-    'EfficientFormer, distilled': (
-        dict(type='EfficientFormerClsHead'),
-        'vector',
-    ),
-    'Conformer': (
-        dict(type='ConformerHead', in_channels=[WIDTH, WIDTH]),
-        'pair',
-    ),
-    'Vig': (dict(type='VigClsHead', hidden_dim=8), 'vector'),
-    'ArcFace': (dict(type='ArcFaceClsHead', scale=8.0), 'vector'),
+    'transformer': ('VisionTransformerClsHead', {}, 'vector'),
+    'hidden': ('VisionTransformerClsHead', dict(hidden_dim=8), 'vector'),
+    'DeiT': ('DeiTClsHead', {}, 'pair'),
+    'LeViT': ('LeViTClsHead', PLAIN, 'vector'),
+    'LeViT, distilled': ('LeViTClsHead', {}, 'vector'),
+    'EfficientFormer': ('EfficientFormerClsHead', PLAIN, 'vector'),
+    'EfficientFormer, distilled': ('EfficientFormerClsHead', {}, 'vector'),
+    'Conformer': ('ConformerHead', dict(in_channels=[WIDTH, WIDTH]), 'pair'),
+    'Vig': ('VigClsHead', dict(hidden_dim=8), 'vector'),
+    'ArcFace': ('ArcFaceClsHead', dict(scale=8.0), 'vector'),
     'ArcFace, centres': (
-        dict(type='ArcFaceClsHead', num_subcenters=3, easy_margin=True),
+        'ArcFaceClsHead',
+        dict(num_subcenters=3, easy_margin=True),
         'vector',
     ),
+}
+HEADS: dict[str, tuple[dict[str, Any], str]] = {
+    name: (dict(type=kind, **settings), gives)
+    for name, (kind, settings, gives) in _HEADS.items()
 }
 METHODS = {
     'TRADES': dict(type='m2at_mm.TRADES'),
@@ -91,19 +83,13 @@ def build(head: str, channels: int = 3, **settings: Any) -> Any:
     given = {} if cfg['type'] == 'ClsHead' else dict(num_classes=CLASSES)
     if given and 'in_channels' not in cfg:
         given['in_channels'] = WIDTH
+    backbone = dict(type='FeaturesOfImages', channels=channels, gives=gives)
+    mean, std = [120.0] * channels, [60.0] * channels
     wrapper = build_adversarial(
         classifier=dict(
-            type='ImageClassifier',
-            backbone=dict(
-                type='FeaturesOfImages', channels=channels, gives=gives
-            ),
-            head=dict(cfg, **given),
+            type='ImageClassifier', backbone=backbone, head=cfg | given
         ),
-        data_preprocessor=dict(
-            mean=[120.0] * channels,
-            std=[60.0] * channels,
-            num_classes=CLASSES,
-        ),
+        data_preprocessor=dict(mean=mean, std=std, num_classes=CLASSES),
         **settings,
     )
     draw = torch.Generator().manual_seed(0)
@@ -119,25 +105,16 @@ def images(channels: int = 3, num: int = NUM) -> Tensor:
 
 def predicted(wrapper: Any, given: Tensor) -> Tensor:
     """The probabilities that mmpretrain's own ``predict`` gives."""
-    channels = given.shape[1]
-    pixels = 255 * given
-    mean, std = torch.full((channels, 1, 1), 120.0), 60.0
-    samples = wrapper.classifier.predict((pixels - mean) / std)
+    samples = wrapper.classifier.predict((255 * given - 120) / 60)
     return torch.stack([sample.pred_score for sample in samples])
 
 
 def test_the_table_has_every_head() -> None:
-    known = {
-        name
-        for name in stock_heads.__all__
-        if isinstance(getattr(stock_heads, name), type)
-        and issubclass(getattr(stock_heads, name), ClsHead)
-    }
-    supported = {
-        name
-        for name in known
-        if why_unsupported(getattr(stock_heads, name)) is None
-    }
+    every = [getattr(stock_heads, name) for name in stock_heads.__all__]
+    known = [
+        k for k in every if isinstance(k, type) and issubclass(k, ClsHead)
+    ]
+    supported = {k.__name__ for k in known if why_unsupported(k) is None}
     assert supported == {cfg['type'] for cfg, _ in HEADS.values()}
 
 
@@ -174,18 +151,11 @@ def test_consistency_compares_one_function(head: str, method: str) -> None:
 
 
 # A batch norm cannot train on one image.
-WITH_NORM = ('stacked', 'LeViT', 'LeViT, distilled', 'Vig')
+WITH_NORM = {'stacked', 'LeViT', 'LeViT, distilled', 'Vig'}
+SIZES = set(product(HEADS, (1, NUM))) - set(product(WITH_NORM, (1,)))
 
 
-@pytest.mark.parametrize(
-    ('head', 'num'),
-    [
-        (head, num)
-        for head in HEADS
-        for num in (1, NUM)
-        if num > 1 or head not in WITH_NORM
-    ],
-)
+@pytest.mark.parametrize(('head', 'num'), sorted(SIZES))
 def test_trained_end_to_end(head: str, num: int) -> None:
     wrapper = build(head, eval_attacks=dict(a=dict(type='m2at_mm.PGD')))
     samples = [DataSample().set_gt_label(int(k)) for k in LABELS[:num]]
@@ -224,12 +194,10 @@ def test_models_of_another_precision(
         assert torch.equal(PlainClassifier.of(wrapper)(images()), logits)
     reference = build(head, method=cfg).eval()
     expected = reference(images()).softmax(1).detach()
-    torch.testing.assert_close(
-        F.softmax(logits.double(), 1),
-        expected.double(),
-        rtol=0.0,
-        atol=1e-5 if dtype == torch.float64 else 0.1,
-    )
+    found, atol = logits.double().softmax(1), 0.1
+    if dtype == torch.float64:
+        atol = 1e-5
+    torch.testing.assert_close(found, expected.double(), rtol=0.0, atol=atol)
 
 
 # --- heads with a loss of their own -----------------------------------------
@@ -335,39 +303,28 @@ def test_arcface_takes_labels_and_soft_targets(
     torch.testing.assert_close(losses['loss'], expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ('head', 'reason'),
-    [
-        (
-            dict(
-                type='MultiLabelLinearClsHead', num_classes=10, in_channels=32
-            ),
-            'several labels',
-        ),
-        (
-            dict(
-                type='MultiTaskHead',
-                in_channels=32,
-                task_heads=dict(one=dict(type='LinearClsHead', num_classes=2)),
-            ),
-            'several tasks',
-        ),
-    ],
-)
-def test_heads_that_cannot_be_attacked(head: dict, reason: str) -> None:
-    with pytest.raises(ValueError, match=f"head='{head['type']}' .*{reason}"):
+LINEAR = dict(type='LinearClsHead', num_classes=2)
+REFUSED = {
+    'MultiLabelLinearClsHead': (dict(num_classes=10), 'several labels'),
+    'MultiTaskHead': (dict(task_heads=dict(one=LINEAR)), 'several tasks'),
+}
+
+
+@pytest.mark.parametrize('kind', REFUSED)
+def test_heads_that_cannot_be_attacked(kind: str) -> None:
+    settings, reason = REFUSED[kind]
+    head = dict(settings, type=kind, in_channels=32)
+    with pytest.raises(ValueError, match=f"head='{kind}' .*{reason}"):
         build_adversarial(classifier=dict(classifier_cfg(), head=head))
 
 
 @pytest.mark.parametrize('method', ['PGDAT', 'AVmixup', 'TRADES', 'IAT'])
 def test_a_network_that_squeezes_trains_on_one_image(method: str) -> None:
     """LeNet-5 gives one image logits without a batch."""
+    backbone = dict(type='LeNet5', num_classes=10)
+    head = dict(type='ClsHead', loss=dict(type='CrossEntropyLoss'))
     model = build_adversarial(
-        classifier=dict(
-            type='ImageClassifier',
-            backbone=dict(type='LeNet5', num_classes=10),
-            head=dict(type='ClsHead', loss=dict(type='CrossEntropyLoss')),
-        ),
+        classifier=dict(type='ImageClassifier', backbone=backbone, head=head),
         threat_model=dict(eps='0/255'),
         train_attack=dict(type='m2at_mm.PGD', steps=1, step_size=0.1),
         method=dict(type=f'm2at_mm.{method}'),

@@ -36,12 +36,10 @@ LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
     'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False)),
 }
 NO_CLASSIFICATION = {
-    'CAELoss',
-    'CosineSimilarityLoss',
-    'CrossCorrelationLoss',
-    'PixelReconstructionLoss',
-    'SwAVLoss',
+    *('CAELoss', 'CosineSimilarityLoss', 'CrossCorrelationLoss'),
+    *('PixelReconstructionLoss', 'SwAVLoss'),
 }
+MIXUP = dict(augments=dict(type='Mixup', alpha=0.8))
 SOFT: dict[str, dict[str, Any]] = {
     'M2AT, soft': dict(method=dict(type='m2at_mm.M2AT', perturbed_label=0.7)),
     'M2AT, pairs': dict(method=dict(type='m2at_mm.M2AT', pairing='batch')),
@@ -49,16 +47,14 @@ SOFT: dict[str, dict[str, Any]] = {
     'IAT': dict(method=dict(type='m2at_mm.IAT')),
     'label_smoothing': dict(label_smoothing=0.1),
     'batch_augments': dict(
-        data_preprocessor=dict(
-            num_classes=10,
-            batch_augments=dict(augments=dict(type='Mixup', alpha=0.8)),
-        )
+        data_preprocessor=dict(num_classes=10, batch_augments=MIXUP)
     ),
 }
 HARD = {
     name: dict(method=dict(type=f'm2at_mm.{name}'))
     for name in ('Standard', 'PGDAT', 'TRADES', 'MART', 'M2AT')
 }
+LABELS = torch.tensor([3, 1, 4, 1])
 
 
 def with_loss(name: str) -> dict[str, Any]:
@@ -68,11 +64,8 @@ def with_loss(name: str) -> dict[str, Any]:
 
 
 def test_the_table_has_every_loss() -> None:
-    known = {
-        name
-        for name in stock_losses.__all__
-        if isinstance(getattr(stock_losses, name), type)
-    }
+    every = [getattr(stock_losses, name) for name in stock_losses.__all__]
+    known = {one.__name__ for one in every if isinstance(one, type)}
     tried = {cfg['type'] for cfg, _ in LOSSES.values()}
     assert known == tried | NO_CLASSIFICATION
 
@@ -92,9 +85,8 @@ def test_what_a_loss_takes(name: str) -> None:
 def test_soft_targets(name: str, setting: str) -> None:
     settings = dict(SOFT[setting], classifier=with_loss(name))
     if not LOSSES[name][1][1]:
-        with pytest.raises(
-            ValueError, match=r'give soft targets, but loss=\w+Loss takes'
-        ):
+        message = r'give soft targets, but loss=\w+Loss takes'
+        with pytest.raises(ValueError, match=message):
             MODELS.build(adversarial_cfg(**settings))
         return
     assert_trains(build_adversarial(**settings), 'labels')
@@ -110,7 +102,7 @@ def test_hard_targets(name: str, method: str) -> None:
 
 def assert_trains(model: Any, kind: str) -> None:
     torch.manual_seed(0)
-    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([3, 1, 4, 1])
+    images, labels = torch.rand(4, 3, 8, 8), LABELS
     hot = F.one_hot(labels, 10)
     samples: Any = BatchLabels(labels, hot if kind == 'batch hot' else None)
     if not kind.startswith('batch'):
@@ -129,7 +121,7 @@ def test_one_hot_labels_are_labels(name: str) -> None:
     model = build_adversarial(
         classifier=with_loss(name), method=dict(type='m2at_mm.Standard')
     ).eval()
-    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([3, 1, 4, 1])
+    images, labels = torch.rand(4, 3, 8, 8), LABELS
     hot = F.one_hot(labels, 10)
     target = labels if LOSSES[name][1][0] else hot.float()
     with torch.no_grad():
@@ -143,28 +135,23 @@ def test_one_hot_labels_are_labels(name: str) -> None:
 @pytest.mark.parametrize(
     ('name', 'method'), [('seesaw', 'PGDAT'), ('CE', 'MART')]
 )
-def test_probabilities_of_the_dataset_are_refused(
+def test_probabilities_of_a_dataset_are_refused(
     name: str, method: str
 ) -> None:
     model = build_adversarial(**HARD[method], classifier=with_loss(name))
-    scores = torch.full((2, 10), 0.1)
+    labels = BatchLabels(torch.zeros(2).long(), torch.full((2, 10), 0.1))
     with pytest.raises(ValueError, match='takes labels only: give gt_label'):
-        model(
-            torch.rand(2, 3, 8, 8),
-            BatchLabels(torch.zeros(2, dtype=torch.int64), scores),
-            mode='loss',
-        )
+        model(torch.rand(2, 3, 8, 8), labels, mode='loss')
 
 
-@pytest.mark.parametrize(
-    'loss',
-    [
-        dict(type='SeesawLoss', num_classes=7),
-        dict(type=CE, reduction='sum'),
-        dict(type='CosineSimilarityLoss'),
-    ],
-    ids=lambda loss: loss['type'],
-)
+WRONG = [
+    dict(type='SeesawLoss', num_classes=7),
+    dict(type=CE, reduction='sum'),
+    dict(type='CosineSimilarityLoss'),
+]
+
+
+@pytest.mark.parametrize('loss', WRONG, ids=lambda loss: loss['type'])
 def test_losses_that_take_nothing(loss: dict[str, Any]) -> None:
     classifier = classifier_cfg()
     classifier['head']['loss'] = loss

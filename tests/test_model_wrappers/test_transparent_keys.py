@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models import TimmClassifier
@@ -12,77 +15,70 @@ from torch import nn
 from m2at_mm.model_wrappers.transparent_keys import make_transparent
 
 
-class _Wrapper(nn.Module):
-    def __init__(self) -> None:
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        self.inner = inner
         make_transparent(self, 'inner')
 
 
-def test_keys_and_versions_are_the_childs() -> None:
-    wrapper = _Wrapper()
-    assert list(wrapper.state_dict()) == list(wrapper.inner.state_dict())
-    ours, theirs = wrapper.state_dict(), wrapper.inner.state_dict()
-    assert dict(ours._metadata) == dict(theirs._metadata)
+class TimmLike(nn.Module):
+    """Leaves out its own child's name with mmpretrain's hooks for timm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model, cls = nn.Linear(2, 3), TimmClassifier
+        self._register_state_dict_hook(cls._remove_state_dict_prefix)
+        self._register_load_state_dict_pre_hook(cls._add_state_dict_prefix)
 
 
-def test_loads_what_the_child_saved_and_the_other_way() -> None:
-    wrapper, plain = (
-        _Wrapper(),
-        nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)),
-    )
-    wrapper.load_state_dict(plain.state_dict(), strict=True)
-    assert torch.equal(wrapper.inner[0].weight, plain[0].weight)
-    nn.init.ones_(wrapper.inner[0].weight)
-    plain.load_state_dict(wrapper.state_dict(), strict=True)
-    assert torch.equal(plain[0].weight, torch.ones(3, 2))
+class Versioned(nn.Linear):
+    """Would convert checkpoints by their version, as Swin does."""
+
+    _version = 3
+    seen = None
+
+    def _load_from_state_dict(
+        self, state: dict, prefix: str, meta: dict, *args: Any
+    ) -> None:
+        self.seen = meta.get('version')
+        super()._load_from_state_dict(state, prefix, meta, *args)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(Versioned(2, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize('build', [plain, TimmLike])
+def test_keys_are_the_childs_both_ways(build: Callable[[], nn.Module]) -> None:
+    wrapper, child = Wrapper(build()), build()
+    ours, theirs = wrapper.state_dict(), child.state_dict()
+    assert list(ours) == list(theirs)
+    assert build is TimmLike or dict(ours._metadata) == dict(theirs._metadata)
+    for load in (load_state_dict, nn.Module.load_state_dict):
+        other = Wrapper(build())
+        load(other, child.state_dict(), strict=True)
+        child.load_state_dict(wrapper.state_dict(), strict=True)
+        load(wrapper, other.state_dict(), strict=True)
+        assert build is TimmLike or other.inner[0].seen == 3
+        pairs = zip(wrapper.parameters(), other.parameters())
+        assert all(torch.equal(one, two) for one, two in pairs)
 
 
 def test_works_below_another_module_and_in_a_copy() -> None:
-    outer = copy.deepcopy(nn.ModuleDict(dict(a=_Wrapper(), b=nn.Linear(1, 1))))
+    def nested() -> nn.Module:
+        return nn.ModuleDict(dict(a=Wrapper(plain()), b=nn.Linear(1, 1)))
+
+    outer, other = copy.deepcopy(nested()), nested()
     keys = list(outer.state_dict())
     assert 'a.0.weight' in keys and not any('inner' in key for key in keys)
-    other = nn.ModuleDict(dict(a=_Wrapper(), b=nn.Linear(1, 1)))
     other.load_state_dict(outer.state_dict(), strict=True)
     for mine, theirs in zip(other.parameters(), outer.parameters()):
         assert torch.equal(mine, theirs)
 
 
 def test_wrong_keys_are_still_reported() -> None:
-    result = _Wrapper().load_state_dict(
-        {'0.weight': torch.zeros(3, 2), 'x': torch.zeros(1)}, strict=False
-    )
+    given = {'0.weight': torch.zeros(3, 2), 'x': torch.zeros(1)}
+    result = Wrapper(plain()).load_state_dict(given, strict=False)
     assert result.unexpected_keys == ['inner.x']
     assert 'inner.0.bias' in result.missing_keys
-
-
-class _TimmLike(nn.Module):
-    """Leaves out its own child's name with mmpretrain's hooks for timm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.model = nn.Linear(2, 3)
-        self._register_state_dict_hook(
-            TimmClassifier._remove_state_dict_prefix
-        )
-        self._register_load_state_dict_pre_hook(
-            TimmClassifier._add_state_dict_prefix
-        )
-
-
-class _AroundTimm(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.classifier = _TimmLike()
-        make_transparent(self, 'classifier')
-
-
-def test_a_child_that_renames_its_keys_itself_is_transparent_too() -> None:
-    wrapper, plain = _AroundTimm(), _TimmLike()
-    assert list(wrapper.state_dict()) == list(plain.state_dict())
-    assert list(plain.state_dict()) == ['weight', 'bias']
-    wrapper.load_state_dict(plain.state_dict(), strict=True)
-    again = _AroundTimm()
-    again.load_state_dict(wrapper.state_dict(), strict=True)
-    load_state_dict(again, wrapper.state_dict(), strict=True)  # MMEngine's
-    assert torch.equal(again.classifier.model.weight, plain.model.weight)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from cifar_files import make_folder
+from interrupted_runs import same
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import PARAM_SCHEDULERS
@@ -27,11 +30,10 @@ METRICS = ['Accuracy', 'm2at_mm.RobustAccuracy']
 README = Path(__file__).resolve().parents[2] / 'README.md'
 
 
-def _readme_config() -> str:
-    """The config that the README tells users to write."""
-    block = re.search(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
-    assert block is not None
-    return block.group(1)
+@pytest.fixture
+def stock() -> Config:
+    """mmpretrain's own config, to be changed."""
+    return load_config(STOCK)
 
 
 def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
@@ -52,33 +54,33 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
 def test_recipe_trains_as_the_config_by_hand(
-    name: str, tmp_path: Path
+    name: str, stock: Config, tmp_path: Path
 ) -> None:
     root = make_folder(tmp_path / 'images')
-    recipe = apply_recipe(load_config(STOCK), name)
-    by_hand = Config.fromstring(_readme_config(), file_format='.py')
+    recipe = apply_recipe(stock, name)
+    # The config that the README tells users to write.
+    block = re.search(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
+    assert block is not None
+    by_hand = Config.fromstring(block.group(1), file_format='.py')
     if name != 'm2at':  # the README shows M2AT
         by_hand.model.method = recipe.model.method
     assert by_hand.model.method == recipe.model.method
     first = _train_two_steps(recipe, root, tmp_path / 'recipe')
     second = _train_two_steps(by_hand, root, tmp_path / 'by_hand')
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        assert torch.equal(value, second[key]), key
+    same(first, second)
 
 
-def test_network_optimiser_and_schedule_stay_the_stock_ones() -> None:
-    stock = load_config(STOCK)
+def test_network_optimiser_and_schedule_stay_the_stock_ones(
+    stock: Config,
+) -> None:
     before = copy.deepcopy(stock)
     cfg = apply_recipe(stock, 'm2at')
     assert stock.to_dict() == before.to_dict()
     assert cfg.model.classifier == stock.model
     for key in ('optim_wrapper', 'param_scheduler', 'train_cfg'):
         assert cfg[key] == stock[key]
-    assert (
-        cfg.train_dataloader.dataset.pipeline
-        == stock.train_dataloader.dataset.pipeline
-    )
+    pipelines = [one.train_dataloader.dataset.pipeline for one in (cfg, stock)]
+    assert pipelines[0] == pipelines[1]
 
 
 def _splits(cfg: Config) -> dict[str, list[tuple[str, str]]]:
@@ -91,31 +93,30 @@ def _splits(cfg: Config) -> dict[str, list[tuple[str, str]]]:
 HELD_OUT = {part: [('m2at_mm.CIFAR10', part)] for part in PARTS}
 
 
-def test_selection_never_uses_the_test_split() -> None:
-    cfg = apply_recipe(load_config(STOCK), 'm2at')
+WRAPPERS: dict[str, Callable[[Any], dict]] = {
+    'repeat': lambda one: dict(type='RepeatDataset', times=2, dataset=one),
+    'concatenate': lambda one: dict(type='ConcatDataset', datasets=[one]),
+    'fold': lambda one: dict(type='KFoldDataset', dataset=one),
+}
+
+
+@pytest.mark.parametrize('wrappers', [[], *([w] for w in WRAPPERS), WRAPPERS])
+def test_selection_never_uses_the_test_split(
+    wrappers: Iterable[str], stock: Config
+) -> None:
+    for part in PARTS:
+        loader = stock[f'{part}_dataloader']
+        for name in wrappers:
+            loader.dataset = WRAPPERS[name](loader.dataset)
+    cfg = apply_recipe(stock, 'm2at')
     assert _splits(cfg) == HELD_OUT
     assert cfg.default_hooks.checkpoint.save_best == 'robust/pgd10'
     # The stock metric stays, next to ours.
     assert [one.type for one in cfg.val_evaluator] == METRICS
-
-
-@pytest.mark.parametrize('wrapper', ['RepeatDataset', 'ConcatDataset'])
-def test_cifar_inside_other_datasets_is_held_out(wrapper: str) -> None:
-    stock = load_config(STOCK)
-    for part in PARTS:
-        loader = stock[f'{part}_dataloader']
-        loader.dataset = (
-            dict(type=wrapper, times=2, dataset=loader.dataset)
-            if wrapper == 'RepeatDataset'
-            else dict(type=wrapper, datasets=[loader.dataset])
-        )
-    cfg = apply_recipe(stock, 'm2at')
-    assert _splits(cfg) == HELD_OUT
     assert cfg.model.threat_model.eps == '8/255'
 
 
-def test_types_may_be_classes() -> None:
-    stock = load_config(STOCK)
+def test_types_may_be_classes(stock: Config) -> None:
     stock.model.type = ImageClassifier
     stock.model.backbone.type = ResNet_CIFAR
     stock.train_dataloader.dataset.type = CIFAR10
@@ -127,8 +128,7 @@ def test_types_may_be_classes() -> None:
         apply_recipe(cfg, 'm2at')
 
 
-def test_an_evaluator_with_metrics_gets_one_more() -> None:
-    stock = load_config(STOCK)
+def test_an_evaluator_with_metrics_gets_one_more(stock: Config) -> None:
     metrics = dict(type='Accuracy')
     stock.val_evaluator = dict(type='Evaluator', metrics=metrics)
     evaluator = apply_recipe(stock, 'm2at').val_evaluator
@@ -137,8 +137,7 @@ def test_an_evaluator_with_metrics_gets_one_more() -> None:
 
 
 @pytest.mark.parametrize('name', ['checkpoint', 'runtime_info'])
-def test_the_user_s_own_hooks_stay(name: str) -> None:
-    stock = load_config(STOCK)
+def test_the_user_s_own_hooks_stay(name: str, stock: Config) -> None:
     stock.default_hooks[name] = None  # switched off
     assert apply_recipe(stock, 'm2at').default_hooks[name] is None
     stock.default_hooks[name] = dict(type='their.Hook', setting=1)
@@ -147,20 +146,8 @@ def test_the_user_s_own_hooks_stay(name: str) -> None:
     assert hooks.checkpoint.save_best == 'robust/pgd10'
 
 
-def test_overrides_go_into_the_model() -> None:
-    cfg = apply_recipe(
-        load_config(STOCK),
-        'm2at',
-        threat_model=dict(eps='4/255'),
-        method=dict(mask='patch'),
-    )
-    assert cfg.model.threat_model == dict(norm='linf', eps='4/255')
-    assert cfg.model.method.mask == 'patch'
-    assert cfg.model.method.type == 'm2at_mm.M2AT'
-
-
-def test_runtime_of_our_configs_is_what_a_recipe_sets() -> None:
-    recipe = apply_recipe(load_config(STOCK), 'm2at')
+def test_runtime_of_our_configs_is_what_a_recipe_sets(stock: Config) -> None:
+    recipe = apply_recipe(stock, 'm2at')
     ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
     assert recipe.model_wrapper_cfg == ours.model_wrapper_cfg
     assert ours.default_hooks.checkpoint.type == 'm2at_mm.SafeCheckpointHook'
@@ -177,33 +164,28 @@ def test_runtime_of_our_configs_is_what_a_recipe_sets() -> None:
 
 
 @pytest.mark.parametrize(
-    ('cfg', 'name', 'message'),
+    ('model', 'name', 'message'),
     [
-        (dict(model=dict(type='X')), 'm3at', "'m3at' is unknown"),
-        (dict(a=1), 'm2at', 'has no model'),
-        (
-            dict(model=dict(type='m2at_mm.AdversarialClassifier')),
-            'm2at',
-            'already',
-        ),
+        (dict(type='X'), 'm3at', "'m3at' is unknown"),
+        ({}, 'm2at', 'has no model'),
+        (dict(type='m2at_mm.AdversarialClassifier'), 'm2at', 'already'),
     ],
 )
 def test_what_cannot_work_is_refused(
-    cfg: dict, name: str, message: str
+    model: dict, name: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        apply_recipe(Config(cfg), name)
+        apply_recipe(Config(dict(model=model)), name)
 
 
 def test_shared_test_images_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch,
+    stock: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(
         'm2at_mm.recipes.apply.print_log', lambda text, **_: said.append(text)
     )
     loader = dict(dataset=dict(type='CustomDataset', data_root='here'))
-    stock = load_config(STOCK)
     for name in PARTS:
         stock[f'{name}_dataloader'] = copy.deepcopy(loader)
     apply_recipe(stock, 'standard')
@@ -217,8 +199,7 @@ def test_every_recipe_has_a_config() -> None:
         assert (config_root() / f'{name}_resnet18_cifar10.py').is_file()
 
 
-def test_config_without_validation_stays_without() -> None:
-    stock = load_config(STOCK)
+def test_config_without_validation_stays_without(stock: Config) -> None:
     stock.val_dataloader = stock.val_evaluator = stock.val_cfg = None
     cfg = apply_recipe(stock, 'm2at')
     assert cfg.val_evaluator is None
@@ -236,24 +217,34 @@ def test_what_some_stock_configs_lack() -> None:
 
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
-def test_fine_tuning_is_the_recipe_with_a_short_schedule(name: str) -> None:
-    full = apply_recipe(load_config(STOCK), name)
-    cfg = apply_recipe(load_config(STOCK), f'{name}-finetune')
+def test_fine_tuning_is_the_recipe_with_a_short_schedule(
+    name: str, stock: Config
+) -> None:
+    full = apply_recipe(stock, name)
+    cfg = apply_recipe(stock, f'{name}-finetune')
     assert cfg.model == full.model
     assert cfg.optim_wrapper == full.optim_wrapper
     assert cfg.train_cfg.max_epochs == cfg.param_scheduler.end == 10
     assert cfg.default_hooks.input_check.needs_checkpoint
-    rates = _learning_rates(cfg, iterations=3)
+    # The rate of each iteration, with three of them in an epoch.
+    weight = torch.nn.Parameter(torch.zeros(1))
     base = cfg.optim_wrapper.optimizer.lr
-    expected = [0.1 * base * (1 - step / 29) for step in range(30)]
-    assert rates == pytest.approx(expected)
+    optimizer = torch.optim.SGD([weight], lr=base)
+    given = dict(optimizer=optimizer, epoch_length=3)
+    scheduler = PARAM_SCHEDULERS.build(
+        dict(cfg.param_scheduler), default_args=given
+    )
+    for step in range(30):
+        rate = optimizer.param_groups[0]['lr']
+        assert rate == pytest.approx(0.1 * base * (1 - step / 29))
+        optimizer.step()
+        scheduler.step()
 
 
 @pytest.mark.parametrize('as_class', [False, True])
 def test_fine_tuning_counts_epochs_also_after_iterations(
-    as_class: bool,
+    as_class: bool, stock: Config
 ) -> None:
-    stock = load_config(STOCK)
     stock.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=6)
     stock.train_dataloader.sampler = dict(
         type=InfiniteSampler if as_class else 'InfiniteSampler', shuffle=False
@@ -273,26 +264,8 @@ def test_fine_tuning_counts_epochs_also_after_iterations(
     assert apply_recipe(stock, 'm2at').train_cfg == stock.train_cfg
 
 
-def _learning_rates(cfg: Config, iterations: int) -> list[float]:
-    """The rate of each iteration, with as many of them in an epoch."""
-    optimizer = torch.optim.SGD(
-        [torch.nn.Parameter(torch.zeros(1))], lr=cfg.optim_wrapper.optimizer.lr
-    )
-    scheduler = PARAM_SCHEDULERS.build(
-        dict(cfg.param_scheduler),
-        default_args=dict(optimizer=optimizer, epoch_length=iterations),
-    )
-    rates = []
-    for _ in range(iterations * cfg.train_cfg.max_epochs):
-        rates.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        scheduler.step()
-    return rates
-
-
 @pytest.mark.parametrize('part', ['val', 'test'])
-def test_a_set_of_the_users_own_stays_his(part: str) -> None:
-    stock = load_config(STOCK)
+def test_a_set_of_the_users_own_stays_his(part: str, stock: Config) -> None:
     own = dict(type='CustomDataset', data_root='mine', split='test')
     stock[f'{part}_dataloader'].dataset = own
     if part == 'test':

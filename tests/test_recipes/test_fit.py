@@ -46,14 +46,8 @@ def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
         (dict(type='CIFAR10', pipeline=[dict(scale=224)]), '4/255'),
         (dict(type='ImageNet', pipeline=[dict(scale=(64, 64))]), '8/255'),
         # The last size counts.
-        (
-            dict(type='A', pipeline=[dict(scale=256), dict(crop_size=32)]),
-            '8/255',
-        ),
-        (
-            dict(type='A', pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]),
-            '4/255',
-        ),
+        (dict(pipeline=[dict(scale=256), dict(crop_size=32)]), '8/255'),
+        (dict(pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]), '4/255'),
     ],
     ids=str,
 )
@@ -61,26 +55,25 @@ def test_radius_follows_what_the_pipeline_gives(
     dataset: dict, eps: str
 ) -> None:
     stock = load_config(RESNET50)
-    stock.train_dataloader.dataset = dict(
-        type='RepeatDataset', times=2, dataset=dataset
-    )
+    inner = dict(type='A') | dataset
+    outer = dict(type='RepeatDataset', times=2, dataset=inner)
+    stock.train_dataloader.dataset = outer
     assert apply_recipe(stock, 'm2at').model.threat_model.eps == eps
-
-
-def test_steps_of_attacks_in_radii_stay() -> None:
-    model = adversarial(RESNET50, 'fast-at')
-    assert model.threat_model.eps == '4/255'
-    assert model.train_attack.step == 1.25
 
 
 def test_what_the_user_gives_goes_first() -> None:
     given = dict(eps='2/255'), dict(mask='rectangle')
     model = adversarial(VIT, threat_model=given[0], method=given[1])
-    assert model.threat_model.eps == '2/255'
+    assert model.threat_model == dict(norm='linf', eps='2/255')
     assert model.method.mask == 'rectangle'
+    assert model.method.type == 'm2at_mm.M2AT'
     # The steps stay those of the recipe, too.
     model = adversarial(RESNET50, threat_model=dict(eps='8/255'))
     assert model.train_attack.step_size == '2/255'
+    assert adversarial(RESNET50, 'standard').threat_model.eps == '4/255'
+    model = adversarial(RESNET50, 'fast-at')
+    assert model.threat_model.eps == '4/255'
+    assert model.train_attack.step == 1.25  # in radii
 
 
 def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
@@ -102,6 +95,9 @@ VISION = dict(type='VisionTransformer')
         (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
         (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
         (dict(backbone=dict(type='LoRAModel', module=VISION)), 16),
+        # By the default of its base.
+        (dict(backbone=dict(type='DistilledVisionTransformer')), 16),
+        (dict(backbone=dict(type='NoSuchNet')), None),
         # Tokens of four pixels, merged later.
         (dict(backbone=dict(type='SwinTransformer')), None),
         (dict(backbone=dict(type='ResNet')), None),

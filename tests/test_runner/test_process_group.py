@@ -27,16 +27,9 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(
-    ('launcher', 'message'),
-    [
-        ('pytorch', r"launcher='pytorch'.*torchrun"),
-        ('slurm', r"launcher='slurm'.*torchrun"),
-        ('mpi', r"launcher='mpi'.*torchrun"),
-    ],
-)
-def test_launchers_that_lack_something(launcher: str, message: str) -> None:
-    with pytest.raises(RuntimeError, match=message):
+@pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
+def test_launchers_that_lack_something(launcher: str) -> None:
+    with pytest.raises(RuntimeError, match=f"launcher='{launcher}'.*torchrun"):
         connect_processes(launcher)
     assert not distributed.is_initialized()
 
@@ -56,14 +49,10 @@ def test_what_mmengine_does_itself(
 def test_without_a_gpu_the_process_group_is_gloo(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    environment = dict(
-        RANK='0',
-        WORLD_SIZE='1',
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT=str(free_port()),
-    )
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    monkeypatch.setenv('MASTER_ADDR', '127.0.0.1')
+    monkeypatch.setenv('MASTER_PORT', str(free_port()))
     try:
         connect_processes('pytorch')
         assert distributed.get_backend() == 'gloo'
@@ -81,18 +70,17 @@ def test_a_restart_does_not_see_what_was_left_before(
     store = distributed.HashStore()
     store.set('0', 'address of a dead process')
     called: dict[str, Any] = {}
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, 'set_device', lambda rank: called.update(device=rank)
-    )
-    monkeypatch.setattr(
-        distributed, 'rendezvous', lambda url: iter([(store, 1, 4)])
-    )
-    monkeypatch.setattr(
-        distributed,
-        'init_process_group',
-        lambda backend, **settings: called.update(backend=backend, **settings),
-    )
+
+    def start(backend: str, **settings: Any) -> None:
+        called.update(settings, backend=backend)
+
+    for module, name, function in (
+        (torch.cuda, 'is_available', lambda: True),
+        (torch.cuda, 'set_device', lambda rank: called.update(device=rank)),
+        (distributed, 'rendezvous', lambda url: iter([(store, 1, 4)])),
+        (distributed, 'init_process_group', start),
+    ):
+        monkeypatch.setattr(module, name, function)
     for name, value in ((RESTARTS, '2'), ('RANK', '1'), ('LOCAL_RANK', '1')):
         monkeypatch.setenv(name, value)
     connect_processes('pytorch', dict(backend='nccl', timeout=60))

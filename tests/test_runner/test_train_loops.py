@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from digits_runner import build_digits_runner
@@ -18,7 +18,6 @@ from m2at_mm.runner.train_loops import (
     checkpoint_follows,
     counts_epochs,
     make_epochs_resumable,
-    refuse_epochs,
     validation_follows,
 )
 
@@ -26,25 +25,15 @@ RESUMABLE = 'm2at_mm.ResumableEpochTrainLoop'
 REPEATED = 'm2at_mm.RepeatedBatchTrainLoop'
 
 
-class Recorder:
+def recorder() -> Any:
     """What a loop needs of a runner; notes the batches it trains on."""
-
-    def __init__(self) -> None:
-        self.batches: list[Any] = []
-        self.hooks: list[str] = []
-        self.val_loop = None
-        self.visualizer = SimpleNamespace()
-        self.optim_wrapper = None
-        self.model = self
-
-    def train(self) -> None:
-        pass
-
-    def train_step(self, data_batch: Any, optim_wrapper: object) -> None:
-        self.batches.append(data_batch.item())
-
-    def call_hook(self, name: str, **_: Any) -> None:
-        self.hooks.append(name)
+    runner = Mock(val_loop=None, batches=[], hooks=[])
+    runner.model.data_preprocessor = None
+    runner.model.train_step = lambda batch, optim_wrapper: (
+        runner.batches.append(batch.item())
+    )
+    runner.call_hook = lambda name, **_: runner.hooks.append(name)
+    return runner
 
 
 @pytest.mark.parametrize(
@@ -65,7 +54,7 @@ def test_goes_on_with_the_next_batch(
     repeats: int, epoch: int, iteration: int, batches: list[int]
 ) -> None:
     """Two epochs of the batches 0, 1, 2, from a checkpoint on."""
-    runner = Recorder()
+    runner = recorder()
     kind = dict(type=RESUMABLE)
     if repeats > 1:
         kind = dict(type=REPEATED, repeats=repeats)
@@ -138,6 +127,7 @@ class Watch(Hook):
         ('iterations', dict(val_interval=4, val_begin=3)),
         ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
         ('epochs', dict(val_interval=2)),
+        ('middle', dict(val_interval=2)),
     ],
 )
 def test_announced_is_what_happens(
@@ -158,17 +148,3 @@ def test_announced_is_what_happens(
     assert watch.saves == [4, 8, 9]
     saved = {path.name for path in tmp_path.glob('iter_?.pth')}
     assert saved == {'iter_4.pth', 'iter_8.pth', 'iter_9.pth'}
-
-
-@pytest.mark.parametrize('loop', ['epochs', 'middle', 'iterations'])
-def test_epochs_are_refused_where_there_are_none(
-    loop: str, tmp_path: Path
-) -> None:
-    runner = build_runner(tmp_path, loop)
-    runner._train_loop = runner.build_train_loop(runner._train_loop)
-    assert counts_epochs(runner) == (loop != 'iterations')
-    if loop != 'iterations':
-        refuse_epochs(runner, 'anything')
-        return
-    with pytest.raises(ValueError, match=r'anything counts .*by_epoch=False'):
-        refuse_epochs(runner, 'anything')

@@ -9,16 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from m2at_mm.attacks import ThreatModel
-from m2at_mm.visualization.rendering import (
-    amplified,
-    amplitude,
-    class_name,
-    describe_scores,
-    figure_pixels,
-    make_heading,
-    save_animation,
-    show_panel,
-)
+from m2at_mm.visualization import rendering
 
 
 def flat(colour: str) -> Figure:
@@ -28,56 +19,48 @@ def flat(colour: str) -> Figure:
 
 
 def test_pixels_are_rgb() -> None:
-    pixels = figure_pixels(flat('#102030'), dpi=50)
+    pixels = rendering.figure_pixels(flat('#102030'), dpi=50)
     assert pixels.shape == (50, 100, 3) and pixels.dtype == np.uint8
     assert (pixels == [0x10, 0x20, 0x30]).all()
 
 
 def test_animation_has_every_frame(tmp_path: Path) -> None:
     colours = ['#ff0000', '#00ff00', '#0000ff']
-    save_animation([flat(one) for one in colours], tmp_path / 'a.gif', 50)
-    with Image.open(tmp_path / 'a.gif') as animation:
+    path = tmp_path / 'a.gif'
+    rendering.save_animation([flat(one) for one in colours], path, 50)
+    with Image.open(path) as animation:
         assert animation.n_frames == 3
         assert animation.info['loop'] == 0  # for ever
-        durations = []
-        for index, colour in enumerate(colours):
+        for index, duration in enumerate([700, 700, 2000]):
             animation.seek(index)
-            durations.append(animation.info['duration'])
+            assert animation.info['duration'] == duration
             shown = animation.convert('RGB').getpixel((50, 25))
-            assert '#{:02x}{:02x}{:02x}'.format(*shown) == colour
-        assert durations == [700, 700, 2000]
+            assert '#{:02x}{:02x}{:02x}'.format(*shown) == colours[index]
 
 
 def test_amplified() -> None:
     change = torch.tensor([-0.2, -0.1, 0.0, 0.05, 0.1])
     expected = torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0])
-    assert torch.allclose(amplified(change, 0.1), expected)
-    assert torch.equal(amplified(torch.zeros(3), 0.0), torch.full((3,), 0.5))
-
-
-def test_amplitude() -> None:
-    change = torch.tensor([-0.2, 0.1])
-    assert amplitude(ThreatModel('linf', 0.1), change) == 0.1
-    assert amplitude(ThreatModel('l2', 0.5), change) == pytest.approx(0.2)
+    assert torch.allclose(rendering.amplified(change, 0.1), expected)
+    grey = rendering.amplified(torch.zeros(3), 0.0)
+    assert torch.equal(grey, torch.full((3,), 0.5))
 
 
 def test_texts() -> None:
+    heading, name = rendering.make_heading, rendering.class_name
     linf, l2 = ThreatModel('linf', '8/255'), ThreatModel('l2', 0.5)
-    assert make_heading('What', linf, '') == 'What, linf eps 8/255'
-    assert make_heading('What', l2, 'hm') == 'What, l2 eps 127.5/255 (hm)'
-    assert class_name(3, None) == '3'
-    assert class_name(1, ['a', 'b']) == 'b'
-    assert class_name(0, ['great white shark']) == 'great white sha…'
-    assert class_name(0, ['white shark, ray']) == 'white shark, ray'
-    scores = torch.tensor([0.2, 0.7, 0.1])
-    assert describe_scores(scores, ['a', 'b', 'c']) == 'b 70 %'
+    assert heading('What', linf, '') == 'What, linf eps 8/255'
+    assert heading('What', l2, 'hm') == 'What, l2 eps 127.5/255 (hm)'
+    assert name(3, None) == '3' and name(1, ['a', 'b']) == 'b'
+    assert name(0, ['great white shark']) == 'great white sha…'
+    assert name(0, ['white shark, ray']) == 'white shark, ray'
 
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_panel(channels: int) -> None:
     axis = Figure().subplots()
     image = torch.rand(channels, 4, 5)
-    show_panel(axis, image, 'costs $5, or $6', 'red')
+    rendering.show_panel(axis, image, 'costs $5, or $6', 'red')
     shown = torch.as_tensor(axis.images[0].get_array())
     assert torch.equal(shown, image.expand(3, 4, 5).permute(1, 2, 0))
     assert axis.get_xlabel() == 'costs $5, or $6'

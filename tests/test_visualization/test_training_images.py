@@ -9,7 +9,6 @@ from PIL import Image
 from tiny import build_adversarial
 from torch import Tensor
 
-from m2at_mm.attacks import ThreatModel
 from m2at_mm.visualization import TrainingImages, draw_training_images
 
 N, K = 3, 10
@@ -21,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 def tiny_model(**method: Any) -> Any:
     return build_adversarial(
-        method=dict(dict(type='m2at_mm.M2AT'), **method),
+        method=dict(type='m2at_mm.M2AT') | method,
         threat_model=dict(norm='linf', eps='32/255'),
     ).eval()
 
@@ -36,9 +35,7 @@ def make(digits: Batch, **method: Any) -> TrainingImages:
 @pytest.mark.parametrize('mask', ['rectangle', 'pixel', 'patch'])
 def test_fields_fit_each_other(digits: Batch, scale: float, mask: str) -> None:
     images, labels = digits
-
     batch = make(digits, scale=scale, mask=mask, perturbed_label=0.7)
-
     assert torch.equal(batch.clean, images)
     assert torch.equal(batch.labels, labels) and labels.tolist() == [3, 4, 5]
     model = tiny_model()
@@ -60,13 +57,10 @@ def test_fields_fit_each_other(digits: Batch, scale: float, mask: str) -> None:
     share = batch.keep_map.mean((1, 2, 3))
     own = batch.target.gather(1, labels[:, None])[:, 0]
     assert torch.allclose(own, 1 - 0.3 * share, atol=1e-6)
-    assert batch.target.shape == (N, K)
     assert torch.allclose(batch.target.sum(1), torch.ones(N), atol=1e-5)
 
 
-def test_kept_perturbation_is_free_of_the_other_image(
-    digits: Batch,
-) -> None:
+def test_kept_perturbation_is_free_of_the_other_image(digits: Batch) -> None:
     images, _ = digits
     model = tiny_model(pairing='batch')
     torch.manual_seed(1)
@@ -75,20 +69,21 @@ def test_kept_perturbation_is_free_of_the_other_image(
     torch.manual_seed(1)
     adversarial = model.train_attack(model, *digits, model.threat_model)
     mask, ratio, partner = model.method.draw(images)
-    change = adversarial - images
-    lam = ratio.view(-1, 1, 1, 1)
+    change, lam = adversarial - images, ratio.view(-1, 1, 1, 1)
     expected = lam * mask * change
     expected += (1 - lam) * (1 - mask) * change[partner]
     assert torch.allclose(batch.kept, expected, atol=1e-6)
-    change = batch.training - images
     other = partner != torch.arange(N)
     assert other.any()
-    assert (change[other].abs().amax((1, 2, 3)) > EPS).all()
+    change = (batch.training - images)[other]
+    assert (change.abs().amax((1, 2, 3)) > EPS).all()
 
 
 @pytest.mark.parametrize('method', ['PGDAT', 'TRADES', 'MART'])
 def test_methods_that_train_on_the_attack(digits: Batch, method: str) -> None:
-    batch = TrainingImages.of(tiny_model(type=f'm2at_mm.{method}'), *digits)
+    model = tiny_model(type=f'm2at_mm.{method}')
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    batch = TrainingImages.of(model, *digits)
     assert torch.equal(batch.training, batch.adversarial)
     assert torch.equal(batch.target, torch.eye(K)[batch.labels])
     assert batch.keep_map is None and batch.kept is None
@@ -97,22 +92,25 @@ def test_methods_that_train_on_the_attack(digits: Batch, method: str) -> None:
     figure = draw_training_images(batch)
     assert len(figure.axes) == N * 4
     assert method in figure.get_suptitle()
+    # Nothing is left in the model.
+    assert all(p.grad is None for p in model.parameters())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key])
 
 
 def test_training_images_of_avmixup(digits: Batch) -> None:
-    model = tiny_model(type='m2at_mm.AVmixup', gamma=2.0, vertex_label=0.1)
-    batch = TrainingImages.of(model, *digits)
+    method = dict(type='m2at_mm.AVmixup', gamma=2.0, vertex_label=0.1)
+    batch = make(digits, **method)
     own = batch.target[range(N), batch.labels]
-    share = (1 - own) / 0.9  # of the vertex
+    share = ((1 - own) / 0.9).view(-1, 1, 1, 1)  # of the vertex
     assert (share > 0).all() and (share < 1).all()
     vertex = (2 * batch.adversarial - batch.clean).clamp(0, 1)
-    share = share.view(-1, 1, 1, 1)
     expected = (1 - share) * batch.clean + share * vertex
     assert torch.allclose(batch.training, expected, atol=1e-5)
 
 
 def test_training_images_of_iat(digits: Batch) -> None:
-    batch = TrainingImages.of(tiny_model(type='m2at_mm.IAT'), *digits)
+    batch = make(digits, type='m2at_mm.IAT')
     # Labels are mixed as the adversarial images are.
     weights = batch.target[:, batch.labels]
     assert torch.allclose(weights.sum(1), torch.ones(N))
@@ -120,9 +118,7 @@ def test_training_images_of_iat(digits: Batch) -> None:
     assert torch.allclose(batch.training, expected, atol=1e-5)
 
 
-def test_methods_without_training_images(
-    digits: Batch,
-) -> None:
+def test_methods_without_training_images(digits: Batch) -> None:
     standard = tiny_model(type='m2at_mm.Standard')
     batch = TrainingImages.of(standard, *digits)
     assert list(batch.columns()) == ['clean', 'perturbation']
@@ -135,31 +131,13 @@ def test_methods_without_training_images(
     assert len(draw_training_images(batch).axes) == N * 2
 
 
-def test_nothing_is_left_in_the_model(digits: Batch) -> None:
-    model = tiny_model(type='m2at_mm.TRADES')
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    TrainingImages.of(model, *digits)
-    assert all(p.grad is None for p in model.parameters())
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[key])
-
-
-def test_fooled_are_those_right_before(digits: Batch) -> None:
-    batch = make(digits)
-    batch.clean_scores = torch.eye(K)[[3, 4, 0]]
-    batch.adversarial_scores = torch.eye(K)[[8, 4, 9]]
-    assert batch.fooled().tolist() == [True, False, False]
-    assert batch.first(2).fooled().tolist() == [True, False]
-
-
-def test_amplified_perturbations(digits: Batch) -> None:
-    model = tiny_model()
-    model.threat_model.eps = 0.0
+@pytest.mark.parametrize(('norm', 'eps'), [('linf', 0), ('l2', 0.5)])
+def test_amplified_perturbations(digits: Batch, norm: str, eps: float) -> None:
+    """Grey without a perturbation; under l2 the largest fills the scale."""
+    model = build_adversarial(threat_model=dict(norm=norm, eps=eps)).eval()
     panel = TrainingImages.of(model, *digits).columns()['perturbation']
-    assert torch.equal(panel, torch.full_like(panel, 0.5))
-    model.threat_model = ThreatModel('l2', 0.5)  # fills the scale
-    panel = TrainingImages.of(model, *digits).columns()['perturbation']
-    assert (panel - 0.5).abs().max() == pytest.approx(0.5)
+    largest = 0.5 if eps else 0.0
+    assert (panel - 0.5).abs().max() == pytest.approx(largest)
 
 
 @pytest.mark.parametrize(
@@ -181,26 +159,26 @@ def test_figure(digits: Batch, tmp_path: Path) -> None:
     # Predictions that are known.
     batch.clean_scores = torch.eye(K)[[3, 4, 0]]
     batch.adversarial_scores = torch.eye(K)[[8, 4, 9]]
+    assert batch.fooled().tolist() == [True, False, False]
+    assert batch.first(2).fooled().tolist() == [True, False]
     figure = draw_training_images(batch, NAMES, note='a note')
     assert len(figure.axes) == N * PANELS
     title = figure.get_suptitle()
     assert 'eps 32/255' in title and 'a note' in title
-    perturbation = batch.adversarial - batch.clean
-    kept = batch.training - batch.clean
+    expected = [
+        batch.clean,
+        batch.keep_map.expand(-1, 3, -1, -1),
+        (batch.adversarial - batch.clean + EPS) / (2 * EPS),
+        (batch.training - batch.clean + EPS) / (2 * EPS),
+        batch.training,
+    ]
     share = batch.keep_map.mean((1, 2, 3))
     predicted = [(3, 3, 8), (4, 4, 4), (5, 0, 9)]
     for row, (label, clean, attacked) in enumerate(predicted):
         axes = figure.axes[PANELS * row : PANELS * (row + 1)]
-        expected = [
-            batch.clean[row],
-            batch.keep_map[row].expand(3, -1, -1),
-            (perturbation[row] + EPS) / (2 * EPS),
-            (kept[row] + EPS) / (2 * EPS),
-            batch.training[row],
-        ]
-        for axis, image in zip(axes, expected):
+        for axis, images in zip(axes, expected):
             shown = torch.as_tensor(axis.images[0].get_array())
-            image = image.clamp(0, 1).permute(1, 2, 0)
+            image = images[row].clamp(0, 1).permute(1, 2, 0)
             assert torch.allclose(shown, image, atol=1e-5)
         assert axes[-1].texts[0].get_text().splitlines() == [
             f'label: digit-{label}',

@@ -1,0 +1,240 @@
+"""M2AT's kinds of masks, and its options, on the same perturbation."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from m2at_mm.attacks import ThreatModel
+from m2at_mm.methods import M2AT, MixedBatch, MixRatios, draw_masks, one_hot
+from m2at_mm.methods.masking import MASKS
+from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.visualization.rendering import (
+    Classes,
+    amplified,
+    amplitude,
+    class_name,
+    make_grid,
+    make_heading,
+    show_panel,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+#: Options of M2AT, each against its plain definition.
+VARIANTS: dict[str, dict[str, Any]] = {
+    'plain': {},
+    'scale=2': dict(scale=2.0),
+    'mix_alpha=0.2': dict(mix_alpha=0.2),
+    "pairing='batch'": dict(pairing='batch'),
+    'perturbed_label=0.5': dict(perturbed_label=0.5),
+    "perturbed_label=0.5\nlabel_order='literal'": dict(
+        perturbed_label=0.5, label_order='literal'
+    ),
+}
+_OWN = 'this config'
+_SAMPLES = 10001  # of a distribution, for its quantiles
+
+
+@dataclass
+class _Variants:
+    """A batch, attacked once, as several variants of M2AT train on it.
+
+    Attributes:
+        threat_model (ThreatModel): Norm and radius.
+        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+        labels (Tensor): True labels, int64, shape (N, ).
+        perturbation (Tensor): That of the train attack, shape (N, C, H, W).
+        own (str): The config's options that are not the plain ones.
+        draws (dict[str, MixRatios]): Masks, ratios and partners by variant.
+        mixed (dict[str, MixedBatch]): Training images by variant.
+        kept (dict[str, Tensor]): The perturbation in them.
+    """
+
+    threat_model: ThreatModel
+    clean: Tensor
+    labels: Tensor
+    perturbation: Tensor
+    own: str
+    draws: dict[str, MixRatios]
+    mixed: dict[str, MixedBatch]
+    kept: dict[str, Tensor]
+
+    @classmethod
+    def of(
+        cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
+    ) -> Self:
+        """Attack a batch and mix it by each variant.
+
+        Args:
+            model (AdversarialClassifier): In eval mode, with method M2AT.
+            images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
+            labels (Tensor): int64, shape (N, ).
+
+        Raises:
+            ValueError: The model's method is not M2AT.
+        """
+        method, threat_model = model.method, copy(model.threat_model)
+        if not isinstance(method, M2AT):
+            raise ValueError(
+                f'method {type(method).__name__} has no masks to show: '
+                "give a config with method=dict(type='m2at_mm.M2AT')"
+            )
+        assert model.train_attack is not None
+        adversarial = model.train_attack(model, images, labels, threat_model)
+        target, plain = one_hot(labels, model.num_classes), vars(M2AT())
+        draws, mixed, kept = {}, {}, {}
+        for name, (variant, same) in cls._variants(method, images).items():
+            draws[name] = same
+            mixed[name] = variant.mix(images, adversarial, target, same)
+            unattacked = variant.mix(images, images, target, same)
+            kept[name] = mixed[name].images - unattacked.images
+        own = [f'{k}={v!r}' for k, v in vars(method).items() if v != plain[k]]
+        options, change = ', '.join(own) or 'plain', adversarial - images
+        return cls(
+            threat_model, images, labels, change, options, draws, mixed, kept
+        )
+
+    @staticmethod
+    def _variants(
+        own: M2AT, images: Tensor
+    ) -> dict[str, tuple[M2AT, MixRatios]]:
+        """The variants by name, with draws that can be compared."""
+        raise NotImplementedError
+
+
+class MaskKinds(_Variants):
+    """Each kind of mask, with the same mixing ratios.
+
+    The config says the size of patches and how the ratio is distributed.
+    """
+
+    @staticmethod
+    def _variants(
+        own: M2AT, images: Tensor
+    ) -> dict[str, tuple[M2AT, MixRatios]]:
+        ratio = own.draw(images).ratio
+        masks = {one: draw_masks(one, images, own.patch_size) for one in MASKS}
+        return {
+            kind: (M2AT(), MixRatios(mask, ratio))
+            for kind, mask in masks.items()
+        }
+
+
+class MethodOptions(_Variants):
+    """M2AT's options on the same draws, and the config's own at the end.
+
+    Masks are the config's everywhere, a ratio is the same quantile of its
+    distribution, and the partner of an image is the next one.
+    """
+
+    @staticmethod
+    def _variants(
+        own: M2AT, images: Tensor
+    ) -> dict[str, tuple[M2AT, MixRatios]]:
+        masks: dict[str, Any] = dict(mask=own.mask, patch_size=own.patch_size)
+        methods = {k: M2AT(**masks, **given) for k, given in VARIANTS.items()}
+        draws = methods['plain'].draw(images)
+        return {
+            name: (method, _for_method(draws, method))
+            for name, method in {**methods, _OWN: own}.items()
+        }
+
+
+def _for_method(draws: MixRatios, method: M2AT) -> MixRatios:
+    """Plain draws, with ratio and partners as a method's options say."""
+    ratio, partner = draws.ratio, None
+    if method.mix_alpha != 1:
+        alpha = torch.tensor(float(method.mix_alpha))
+        sample = torch.distributions.Beta(alpha, alpha).sample((_SAMPLES,))
+        # The plain ratio is uniform, so it says the quantile.
+        ratio = torch.quantile(sample.to(ratio), ratio)
+    if method.pairing == 'batch':
+        partner = torch.arange(len(ratio), device=ratio.device).roll(-1)
+    return MixRatios(draws.mask, ratio, partner)
+
+
+def draw_mask_kinds(
+    batch: MaskKinds, classes: Classes = None, note: str = ''
+) -> Figure:
+    """Draw a row per image: the perturbation, and each kind of mask.
+
+    For each kind there are the mask, white where the first of the two mixed
+    images is perturbed, with the share of the image that it covers, and what
+    mixing keeps of the perturbation, with the kept share. Perturbations are
+    amplified so that +-eps fills the scale (under l2, their largest value).
+    """
+    num, columns = len(batch.clean), 2 + 2 * len(MASKS)
+    titles = ['clean', 'perturbation']
+    for kind in MASKS:
+        titles += [f'mask={kind!r}', 'kept']
+    heading = make_heading('Masks of M2AT', batch.threat_model, note)
+    size = (1.5 * columns, 1.64 * num + 0.65)
+    figure, axes = make_grid((num, columns), size, titles, heading)
+    full = amplitude(batch.threat_model, batch.perturbation)
+    for row, line in enumerate(axes):
+        label = class_name(batch.labels[row], classes)
+        show_panel(line[0], batch.clean[row], label)
+        text = f'mixing ratio {batch.draws[MASKS[0]].ratio[row]:.2f}'
+        show_panel(line[1], amplified(batch.perturbation[row], full), text)
+        for place, kind in enumerate(MASKS):
+            mask, share = batch.draws[kind].mask[row], batch.mixed[kind][3]
+            first, second = line[2 * place + 2 : 2 * place + 4]
+            show_panel(first, mask, f'covers {mask.mean():.2f}')
+            kept = amplified(batch.kept[kind][row], full)
+            show_panel(second, kept, f'keeps {share[row]:.2f}')
+    return figure
+
+
+def draw_method_options(
+    batch: MethodOptions, classes: Classes = None, note: str = ''
+) -> Figure:
+    """Draw two rows per image: its training images, the perturbation in them.
+
+    A column per option. Perturbations are amplified so that +-eps fills the
+    scale (under l2, their largest value); with them are the share that is
+    kept of the perturbation, and the training target.
+    """
+    num, columns = len(batch.clean), len(batch.mixed) + 1
+    heading = make_heading('Options of M2AT', batch.threat_model, note)
+    figure, axes = make_grid(
+        (2 * num, columns),
+        (1.6 * columns, 3.35 * num + 0.9),
+        ['clean', *batch.mixed],
+        f'{heading}\n{_OWN}: {batch.own}',
+    )
+    full = amplitude(batch.threat_model, torch.stack([*batch.kept.values()]))
+    for row in range(num):
+        top, below = axes[2 * row : 2 * row + 2]
+        name = class_name(batch.labels[row], classes)
+        show_panel(top[0], batch.clean[row], f'label: {name}')
+        below[0].set_axis_off()
+        top[1].set_ylabel('training image', fontsize=9)
+        below[1].set_ylabel('perturbation in it', fontsize=9)
+        for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
+            show_panel(top[column], mixed.images[row])
+            show_panel(
+                below[column],
+                amplified(batch.kept[variant][row], full),
+                f'keeps {mixed.kept_share[row]:.2f}, target:\n'
+                f'{_describe_target(mixed.target[row], classes)}',
+            )
+    return figure
+
+
+def _describe_target(target: Tensor, classes: Classes) -> str:
+    """The two likeliest classes, where there are two."""
+    values, indices = target.topk(2)
+    lines = [
+        f'{class_name(index, classes)} {100 * value:.0f} %'
+        for value, index in zip(values, indices)
+    ]
+    # Equal to the rest, as smoothed labels are, it is not one of two.
+    rest = target.sum() - values[0]
+    return '\n'.join(lines) if values[1] > 0.99 * rest > 0 else lines[0]
