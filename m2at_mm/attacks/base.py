@@ -27,8 +27,9 @@ class Attack(ABC):
 
     #: Factor on the length of each step, which a guard lowers in training.
     step_factor: float = 1.0
-    #: Gradient steps and the loss that they raise, for pictures of them.
-    steps: int = 1
+    #: Number of projected gradient steps, None for attacks of another kind.
+    steps: int | None = None
+    #: Loss that they raise.
     loss: str = 'ce'
     #: Whether the attacked model is never asked for a gradient.
     black_box: bool = False

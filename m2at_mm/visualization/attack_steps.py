@@ -107,7 +107,7 @@ def _iterates(
     model: AdversarialClassifier, images: Tensor, labels: Tensor
 ) -> Iterator[Tensor]:
     attack: Any = copy(model.train_attack)
-    attack.restarts, total = 1, attack.steps
+    attack.restarts, total = 1, attack.steps or 1
     for steps in range(1, total + 1):
         attack.steps = steps
         # Each run goes on from the same place in the stream.

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
 
-from m2at_mm.attacks import PGD
+from m2at_mm.attacks import Attack
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root
@@ -176,9 +176,9 @@ RIVALS: dict[str, type[Rival]] = dict(
 INSTALLED = [n for n in RIVALS if n != 'torchattacks' or find_spec(n)]
 
 
-def check_attack(attack: object) -> None:
+def check_attack(attack: Attack | None) -> None:
     """Raise ValueError where a train attack has no steps to compare."""
-    if not isinstance(attack, PGD):
+    if attack is None or attack.steps is None:
         raise ValueError(
             f'train_attack={type(attack).__name__} has no number '
             "of steps: benchmark a config with dict(type='m2at_mm.PGD')"
