@@ -42,11 +42,14 @@ class KillAt(Hook):
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         if (runner.iter, False) == self.at:
-            raise KilledError
+            self.kill()
 
     def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         if (runner.iter, True) == self.at:
-            raise KilledError
+            self.kill()
+
+    def kill(self) -> None:
+        raise KilledError
 
 
 def build_runner(
