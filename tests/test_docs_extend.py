@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-import sys
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -24,13 +25,19 @@ ATTACK, METHOD, CONFIG, SECTION = re.findall(
 
 
 @pytest.fixture(scope='module', autouse=True)
-def modules(tmp_path_factory: pytest.TempPathFactory) -> None:
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Registers the page's classes, for this file only."""
     folder = tmp_path_factory.mktemp('own')
     (folder / 'momentum_pgd.py').write_text(ATTACK)
     (folder / 'half_adversarial.py').write_text(METHOD)
-    sys.path.append(str(folder))
-    for name in re.search(r'imports=\[(.*)\]', CONFIG)[1].split(', '):
-        __import__(name.strip("'"))
+    known = set(TASK_UTILS.module_dict)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        for name in ('momentum_pgd', 'half_adversarial'):
+            import_module(name)
+        yield
+    for name in set(TASK_UTILS.module_dict) - known:
+        TASK_UTILS.module_dict.pop(name)
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
