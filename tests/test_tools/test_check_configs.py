@@ -38,6 +38,7 @@ def test_page_and_figures_of_some_configs(tmp_path: Path) -> None:
     assert 'mobilenet-v3-small-050 arcface/' in text  # the command
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_where_it_was(tmp_path: Path) -> None:
     page = tmp_path / 'coverage.md'
     check('arcface/', 'csra/', page=page)

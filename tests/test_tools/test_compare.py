@@ -22,6 +22,7 @@ runs = {{'m2at': dict(config={str(DIGITS)!r}),
 """
 
 
+@pytest.mark.slow
 def test_two_methods_and_resume(tmp_path: Path) -> None:
     plan = tmp_path / 'plan.py'
     plan.write_text(PLAN)

@@ -80,7 +80,7 @@ def test_results_agree_with_the_schema_and_with_two_processes(
 def test_killed_evaluation_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     # A tenth of the images is right by chance, and withstands this radius.
     words = ['--attacks', 'pgd20', '--eps', '0.001/255']
-    words = _words(checkpoint, *words, '--num-samples', 300, '--batch-size', 4)
+    words = _words(checkpoint, *words, '--num-samples', 120, '--batch-size', 4)
     work_dir = tmp_path / 'killed'
     command = [sys.executable, ROOT / 'tools' / 'test.py', *words]
     process = subprocess.Popen(
