@@ -133,7 +133,7 @@ class CollapseGuardHook(Hook):
         self._memory.update(hub.runtime_info.get(_KEY, {}))
         hub.update_info(_KEY, self._memory)
         if self._memory['step_factor'] != 1:
-            model.train_attack.step_factor *= self._memory['step_factor']
+            _scale_step(model, self._memory['step_factor'])
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Note the checkpoint that was saved after a good check."""
@@ -203,7 +203,7 @@ class CollapseGuardHook(Hook):
             raise figures
         for name, value in figures.items():
             runner.message_hub.update_scalar(f'train/guard_{name}', value)
-        problem = self._judge(figures, runner, done)
+        problem = self._judge(figures, runner)
         if problem is None:
             self._found_sound(runner)
             return
@@ -233,10 +233,9 @@ class CollapseGuardHook(Hook):
         total = sum(len(labels) for _, labels in self._batches)
         return {name: 100 * hits / total for name, hits in right.items()}
 
-    def _judge(
-        self, figures: dict[str, float], runner: Runner, done: int
-    ) -> str | None:
+    def _judge(self, figures: dict[str, float], runner: Runner) -> str | None:
         """What is wrong, None if nothing is."""
+        done = 1 + (runner.epoch if self.by_epoch else runner.iter)
         gap = figures['fgsm'] - figures['pgd']
         # At large radii several steps always do more than one.
         if gap > self.max_gap and 2 * figures['pgd'] < figures['fgsm']:
@@ -280,9 +279,13 @@ class CollapseGuardHook(Hook):
         said = f'weights and optimiser are back at {path}'
         if self.action == 'lower_step':
             memory['step_factor'] *= self.step_factor
-            attack = bare_model(runner.model).train_attack
-            attack.step_factor *= self.step_factor
+            _scale_step(bare_model(runner.model), self.step_factor)
             said += f', and steps at {memory["step_factor"]:g} of their length'
         error(said)
         self._found_sound(runner)
         return True
+
+
+def _scale_step(model: Any, factor: float) -> None:
+    """Shorten the train attack's step, whatever sets its length."""
+    model.train_attack.step_factor *= factor

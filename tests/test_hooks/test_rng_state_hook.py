@@ -146,7 +146,7 @@ def test_resumed_with_what_keeps_a_state(
 ) -> None:
     loop, killed_at, settings = KEEPING_A_STATE[kind]
 
-    def judge(guard: Any, _: Any, runner: Runner, __: int) -> str | None:
+    def judge(guard: Any, _: Any, runner: Runner) -> str | None:
         return 'pretended' if runner.iter + (not guard.by_epoch) == 6 else None
 
     monkeypatch.setattr(CollapseGuardHook, '_judge', judge)
