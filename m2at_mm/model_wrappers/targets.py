@@ -21,6 +21,9 @@ class AcceptedTargets(NamedTuple):
     labels: bool
     #: Probabilities of shape (N, K), and their values count.
     scores: bool
+    #: Probabilities of shape (N, K) of which only a few are not 0, as Mixup
+    #: and CutMix make them of two labels.
+    mixtures: bool
 
 
 def loss_modules(classifier: nn.Module) -> list[nn.Module]:
@@ -44,21 +47,24 @@ def accepted_targets(
         ValueError: A loss takes neither labels nor probabilities.
     """
     if num_classes is None:
-        return AcceptedTargets(True, True)
+        return AcceptedTargets(True, True, True)
     # As mmpretrain's classifiers call it.
     averaged = not isinstance(classifier, TimmClassifier)
     found = [
-        _try(module, num_classes, averaged)
+        try_targets(module, num_classes, averaged)
         for module in loss_modules(classifier)
     ]
-    return AcceptedTargets(
-        all(one.labels for one in found), all(one.scores for one in found)
-    )
+    return AcceptedTargets(*(all(kind) for kind in zip(*found)))
 
 
-def _try(
-    module: nn.Module, num_classes: int, averaged: bool
+def try_targets(
+    module: nn.Module, num_classes: int, averaged: bool = True
 ) -> AcceptedTargets:
+    """Try a copy of one loss module on a few targets.
+
+    Raises:
+        ValueError: It takes neither labels nor probabilities.
+    """
     # With as many images as classes, some losses broadcast what is wrong.
     num = num_classes + 1
     labels = torch.arange(num) % num_classes
@@ -89,7 +95,9 @@ def _try(
         and isinstance(second, Tensor)
         and not torch.equal(first, second)
     )
-    return AcceptedTargets(isinstance(hard, Tensor), scores)
+    return AcceptedTargets(
+        isinstance(hard, Tensor), scores, isinstance(first, Tensor)
+    )
 
 
 def check_soft_targets(
@@ -110,7 +118,7 @@ def check_soft_targets(
     sources = {
         name: method.changes_labels,
         f'label_smoothing={label_smoothing}': label_smoothing > 0,
-        'batch_augments': mixes,
+        'batch_augments': mixes and not accepted.mixtures,
     }
     soft = [source for source, is_soft in sources.items() if is_soft]
     if soft and not accepted.scores:
@@ -135,7 +143,7 @@ def trainable_target(
     Raises:
         ValueError: Probabilities are given to what takes labels only.
     """
-    hard = method.needs_hard_labels or not accepted.scores
+    hard = method.needs_hard_labels or not accepted.mixtures
     if target.ndim == 2 and not target.is_floating_point():
         return target.argmax(1) if hard else target.float()
     if target.ndim == 2 and hard:

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from m2at_mm.checks import check_choice
-from m2at_mm.recipes.fit import fit_mask, fit_radius
+from m2at_mm.recipes.fit import fit_labels, fit_mask, fit_radius
 from m2at_mm.recipes.support import why_refused
 from m2at_mm.recipes.types import loaded_datasets
 from m2at_mm.registry import type_name
@@ -66,7 +66,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
 
     The recipes' radius of 8/255 is that of CIFAR: where the pipeline gives
     the network images of more than 64 pixels, it becomes 4/255, with steps in
-    proportion. M2AT's masks are made of a vision transformer's patches.
+    proportion. M2AT's masks are made of a vision transformer's patches, and
+    its labels stay hard where the config's loss takes no others.
 
     Args:
         cfg (Config): Any single-label classification config of mmpretrain.
@@ -100,6 +101,7 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     if 'eps' not in overrides.get('threat_model', {}):
         fit_radius(recipe, cfg)
     fit_mask(recipe, cfg.model)
+    fit_labels(recipe, cfg.model)
     recipe.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(cfg)
     recipe.model.classifier = cfg.model

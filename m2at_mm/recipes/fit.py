@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmpretrain.registry import MODELS
 
 from m2at_mm.attacks import parse_pixels
+from m2at_mm.model_wrappers.targets import try_targets
 from m2at_mm.recipes.types import (
     attack_configs,
     constructor_defaults,
@@ -101,6 +104,27 @@ def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
         "rectangles instead: --cfg-options model.method.mask='rectangle'",
         logger='current',
     )
+
+
+def fit_labels(recipe: Config, classifier: ConfigDict) -> None:
+    """Keep M2AT's labels hard where the loss takes no others.
+
+    Args:
+        recipe (Config): Its ``model.method`` is changed.
+        classifier (ConfigDict): The classification config's model.
+    """
+    method, head = recipe.model.method, classifier.get('head') or {}
+    loss, num_classes = head.get('loss'), head.get('num_classes')
+    if type_name(method.type) != 'M2AT' or not (loss and num_classes):
+        return
+    module = MODELS.build(copy.deepcopy(loss))
+    if not try_targets(module, num_classes).scores:
+        method.update(clean_label=1.0, perturbed_label=1.0)
+        print_log(
+            f'M2AT keeps hard labels, as {type_name(loss["type"])} takes no '
+            'probabilities',
+            logger='current',
+        )
 
 
 def token_size(classifier: ConfigDict) -> int | None:

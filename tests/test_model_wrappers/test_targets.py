@@ -19,21 +19,24 @@ from m2at_mm.structures import BatchLabels
 CE = 'CrossEntropyLoss'
 SMOOTH = dict(type='LabelSmoothLoss', label_smooth_val=0.1)
 WEIGHTS = [0.1 * (k + 1) for k in range(10)]
-# Settings of mmpretrain's losses, and whether they take labels and
-# probabilities, as their documentation or their formula says.
-LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool]]] = {
-    'CE': (dict(type=CE), (True, True)),
-    'CE, weights': (dict(type=CE, class_weight=WEIGHTS), (True, True)),
-    'CE, soft': (dict(type=CE, use_soft=True), (False, True)),
-    'BCE': (dict(type=CE, use_sigmoid=True), (False, True)),
-    'smooth': (SMOOTH, (True, True)),
-    'smooth, classy': (dict(SMOOTH, mode='classy_vision'), (True, True)),
-    'smooth, BCE': (dict(SMOOTH, use_sigmoid=True), (True, True)),
+# Settings of mmpretrain's losses, and whether they take labels, probabilities
+# and mixtures of two labels, as their documentation or their formula says.
+LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool, bool]]] = {
+    'CE': (dict(type=CE), (True, True, True)),
+    'CE, weights': (dict(type=CE, class_weight=WEIGHTS), (True, True, True)),
+    'CE, soft': (dict(type=CE, use_soft=True), (False, True, True)),
+    'BCE': (dict(type=CE, use_sigmoid=True), (False, True, True)),
+    'smooth': (SMOOTH, (True, True, True)),
+    'smooth, classy': (dict(SMOOTH, mode='classy_vision'), (True, True, True)),
+    'smooth, BCE': (dict(SMOOTH, use_sigmoid=True), (True, True, True)),
     # Takes every probability above 0 for a label of its own.
-    'smooth, multi-label': (dict(SMOOTH, mode='multi_label'), (True, False)),
-    'focal': (dict(type='FocalLoss'), (True, True)),
-    'asymmetric': (dict(type='AsymmetricLoss'), (True, True)),
-    'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False)),
+    'smooth, multi-label': (
+        dict(SMOOTH, mode='multi_label'),
+        (True, False, True),
+    ),
+    'focal': (dict(type='FocalLoss'), (True, True, True)),
+    'asymmetric': (dict(type='AsymmetricLoss'), (True, True, True)),
+    'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False, False)),
 }
 NO_CLASSIFICATION = {
     *('CAELoss', 'CosineSimilarityLoss', 'CrossCorrelationLoss'),
@@ -84,7 +87,8 @@ def test_what_a_loss_takes(name: str) -> None:
 @pytest.mark.parametrize('name', LOSSES)
 def test_soft_targets(name: str, setting: str) -> None:
     settings = dict(SOFT[setting], classifier=with_loss(name))
-    if not LOSSES[name][1][1]:
+    _, scores, mixtures = LOSSES[name][1]
+    if not (mixtures if setting == 'batch_augments' else scores):
         message = r'give soft targets, but loss=\w+Loss takes'
         with pytest.raises(ValueError, match=message):
             MODELS.build(adversarial_cfg(**settings))

@@ -116,3 +116,21 @@ def test_token_size_is_that_of_the_built_network() -> None:
     network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
     side = token_size(ConfigDict(backbone=backbone))
     assert network.patch_embed.projection.stride == (side, side)
+
+
+@pytest.mark.parametrize(
+    ('name', 'hard'),
+    [
+        (CIFAR10, False),
+        # A label smoothing that asks which probabilities are not 0.
+        ('mmpretrain::resnet/resnet50_8xb256-rsb-a1-600e_in1k.py', True),
+    ],
+)
+def test_labels_stay_hard_where_the_loss_takes_no_others(
+    name: str, hard: bool
+) -> None:
+    method = adversarial(name).method
+    assert (method.perturbed_label == 1) is hard
+    assert adversarial(name, 'pgd-at').method == dict(type='m2at_mm.PGDAT')
+    own = adversarial(name, method=dict(perturbed_label=0.5)).method
+    assert own.perturbed_label == 0.5  # refused when the model is built
