@@ -74,7 +74,8 @@ def small_digits_config(
     cfg.merge_from_dict(
         dict(
             work_dir=str(work_dir),
-            experiment_name=work_dir.name,
+            # Runners of one name and second would share their visualizer.
+            experiment_name=f'{work_dir.parent.name}-{work_dir.name}',
             model=dict(
                 classifier=dict(_delete_=True, **network(num_classes)),
                 train_attack=dict(steps=1),
