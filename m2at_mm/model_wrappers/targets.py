@@ -66,7 +66,7 @@ def try_targets(
         ValueError: It takes neither labels nor probabilities.
     """
     # With as many images as classes, some losses broadcast what is wrong.
-    num = num_classes + 1
+    num = 2 + (num_classes == 2)
     labels = torch.arange(num) % num_classes
     logits = torch.linspace(-1, 1, num * num_classes).view(num, num_classes)
     sharp = torch.full_like(logits, 0.1 / num_classes)

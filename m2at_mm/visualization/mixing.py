@@ -184,7 +184,10 @@ def draw_mask_kinds(
         text = f'mixing ratio {batch.draws[MASKS[0]].ratio[row]:.2f}'
         show_panel(line[1], amplified(batch.perturbation[row], full), text)
         for place, kind in enumerate(MASKS):
-            mask, share = batch.draws[kind].mask[row], batch.mixed[kind][3]
+            mask, share = (
+                batch.draws[kind].mask[row],
+                batch.mixed[kind].kept_share,
+            )
             first, second = line[2 * place + 2 : 2 * place + 4]
             show_panel(first, mask, f'covers {mask.mean():.2f}')
             kept = amplified(batch.kept[kind][row], full)
