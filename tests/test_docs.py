@@ -9,16 +9,30 @@ from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
-from docs_support import DOCS, PAGES, numbers
+from docs_support import DOCS, PAGES
 from mmengine.config import Config
 
 RESULTS = DOCS / 'results'
-# Pages with a table of figures as measured, by the files behind them.
-MEASURED = {
-    'narrow_resnet18_12e': 'narrow_resnet18_12e/*.json',
-    'full_evaluation': 'full_evaluation/*.json',
-    'finetune': 'finetune/*.json',
-    'collapse': 'collapse.json',
+NARROW = {
+    'standard': 'standard',
+    'PGD-AT': 'pgd-at',
+    'M2AT, scale 1, perturbed_label 0.5': 'm2at_scale1.0_label0.5',
+    'M2AT, scale 1.5, perturbed_label 0.7': 'm2at_scale1.5_label0.7',
+    'M2AT, scale 2, perturbed_label 0.8': 'm2at_scale2.0_label0.8',
+}
+FULL = {
+    'undefended': 'undefended',
+    'plain robust': 'plain_robust',
+    **{key: NARROW[key] for key in NARROW if key != 'standard'},
+}
+FINETUNE = ('stock', 'm2at-finetune')
+# Attacks of each page's table, between clean accuracy and worst case.
+ATTACKS = {
+    'narrow_resnet18_12e': ('pgd20', 'cw20'),
+    'full_evaluation': tuple(
+        'fgsm pgd20 pgd100 cw20 cw100 autoattack'.split()
+    ),
+    'finetune': ('pgd20', 'cw20', 'apgd-ce', 'apgd-t'),
 }
 
 
@@ -30,17 +44,55 @@ def _words(page: str) -> str:
     return ' '.join((DOCS / page).read_text('utf-8').split())
 
 
-@pytest.mark.parametrize('page', MEASURED)
-def test_every_figure_of_a_table_was_measured(page: str) -> None:
-    files = list(RESULTS.glob(MEASURED[page]))
-    measured = {f'{n:.1f}' for file in files for n in numbers(_load(file))}
-    table = re.findall(r'^\|.*', (RESULTS / f'{page}.md').read_text(), re.M)
-    figures = re.findall(r'(?<=\| )-?\d+\.\d(?= \|)', ' '.join(table))
-    assert len(figures) >= 10 and set(figures) <= measured
-    if page != 'collapse':
-        assert len(table) == len(files) + 2
-    if page in ('full_evaluation', 'finetune'):
-        assert all(_load(file)['alarms'] == [] for file in files)
+def _rows(page: str) -> list[list[str]]:
+    """Cells of the table's rows, without head and rule."""
+    lines = re.findall(r'^\|.*', (RESULTS / f'{page}.md').read_text(), re.M)
+    return [[cell.strip() for cell in row[1:-1].split('|')] for row in lines][
+        2:
+    ]
+
+
+def _shown(values: list[float]) -> list[str]:
+    return [f'{value:.1f}' for value in values]
+
+
+@pytest.mark.parametrize('page', ATTACKS)
+def test_each_row_is_of_its_file(page: str) -> None:
+    rows = _rows(page)
+    assert len(rows) == len([*(RESULTS / page).glob('*.json')])
+    for number, (name, *figures) in enumerate(rows):
+        file = NARROW.get(name)
+        if page == 'narrow_resnet18_12e':
+            file = f'{file}_seed{figures.pop(0)}'
+        elif page == 'full_evaluation':
+            file = FULL[name]
+        else:
+            file = FINETUNE[number]
+        run = _load(RESULTS / page / f'{file}.json')
+        expected = [run['clean'], *(run['attacks'][a] for a in ATTACKS[page])]
+        expected.append(run['worst_case'])
+        if page == 'full_evaluation':
+            expected.append(run['pgd_minus_autoattack'])
+        assert figures == _shown(expected), name
+        if page != 'narrow_resnet18_12e':
+            assert run['alarms'] == []
+        if page == 'finetune':
+            assert run['num_samples'] == 1000
+
+
+def test_collapse_table_is_of_its_figures() -> None:
+    runs = _load(RESULTS / 'collapse.json')
+    assert runs['pgd-at']['errors'] == []
+    assert runs['fast-at']['errors'][0].startswith('catastrophic overfitting')
+    expected = [
+        [
+            str(epoch + 1),
+            *_shown([run[key][epoch] for key in ('clean', 'fgsm', 'pgd')]),
+        ]
+        for run in (runs['fast-at'], runs['pgd-at'])
+        for epoch in range(len(run['clean']))
+    ]
+    assert [row[1:5] for row in _rows('collapse')] == expected
 
 
 def test_links_between_documents_lead_somewhere() -> None:
