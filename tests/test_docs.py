@@ -137,6 +137,12 @@ def test_hooks_of_the_documents_train(heading: str, tmp_path: Path) -> None:
     runner.train()
     pictures = list(tmp_path.glob('*/vis_data/vis_image/*.png'))
     assert len(pictures) == ('pictures' in hooks)
-    if not pictures:
+    if pictures:
+        shown = re.findall(r'\((images/[^)]*)\)', rest)
+        assert len(shown) == 2
+        for name in shown:
+            assert f'--out docs/{name}' in rest
+            assert (DOCS / name).stat().st_size < 300_000
+    else:
         assert set(hooks) == {'attack_schedule', 'guard'}
         assert runner.model.threat_model.eps == pytest.approx(2.6 / 255)
