@@ -39,9 +39,8 @@ def test_masked_gradients_raise_their_alarm(
     assert MASKS[how] in names(figures)
 
 
-@pytest.mark.parametrize(
-    ('norm', 'eps'), [('linf', '0.5/255'), ('linf', '8/255'), ('l2', '8/255')]
-)
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('eps', ['0.5/255', '8/255'])
 def test_sound_models_raise_none(
     robust_model: nn.Module,
     undefended_model: nn.Module,

@@ -36,7 +36,7 @@ def test_sound_models_raise_none(
     robust_model: nn.Module, undefended_model: nn.Module, evaluate: Callable
 ) -> None:
     attacks = ['fgsm', 'pgd20', 'cw20']
-    robust = evaluate(robust_model, attacks, 40, eps=['4/255', '8/255'])
+    robust = evaluate(robust_model, attacks, 60, eps=['4/255', '8/255'])
     assert _names(robust) == set()
     weak = evaluate(
         undefended_model, attacks, 16, eps=['0.5/255'], folder='weak'
