@@ -23,8 +23,8 @@ ALL = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
 @pytest.mark.parametrize(
     ('num', 'norm', 'eps', 'attacks'),
     [
-        (4, 'linf', '8/255', ['apgd-ce', 'apgd-t']),
-        (8, 'linf', '8/255', ['apgd-dlr']),
+        (16, 'linf', '8/255', ['apgd-ce', 'apgd-t']),
+        (16, 'linf', '8/255', ['apgd-dlr']),
         pytest.param(24, 'linf', '4/255', ALL, marks=pytest.mark.slow),
         pytest.param(24, 'l2', '128/255', ALL, marks=pytest.mark.slow),
     ],
