@@ -73,12 +73,17 @@ def test_the_table_has_every_loss() -> None:
     assert known == tried | NO_CLASSIFICATION
 
 
+@pytest.mark.parametrize('num_classes', [2, 10, 1000])
 @pytest.mark.parametrize('name', LOSSES)
-def test_what_a_loss_takes(name: str) -> None:
+def test_what_a_loss_takes(name: str, num_classes: int) -> None:
+    settings = dict(LOSSES[name][0])
+    settings |= {k: num_classes for k in ('num_classes',) if k in settings}
+    if 'class_weight' in settings:
+        settings['class_weight'] = [0.5] * (num_classes - 1) + [2.0]
     model = torch.nn.Module()
-    model.loss_module = MMPRETRAIN_MODELS.build(LOSSES[name][0])
+    model.loss_module = MMPRETRAIN_MODELS.build(settings)
     before = dict(model.loss_module.state_dict())
-    assert accepted_targets(model, 10) == LOSSES[name][1]
+    assert accepted_targets(model, num_classes) == LOSSES[name][1]
     for key, value in model.loss_module.state_dict().items():
         assert torch.equal(value, before[key])
 

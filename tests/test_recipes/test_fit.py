@@ -12,6 +12,7 @@ from m2at_mm.recipes.fit import token_size
 
 CIFAR10 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 RESNET50 = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
+SMOOTH = dict(type='LabelSmoothLoss', label_smooth_val=0.1)
 VIT = 'mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py'
 
 
@@ -119,18 +120,25 @@ def test_token_size_is_that_of_the_built_network() -> None:
 
 
 @pytest.mark.parametrize(
-    ('name', 'hard'),
+    ('loss', 'hard'),
     [
-        (CIFAR10, False),
-        # A label smoothing that asks which probabilities are not 0.
-        ('mmpretrain::resnet/resnet50_8xb256-rsb-a1-600e_in1k.py', True),
+        (dict(type='CrossEntropyLoss'), False),
+        (dict(SMOOTH, use_sigmoid=True), False),
+        # It only asks which probabilities are not 0.
+        (dict(SMOOTH, mode='multi_label'), True),
     ],
+    ids=str,
 )
 def test_labels_stay_hard_where_the_loss_takes_no_others(
-    name: str, hard: bool
+    loss: dict[str, Any], hard: bool
 ) -> None:
-    method = adversarial(name).method
-    assert (method.perturbed_label == 1) is hard
-    assert adversarial(name, 'pgd-at').method == dict(type='m2at_mm.PGDAT')
-    own = adversarial(name, method=dict(perturbed_label=0.5)).method
+    stock = load_config(RESNET50)
+    stock.model.head.loss = loss
+
+    def method(recipe: str = 'm2at', **overrides: Any) -> Any:
+        return apply_recipe(stock, recipe, **overrides).model.method
+
+    assert (method().perturbed_label == 1) is hard
+    assert method('pgd-at') == dict(type='m2at_mm.PGDAT')
+    own = method(method=dict(perturbed_label=0.5))
     assert own.perturbed_label == 0.5  # refused when the model is built
