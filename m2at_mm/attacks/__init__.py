@@ -6,6 +6,7 @@ from m2at_mm.attacks.context import attack_mode, differentiable_checkpoints
 from m2at_mm.attacks.losses import cross_entropy, kl_divergence, margin
 from m2at_mm.attacks.pgd import PGD, pgd
 from m2at_mm.attacks.random_stream import own_random_stream
+from m2at_mm.attacks.second_opinion import SecondOpinion
 from m2at_mm.attacks.single_step import FGSM, NFGSM
 from m2at_mm.attacks.threat_model import ThreatModel, parse_pixels
 from m2at_mm.attacks.transfer import Transfer
@@ -17,6 +18,7 @@ __all__ = [
     'Attack',
     'AutoAttack',
     'Batch',
+    'SecondOpinion',
     'ThreatModel',
     'Transfer',
     'attack_mode',

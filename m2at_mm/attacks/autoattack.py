@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import predicted_labels
+from m2at_mm.attacks.malt import malt
 from m2at_mm.attacks.random_stream import own_random_stream
 from m2at_mm.checks import check_choice
 from m2at_mm.registry import TASK_UTILS
@@ -31,6 +32,7 @@ _PARTS = {
     'apgd-t': ('apgd_targeted', 4),
     'fab-t': ('fab', 2),
     'square': ('square', 2),
+    'malt': ('apgd_targeted', 2),
 }
 # Target classes per image in apgd-t and fab-t, by the standard version.
 _TARGETS = 9
@@ -209,5 +211,7 @@ def _run(package: Any, name: str, images: Tensor, labels: Tensor) -> Tensor:
     if attack is package.apgd:
         attack.loss = name.removeprefix('apgd-')
     attack.seed = package.seed
+    if name == 'malt':
+        return malt(attack, images, labels)
     adversarial: Tensor = attack.perturb(images, labels)
     return adversarial

@@ -16,6 +16,21 @@ _SAME_OUTPUT = 1e-4
 # Points above chance that may withstand a radius at which nothing should.
 _NEAR_CHANCE = 10.0
 
+_UNSUSPICIOUS = dict(
+    gradient_agreement=1.0,
+    gradient_correlation=1.0,
+    realised_at_image=1.0,
+    realised_at_random=1.0,
+    realised_on_path=1.0,
+    realised_long=1.0,
+    gradient_noise_correlation=1.0,
+    misled=0.0,
+    unchanged_outputs=0.0,
+    memory_difference=0.0,
+    memory_gradient=0.0,
+    drift=0.0,
+)
+
 
 @dataclass(frozen=True)
 class Alarm:
@@ -63,9 +78,11 @@ def find_alarms(
 
 def _with_percents(probes: dict[str, Any]) -> dict[str, Any]:
     """Figures of the probes, each also as ``NAME_percent``."""
+    # What could not be measured, or was not in an older version.
+    probes = dict(_UNSUSPICIOUS) | probes
     percents = {f'{name}_percent': 100 * probes[name] for name in probes}
     return dict(
-        dict(gradient_agreement=1.0, gradient_correlation=1.0) | probes,
+        probes,
         chance=100 / probes['num_classes'],
         withstood=100 * probes['large_eps_correct'] / probes['num_images'],
         large_radius=255 * probes['large_eps'],
@@ -124,6 +141,56 @@ SIGNS = (
         'it is not, or not the whole, gradient of this model',
     ),
     Sign(
+        'misleading_gradients',
+        # Of sound networks no image is misled, undefended ones included, and
+        # the long step realises half of the change on the most curved ones.
+        lambda f: (
+            f.pass_difference <= _SAME_OUTPUT
+            and (
+                (f.misled >= 0.03 and f.misled * f.num_images >= 2)
+                or f.realised_long < 0.2
+            )
+        ),
+        'a step of 0.25/255 up the gradient raises the margin by less than '
+        '0.3 times what the gradient says on {misled_percent:.0f} % of '
+        '{num_images} images (in the median {realised_at_image:.2f} times at '
+        'the image, {realised_at_random:.2f} at a random point of the ball, '
+        '{realised_on_path:.2f} on the path of PGD; a step of 1/255 '
+        '{realised_long:.2f}; gradients 1/255 apart have a cosine of '
+        '{gradient_noise_correlation:.2f})',
+        'attacks that follow such gradients fail; try --attacks square, and '
+        '--transfer from a network of the same data without the defence',
+    ),
+    Sign(
+        'answers_depend_on_earlier_queries',
+        lambda f: (
+            max(f.pass_difference, f.batch_difference) <= _SAME_OUTPUT
+            and (
+                f.memory_difference > 10 * _SAME_OUTPUT
+                or f.memory_gradient >= 0.02
+                or f.drift > 0.02
+            )
+        ),
+        'the attacked model and a copy that was never asked differ by '
+        '{memory_difference:.2g} of the logits and in the gradients of '
+        '{memory_gradient_percent:.0f} % of {num_images} images, and margins '
+        'changed by {drift:.2g} of their median during the evaluation',
+        'the model keeps a memory of queries, and an attacker would ask '
+        'fresh copies: evaluate it without its memory',
+    ),
+    Sign(
+        'unchanged_outputs',
+        lambda f: (
+            f.unchanged_outputs >= 0.02
+            and f.unchanged_outputs * f.num_images >= 2
+        ),
+        'on {unchanged_outputs_percent:.0f} % of {num_images} images the '
+        'logits at a random point of the ball are those of the image, bit by '
+        'bit',
+        'answers are kept, rounded or cut off, and have no useful gradient: '
+        'try --attacks square, and the model without that part',
+    ),
+    Sign(
         'saturated_loss',
         lambda f: f.saturated_loss >= 0.6,
         'on {saturated_loss_percent:.0f} % of {num_images} images the '
@@ -178,11 +245,33 @@ SIGNS = (
     ),
     Sign(
         'black_box_beats_white_box',
-        lambda f: f.gained >= (1 if f.on_margin else 5),
-        '{attack}, which uses no gradient of the model, fools {gained:.1f} % '
-        'of all images where every gradient attack ({white}) fails',
-        'the gradients mislead{at}',
+        lambda f: (
+            f.gained >= (1 if f.on_margin else 5)
+            or (f.on_margin and f.of_withstanding >= 15)
+        ),
+        '{attack}, which does not trust the gradient, fools {gained:.1f} % '
+        'of all images ({of_withstanding:.0f} % of those that are left) where '
+        'every gradient attack ({white}) fails',
+        'the gradients mislead: try --attacks square autoattack{at}',
         comparisons.black_box,
+    ),
+    Sign(
+        'attack_makes_no_progress',
+        lambda f: f.stuck >= max(3, 0.05 * f.withstanding),
+        '{attack} does not raise the loss of {stuck} of the {withstanding} '
+        'images that withstand it',
+        'it fails on them, so look at the gradient there, and try an attack '
+        'on another loss, or square{at}',
+        comparisons.progress,
+    ),
+    Sign(
+        'attacks_disagree',
+        lambda f: f.fewer >= max(3, 0.04 * f.total),
+        '{first} and {second} each fool at least {fewer} of {total} images '
+        'that the other does not',
+        'both get lost on a part of the images: try --attacks autoattack and '
+        'square{at}',
+        comparisons.disagreement,
     ),
     Sign(
         'outside_threat_model',

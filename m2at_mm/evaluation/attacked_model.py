@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.base import Attack
-from m2at_mm.attacks.logits import logits_of, predicted_labels
+from m2at_mm.attacks.logits import full, logits_of, predicted_labels
+from m2at_mm.attacks.losses import cross_entropy, margin
 from m2at_mm.evaluation.samples import fingerprints
 from m2at_mm.evaluation.store import Arrays
 
@@ -58,8 +59,9 @@ def attack_batch(
 ) -> tuple[Arrays, Tensor]:
     """Attack a batch; facts of each image, and the adversarial images.
 
-    The facts are ``label``, ``predicted``, ``outside`` and ``content``, of
-    shape (N, ), and ``seconds`` of shape (1, ).
+    The facts are ``label``, ``predicted``, the losses ``ce`` and ``margin``,
+    ``outside`` and ``content``, of shape (N, ), and ``seconds`` of shape
+    (1, ).
     """
 
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -68,8 +70,15 @@ def attack_batch(
                 model, images, labels, threat, stop_when_fooled=True
             )
         with torch.no_grad():
-            predicted = predicted_labels(logits_of(model.model, images))
-        return dict(adversarial=images, predicted=predicted)
+            logits = full(logits_of(model.model, images))
+        # Wrong labels end the evaluation later, with an error of their own.
+        known = labels.clamp(0, logits.shape[1] - 1)
+        return dict(
+            adversarial=images,
+            predicted=predicted_labels(logits),
+            ce=cross_entropy(logits, known),
+            margin=margin(logits, known),
+        )
 
     start = time.perf_counter()
     with own_random_stream(images.device, seed):
@@ -77,7 +86,7 @@ def attack_batch(
     inside = threat.ball(images).contains(found['adversarial'])
     arrays = dict(
         label=labels.cpu().numpy(),
-        predicted=found['predicted'].cpu().numpy(),
+        **{n: found[n].cpu().numpy() for n in ('predicted', 'ce', 'margin')},
         outside=(~inside).cpu().numpy(),
         content=fingerprints(images),
         seconds=np.array([time.perf_counter() - start]),

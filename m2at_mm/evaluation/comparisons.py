@@ -21,7 +21,7 @@ def _named(condition: Callable[[NamedAttack], bool]) -> list[str]:
 
 
 _SINGLE_STEP = _named(lambda one: one.single_step)
-_MANY_STEPS = _named(lambda one: 'steps' in one.config)
+_CLIMBING = _named(lambda one: one.climbs)
 _BLACK_BOX = _named(lambda one: one.black_box)
 _ON_CROSS_ENTROPY = _named(lambda o: o.loss == 'ce' and not o.single_step)
 _ON_MARGIN = _named(lambda one: one.loss == 'margin')
@@ -63,16 +63,17 @@ def _pairs(pairs: list[tuple[str, str]]) -> Measure:
     return at_each_radius(compare)
 
 
-#: Compare fewer steps with more on the same loss.
+#: Compare PGD with more steps, or better chosen ones, on the same loss.
 steps = _pairs(
     [
         (few, many)
-        for few, many in combinations(_MANY_STEPS, 2)
-        if NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
+        for few, many in combinations(NAMED_ATTACKS, 2)
+        if NAMED_ATTACKS[few].climbs
+        and NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
     ]
 )
 #: Compare many steps with a single one.
-single_step = _pairs([*product(_MANY_STEPS, _SINGLE_STEP)])
+single_step = _pairs([*product(_CLIMBING, _SINGLE_STEP)])
 
 
 @at_each_radius
@@ -95,15 +96,48 @@ def black_box(outcome: Outcomes) -> Iterator[Figures]:
     left = _left_by_each(outcome)
     others = {*_BLACK_BOX, *_SINGLE_STEP, 'autoattack'}
     white = [name for name in left if name not in others]
-    for name in _BLACK_BOX:
-        if white and name in left:
-            both = np.logical_and.reduce([left[one] for one in white])
+    if not white:
+        return
+    if outcome.second_opinion is not None:
+        left['the second opinion'] = outcome.worst()
+    both = np.logical_and.reduce([left[one] for one in white])
+    for name in (*_BLACK_BOX, 'the second opinion'):
+        if name in left:
+            gained = _gained(both, both & left[name])
             yield dict(
                 attack=name,
-                gained=_gained(both, both & left[name]),
+                gained=gained,
+                of_withstanding=gained * len(both) / max(1, both.sum()),
                 on_margin=not set(white).isdisjoint(_ON_MARGIN),
                 white=', '.join(white),
             )
+
+
+@at_each_radius
+def progress(outcome: Outcomes) -> Iterator[Figures]:
+    """Count the images whose loss an attack does not raise."""
+    for name, stuck in outcome.stuck.items():
+        withstanding = int(outcome.correct(name).sum())
+        yield dict(attack=name, stuck=stuck, withstanding=withstanding)
+
+
+@at_each_radius
+def disagreement(outcome: Outcomes) -> Iterator[Figures]:
+    """Compare what attacks on the two losses fool that the other does not."""
+    left = _left_by_each(outcome)
+    best = [
+        min(run, key=lambda name: left[name].sum())
+        for names in (_ON_CROSS_ENTROPY, _ON_MARGIN)
+        if (run := [n for n in names if n in left and n in _CLIMBING])
+    ]
+    if len(best) == 2:
+        one, other = (left[name] for name in best)
+        yield dict(
+            first=best[0],
+            second=best[1],
+            fewer=min((one & ~other).sum(), (other & ~one).sum()),
+            total=len(one),
+        )
 
 
 @at_each_radius

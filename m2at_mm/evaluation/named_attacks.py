@@ -25,6 +25,8 @@ class NamedAttack:
     loss: str | None = None
     #: Whether it follows the gradient only once.
     single_step: bool = False
+    #: Whether it climbs the loss in many steps, so that it should rise.
+    climbs: bool = False
     #: Whether it never asks the model for a gradient.
     black_box: bool = False
 
@@ -32,7 +34,7 @@ class NamedAttack:
 def _pgd(passes: int, **settings: Any) -> NamedAttack:
     # Step sizes are left open: a quarter of the radius, 2/255 at 8/255.
     config = dict(type='m2at_mm.PGD', **settings)
-    return NamedAttack(config, passes, settings.get('loss', 'ce'))
+    return NamedAttack(config, passes, settings.get('loss', 'ce'), climbs=True)
 
 
 def _autoattack(
@@ -62,12 +64,17 @@ NAMED_ATTACKS = {
     'autoattack': NamedAttack(
         dict(type='m2at_mm.AutoAttack', version='standard'), loss='margin'
     ),
+    'malt': _autoattack('malt', 1030, 'margin'),
     'autoattack-rand': NamedAttack(
         dict(type='m2at_mm.AutoAttack', version='rand')
     ),
     'transfer': NamedAttack(dict(type='m2at_mm.Transfer'), black_box=True),
 }
 ATTACK_NAMES = ('clean', *NAMED_ATTACKS)
+#: Asked about the images that withstand all else.
+SECOND_OPINION = NamedAttack(
+    dict(type='m2at_mm.SecondOpinion'), passes=16, loss='margin'
+)
 DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 
 

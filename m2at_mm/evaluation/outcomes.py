@@ -24,6 +24,11 @@ class Outcomes:
             parts, the predictions after each.
         seconds (dict[str, float]): Per attack, summed over the processes.
         outside (dict[str, int]): Adversarial images outside ball or box.
+        stuck (dict[str, int]): By attack that climbs a loss step by step,
+            images that withstand and whose loss did not rise at all.
+        second_opinion (np.ndarray, optional): Predicted labels after the
+            second opinion, which is asked about the images that withstand
+            all attacks; shape (N, ).
         positions (np.ndarray, optional): In the dataset, shape (N, ).
     """
 
@@ -33,6 +38,8 @@ class Outcomes:
     parts: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     outside: dict[str, int] = field(default_factory=dict)
+    stuck: dict[str, int] = field(default_factory=dict)
+    second_opinion: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     num_classes: int | None = None
     positions: np.ndarray | None = None
@@ -42,12 +49,19 @@ class Outcomes:
         correct: np.ndarray = self.predictions[name] == self.labels
         return correct
 
-    def worst(self) -> np.ndarray:
+    def withstanding(self) -> np.ndarray:
         """Which are correct clean and under every attack, shape (N, )."""
-        worst: np.ndarray = np.logical_and.reduce(
+        left: np.ndarray = np.logical_and.reduce(
             [*map(self.correct, self.predictions)]
         )
-        return worst
+        return left
+
+    def worst(self) -> np.ndarray:
+        """Which withstand, also in the second opinion; shape (N, )."""
+        left = self.withstanding()
+        if self.second_opinion is not None:
+            left &= self.second_opinion == self.labels
+        return left
 
     @property
     def attacks(self) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,16 @@ from m2at_mm.attacks import (
 )
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.attacks.losses import margin
-from m2at_mm.evaluation.attacked_model import Attackable, run_in_memory
+from m2at_mm.evaluation.attacked_model import Attackable, log, run_in_memory
+from m2at_mm.evaluation.gradient_probes import (
+    Columns,
+    check_gradient,
+    cosine,
+    gradients,
+    is_broken,
+    margin_gradient,
+    realised_steps,
+)
 
 #: Images that are probed, at most.
 NUM_PROBED = 128
@@ -25,10 +36,6 @@ NUM_PROBED = 128
 # times the evaluated one it is at least.
 _LARGE_EPS = 64 / 255
 _LARGE_FACTOR = 4
-# Random directions per image in which the gradient is checked.
-_DIRECTIONS = 4
-
-Columns = dict[str, Tensor]
 
 
 def probe(
@@ -38,17 +45,28 @@ def probe(
     threat_model: ThreatModel,
     seed: int = 0,
     batch_size: int = NUM_PROBED,
+    fresh: nn.Module | None = None,
+    margins: Tensor | None = None,
 ) -> dict[str, Any]:
     """Measure the figures that :func:`m2at_mm.evaluation.find_alarms` judges.
 
     The model is in eval mode, and classifies the images, shape (N, C, H, W),
-    correctly by the labels, shape (N, ).
+    correctly by the labels, shape (N, ). ``fresh`` is a copy of it that was
+    never asked, made now by default, and ``margins``, shape (N, ), are losses
+    :func:`m2at_mm.attacks.losses.margin` that were measured long ago.
 
     Returns:
         dict: ``num_images``, ``num_classes``;
         ``pass_difference`` and ``batch_difference``, the largest change of an
         image's logits, relative to their length, from one forward pass to the
-        next (without and with gradients) and from a full to a halved batch;
+        next (without and with gradients) and from a full to a halved or
+        reversed batch; ``memory_difference``, from a copy of the model that
+        was never asked to the one that was attacked, and
+        ``memory_gradient``, the share of images where their gradients differ;
+        ``drift``, the largest change since the given margins were measured,
+        relative to their median;
+        ``unchanged_outputs``, the share whose logits at a random point of the
+        ball are those of the image, bit by bit;
         ``probabilities``, whether the outputs are probabilities;
         ``non_finite_gradients``, the share of images with a gradient, or
         logits near the image, that are not finite;
@@ -58,15 +76,25 @@ def probe(
         ratio of finite differences along the gradient to its length, and
         ``gradient_correlation``, of finite differences in random directions
         with what the gradient says of them: both 1 if it is right;
+        ``realised_at_image``, ``realised_at_random`` and
+        ``realised_on_path``, the median ratio of what a step of a quarter of
+        1/255 up the gradient changes to what the gradient says, at the image,
+        at a random point of the ball, and where PGD goes;
+        ``realised_long``, the smallest of these for a step of 1/255;
+        ``misled``, the share of images where one of the short ones is below
+        0.3; ``gradient_noise_correlation``, the median cosine of gradients
+        that are 1/255 apart, where it is smallest;
         ``saturated_loss``, the share where the cross-entropy is exactly 0 in
         float32; ``median_margin`` of the logits; ``large_eps`` and
         ``large_eps_correct``, the number of images that withstand PGD-20 on
         both losses at that radius.
     """
+    if fresh is None:
+        fresh = unused_copy(model)
 
     def measure(images: Tensor, labels: Tensor) -> Columns:
         columns: Columns = {}
-        for one in _MEASURES:
+        for one in (*_MEASURES, partial(_memory, fresh)):
             columns |= one(model, images, labels, threat_model)
         return columns
 
@@ -80,7 +108,20 @@ def probe(
         large_eps=_large_radius(images, threat_model),
     )
     figures |= {name: one(columns).item() for name, one in _FIGURES.items()}
-    return figures | _check_gradient(columns)
+    if margins is not None:
+        before = margins.double().cpu()
+        drift = (columns['margin'] + before).nan_to_num(0.0, 0.0, 0.0).abs()
+        figures['drift'] = float(drift.max() / before.abs().median())
+    return figures | check_gradient(columns)
+
+
+def unused_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model, or the model itself if it can't be copied."""
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a module may hold what cannot be copied
+        log(f'no copy of the model is compared with it: {error}')
+        return model
 
 
 @torch.no_grad()
@@ -92,87 +133,47 @@ def _outputs(
         leaf = images.clone().requires_grad_(True)
         for_gradient = logits_of(model, leaf).detach().float()
     halves = images.tensor_split([max(1, len(images) // 2)])
-    halved = torch.cat(
-        [logits_of(model, half) for half in halves if len(half)]
-    )
-
-    def change(other: Tensor) -> Tensor:
-        length = first.norm(dim=1).clamp(min=1e-30)
-        changed: Tensor = (first - other).norm(dim=1) / length
-        return changed
-
+    halved = [logits_of(model, half).float() for half in halves if len(half)]
+    reverse = logits_of(model, images.flip(0)).float().flip(0)
+    moved = logits_of(model, threat.ball(images).random_start()).float()
+    change = partial(_change, first)
     return dict(
         pass_difference=torch.maximum(change(again), change(for_gradient)),
-        batch_difference=change(halved.float()),
+        batch_difference=torch.maximum(
+            change(torch.cat(halved)), change(reverse)
+        ),
+        unchanged=(first == moved).all(1),
         probability=(first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
         loss=cross_entropy(first, labels),
         margin=-margin(first, labels),
     )
 
 
-def _gradients(
-    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
-) -> Columns:
-    """The margin's gradient, and how the margin really changes."""
-    with attack_mode(model):
-        leaf = images.clone().requires_grad_(True)
-        losses = margin(logits_of(model, leaf).float(), labels)
-        gradient = torch.zeros_like(images)
-        if losses.requires_grad:
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    flat = gradient.double().flatten(1)
-    broken = ~flat.isfinite().all(1)
-    flat = flat.nan_to_num(0.0, 0.0, 0.0)
-    distance = -losses.detach().double()
-    # The most that a change of length eps can do to first order: eps times
-    # the dual norm of the gradient.
-    length = flat.norm(dim=1)
-    slope = flat.abs().sum(1) if threat.norm == 'linf' else length
-    eps = max(threat.eps, 8 / 255)
-    return dict(
-        broken=broken,
-        vanishing=(slope * eps * 1000 < distance) | (slope == 0),
-        **_slopes(model, images, labels, flat, distance),
-    )
+def _change(first: Tensor, other: Tensor) -> Tensor:
+    """Change of each image's logits, relative to their length, (N, )."""
+    length = first.norm(dim=1).clamp(min=1e-30)
+    changed: Tensor = (first - other).norm(dim=1) / length
+    return changed
 
 
-@torch.no_grad()
-def _slopes(
+def _memory(
+    fresh: nn.Module,
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    gradient: Tensor,
-    distance: Tensor,
+    threat: ThreatModel,
 ) -> Columns:
-    """Central differences of the margin, in units of the gradient's length.
-
-    They are taken along the gradient, shape (N, ), and in random directions,
-    shape (N, D), for which the gradient's own slope is given, too.
-    """
-    scale = gradient.norm(dim=1).clamp(min=1e-30)
-    unit = gradient / scale.unsqueeze(1)
-    # Steps of a thousandth of the pixel range, but shorter where the decision
-    # boundary is near, for there the margin bends.
-    longest = 1e-3 * gradient.shape[1] ** 0.5
-    reach = (0.1 * distance / scale).clamp(0.01 * longest, longest)
-
-    def measured(direction: Tensor) -> Tensor:
-        step = (reach.unsqueeze(1) * direction).view_as(images).to(images)
-        ahead, behind = (
-            margin(logits_of(model, moved).double(), labels)
-            for moved in (images + step, images - step)
-        )
-        slope: Tensor = (ahead - behind) / (2 * reach) / scale
-        return slope
-
-    ratio = measured(unit)
-    pairs = []
-    for _ in range(_DIRECTIONS):
-        direction = torch.randn_like(images).double().flatten(1)
-        direction = direction / direction.norm(dim=1, keepdim=True)
-        pairs.append(((unit * direction).sum(1), measured(direction)))
-    expected, found = (torch.stack(one, 1) for one in zip(*pairs))
-    return dict(ratio=ratio, expected=expected, measured=found)
+    """Compare the model with one that answers for the first time."""
+    points = threat.ball(images).random_start()
+    found = []
+    for one in (fresh, model):
+        with torch.no_grad():
+            logits = logits_of(one, points).float()
+        found.append((logits, margin_gradient(one, points, labels)[1]))
+    return dict(
+        memory_difference=_change(found[0][0], found[1][0]),
+        memory_gradient=cosine(found[0][1], found[1][1]) < 0.9,
+    )
 
 
 def _large_radius(images: Tensor, threat: ThreatModel) -> float:
@@ -199,35 +200,9 @@ def _withstanding(
     return dict(withstood=withstood)
 
 
-def _broken(columns: Columns) -> Tensor:
-    """Where the gradient, or logits near the image, are not finite."""
-    names = ('loss', 'margin', 'ratio', 'expected', 'measured')
-    known = [
-        columns[n].view(len(columns[n]), -1).isfinite().all(1) for n in names
-    ]
-    return (columns['broken'] == 1) | ~torch.stack(known).all(0)
-
-
-def _check_gradient(columns: Columns) -> dict[str, float]:
-    """Agreement and correlation where a gradient can be checked at all."""
-    right = (columns['vanishing'] == 0) & ~_broken(columns)
-    if not right.any():
-        return {}
-    one, other = (
-        columns[name][right].flatten() for name in ('expected', 'measured')
-    )
-    length = (one.square().sum() * other.square().sum()).sqrt()
-    return dict(
-        gradient_agreement=float(columns['ratio'][right].median()),
-        gradient_correlation=float(
-            (one * other).sum() / length.clamp(min=1e-300)
-        ),
-    )
-
-
 # What is measured of each image of a batch, in tensors by name: one entry, or
 # one row, per image.
-_MEASURES = (_outputs, _gradients, _withstanding)
+_MEASURES = (_outputs, gradients, _withstanding, realised_steps)
 # The figures by name, from what was measured of all images, in float64. Of
 # logits that are not a number the whole has changed.
 _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
@@ -235,8 +210,21 @@ _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
     batch_difference=lambda c: (
         c['batch_difference'].nan_to_num(1.0, 1.0).max()
     ),
+    memory_difference=lambda c: (
+        c['memory_difference'].nan_to_num(1.0, 1.0).max()
+    ),
+    memory_gradient=lambda c: c['memory_gradient'].mean(),
+    unchanged_outputs=lambda c: c['unchanged'].mean(),
+    misled=lambda c: c['misled'].mean(),
+    realised_at_image=lambda c: c['realised_at_image'].median(),
+    realised_at_random=lambda c: c['realised_at_random'].median(),
+    realised_on_path=lambda c: c['realised_on_path'].median(),
+    realised_long=lambda c: c['realised_long'].median(0).values.min(),
+    gradient_noise_correlation=lambda c: (
+        c['noise_correlation'].median(0).values.min()
+    ),
     probabilities=lambda c: c['probability'].bool().all(),
-    non_finite_gradients=lambda c: _broken(c).double().mean(),
+    non_finite_gradients=lambda c: is_broken(c).double().mean(),
     vanishing_gradients=lambda c: c['vanishing'].mean(),
     saturated_loss=lambda c: (c['loss'] == 0).double().mean(),
     median_margin=lambda c: c['margin'].nan_to_num().median(),

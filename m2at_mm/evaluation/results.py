@@ -33,7 +33,9 @@ def make_results(
 
     Returns:
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
-        ``worst_case`` (correct clean and under every attack),
+        ``worst_case`` (correct clean and under every attack and the second
+        opinion), ``second_opinion``, the number of images ``asked`` about,
+        which withstand all else, and ``fooled`` by it;
         ``num_samples``, ``threat_model``, ``alarms``;
         ``class_counts``, the number of images of each class;
         ``intervals``, 95 % of the above for the number of images;
@@ -70,6 +72,7 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
     return dict(
         attacks=attacks,
         worst_case=figures['worst_case'],
+        second_opinion=_second_opinion(outcome),
         num_samples=len(outcome.labels),
         threat_model=outcome.threat_model.to_dict(),
         intervals={name: _interval(counted[name]) for name in counted},
@@ -84,6 +87,13 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
             for name, parts in outcome.parts.items()
         },
     )
+
+
+def _second_opinion(outcome: Outcomes) -> dict[str, int] | None:
+    if outcome.second_opinion is None:
+        return None
+    asked, left = outcome.withstanding().sum(), outcome.worst().sum()
+    return dict(asked=int(asked), fooled=int(asked - left))
 
 
 def _interval(correct: np.ndarray) -> tuple[float, float]:
@@ -111,15 +121,18 @@ def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
     """The predictions behind the figures, in the order of the dataset.
 
     They are of shape (N, ): ``index``, the position in the dataset, where it
-    is known, ``label`` and ``clean``, and per attack ``NAME``, or
-    ``NAME@EPS/255`` with several radii.
+    is known, ``label`` and ``clean``, and per attack and for
+    ``second_opinion`` ``NAME``, or ``NAME@EPS/255`` with several radii.
     """
     main = outcomes[0]
     arrays = {} if main.positions is None else dict(index=main.positions)
     arrays['label'] = main.labels
     for outcome in outcomes:
         at = f'@{outcome.threat_model.eps * 255:.6g}/255'
-        for name, predicted in outcome.predictions.items():
+        found = dict(outcome.predictions)
+        if outcome.second_opinion is not None:
+            found['second_opinion'] = outcome.second_opinion
+        for name, predicted in found.items():
             several = len(outcomes) > 1 and name != 'clean'
             arrays[name + at if several else name] = predicted
     return {name: values.astype(np.int32) for name, values in arrays.items()}
@@ -190,6 +203,12 @@ def _table(outcome: Outcomes) -> Table:
         table.add_column(heading, justify='right')
     rows = {name: outcome.correct(name) for name in outcome.predictions}
     rows['worst case'] = outcome.worst()
+    second = _second_opinion(outcome)
+    if second is not None:
+        table.caption = (
+            'worst case: all of them and a second opinion, which fools '
+            '{fooled} of the {asked} images left'.format(**second)
+        )
     for name, correct in rows.items():
         low, high = _interval(correct)
         seconds = outcome.seconds.get(name)

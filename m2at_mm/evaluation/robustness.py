@@ -14,21 +14,18 @@ from torch import Tensor, nn
 from m2at_mm.attacks import AutoAttack, ThreatModel
 from m2at_mm.attacks.base import Attack
 from m2at_mm.checks import check_count
-from m2at_mm.evaluation.attacked_model import (
-    Attackable,
-    attack_batch,
-    log,
-    with_progress,
-)
+from m2at_mm.evaluation.attacked_model import Attackable, log
 from m2at_mm.evaluation.named_attacks import (
     NAMED_ATTACKS,
+    SECOND_OPINION,
     AttackPlan,
     plan_attack,
 )
 from m2at_mm.evaluation.outcomes import Outcomes, percent
-from m2at_mm.evaluation.probes import NUM_PROBED, probe
+from m2at_mm.evaluation.probes import NUM_PROBED, probe, unused_copy
 from m2at_mm.evaluation.samples import Samples, spread_order
-from m2at_mm.evaluation.store import Arrays, ResultStore, digest, digest_module
+from m2at_mm.evaluation.stages import Stages
+from m2at_mm.evaluation.store import Arrays, ResultStore, digest
 from m2at_mm.registry import TASK_UTILS
 
 _RANDOM_NOTE = (
@@ -72,8 +69,13 @@ class RobustnessEvaluation:
     def __post_init__(self) -> None:
         check_count('batch_size', self.batch_size)
         self.model.eval()
-        self._attackable = Attackable(self.model)
-        self._stage_number = self._stages = 0
+        self.stages = Stages(
+            Attackable(self.model),
+            self.samples,
+            self.store,
+            self.batch_size,
+            self.seed,
+        )
 
     def run(
         self, attacks: Sequence[str], threat_models: Sequence[ThreatModel]
@@ -89,11 +91,11 @@ class RobustnessEvaluation:
             RuntimeError: An image changes while it is evaluated.
         """
         plans = self._plan(attacks)
-        num_attacks = sum(len(built) for _, built in plans)
-        self._stages = 1 + len(threat_models) * num_attacks
+        num_attacks = 1 + sum(len(built) for _, built in plans)
+        self.stages.total = 1 + len(threat_models) * num_attacks
+        fresh = unused_copy(self.model)
         clean = self._read_all(threat_models[0])
         labels, predicted = clean['label'], clean['predicted']
-        probes = self._probe(labels, predicted, threat_models[0])
         notes = [_RANDOM_NOTE] if self.samples.draws() else []
         outcomes = [
             Outcomes(
@@ -109,8 +111,9 @@ class RobustnessEvaluation:
         ]
         for outcome in outcomes:
             for plan, built in plans:
-                self._attack(plan, built, outcome)
-        return outcomes, probes
+                self._attack(plan, built, outcome, clean)
+            self._ask_again(outcome)
+        return outcomes, self._probe(clean, threat_models[0], fresh)
 
     def _plan(
         self, names: Sequence[str]
@@ -118,7 +121,7 @@ class RobustnessEvaluation:
         """Plan and build all attacks now, not after hours of the first."""
         first, _ = next(iter(self.samples.batches([[0]])))
         num_classes = self._num_classes = _count_classes(
-            self._attackable, first
+            self.stages.model, first
         )
         known = self.samples.num_classes
         if known not in (None, num_classes):
@@ -138,8 +141,7 @@ class RobustnessEvaluation:
 
     def _read_all(self, threat: ThreatModel) -> Arrays:
         """Read and classify all images, and open the store that is theirs."""
-        everything = np.arange(len(self.samples))
-        clean = self._stage('clean', 'clean', None, threat, everything)
+        clean = self.stages.read_all(threat)
         labels = clean['label']
         if labels.max() >= self._num_classes or labels.min() < 0:
             raise ValueError(
@@ -147,33 +149,37 @@ class RobustnessEvaluation:
                 f'{labels.max()}, but the model has classes 0 to '
                 f'{self._num_classes - 1}: {_OTHER_DATASET}'
             )
-        self._content = clean['content']
-        self.store = self.store.for_images(digest(self._content, labels))
+        content = self.stages.content = clean['content']
+        self.store = self.store.for_images(digest(content, labels))
+        self.stages.store = self.store
         right = percent(labels == clean['predicted'])
         log(f'clean accuracy: {right:.2f} % of {len(labels)} images')
         return clean
 
     def _attack(
-        self, plan: AttackPlan, built: Sequence[Any], outcome: Outcomes
+        self,
+        plan: AttackPlan,
+        built: Sequence[Any],
+        outcome: Outcomes,
+        clean: Arrays,
     ) -> None:
         """Run an attack's parts, each on what the last one left over."""
         predictions = outcome.predictions['clean'].copy()
         threat, name = outcome.threat_model, plan.name
-        scope = f'{threat.norm}_{threat.eps * 255:.6g}-255'
         outcome.seconds[name] = outcome.outside[name] = 0
         after_part = {}
         for (part, cfg), attack in zip(plan.parts, built):
             left = np.flatnonzero(predictions == outcome.labels)
-            surrogate = getattr(attack, 'surrogate', None)
-            weights = digest_module(surrogate) if surrogate else None
-            key = digest(cfg, weights, threat.to_dict(), left)
-            found = self._stage(
-                part, scope, attack, threat, left, f'{scope}/{part}-{key}'
-            )
+            found = self.stages.attack(part, cfg, attack, threat, left)
             if found:
                 predictions[left] = found['predicted']
                 outcome.seconds[name] += float(found['seconds'].sum())
                 outcome.outside[name] += int(found['outside'].sum())
+                loss = NAMED_ATTACKS[name].loss
+                if loss is not None and NAMED_ATTACKS[name].climbs:
+                    stuck = found[loss] <= clean[loss][left]
+                    stuck &= found['predicted'] == found['label']
+                    outcome.stuck[name] = int(stuck.sum())
             after_part[part] = predictions.copy()
         outcome.predictions[name] = predictions
         if len(built) > 1:
@@ -183,63 +189,26 @@ class RobustnessEvaluation:
         right = percent(predictions == outcome.labels)
         log(f'accuracy under {name} at {threat}: {right:.2f} %')
 
-    def _stage(
-        self,
-        name: str,
-        scope: str,
-        attack: Attack | None,
-        threat: ThreatModel,
-        pool: np.ndarray,
-        key: str | None = None,
-    ) -> Arrays:
-        """Attack a pool of images, given by position, some batches a rank.
-
-        Returns what :func:`attack_batch` found of them all, on every rank;
-        batches are kept under the key, if there is one.
-        """
-        splits = range(self.batch_size, len(pool), self.batch_size)
-        batches = np.split(pool, splits) if len(pool) else []
-        mine = range(dist.get_rank(), len(batches), dist.get_world_size())
-        files = {n: f'{key}/batch_{n:05d}' for n in mine}
-        done = {n: key and self.store.load_batch(files[n]) for n in mine}
-        todo = [n for n in mine if not done[n]]
-        indices = [batches[n].tolist() for n in todo]
-        self._stage_number += 1
-        title = f'[{self._stage_number}/{self._stages}] {name} ({scope})'
-        if todo:
-            log(f'{title}: {sum(map(len, indices))} images')
-        loaded = self.samples.batches(indices)
-        passes = NAMED_ATTACKS[name].passes if key else 1
-        for n, (images, labels) in with_progress(
-            zip(todo, loaded), self._attackable, title, passes, len(todo)
-        ):
-            arrays, adversarial = attack_batch(
-                self._attackable, attack, threat, images, labels, self.seed + n
-            )
-            arrays['index'] = self.samples.positions[batches[n]]
-            if key:
-                self._check_content(arrays, batches[n])
-                self.store.save_batch(files[n], arrays, adversarial)
-            done[n] = arrays
-        return _gather(done)
-
-    def _check_content(self, arrays: Arrays, batch: np.ndarray) -> None:
-        """Refuse other images than those of the clean accuracy."""
-        changed = arrays['content'] != self._content[batch]
-        if changed.any():
-            raise RuntimeError(
-                f'image {arrays["index"][changed][0]} of the dataset is not '
-                'the one that the clean accuracy was measured on: its file '
-                'has changed meanwhile, or its pipeline draws from a random '
-                'stream of its own. Remove random transforms from the test '
-                'pipeline'
-            )
+    def _ask_again(self, outcome: Outcomes) -> None:
+        """Ask for a second opinion about the images that withstand all."""
+        left = np.flatnonzero(outcome.withstanding())
+        config, threat = SECOND_OPINION.config, outcome.threat_model
+        found = self.stages.attack(
+            'second opinion', config, TASK_UTILS.build(config), threat, left
+        )
+        outcome.second_opinion = outcome.predictions['clean'].copy()
+        if found:
+            outcome.second_opinion[left] = found['predicted']
+            outcome.outside['second opinion'] = int(found['outside'].sum())
+        right = percent(outcome.worst())
+        log(f'worst case with the second opinion at {threat}: {right:.2f} %')
 
     def _probe(
-        self, labels: np.ndarray, predicted: np.ndarray, threat: ThreatModel
+        self, clean: Arrays, threat: ThreatModel, fresh: nn.Module
     ) -> dict[str, Any]:
         """Probe images that are right, on one process for all."""
-        right = np.flatnonzero(labels == predicted)
+        labels = clean['label']
+        right = np.flatnonzero(labels == clean['predicted'])
         pool = right[spread_order(labels[right])[:NUM_PROBED]]
         key = f'probes-{digest(threat.to_dict(), pool)}'
         figures = self.store.load_dict(key)
@@ -247,24 +216,18 @@ class RobustnessEvaluation:
             log('looking for masked gradients')
             (batch,) = self.samples.batches([pool.tolist()])
             figures = probe(
-                self.model, *batch, threat, self.seed, self.batch_size
+                self.model,
+                *batch,
+                threat,
+                self.seed,
+                self.batch_size,
+                fresh,
+                torch.from_numpy(clean['margin'][pool]),
             )
             self.store.save_dict(key, figures)
         shared = [figures]
         dist.broadcast_object_list(shared)
         return shared[0] or {}
-
-
-def _gather(done: dict[int, Any]) -> Arrays:
-    """The arrays of all ranks, joined in the order of the batches."""
-    joined: dict[int, Arrays] = {}
-    for part in dist.all_gather_object(done):
-        joined |= part
-    every = [joined[n] for n in sorted(joined)]
-    return {
-        name: np.concatenate([one[name] for one in every])
-        for name in (every[0] if every else ())
-    }
 
 
 def _build(cfg: dict[str, Any], images: Tensor, num_classes: int) -> Any:

@@ -1,0 +1,189 @@
+"""What a step along the gradient really changes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from m2at_mm.attacks import PGD, ThreatModel, attack_mode
+from m2at_mm.attacks.logits import logits_of
+from m2at_mm.attacks.losses import margin
+from m2at_mm.attacks.threat_model import unit_direction
+from m2at_mm.evaluation.attacked_model import Attackable
+
+# Random directions per image in which the gradient is checked.
+_DIRECTIONS = 4
+# Lengths of the steps up the gradient: one that is short enough for any
+# network, and one that attacks take.
+_SHORT, _LONG = 0.25 / 255, 1 / 255
+# The least share of the predicted change: undefended networks, the most
+# curved ones, have 0.8 in the median, and no image below 0.3.
+_REALISED = 0.3
+
+Columns = dict[str, Tensor]
+
+
+def margin_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The margin, shape (N, ), and its gradient, shape (N, C, H, W)."""
+    with attack_mode(model):
+        leaf = images.detach().clone().requires_grad_(True)
+        losses = margin(logits_of(model, leaf).float(), labels)
+        gradient = torch.zeros_like(images)
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), gradient
+
+
+def cosine(one: Tensor, other: Tensor) -> Tensor:
+    """Cosine of two batches of gradients, (N, ); 0 where one is zero."""
+    one, other = (
+        unit_direction(gradient.nan_to_num(0.0, 0.0, 0.0)).flatten(1)
+        for gradient in (one, other)
+    )
+    return (one * other).sum(1)
+
+
+def realised_steps(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
+) -> Columns:
+    """Ratios of realised to predicted change, at several places."""
+    ball = threat.ball(images)
+    path = PGD(steps=5, loss='margin')(
+        Attackable(model), images, labels, threat
+    )
+    short: list[Tensor] = []
+    far: list[Tensor] = []
+    correlation: list[Tensor] = []
+    for place in (images, ball.random_start(), path):
+        gradient = margin_gradient(model, place, labels)[1]
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        for ratios, length in ((short, _SHORT), (far, _LONG)):
+            ratios.append(
+                _realised(model, place, labels, gradient, threat, length)
+            )
+        noise = torch.empty_like(images).uniform_(-_LONG, _LONG)
+        near = margin_gradient(model, place + noise, labels)[1]
+        correlation.append(cosine(gradient, near))
+    columns = zip(
+        ('realised_at_image', 'realised_at_random', 'realised_on_path'), short
+    )
+    return dict(
+        columns,
+        misled=torch.stack(short).amin(0) < _REALISED,
+        realised_long=torch.stack(far, 1),
+        noise_correlation=torch.stack(correlation, 1),
+    )
+
+
+@torch.no_grad()
+def _realised(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    gradient: Tensor,
+    threat: ThreatModel,
+    length: float,
+) -> Tensor:
+    """The change of the margin by a step, over what the gradient says."""
+    if threat.norm == 'linf':
+        direction = gradient.sign()
+    else:  # as long as the corner of the linf ball
+        direction = unit_direction(gradient) * images[0].numel() ** 0.5
+    logits = [
+        logits_of(model, x) for x in (images, images + length * direction)
+    ]
+    before, after = (margin(one.double(), labels) for one in logits)
+    predicted = length * (gradient * direction).double().flatten(1).sum(1)
+    ratio = (after - before) / predicted.clamp(min=1e-30)
+    # In half precision small changes are lost in rounding.
+    rounding = 20 * torch.finfo(logits[0].dtype).eps
+    told = predicted > rounding * logits[0].double().abs().amax(1)
+    return torch.where(told | (predicted == 0), ratio, 1.0)
+
+
+def gradients(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
+) -> Columns:
+    """The margin's gradient, and how the margin really changes."""
+    losses, gradient = margin_gradient(model, images, labels)
+    flat = gradient.double().flatten(1)
+    broken = ~flat.isfinite().all(1)
+    flat = flat.nan_to_num(0.0, 0.0, 0.0)
+    distance = -losses.double()
+    # The most that a change of length eps can do to first order: eps times
+    # the dual norm of the gradient.
+    length = flat.norm(dim=1)
+    slope = flat.abs().sum(1) if threat.norm == 'linf' else length
+    eps = max(threat.eps, 8 / 255)
+    return dict(
+        broken=broken,
+        vanishing=(slope * eps * 1000 < distance) | (slope == 0),
+        **_slopes(model, images, labels, flat, distance),
+    )
+
+
+@torch.no_grad()
+def _slopes(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    gradient: Tensor,
+    distance: Tensor,
+) -> Columns:
+    """Central differences of the margin, in units of the gradient's length.
+
+    They are taken along the gradient, shape (N, ), and in random directions,
+    shape (N, D), for which the gradient's own slope is given, too.
+    """
+    scale = gradient.norm(dim=1).clamp(min=1e-30)
+    unit = gradient / scale.unsqueeze(1)
+    # Steps of a thousandth of the pixel range, but shorter where the decision
+    # boundary is near, for there the margin bends.
+    longest = 1e-3 * gradient.shape[1] ** 0.5
+    reach = (0.1 * distance / scale).clamp(0.01 * longest, longest)
+
+    def measured(direction: Tensor) -> Tensor:
+        step = (reach.unsqueeze(1) * direction).view_as(images).to(images)
+        ahead, behind = (
+            margin(logits_of(model, moved).double(), labels)
+            for moved in (images + step, images - step)
+        )
+        slope: Tensor = (ahead - behind) / (2 * reach) / scale
+        return slope
+
+    ratio = measured(unit)
+    pairs = []
+    for _ in range(_DIRECTIONS):
+        direction = torch.randn_like(images).double().flatten(1)
+        direction = direction / direction.norm(dim=1, keepdim=True)
+        pairs.append(((unit * direction).sum(1), measured(direction)))
+    expected, found = (torch.stack(one, 1) for one in zip(*pairs))
+    return dict(ratio=ratio, expected=expected, measured=found)
+
+
+def is_broken(columns: Columns) -> Tensor:
+    """Where the gradient, or logits near the image, are not finite."""
+    names = ('loss', 'margin', 'ratio', 'expected', 'measured')
+    known = [
+        columns[n].view(len(columns[n]), -1).isfinite().all(1) for n in names
+    ]
+    return (columns['broken'] == 1) | ~torch.stack(known).all(0)
+
+
+def check_gradient(columns: Columns) -> dict[str, float]:
+    """Agreement and correlation where a gradient can be checked at all."""
+    right = (columns['vanishing'] == 0) & ~is_broken(columns)
+    if not right.any():
+        return {}
+    one, other = (
+        columns[name][right].flatten() for name in ('expected', 'measured')
+    )
+    length = (one.square().sum() * other.square().sum()).sqrt()
+    return dict(
+        gradient_agreement=float(columns['ratio'][right].median()),
+        gradient_correlation=float(
+            (one * other).sum() / length.clamp(min=1e-300)
+        ),
+    )
