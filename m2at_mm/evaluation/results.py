@@ -34,8 +34,8 @@ def make_results(
     Returns:
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
         ``worst_case`` (correct clean and under every attack and the second
-        opinion), ``second_opinion``, the number of images ``asked`` about,
-        which withstand all else, and ``fooled`` by it;
+        opinion), ``second_opinion``, if there was one: the number of images
+        ``asked`` about, which withstand all else, and ``fooled`` by it;
         ``num_samples``, ``threat_model``, ``alarms``;
         ``class_counts``, the number of images of each class;
         ``intervals``, 95 % of the above for the number of images;
@@ -69,10 +69,11 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
     attacks = {name: figures[name] for name in outcome.attacks}
     pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
     both = pgd and 'autoattack' in attacks
+    second = _second_opinion(outcome)
     return dict(
+        **(dict(second_opinion=second) if second else {}),
         attacks=attacks,
         worst_case=figures['worst_case'],
-        second_opinion=_second_opinion(outcome),
         num_samples=len(outcome.labels),
         threat_model=outcome.threat_model.to_dict(),
         intervals={name: _interval(counted[name]) for name in counted},

@@ -26,6 +26,11 @@ def names(*outcomes: Outcomes, **probes: Any) -> list[str]:
         (dict(pgd20=50, pgd100=44), 'more_steps_help'),
         (dict(cw20=50, cw100=44), 'more_steps_help'),
         (dict(pgd20=50, pgd100=46), None),
+        (dict(pgd20=42, **{'apgd-ce': 36}), 'more_steps_help'),
+        (dict(pgd20=42, **{'apgd-ce': 38}), None),
+        (dict(cw20=42, autoattack=36), 'more_steps_help'),
+        (dict(cw20=42, malt=36), 'more_steps_help'),
+        (dict(cw20=42, **{'apgd-t': 38}), None),
         (dict(fgsm=40, pgd20=43), 'one_step_beats_many'),
         (dict(fgsm=50, pgd20=43), None),
         (dict(pgd20=50, square=44), 'black_box_beats_white_box'),
@@ -34,6 +39,9 @@ def names(*outcomes: Outcomes, **probes: Any) -> list[str]:
         (dict(cw20=50, transfer=47), 'black_box_beats_white_box'),
         (dict(cw20=50, square=49.5), None),
         (dict(pgd20=50, square=55), None),
+        # Of few images that are left, some.
+        (dict(pgd20=0.9, cw20=0.7, square=0.2), 'black_box_beats_white_box'),
+        (dict(pgd20=0.9, cw20=0.7, square=0.4), None),
         (dict(fgsm=50, square=40), None),
         (dict(pgd20=50, cw20=46, square=47), None),
         ({}, None),
@@ -55,6 +63,43 @@ def test_black_box_inside_autoattack(last: float, expected: list) -> None:
     parts = {'apgd-ce': 47, 'fab-t': 45, 'square': last}
     made.parts['autoattack'] = outcome(**parts).predictions
     assert names(made) == expected
+
+
+@pytest.mark.parametrize(
+    ('attack', 'left', 'expected'),
+    [
+        ('cw20', 49.5, []),
+        ('cw20', 48, ['black_box_beats_white_box']),
+        ('pgd20', 48, []),
+        ('pgd20', 44, ['black_box_beats_white_box']),
+        # A single step is not expected to find everything.
+        ('fgsm', 40, []),
+    ],
+)
+def test_second_opinion(attack: str, left: float, expected: list) -> None:
+    made = outcome(clean=80, **{attack: 50})
+    made.second_opinion = outcome(all=left).predictions['all']
+    found = find_alarms([made], {})
+    assert [alarm.name for alarm in found] == expected
+    assert all('the second opinion, which' in one.message for one in found)
+
+
+@pytest.mark.parametrize(('stuck', 'raised'), [(20, False), (30, True)])
+def test_attacks_that_make_no_progress(stuck: int, raised: bool) -> None:
+    made = outcome(clean=80, pgd20=50)
+    made.stuck['pgd20'] = stuck
+    assert names(made) == ['attack_makes_no_progress'] * raised
+
+
+@pytest.mark.parametrize(('fewer', 'raised'), [(39, False), (40, True)])
+def test_attacks_that_disagree(fewer: int, raised: bool) -> None:
+    made = outcome(clean=80, pgd20=50, cw20=50)
+    # The last images that withstand one attack fall under the other.
+    moved = np.roll(made.predictions['cw20'][:800], fewer)
+    made.predictions['cw20'][:800] = np.where(
+        moved == 10, 10, made.labels[:800]
+    )
+    assert names(made) == ['attacks_disagree'] * raised
 
 
 def test_chance_raises_nothing() -> None:
@@ -143,6 +188,22 @@ SOUND: dict[str, Any] = dict(
         (dict(saturated_loss=0.7), 'saturated_loss'),
         (dict(large_eps_correct=40), 'large_eps_withstood'),
         (dict(large_eps_correct=13), None),
+        (dict(misled=0.02), None),
+        (dict(misled=0.05), 'misleading_gradients'),
+        (dict(realised_long=0.1), 'misleading_gradients'),
+        (dict(misled=0.05, pass_difference=0.01), 'randomised_outputs'),
+        (dict(unchanged_outputs=0.01), None),
+        (dict(unchanged_outputs=0.05), 'unchanged_outputs'),
+        (
+            dict(memory_difference=0.01),
+            'answers_depend_on_earlier_queries',
+        ),
+        (dict(memory_gradient=0.05), 'answers_depend_on_earlier_queries'),
+        (dict(drift=0.1), 'answers_depend_on_earlier_queries'),
+        (
+            dict(drift=0.1, batch_difference=0.01),
+            'outputs_depend_on_the_batch',
+        ),
     ],
     ids=str,
 )

@@ -10,6 +10,8 @@ from m2at_mm.evaluation.named_attacks import (
     ATTACK_NAMES,
     DEFAULT_ATTACKS,
     NAMED_ATTACKS,
+    SECOND_OPINION,
+    NamedAttack,
     check_attack_names,
     plan_attack,
 )
@@ -22,12 +24,12 @@ SETTINGS = {
     'cw20': (PGD, 20, 'margin', True, 1),
     'cw100': (PGD, 100, 'margin', True, 1),
 }
-PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square')
+PARTS = ('apgd-ce', 'apgd-dlr', 'apgd-t', 'fab-t', 'square', 'malt')
 
 
 def test_names() -> None:
     others = ('autoattack', 'autoattack-rand', 'transfer')
-    assert ATTACK_NAMES == ('clean', *SETTINGS, *PARTS, *others)
+    assert {*ATTACK_NAMES} == {'clean', *SETTINGS, *PARTS, *others}
     assert set(DEFAULT_ATTACKS) <= set(ATTACK_NAMES)
 
 
@@ -51,8 +53,15 @@ def test_attack_is_what_its_name_says(name: str) -> None:
     assert attack.bn_mode == 'eval'
 
 
-@pytest.mark.parametrize('name', ['fgsm', 'pgd20', 'pgd100', 'cw20'])
-def test_no_more_passes_than_the_record_says(name: str) -> None:
+@pytest.mark.parametrize(
+    'record',
+    [
+        *(NAMED_ATTACKS[n] for n in ('fgsm', 'pgd20', 'pgd100', 'cw20')),
+        SECOND_OPINION,
+    ],
+    ids=lambda record: record.config['type'],
+)
+def test_no_more_passes_than_the_record_says(record: NamedAttack) -> None:
     class Strong(nn.Module):
         """Never fooled, so that no image leaves the attack."""
 
@@ -63,11 +72,10 @@ def test_no_more_passes_than_the_record_says(name: str) -> None:
             return images.mean((1, 2, 3))[:, None] * 0.01 + torch.eye(2)[:1]
 
     model, images = Strong(), torch.rand(2, 3, 2, 2)
-    attack = TASK_UTILS.build(NAMED_ATTACKS[name].config)
+    attack = TASK_UTILS.build(record.config)
     labels = torch.tensor([0, 0])
     attack(model, images, labels, ThreatModel(), stop_when_fooled=True)
-    passes = NAMED_ATTACKS[name].passes
-    assert 0.9 * passes - 2 < model.calls <= passes
+    assert 0.9 * record.passes - 2 < model.calls <= record.passes
 
 
 @pytest.mark.parametrize('name', NAMED_ATTACKS)
@@ -79,6 +87,7 @@ def test_the_record_is_that_of_the_attack(name: str) -> None:
     attack: Attack = TASK_UTILS.build(record.config)
     assert record.black_box == attack.black_box
     assert record.single_step == isinstance(attack, FGSM)
+    assert record.climbs == ((attack.steps or 0) > 1)
     if isinstance(attack, PGD):
         assert record.loss == attack.loss
     else:

@@ -72,6 +72,19 @@ def test_schema() -> None:
     assert 48.8 < low < 49 and 55 < high < 55.2
 
 
+def test_second_opinion_counts_in_the_worst_case() -> None:
+    made = outcome(clean=87.5, pgd20=55.1, cw20=52)
+    made.second_opinion = outcome(all=49.5).predictions['all']
+    results = make_results([made], {})
+    assert results['second_opinion'] == dict(asked=520, fooled=25)
+    assert results['worst_case'] == 49.5
+    assert results['attacks'] == {'pgd20': 55.1, 'cw20': 52.0}
+    arrays = per_sample([made])
+    label = arrays.pop('label')
+    right = np.logical_and.reduce([one == label for one in arrays.values()])
+    assert 100 * right.mean() == 49.5
+
+
 def test_gap_to_autoattack_and_sweep() -> None:
     made = outcome(clean=80, pgd20=55, pgd100=54, autoattack=50)
     made.parts['autoattack'] = outcome(**{'apgd-ce': 53}).predictions

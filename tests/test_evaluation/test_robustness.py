@@ -108,10 +108,11 @@ def test_interrupted_evaluation_goes_on(
     # Only the batch at work was attacked twice: 8 images, 20 steps at most.
     assert 0 <= first + second - whole <= 8 * 21
     assert run('b') == (0, expected)
-    # Another attack uses what is there: one gradient of each image at most.
+    # Another attack uses what is there: one gradient of each image at most,
+    # and those of the second opinion.
     counting = _Counting(robust_model)
     evaluate(counting, ['fgsm', 'pgd20'], 24, batch_size=8, folder='b')
-    assert 0 < counting.attacked <= 2 * 24
+    assert 0 < counting.attacked <= (2 + 6) * 24
 
 
 def test_adversarial_images_are_kept(
@@ -127,7 +128,7 @@ def test_adversarial_images_are_kept(
     [outcome] = evaluate(
         robust_model, ['fgsm'], images_folder=folder, **settings
     )[0]
-    parts = [np.load(file) for file in sorted(folder.rglob('*.npz'))]
+    parts = [np.load(file) for file in sorted(folder.rglob('fgsm*/*.npz'))]
     adversarial, index = (
         np.concatenate([part[name] for part in parts])
         for name in ('adversarial', 'index')
@@ -140,6 +141,10 @@ def test_adversarial_images_are_kept(
     with torch.no_grad():
         predicted = robust_model(kept).argmax(1)
     assert predicted.tolist() == outcome.predictions['fgsm'][clean].tolist()
+    # Those of the second opinion as well.
+    parts = [np.load(f) for f in folder.rglob('second-opinion*/*.npz')]
+    asked = np.concatenate([part['index'] for part in parts])
+    assert set(asked) == set(np.flatnonzero(outcome.correct('fgsm')))
 
 
 class Brightest(nn.Module):
