@@ -20,12 +20,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from m2at_mm.attacks import PGD, AutoAttack, ThreatModel
+from m2at_mm.attacks.losses import margin
 from m2at_mm.evaluation import ResultStore, RobustnessEvaluation
+from m2at_mm.evaluation.gradient_probes import margin_gradient
 from m2at_mm.evaluation.results import make_results
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'tests'))
@@ -41,6 +44,20 @@ ADAPTIVE = (
     PGD(steps=100, loss='margin'),
     AutoAttack(['apgd-t']),
 )
+# What is drawn, and the alarm that tells of it.
+PICTURES = {
+    'nothing planted': 'no alarm',
+    'ripple 0.05': 'misleading_gradients',
+    'ripple 1, long': 'misleading_gradients',
+    'grid, reversed': 'misleading_gradients',
+    'grid, noise': 'misleading_gradients',
+    'grid, decoy': 'misleading_gradients',
+    'decoy': 'misleading_gradients',
+    'cache 17/255': 'answers_depend_on_earlier_queries',
+    'dead zone': 'vanishing_gradients',
+    'flipped 30 %': 'misleading_gradients',
+}
+PICTURE_RANGE = (-0.15, 0.35)
 
 
 def load_network(path: str) -> nn.Module:
@@ -84,6 +101,34 @@ def adaptive(
     return 100 * left.double().mean().item()
 
 
+def draw(network: nn.Module, image: Tensor, label: Tensor, path: Path) -> None:
+    """Draw how the margin changes up the gradient, and what it says."""
+    torch.manual_seed(0)
+    start = THREAT_MODEL.ball(image).random_start()
+    lengths = torch.linspace(0, 2 / 255, 81)
+    figure, axes = plt.subplots(2, 5, figsize=(12, 4.6), sharex=True)
+    for axis, (name, alarm) in zip(axes.flat, PICTURES.items()):
+        model = PLANTED[name](network) if name in PLANTED else network
+        with torch.no_grad():
+            model(image)  # the query that a cache remembers
+        before, gradient = margin_gradient(model, start, label)
+        line = start + lengths.view(-1, 1, 1, 1) * gradient.sign()
+        with torch.no_grad():
+            logits = torch.cat([model(one) for one in line.split(1)])
+        rise = margin(logits, label.expand(len(line))) - before
+        axis.plot(255 * lengths, lengths * gradient.abs().sum(), '--')
+        axis.plot(255 * lengths, rise)
+        axis.set_ylim(*PICTURE_RANGE)
+        axis.set_title(f'{name}\n{alarm}', fontsize=8)
+    figure.supxlabel('length of the step up the gradient, in 1/255')
+    figure.supylabel('rise of the margin')
+    labels = ['what the gradient says', 'what happens']
+    figure.legend(axes.flat[0].lines, labels, loc='upper right', ncols=2)
+    figure.suptitle('One image at a random point of the ball', x=0.2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('data')
@@ -92,10 +137,16 @@ def main() -> None:
     parser.add_argument('--undefended', required=True)
     parser.add_argument('--num-images', type=int, default=100)
     parser.add_argument('--only-report', action='store_true')
+    parser.add_argument('--picture', type=Path, help='draw, and do no more')
     args = parser.parse_args()
     MMLogger.get_instance('mmengine', log_level='ERROR')
     pixels, labels = read_images(args.data, 'test', args.num_images)
     images = pixels.float() / 255
+    if args.picture:
+        network = load_network(args.robust)
+        first = is_right(network, images, labels).nonzero()[0]
+        draw(network, images[first], labels[first], args.picture)
+        return
     rows = json.loads(args.out.read_text()) if args.out.exists() else {}
     for base in ('robust', 'undefended'):
         network = load_network(getattr(args, base))

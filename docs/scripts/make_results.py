@@ -237,6 +237,29 @@ def table_of_method(method: str) -> str:
     )
 
 
+def table_of_planted() -> str:
+    """Models that are planted to look robust: before, now, and the truth."""
+    before, now = (
+        load(RESULTS / 'planted' / f'{name}.json')
+        for name in ('before', 'now')
+    )
+    rows = []
+    for key, row in now.items():
+        shown = [before[key]['reported'], row['reported'], row['adaptive']]
+        rows.append(
+            [
+                *key.split(', ', 1),
+                f'{row["clean"]:.0f}',
+                *(f'{value:.0f}' for value in shown),
+                ', '.join(before[key]['alarms']) or '-',
+                ', '.join(row['alarms']) or '-',
+            ]
+        )
+    figures = ['clean', 'before', 'now', 'adaptive']
+    head = ['network', 'planted', *figures, 'alarms before', 'alarms now']
+    return markdown_table(head, rows)
+
+
 def tables() -> dict[Path, dict[str, str]]:
     """Each generated part, by page and name."""
     found = {
@@ -255,6 +278,7 @@ def tables() -> dict[Path, dict[str, str]]:
         'evaluations': '\n'.join(parts),
         'interruptions': table_of_trials(),
     }
+    found[DOCS / 'alarms.md'] = {'planted': table_of_planted()}
     found[DOCS / 'performance.md'] = performance_tables.tables()
     return found
 
