@@ -31,8 +31,8 @@ class SecondOpinion(Attack):
         queries (int): Squares that are tried, at least 1.
     """
 
-    gradients: int = 6
-    queries: int = 8
+    gradients: int = 5
+    queries: int = 6
     loss = 'margin'
 
     def __post_init__(self) -> None:

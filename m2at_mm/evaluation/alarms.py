@@ -25,6 +25,7 @@ _UNSUSPICIOUS = dict(
     realised_long=1.0,
     gradient_noise_correlation=1.0,
     misled=0.0,
+    misled_images=0,
     unchanged_outputs=0.0,
     memory_difference=0.0,
     memory_gradient=0.0,
@@ -147,13 +148,13 @@ SIGNS = (
         lambda f: (
             f.pass_difference <= _SAME_OUTPUT
             and (
-                (f.misled >= 0.03 and f.misled * f.num_images >= 2)
+                (f.misled >= 0.03 and f.misled_images >= 2)
                 or f.realised_long < 0.2
             )
         ),
         'a step of 0.25/255 up the gradient raises the margin by less than '
         '0.3 times what the gradient says on {misled_percent:.0f} % of '
-        '{num_images} images (in the median {realised_at_image:.2f} times at '
+        'images (in the median {realised_at_image:.2f} times at '
         'the image, {realised_at_random:.2f} at a random point of the ball, '
         '{realised_on_path:.2f} on the path of PGD; a step of 1/255 '
         '{realised_long:.2f}; gradients 1/255 apart have a cosine of '

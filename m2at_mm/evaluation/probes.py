@@ -82,7 +82,7 @@ def probe(
         at a random point of the ball, and where PGD goes;
         ``realised_long``, the smallest of these for a step of 1/255;
         ``misled``, the share of images where one of the short ones is below
-        0.3; ``gradient_noise_correlation``, the median cosine of gradients
+        0.3, and ``misled_images``, their number; ``gradient_noise_correlation``, the median cosine of gradients
         that are 1/255 apart, where it is smallest;
         ``saturated_loss``, the share where the cross-entropy is exactly 0 in
         float32; ``median_margin`` of the logits; ``large_eps`` and
@@ -216,9 +216,10 @@ _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
     memory_gradient=lambda c: c['memory_gradient'].mean(),
     unchanged_outputs=lambda c: c['unchanged'].mean(),
     misled=lambda c: c['misled'].mean(),
-    realised_at_image=lambda c: c['realised_at_image'].median(),
-    realised_at_random=lambda c: c['realised_at_random'].median(),
-    realised_on_path=lambda c: c['realised_on_path'].median(),
+    misled_images=lambda c: c['misled'].long().sum(),
+    realised_at_image=lambda c: c['realised_short'][:, 0].median(),
+    realised_at_random=lambda c: c['realised_short'][:, 1].median(),
+    realised_on_path=lambda c: c['realised_short'][:, 2].median(),
     realised_long=lambda c: c['realised_long'].median(0).values.min(),
     gradient_noise_correlation=lambda c: (
         c['noise_correlation'].median(0).values.min()

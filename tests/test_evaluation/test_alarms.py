@@ -188,10 +188,14 @@ SOUND: dict[str, Any] = dict(
         (dict(saturated_loss=0.7), 'saturated_loss'),
         (dict(large_eps_correct=40), 'large_eps_withstood'),
         (dict(large_eps_correct=13), None),
-        (dict(misled=0.02), None),
-        (dict(misled=0.05), 'misleading_gradients'),
+        (dict(misled=0.02, misled_images=9), None),
+        (dict(misled=0.05, misled_images=1), None),
+        (dict(misled=0.05, misled_images=2), 'misleading_gradients'),
         (dict(realised_long=0.1), 'misleading_gradients'),
-        (dict(misled=0.05, pass_difference=0.01), 'randomised_outputs'),
+        (
+            dict(misled=0.5, misled_images=9, pass_difference=0.01),
+            'randomised_outputs',
+        ),
         (dict(unchanged_outputs=0.01), None),
         (dict(unchanged_outputs=0.05), 'unchanged_outputs'),
         (
