@@ -82,8 +82,9 @@ def probe(
         at a random point of the ball, and where PGD goes;
         ``realised_long``, the smallest of these for a step of 1/255;
         ``misled``, the share of images where one of the short ones is below
-        0.3, and ``misled_images``, their number; ``gradient_noise_correlation``, the median cosine of gradients
-        that are 1/255 apart, where it is smallest;
+        0.3, and ``misled_images``, their number;
+        ``gradient_noise_correlation``, the median cosine of gradients that
+        are 1/255 apart, where it is smallest;
         ``saturated_loss``, the share where the cross-entropy is exactly 0 in
         float32; ``median_margin`` of the logits; ``large_eps`` and
         ``large_eps_correct``, the number of images that withstand PGD-20 on

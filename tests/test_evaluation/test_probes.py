@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from evaluation_support import MASKS, Masked
-from torch import nn
+from planted_models import PLANTED
+from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel
+from m2at_mm.attacks import ThreatModel, margin
 from m2at_mm.evaluation import find_alarms
 from m2at_mm.evaluation.probes import probe
 
@@ -37,6 +39,49 @@ def test_masked_gradients_raise_their_alarm(
     torch.manual_seed(0)
     figures = probe(Masked(robust_model, how), *right, ThreatModel())
     assert MASKS[how] in names(figures)
+
+
+@pytest.mark.parametrize('name', PLANTED)
+def test_planted_models_raise_an_alarm(
+    robust_model: nn.Module, right: list, name: str
+) -> None:
+    torch.manual_seed(0)
+    model = PLANTED[name](robust_model)
+    found = names(probe(model, *right, ThreatModel()))
+    if name == 'counter 200':  # it is honest for so many queries
+        assert found == []
+    else:
+        assert {
+            'misleading_gradients',
+            'answers_depend_on_earlier_queries',
+            'vanishing_gradients',
+            'unchanged_outputs',
+        } & {*found}
+
+
+@pytest.mark.parametrize('shared', [True, False])
+def test_memory_of_queries_is_found(
+    robust_model: nn.Module, right: list, shared: bool
+) -> None:
+    """A model whose logits change, for all images and for good."""
+
+    class Tiring(nn.Module):
+        calls = 0
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.calls += 1
+            logits = robust_model(images)
+            return 0.9 * logits if self.calls > 200 else logits
+
+    model = Tiring()
+    fresh = copy.deepcopy(model)
+    with torch.no_grad():
+        margins = margin(model(right[0]), right[1])
+    model.calls = 201
+    # Copies may share a memory: then margins tell of it.
+    given = dict(margins=margins, fresh=model) if shared else dict(fresh=fresh)
+    figures = probe(model, *right, ThreatModel(), **given)
+    assert names(figures) == ['answers_depend_on_earlier_queries']
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
