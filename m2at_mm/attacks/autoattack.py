@@ -39,9 +39,6 @@ _TARGETS = 9
 def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
     """The attacks of a version of AutoAttack that the classes allow.
 
-    With 3 classes, apgd-dlr takes the place of apgd-t, whose loss needs 4
-    logits; with 2 there is neither.
-
     Raises:
         ValueError: ``version`` is unknown or there is only one class.
     """
@@ -52,7 +49,7 @@ def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
             'attacked'
         )
     names = _VERSIONS[version]
-    if num_classes == 3:
+    if num_classes == 3:  # which the loss of apgd-t cannot compare
         names = tuple(name.replace('apgd-t', 'apgd-dlr') for name in names)
     return tuple(n for n in names if num_classes >= _PARTS[n][1])
 
@@ -79,29 +76,22 @@ def describe_reduction(version: str, num_classes: int) -> str | None:
 class AutoAttack(Attack):
     """AutoAttack or some of its attacks, run by ``pyautoattack``.
 
-    Each attack goes on where the one before it failed, with the settings of
-    its version: 100 iterations, one restart, 5000 queries. An image that
-    withstands, or is misclassified without attack, stays clean. The outcome
-    depends on the batch, for which random starts are drawn from the same
-    ``seed`` each time, as in the package. Autocast is left: the last steps
-    are shorter than half precision can tell apart.
+    Each attack, with the settings of its version, goes on where the one before
+    it failed; an image that withstands, or is misclassified without attack,
+    stays clean. The outcome depends on the batch. Autocast is left: the last
+    steps are shorter than half precision can tell apart.
 
     Args:
         attacks (Sequence[str], optional): Some of ``'apgd-ce'``,
             ``'apgd-dlr'``, ``'apgd-t'``, ``'fab-t'`` and ``'square'``.
-            Defaults to None, all of the version's that the model's number of
+            Defaults to all of the version's that the model's number of
             classes allows.
         version (str): ``'standard'``, or ``'rand'`` for randomised models:
             20 gradients are averaged per step.
-        seed (int): Seed of the random starts.
+        seed (int): Seed of the random starts of each batch.
 
     Raises:
         ImportError: ``pyautoattack`` is not installed.
-        ValueError: From the call: the model has too few classes for one of
-            ``attacks``.
-
-    Example:
-        >>> eval_attacks = dict(autoattack=dict(type='m2at_mm.AutoAttack'))
     """
 
     attacks: Sequence[str] | None = None
@@ -121,7 +111,7 @@ class AutoAttack(Attack):
         result = images.clone()
         logits = _Logits(batch)
         attacked = attack_mode(batch.model, full_precision=True)
-        with attacked, own_random_stream(images.device):
+        with attacked, own_random_stream(images.device), torch.no_grad():
             clean = logits(images)
             robust = predicted_labels(clean) == labels
             package = self._package(logits, clean.shape[1])
@@ -129,12 +119,15 @@ class AutoAttack(Attack):
                 left = robust.nonzero().flatten()
                 if not len(left):
                     break
-                found = _run(package, name, images[left], labels[left])
+                # As in run_standard_evaluation, without its checks: they are
+                # five forward passes and a trace function for every batch.
+                attack = getattr(package, _PARTS[name][0])
+                if attack is package.apgd:
+                    attack.loss = name.removeprefix('apgd-')
+                found = attack.perturb(images[left], labels[left])
                 # The package may round a pixel out of the ball.
-                ball = batch.threat_model.ball(images[left])
-                found = ball.project(found.detach())
-                with torch.no_grad():
-                    fooled = predicted_labels(logits(found)) != labels[left]
+                found = batch.threat_model.ball(images[left]).project(found)
+                fooled = predicted_labels(logits(found)) != labels[left]
                 result[left[fooled]] = found[fooled]
                 robust[left[fooled]] = False
         # Exactly inside for images in double precision, too.
@@ -197,17 +190,3 @@ def _import_package() -> Any:
     # It tells of every version it sets up.
     logging.getLogger('auto-attack').setLevel(logging.WARNING)
     return pyautoattack
-
-
-@torch.no_grad()
-def _run(package: Any, name: str, images: Tensor, labels: Tensor) -> Tensor:
-    """One attack as ``run_standard_evaluation`` runs it, without its checks.
-
-    They are five forward passes and a trace function for every batch.
-    """
-    attack = getattr(package, _PARTS[name][0])
-    if attack is package.apgd:
-        attack.loss = name.removeprefix('apgd-')
-    attack.seed = package.seed
-    adversarial: Tensor = attack.perturb(images, labels)
-    return adversarial

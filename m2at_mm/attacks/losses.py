@@ -25,27 +25,22 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
     """Margin of the best wrong class: max_{k != y} z_k - z_y, per image.
 
     The loss f_6 of Carlini and Wagner (arXiv 1608.04644, section V-A) with
-    the sign turned, without its cut at a confidence: positive where the image
-    is misclassified. The largest of probabilities is taken as the label.
+    the sign turned, without its cut at a confidence. The largest of
+    probabilities is taken as the label.
     """
     label = hard_labels(target).unsqueeze(1)
-    own = logits.gather(1, label)
     others = logits.scatter(1, label, -torch.inf)
-    return others.amax(1) - own.squeeze(1)
+    return others.amax(1) - logits.gather(1, label).squeeze(1)
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(softmax(reference) || softmax(logits)) per image.
 
-    With the clean image's logits as reference, shape (N, K), it is the attack
-    loss of TRADES (arXiv 1901.08573, equation 5).
+    With the clean image's logits as reference it is the attack loss of TRADES
+    (arXiv 1901.08573, equation 5).
     """
-    return F.kl_div(
-        F.log_softmax(logits, dim=1),
-        F.log_softmax(reference, dim=1),
-        reduction='none',
-        log_target=True,
-    ).sum(1)
+    log_p, log_q = (F.log_softmax(z, dim=1) for z in (logits, reference))
+    return F.kl_div(log_p, log_q, reduction='none', log_target=True).sum(1)
 
 
 # The losses by the name that a config gives. 'kl' takes the clean logits in
@@ -60,10 +55,7 @@ LOSSES: dict[str, AttackLoss] = {
 def as_target(
     target: Tensor, num_images: int, check_values: bool = True
 ) -> Tensor:
-    """Labels or probabilities as the losses take them.
-
-    Given are labels, whole numbers of shape (N, ), or probabilities or one-hot
-    labels, shape (N, K).
+    """Labels, (N, ), or probabilities, (N, K), as the losses take them.
 
     Raises:
         TypeError: ``target`` has another shape or type.
@@ -77,12 +69,8 @@ def as_target(
                 'counted from 0'
             )
         return labels
-    if (
-        target.ndim != 2
-        or len(target) != num_images
-        or target.shape[1] < 2
-        or target.is_complex()
-    ):
+    is_table = target.ndim == 2 and len(target) == num_images
+    if not is_table or target.shape[1] < 2 or target.is_complex():
         raise TypeError(
             f'target must be labels, whole numbers of shape ({num_images}, ), '
             f'or probabilities of shape ({num_images}, K), but got '
@@ -107,8 +95,7 @@ def check_classes(
     """Refuse a target of other classes than the model's.
 
     Raises:
-        ValueError: They are others. Labels are looked at only with
-            ``check_values``, as the host waits for a GPU.
+        ValueError: They are others; labels only with ``check_values``.
     """
     if target.ndim == 2:
         fits = target.shape[1] == num_classes

@@ -18,14 +18,11 @@ from m2at_mm.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class FGSM(PGD):
-    """One step, of a length in radii.
+    """One step, of a length in radii, above 0.
 
     The fast gradient sign method of arXiv 1412.6572 under linf. With
     ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of Fast-AT
-    (arXiv 2001.03994).
-
-    The length of the step, ``step``, is in radii, above 0; the other settings
-    are those of :class:`PGD`.
+    (arXiv 2001.03994). The other settings are those of :class:`PGD`.
     """
 
     def __init__(
@@ -38,17 +35,8 @@ class FGSM(PGD):
     ) -> None:
         check_number('step', step, above=0)
         self.step = step
-        super().__init__(
-            steps=1,
-            loss=loss,
-            random_start=random_start,
-            bn_mode=bn_mode,
-            full_precision=full_precision,
-        )
-
-    def length_of_step(self, threat_model: ThreatModel) -> float:
-        """``step`` radii."""
-        return self.step_factor * self.step * threat_model.eps
+        super().__init__(1, None, loss, random_start, bn_mode=bn_mode)
+        self.full_precision = full_precision
 
 
 @TASK_UTILS.register_module()
@@ -56,8 +44,7 @@ class FGSM(PGD):
 class NFGSM(Attack):
     """The train attack of N-FGSM: a step from strong noise, not projected.
 
-    De Jorge et al., "Make Some Noise", arXiv 2202.01181, with
-    n ~ U(-k*eps, k*eps)::
+    arXiv 2202.01181, with n ~ U(-k*eps, k*eps)::
 
         x' = clip(x + n + alpha*sign(grad CE(f(x + n), y)))
 

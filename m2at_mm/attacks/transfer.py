@@ -20,15 +20,12 @@ class Transfer(Attack):
 
     Args:
         surrogate (dict): Config of an ``AdversarialClassifier``.
-        checkpoint (str): File with the surrogate's weights.
-        attack (dict, optional): Config of the attack on the surrogate.
-            Defaults to None, PGD-20.
+        checkpoint (str): File with its weights.
+        attack (dict, optional): The attack on it. Defaults to PGD-20.
 
     Example:
-        >>> eval_attacks = dict(transfer=dict(
-        ...     type='m2at_mm.Transfer', surrogate=dict(
-        ...         type='m2at_mm.AdversarialClassifier', ...),
-        ...     checkpoint='surrogate.pth'))
+        >>> dict(type='m2at_mm.Transfer', checkpoint='surrogate.pth',
+        ...      surrogate=dict(type='m2at_mm.AdversarialClassifier', ...))
     """
 
     black_box = True
