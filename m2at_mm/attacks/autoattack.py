@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode
@@ -37,11 +38,7 @@ _TARGETS = 9
 
 
 def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
-    """The attacks of a version of AutoAttack that the classes allow.
-
-    Raises:
-        ValueError: ``version`` is unknown or there is only one class.
-    """
+    """The attacks of a version of AutoAttack that the classes allow."""
     check_choice('version', version, _VERSIONS)
     if num_classes < 2:
         raise ValueError(
@@ -76,22 +73,16 @@ def describe_reduction(version: str, num_classes: int) -> str | None:
 class AutoAttack(Attack):
     """AutoAttack or some of its attacks, run by ``pyautoattack``.
 
-    Each attack, with the settings of its version, goes on where the one before
-    it failed; an image that withstands, or is misclassified without attack,
-    stays clean. The outcome depends on the batch. Autocast is left: the last
-    steps are shorter than half precision can tell apart.
+    Each attack goes on where the one before it failed; an image that
+    withstands stays clean. The outcome depends on the batch. Autocast is left.
 
     Args:
         attacks (Sequence[str], optional): Some of ``'apgd-ce'``,
             ``'apgd-dlr'``, ``'apgd-t'``, ``'fab-t'`` and ``'square'``.
-            Defaults to all of the version's that the model's number of
-            classes allows.
+            Defaults to those of the version that the classes allow.
         version (str): ``'standard'``, or ``'rand'`` for randomised models:
             20 gradients are averaged per step.
         seed (int): Seed of the random starts of each batch.
-
-    Raises:
-        ImportError: ``pyautoattack`` is not installed.
     """
 
     attacks: Sequence[str] | None = None
@@ -109,12 +100,12 @@ class AutoAttack(Attack):
         """See :class:`Attack`."""
         images, labels = batch.images.contiguous().float(), batch.labels
         result = images.clone()
-        logits = _Logits(batch)
+        logits = partial(_logits, batch)
         attacked = attack_mode(batch.model, full_precision=True)
         with attacked, own_random_stream(images.device), torch.no_grad():
             clean = logits(images)
             robust = predicted_labels(clean) == labels
-            package = self._package(logits, clean.shape[1])
+            package = self._package(batch, clean.shape[1])
             for name in self.components(clean.shape[1]):
                 left = robust.nonzero().flatten()
                 if not len(left):
@@ -147,15 +138,14 @@ class AutoAttack(Attack):
                 )
         return tuple(self.attacks)
 
-    def _package(self, logits: _Logits, num_classes: int) -> Any:
-        threat_model = logits.batch.threat_model
+    def _package(self, batch: Batch, num_classes: int) -> Any:
         package = _import_package().AutoAttack(
-            logits,
-            norm=threat_model.norm.capitalize(),
-            eps=threat_model.eps,
+            partial(_logits, batch),
+            norm=batch.threat_model.norm.capitalize(),
+            eps=batch.threat_model.eps,
             version=self.version,
             seed=self.seed,
-            device=logits.batch.images.device,
+            device=batch.images.device,
         )
         targets = min(_TARGETS, num_classes - 1)
         package.apgd_targeted.n_target_classes = targets
@@ -164,19 +154,12 @@ class AutoAttack(Attack):
         return package
 
 
-class _Logits(nn.Module):
-    """The model, with what the package takes for granted."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__()
-        self.batch = batch  # its model's mode is attack_mode's business
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.requires_grad:
-            images = images.view_as(images)
-            # The package reshapes gradients by view.
-            images.register_hook(lambda gradient: gradient.contiguous())
-        return self.batch.logits(images).float()
+def _logits(batch: Batch, images: Tensor) -> Tensor:
+    if images.requires_grad:
+        images = images.view_as(images)
+        # The package reshapes gradients by view.
+        images.register_hook(lambda gradient: gradient.contiguous())
+    return batch.logits(images).float()
 
 
 def _import_package() -> Any:

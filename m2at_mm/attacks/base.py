@@ -59,29 +59,36 @@ class Attack(ABC):
             threat_model (ThreatModel): Norm and radius.
             stop_when_fooled (bool): For evaluation, where the attack can: an
                 image that is misclassified, also the clean one, is done.
-            check_range (bool): Check the values of images and target, for
-                which the host waits for a GPU.
+            check_range (bool): Check values, for which the host waits.
 
         Returns:
-            Tensor: Images inside ball and box exactly, shape (N, C, H, W),
-            detached; float32, or float64 if the given ones are.
+            Tensor: Images inside ball and box exactly, shape (N, C, H, W);
+            float32, or float64 if the given ones are.
 
         Raises:
-            ValueError: Images are not in [0, 1], or the target does not fit
-                the model's classes or has rows that are no probabilities.
-            TypeError: Images are not floats, the target has a wrong shape or
-                type, or the model gives no logits.
+            TypeError: Images, target or logits are of a wrong shape or type.
+            ValueError: Images are not in [0, 1], or the target is wrong.
         """
-        _check_images(images, check_range)
+        if images.ndim != 4 or not images.is_floating_point():
+            raise TypeError(
+                'images must be floats of shape (N, C, H, W), but got '
+                f'{images.dtype} of shape {tuple(images.shape)}'
+            )
+        if check_range and images.numel():
+            low, high = images.min(), images.max()
+            if not (0 <= low and high <= 1):  # nor NaN
+                raise ValueError(
+                    f'images must be in [0, 1], but are in [{low:g}, {high:g}'
+                    ']: divide 0-255 values by 255, and let the model '
+                    'normalise, not the data'
+                )
         target = as_target(target, len(images), check_range)
         # Copies are no inference tensors, which autograd would not take.
         with torch.inference_mode(False):
             images = full(images.detach().clone())
             target = target.detach().clone()
-        batch = Batch(model, images, target, threat_model)
-        batch.stop_when_fooled = stop_when_fooled
-        batch.check_values = check_range
-        return self.perturb(batch)
+        given = model, images, target, threat_model
+        return self.perturb(Batch(*given, stop_when_fooled, check_range))
 
     @abstractmethod
     def perturb(self, batch: Batch) -> Tensor:
@@ -94,10 +101,7 @@ class Attack(ABC):
 
 @dataclass
 class Batch:
-    """The arguments of an attack's call, checked.
-
-    A loss compares logits with ``reference``, by default the target.
-    """
+    """The checked arguments of an attack, and what losses compare with."""
 
     model: nn.Module
     images: Tensor
@@ -172,19 +176,3 @@ class Batch:
         # Not predicted_labels(): images whose logits overflow must stay in
         # the attack, for their gradient to be reported.
         return self.logits(images).argmax(1) != self.labels
-
-
-def _check_images(images: Tensor, check_range: bool) -> None:
-    if images.ndim != 4 or not images.is_floating_point():
-        raise TypeError(
-            'images must be floats of shape (N, C, H, W), but got '
-            f'{images.dtype} of shape {tuple(images.shape)}'
-        )
-    if check_range and images.numel():
-        low, high = images.min(), images.max()
-        if not (0 <= low and high <= 1):
-            raise ValueError(
-                f'images must be in [0, 1], but are in [{low:g}, {high:g}]: '
-                'divide 0-255 values by 255, and let the model normalise, '
-                'not the data'
-            )

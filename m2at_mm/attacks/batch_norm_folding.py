@@ -28,12 +28,10 @@ _Pair = tuple[nn.Conv2d, Any]
 def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     """Let convolutions do the work of the batch norms behind them.
 
-    In eval mode a batch norm is an affine map per channel. Inside, each one
-    that alone reads a convolution's output is passed over, and the
-    convolution computes with weights that hold the map; afterwards every
-    module is what it was. Models that draw random numbers or are compiled are
-    left alone, as are modules with hooks. The model is as inside
-    :func:`attack_mode`, and takes batches like ``images``.
+    In eval mode a batch norm is an affine map per channel: one that alone
+    reads a convolution's output is passed over, and the convolution computes
+    with weights that hold the map. Models that draw random numbers or are
+    compiled are left alone, as are modules with hooks.
     """
     pairs = _find_pairs(model, images)
     weights = {conv.weight.dtype: conv.weight for conv, _ in pairs}
@@ -73,11 +71,6 @@ def _fold(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def _find_pairs(model: nn.Module, images: Tensor) -> list[_Pair]:
-    """The pairs of a model that can be folded, maybe none.
-
-    They are seen in a forward pass of one image, anew for each attack: every
-    operation on a convolution's output counts.
-    """
     modules: list[Any] = list(model.modules())
     convs = [
         module
@@ -125,7 +118,6 @@ def _is_free(module: nn.Module, *forwards: Any) -> bool:
 
 
 def _is_compiled(modules: list[nn.Module]) -> bool:
-    """Whether torch.compile holds any of the modules' computation."""
     return any(
         getattr(module, '_compiled_call_impl', None) is not None
         or hasattr(module, '_orig_mod')
@@ -137,7 +129,6 @@ def _is_compiled(modules: list[nn.Module]) -> bool:
 
 
 def _random_state(device: torch.device) -> bytes:
-    """The streams that a model may draw from, all kept by the host."""
     streams = [random.getstate(), np.random.get_state()]
     streams.append(torch.get_rng_state().numpy())
     if device.type == 'cuda':

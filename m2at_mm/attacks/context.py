@@ -34,8 +34,7 @@ def attack_mode(
 ) -> Iterator[None]:
     """Prepare a model for gradients on its images alone, then restore it.
 
-    Inside, gradients are enabled and the parameters frozen. Afterwards, also
-    on an exception, modes of modules and ``requires_grad`` are what they were.
+    Inside, gradients are enabled and the parameters frozen.
 
     Args:
         model (nn.Module): The attacked model.
@@ -44,9 +43,8 @@ def attack_mode(
             in train mode), uses the statistics of the attacked batch and
             leaves the running ones untouched. ``'train'``: every module in
             the mode it is in.
-        images (Tensor, optional): A batch that the model takes, with which
-            batch norms are folded in mode ``'eval'``, see
-            :func:`folded_norms`.
+        images (Tensor, optional): A batch with which :func:`folded_norms`
+            looks for batch norms in mode ``'eval'``.
         full_precision (bool): Leave autocast.
     """
     check_choice('bn_mode', bn_mode, BN_MODES)
@@ -69,12 +67,9 @@ def attack_mode(
 
 @contextmanager
 def _frozen_and_switched(model: nn.Module, bn_mode: str) -> Iterator[None]:
-    """Freeze parameters; modules in the modes of :func:`attack_mode`."""
     # Inside FSDP they are views of its own parameters and cannot be frozen;
     # a gradient that is asked for on the images alone skips them as well.
-    parameters = [
-        p for p in model.parameters() if p.requires_grad and p.is_leaf
-    ]
+    frozen = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
     training = [(module, module.training) for module in model.modules()]
     live_norms = [
         module
@@ -85,7 +80,7 @@ def _frozen_and_switched(model: nn.Module, bn_mode: str) -> Iterator[None]:
         and (mode or not model.training)
     ]
     try:
-        for parameter in parameters:
+        for parameter in frozen:
             parameter.requires_grad_(False)
         if bn_mode != 'train':
             for module, _ in training:
@@ -101,19 +96,14 @@ def _frozen_and_switched(model: nn.Module, bn_mode: str) -> Iterator[None]:
             norm.track_running_stats = True
         for module, mode in training:
             module.training = mode
-        for parameter in parameters:
+        for parameter in frozen:
             parameter.requires_grad_(True)
 
 
 @contextmanager
 def differentiable_checkpoints() -> Iterator[None]:
-    """Checkpoint activations in the form that ``autograd.grad`` accepts.
-
-    PyTorch's default, the reentrant one, works in ``backward`` alone.
-    """
-    places: list[Any] = [
-        sys.modules[name] for name in _CHECKPOINTING if name in sys.modules
-    ]
+    """Checkpoint activations in a form that ``autograd.grad`` accepts."""
+    places: Any = [sys.modules[n] for n in _CHECKPOINTING if n in sys.modules]
     plain = [place.checkpoint for place in places]
 
     def checkpoint(*args: Any, **kwargs: Any) -> Any:

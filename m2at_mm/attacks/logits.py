@@ -32,16 +32,9 @@ def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
 
 
 def logits_of(
-    model: Callable[[Tensor], Any],
-    images: Tensor,
-    compile_mode: str | None = None,
+    model: Callable[..., Any], images: Tensor, compile_mode: str | None = None
 ) -> Any:
-    """What a model returns for a batch, also for a batch of one image.
-
-    With a ``compile_mode`` the model is called through :func:`torch.compile`.
-    Nothing is kept on the model, and what was compiled serves all later calls
-    with the same model and shapes.
-    """
+    """What a model, maybe compiled, returns for a batch, also of one image."""
     images = at_entrance(model, images)
     if compile_mode is not None:
         model = functools.partial(_compiled_call(compile_mode), model)
@@ -63,9 +56,6 @@ def _compiled_call(mode: str) -> Callable[..., Any]:
 
 
 def predicted_labels(logits: Tensor) -> Tensor:
-    """The label of the largest logit; :data:`NO_LABEL` unless all are finite.
-
-    ``argmax`` would answer "class 0" there.
-    """
+    """Label of the largest logit; :data:`NO_LABEL` unless all are finite."""
     labels = logits.argmax(1)
     return labels.masked_fill(~logits.isfinite().all(1), NO_LABEL)

@@ -13,12 +13,7 @@ from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import BN_MODES
 from m2at_mm.attacks.logits import COMPILE_MODES, predicted_labels
 from m2at_mm.attacks.losses import LOSSES
-from m2at_mm.attacks.threat_model import (
-    Pixels,
-    ThreatModel,
-    parse_length,
-    parse_pixels,
-)
+from m2at_mm.attacks.threat_model import Pixels, ThreatModel, parse_length
 from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.registry import TASK_UTILS
 
@@ -38,8 +33,7 @@ class PGD(Attack):
         loss (str): ``'ce'``, the cross-entropy; ``'margin'``, the best wrong
             logit minus the right one; or ``'kl'``, the divergence from the
             clean images' probabilities.
-        random_start (bool): Start at a random point of the ball instead of
-            the clean image.
+        random_start (bool): Start at a random point of the ball.
         noise_std (float, optional): Start at Gaussian noise of this standard
             deviation around the clean image. Defaults to a uniform start.
         restarts (int): Runs, each from a start of its own. Per image the
@@ -47,12 +41,7 @@ class PGD(Attack):
         bn_mode (str): See :func:`attack_mode`. Only with ``'eval'`` can an
             image leave the batch once it is misclassified.
         full_precision (bool): Under autocast, attack in float32 all the same.
-        compile_mode (str, optional): A mode of :func:`torch.compile`, like
-            ``'reduce-overhead'``. Defaults to None, not compiled.
-
-    Example:
-        >>> train_attack = dict(
-        ...     type='m2at_mm.PGD', steps=10, step_size='2/255')
+        compile_mode (str, optional): A mode of :func:`torch.compile`.
     """
 
     steps: int = 10
@@ -123,7 +112,7 @@ class PGD(Attack):
         """A quarter of the radius, or ``step_size``."""
         if self.step_size is None:
             return self.step_factor * self.step * threat_model.eps
-        return self.step_factor * parse_pixels(self.step_size, 'step_size')
+        return self.step_factor * parse_length(self.step_size, 'step_size')
 
     def _start(self, batch: Batch) -> Tensor:
         if not self.random_start:
@@ -144,9 +133,8 @@ class PGD(Attack):
             if stop:
                 fooled = predicted_labels(logits) != batch.labels
                 # Asked together, as the host waits for a GPU to answer.
-                finite, some = torch.stack(
-                    [gradient.isfinite().all(), fooled.any()]
-                ).tolist()
+                both = torch.stack([gradient.isfinite().all(), fooled.any()])
+                finite, some = both.tolist()
                 if not finite:
                     raise FloatingPointError(
                         'the gradient of the images is not finite: the attack '

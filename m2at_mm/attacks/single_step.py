@@ -18,11 +18,10 @@ from m2at_mm.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class FGSM(PGD):
-    """One step, of a length in radii, above 0.
+    """One step, of a length in radii, above 0 (arXiv 1412.6572).
 
-    The fast gradient sign method of arXiv 1412.6572 under linf. With
-    ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of Fast-AT
-    (arXiv 2001.03994). The other settings are those of :class:`PGD`.
+    With ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of
+    Fast-AT (arXiv 2001.03994). Other settings are those of :class:`PGD`.
     """
 
     def __init__(
@@ -42,17 +41,14 @@ class FGSM(PGD):
 @TASK_UTILS.register_module()
 @dataclass(eq=False)
 class NFGSM(Attack):
-    """The train attack of N-FGSM: a step from strong noise, not projected.
+    """The train attack of N-FGSM (arXiv 2202.01181), for linf alone.
 
-    arXiv 2202.01181, with n ~ U(-k*eps, k*eps)::
+    With n ~ U(-k*eps, k*eps), k ``noise`` and alpha ``step``, in radii::
 
         x' = clip(x + n + alpha*sign(grad CE(f(x + n), y)))
 
     Its images leave the ball by definition, up to k + alpha radii, but not
-    [0, 1]: it is for training, not for measuring. Only for linf.
-
-    ``noise`` is k, ``step`` is alpha, both in radii; the other settings are
-    those of :class:`PGD`.
+    [0, 1]. Other settings are those of :class:`PGD`.
     """
 
     noise: float = 2.0

@@ -15,12 +15,7 @@ Pixels = str | float | int
 
 
 def parse_pixels(value: Pixels, name: str) -> float:
-    """Read a size on the scale of images in [0, 1], like ``'8/255'`` or 0.03.
-
-    Raises:
-        TypeError: ``value`` is neither a string nor a number.
-        ValueError: ``value`` cannot be read, is negative or not finite.
-    """
+    """Read a size on the scale of images in [0, 1], like ``'8/255'``."""
     if isinstance(value, bool) or not isinstance(value, (str, float, int)):
         raise TypeError(
             f"{name} must be a number or a fraction like '8/255', but got "
@@ -40,12 +35,7 @@ def parse_pixels(value: Pixels, name: str) -> float:
 
 
 def parse_length(value: Pixels, name: str) -> float:
-    """Read a radius or a step size, like :func:`parse_pixels`.
-
-    Raises:
-        ValueError: A plain number is above 1, nearly always a value on the
-            0-255 scale; a fraction states its unit.
-    """
+    """A size; a plain number above 1 is nearly always on the 0-255 scale."""
     length = parse_pixels(value, name)
     if length > 1 and '/' not in str(value):
         raise ValueError(
@@ -91,17 +81,14 @@ class ThreatModel:
         return {'norm': self.norm, 'eps': self.eps}
 
     def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(norm={self.norm!r}, '
-            f"eps='{self.eps * 255:g}/255')"
-        )
+        size = f'{self.eps * 255:g}/255'
+        return f'{type(self).__name__}(norm={self.norm!r}, eps={size!r})'
 
 
 class Ball(ABC):
     """The allowed images around a batch: start, step and project in a norm.
 
-    Whatever the methods return is inside ball and box exactly: in the images'
-    own precision and in double, no distance exceeds ``eps``.
+    Results are inside exactly, in the images' own precision and in double.
     """
 
     order: float
@@ -147,9 +134,8 @@ class _LinfBall(Ball):
         self.upper = _bound(images, radius)
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.images).uniform_(
-            -self.eps, self.eps, generator=generator
-        )
+        noise = torch.empty_like(self.images)
+        noise.uniform_(-self.eps, self.eps, generator=generator)
         return self.project(noise.add_(self.images))
 
     def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
@@ -198,7 +184,6 @@ class _L2Ball(Ball):
 def _length(
     change: Tensor, order: float = 2, dtype: torch.dtype = torch.float64
 ) -> Tensor:
-    """Length of each image, (N, 1, 1, 1)."""
     length: Tensor = torch.linalg.vector_norm(
         change, order, (1, 2, 3), keepdim=True, dtype=dtype
     )

@@ -22,10 +22,6 @@ class Transfer(Attack):
         surrogate (dict): Config of an ``AdversarialClassifier``.
         checkpoint (str): File with its weights.
         attack (dict, optional): The attack on it. Defaults to PGD-20.
-
-    Example:
-        >>> dict(type='m2at_mm.Transfer', checkpoint='surrogate.pth',
-        ...      surrogate=dict(type='m2at_mm.AdversarialClassifier', ...))
     """
 
     black_box = True
@@ -38,26 +34,19 @@ class Transfer(Attack):
     ) -> None:
         self.surrogate: nn.Module = MODELS.build(surrogate)
         try:
-            load_checkpoint(
-                self.surrogate, checkpoint, map_location='cpu', strict=True
-            )
+            load_checkpoint(self.surrogate, checkpoint, 'cpu', strict=True)
         except RuntimeError as error:
             raise ValueError(
                 f'checkpoint={checkpoint!r} does not fit the surrogate: give '
                 f'the config that belongs to it. {error}'
             ) from error
         self.surrogate.eval()
-        self.attack: Attack = TASK_UTILS.build(
-            attack or dict(type='m2at_mm.PGD', steps=20)
-        )
+        attack = attack or dict(type='m2at_mm.PGD', steps=20)
+        self.attack: Attack = TASK_UTILS.build(attack)
 
     def perturb(self, batch: Batch) -> Tensor:
         """See :class:`Attack`."""
         # Not stopped: what fools the surrogate need not yet fool the model.
-        return self.attack(
-            self.surrogate.to(batch.images.device),
-            batch.images,
-            batch.target,
-            batch.threat_model,
-            check_range=batch.check_values,
-        )
+        surrogate = self.surrogate.to(batch.images.device)
+        given = batch.images, batch.target, batch.threat_model
+        return self.attack(surrogate, *given, check_range=batch.check_values)

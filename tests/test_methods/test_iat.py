@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from m2at_mm.methods import IAT
-from m2at_mm.methods.iat import Mixup
+from m2at_mm.methods.baselines import Mixup
 
 
 def test_published_formula(
