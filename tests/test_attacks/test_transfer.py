@@ -19,26 +19,19 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def test_images_are_those_against_the_surrogate(checkpoint: str) -> None:
-    transfer = TASK_UTILS.build(
-        dict(
-            type='m2at_mm.Transfer',
-            surrogate=adversarial_cfg(),
-            checkpoint=checkpoint,
-            attack=dict(type='m2at_mm.PGD', steps=3),
-        )
-    )
+    cfg = dict(type='m2at_mm.Transfer', attack=dict(type='m2at_mm.PGD'))
+    cfg |= dict(surrogate=adversarial_cfg(), checkpoint=checkpoint)
+    transfer = TASK_UTILS.build(cfg)
     surrogate = build_adversarial(seed=1).eval()
-    images = torch.rand(3, 3, 32, 32)
-    labels = torch.tensor([0, 1, 2])
-    threat = ThreatModel()
+    batch = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2]), ThreatModel()
     torch.manual_seed(5)
-    expected = PGD(steps=3)(surrogate, images, labels, threat)
+    expected = PGD()(surrogate, *batch)
     torch.manual_seed(5)
 
     def attacked(images: torch.Tensor) -> torch.Tensor:
         raise AssertionError('the attacked model is not asked')
 
-    found = transfer(attacked, images, labels, threat, stop_when_fooled=True)
+    found = transfer(attacked, *batch, stop_when_fooled=True)
     assert torch.equal(found, expected)
 
 

@@ -12,26 +12,31 @@ from torch import Tensor
 
 from m2at_mm.methods import M2AT, MixRatios, mask_and_mix
 
-N, K = 6, 4
+N, K, EPS = 6, 4, 0.2
 NAN, INF = float('nan'), float('inf')
-EPS = 0.2
-
+IMAGES = torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 3, 1, 1])
 
 LABEL_OPTIONS = dict(
     clean_label=1.0, perturbed_label=1.0, label_order='perturbed', scale=1.0
 )
-DEFAULTS = dict(
-    LABEL_OPTIONS, mask='rectangle', patch_size=4, mix_alpha=1.0
-) | dict(pairing='self', consistency=0.0)
+DEFAULTS = dict(LABEL_OPTIONS, mask='rectangle', patch_size=4, mix_alpha=1.0)
+DEFAULTS |= dict(pairing='self', consistency=0.0)
 
 
 class FakeModel:
     """Records what it is trained on; class 1 scores highest."""
 
-    def __init__(self, num_classes: int | None = K, tells: bool = True):
-        self.num_classes = num_classes
+    num_classes = K
+
+    def __init__(self, tells: bool = True) -> None:
         self.tells = tells
         self.seen: list[tuple[Tensor, Tensor]] = []
+        self.attacked: list[tuple] = []
+
+    def attack(self, *args: Any) -> Tensor:
+        self.attacked.append(args)
+        return (args[1] + EPS).clamp(0, 1)
 
     def supervised_loss(self, images: Tensor, target: Tensor) -> Any:
         self.seen.append((images, target))
@@ -39,24 +44,7 @@ class FakeModel:
         return {'loss': images.sum()}, logits if self.tells else None
 
 
-def attack(model: Any, images: Tensor, target: Tensor) -> Tensor:
-    return (images + EPS).clamp(0, 1)
-
-
-@pytest.fixture
-def images() -> Tensor:
-    return torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-LABELS = torch.tensor([0, 1, 2, 3, 1, 1])
-
-
 # --- settings --------------------------------------------------------------
-
-
-def test_defaults() -> None:
-    """METHOD.md, section 2: hard labels, scale 1, one image."""
-    assert vars(M2AT()) == DEFAULTS
 
 
 @pytest.mark.parametrize(
@@ -81,11 +69,11 @@ def test_bad_option(option: str, value: Any, hint: str) -> None:
 
 @pytest.mark.parametrize('library', [mmengine, mmpretrain])
 def test_built_by_name_under_the_scope_of_mmpretrain(library: Any) -> None:
+    cfg = dict(type='m2at_mm.M2AT', scale=2.0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        method = library.registry.TASK_UTILS.build(
-            dict(type='m2at_mm.M2AT', scale=2.0)
-        )
-    assert type(method) is M2AT
+        method = library.registry.TASK_UTILS.build(cfg)
+    # METHOD.md, section 2: hard labels, scale 1, one image.
+    assert type(method) is M2AT and vars(M2AT()) == DEFAULTS
     assert vars(method) == {**DEFAULTS, 'scale': 2.0}
     assert pickle.loads(pickle.dumps(method)) == method
 
@@ -109,30 +97,24 @@ SETTINGS: list[tuple[bool, dict[str, Any]]] = [
 @pytest.mark.parametrize(('soft', 'settings'), SETTINGS, ids=str)
 @pytest.mark.parametrize('given', ['labels', 'probabilities'])
 def test_loss_hands_mixed_images_on(
-    soft: bool, settings: dict[str, Any], given: str, images: Tensor
+    soft: bool, settings: dict[str, Any], given: str
 ) -> None:
     target, scores = LABELS, torch.eye(K)[LABELS]
     if given == 'probabilities':
         target = scores = 0.1 + 0.6 * scores
-    calls = []
-
-    def recorded(*args: Any) -> Tensor:
-        calls.append(args)
-        return attack(*args)
-
     method, model = M2AT(**settings), FakeModel()
     torch.manual_seed(1)
-    losses = method.loss(model, recorded, images, target)
+    losses = method.loss(model, model.attack, IMAGES, target)
     torch.manual_seed(1)
-    draws = method.draw(images)
+    draws = method.draw(IMAGES)
     # The attack gets the model, the clean images and their labels, once.
-    [(attacked, clean, towards)] = calls
-    assert attacked is model and clean is images and towards is target
+    [(attacked, clean, towards)] = model.attacked
+    assert attacked is model and clean is IMAGES and towards is target
     # The same draws give the same training images through mask_and_mix,
     # which has its own tests.
     options: Any = {k: vars(method)[k] for k in LABEL_OPTIONS}
-    adversarial = (images + EPS).clamp(0, 1)
-    mixed = mask_and_mix(images, adversarial, scores, draws, **options)
+    adversarial = (IMAGES + EPS).clamp(0, 1)
+    mixed = mask_and_mix(IMAGES, adversarial, scores, draws, **options)
     [(trained, labels)] = model.seen
     assert torch.equal(trained, mixed.images)
     assert torch.equal(labels, mixed.target) if soft else labels is target
@@ -143,9 +125,9 @@ def test_loss_hands_mixed_images_on(
     }
 
 
-def test_classifier_without_logits_is_trained(images: Tensor) -> None:
+def test_classifier_without_logits_is_trained() -> None:
     model = FakeModel(tells=False)
-    losses = M2AT().loss(model, attack, images, LABELS)
+    losses = M2AT().loss(model, model.attack, IMAGES, LABELS)
     assert losses.keys() == {'loss', 'kept_share'}
 
 
@@ -215,8 +197,5 @@ def test_consistency_adds_the_divergence_from_the_clean_image(
 
     losses = check.compare('M2AT', reference, consistency=4.0)
     assert losses['kept_share'].item() == pytest.approx(keep.mean().item())
-
-
-def test_consistency_of_two_images_is_refused() -> None:
     with pytest.raises(ValueError, match=r'consistency=2\.0 compares'):
         M2AT(consistency=2.0, pairing='batch')
