@@ -22,6 +22,7 @@ from tiny import (
     PGD,
     build_adversarial,
     raw_batch,
+    whole_batch,
 )
 from torch import Tensor
 
@@ -30,7 +31,6 @@ from m2at_mm.hooks import CollapseGuardHook, RuntimeInfoHook
 from m2at_mm.methods import M2AT
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import TASK_UTILS
-from m2at_mm.structures import BatchLabels
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +42,6 @@ def _training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def _batch(num: int, whole: bool = True) -> dict[str, Any]:
-    batch = raw_batch(num=num)
-    if whole:
-        labels = torch.cat([s.gt_label for s in batch['data_samples']])
-        batch['data_samples'] = BatchLabels(labels)
-    return batch
-
-
 def _model(device: str = 'meta', **settings: Any) -> Any:
     return build_adversarial(**settings).train().to(device)
 
@@ -58,10 +50,10 @@ def _step(
     model: Any, num: int = 4, amp: bool = False, whole: bool = True
 ) -> Counter[str]:
     """A forward, a backward pass and a step of SGD; what was called."""
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4
-    )
-    batch = model.data_preprocessor(_batch(num, whole), training=True)
+    decay = dict(lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), **decay)
+    batch = (whole_batch if whole else raw_batch)(num)
+    batch = model.data_preprocessor(batch, training=True)
     # Autocast knows no meta device: half precision is watched on the CPU.
     precision = torch.autocast('cpu', torch.bfloat16) if amp else nullcontext()
     with Watch() as watch:
@@ -94,17 +86,12 @@ def test_an_attack_waits_for_nothing(name: str, norm: str) -> None:
     _step(_model(train_attack=ATTACKS[name], threat_model=NORMS[norm]))
 
 
-AUGMENT = dict(crop_padding=4, flip_prob=0.5)
-PREPROCESSOR = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], num_classes=10)
+CROPPED = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], num_classes=10)
+CROPPED['augment'] = dict(crop_padding=4, flip_prob=0.5)
 
 
 @pytest.mark.parametrize(
-    'settings',
-    [
-        dict(label_smoothing=0.1),
-        dict(data_preprocessor=dict(PREPROCESSOR, augment=AUGMENT)),
-    ],
-    ids=['label smoothing', 'crops and flips'],
+    'settings', [dict(label_smoothing=0.1), dict(data_preprocessor=CROPPED)]
 )
 @pytest.mark.parametrize('whole', [True, False], ids=['whole', 'samples'])
 def test_a_batch_waits_for_nothing(settings: dict, whole: bool) -> None:
@@ -116,7 +103,7 @@ def test_weight_perturbation_waits_for_nothing() -> None:
     model = _model('cpu')
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapper = AWPOptimWrapper(optimizer=optimizer)
-    batch = model.data_preprocessor(_batch(4), training=True)
+    batch = model.data_preprocessor(whole_batch(), training=True)
     with Watch():
         with wrapper.optim_context(model):
             losses = model(**batch, mode='loss')
@@ -136,16 +123,13 @@ def test_no_work_of_the_host_grows_with_the_batch(name: str) -> None:
 @pytest.mark.parametrize('norm', NORMS)
 def test_a_batch_of_an_evaluation_is_attacked_on_its_device(norm: str) -> None:
     model = _model(threat_model=NORMS[norm]).eval()
-    raw = _batch(4, whole=False)
-    pairs = zip(raw['inputs'], raw['data_samples'])
-    dataset = [dict(inputs=x, data_samples=sample) for x, sample in pairs]
+    raw = raw_batch()
+    dataset = [dict(zip(raw, pair)) for pair in zip(*raw.values())]
     samples = Samples(dataset, model.data_preprocessor, pseudo_collate)
     ((images, labels),) = samples.batches([[0, 1, 2, 3]])
-    attack = TASK_UTILS.build(PGD)
+    batch = images, labels, model.threat_model
     with Watch():
-        found = attack(
-            model, images, labels, model.threat_model, check_range=False
-        )
+        found = TASK_UTILS.build(PGD)(model, *batch, check_range=False)
         predicted = model(found).argmax(1)
     assert {t.device.type for t in (found, labels, predicted)} == {'meta'}
 
@@ -187,11 +171,8 @@ def test_masks_are_drawn_on_the_device() -> None:
 
 
 def test_hooks_wait_only_when_they_read() -> None:
-    runner: Any = SimpleNamespace(
-        hooks=[],
-        iter=0,
-        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop),
-    )
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    runner: Any = SimpleNamespace(hooks=[], iter=0, train_loop=loop)
     hooks = [RuntimeInfoHook(), CollapseGuardHook()]
     outputs = dict(loss=torch.zeros((), device='meta'))
     with Watch():
