@@ -8,16 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from mmengine.registry import init_default_scope
-from tiny import (
-    ATTACKS,
-    METHODS,
-    NORMS,
-    build_adversarial,
-    raw_batch,
-    whole_batch,
-)
+from tiny import ATTACKS, METHODS, NORMS, build_adversarial
 from torch import Tensor
 
 from m2at_mm.attacks import PGD, AutoAttack, ThreatModel
@@ -25,10 +19,8 @@ from m2at_mm.registry import OPTIM_WRAPPERS
 from m2at_mm.runner.process_state import process_state, set_process_state
 from m2at_mm.structures import BatchLabels
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device'),
-]
+NO_GPU = not torch.cuda.is_available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason='no GPU')]
 
 CASES = [
     *((name, 'kl pgd' if name == 'trades' else 'pgd') for name in METHODS),
@@ -36,15 +28,12 @@ CASES = [
     ('pgd-at', 'fgsm-rs'),
 ]
 # float16 is scaled, for which the host reads whether a gradient overflowed.
-WRAPPERS = {
+WRAPPERS: dict[str, dict] = {
     'float32': dict(type='OptimWrapper'),
     'float16': dict(type='AmpOptimWrapper', dtype='float16'),
-    'bfloat16': dict(
-        type='AmpOptimWrapper',
-        dtype='bfloat16',
-        loss_scale=dict(enabled=False),
-    ),
+    'bfloat16': dict(type='AmpOptimWrapper', dtype='bfloat16'),
 }
+WRAPPERS['bfloat16']['loss_scale'] = dict(enabled=False)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +68,7 @@ def _wrapper(model: Any, cfg: dict[str, Any]) -> Any:
 
 
 def _whole(seed: int = 0) -> dict[str, Any]:
-    batch = whole_batch(num=8, seed=seed)
+    batch = tiny.whole_batch(num=8, seed=seed)
     return {name: value.pin_memory() for name, value in batch.items()}
 
 
@@ -125,7 +114,7 @@ def test_every_method_with_mixed_precision(
     model = _model(method, attack=attack)
     wrapper = _wrapper(model, WRAPPERS[precision] | settings)
     for seed in range(4):
-        log = model.train_step(raw_batch(seed=seed), wrapper)
+        log = model.train_step(tiny.raw_batch(seed=seed), wrapper)
         assert torch.isfinite(log['loss'])
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -141,9 +130,7 @@ def test_attacks_stay_inside_ball_and_box(norm: str, precision: str) -> None:
     assert (found != images).any()
 
 
-def test_the_gpu_finds_what_the_cpu_finds(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_gpu_finds_what_the_cpu_finds(monkeypatch: Any) -> None:
     """Folded or not, with TF32 off: the same images but for rounding."""
     model, images, labels = _evaluated()
     attack, threat = PGD(steps=8, random_start=False), model.threat_model
@@ -205,12 +192,9 @@ def _weights_after(steps: int, resumed_at: int) -> list[Tensor]:
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def test_deterministic_runs_go_on_bit_for_bit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_deterministic_runs_go_on_bit_for_bit(monkeypatch: Any) -> None:
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    cudnn = torch.backends.cudnn
-    monkeypatch.setattr(cudnn, 'deterministic', True)
+    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
     torch.use_deterministic_algorithms(True)
     try:
         whole, resumed = _weights_after(4, -1), _weights_after(4, 2)

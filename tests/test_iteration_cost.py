@@ -72,9 +72,7 @@ def test_passes_and_optimiser_steps(
 
 
 @pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])
-def test_batch_norms_are_folded_where_it_pays(
-    steps: int, folded: bool
-) -> None:
+def test_norms_are_folded_where_it_pays(steps: int, folded: bool) -> None:
     # Any device but the CPU counts as a GPU.
     model = build_adversarial().eval().to('meta')
     images = torch.rand(2, 3, 32, 32, device='meta')
@@ -102,9 +100,8 @@ def test_fooled_images_leave_the_batch() -> None:
     model = build_adversarial(eval_attacks=dict(pgd=PGD)).eval()
     batch = model.data_preprocessor(raw_batch(num=4))
     seen: list[int] = []
-    model.classifier.backbone.register_forward_pre_hook(
-        lambda module, args: seen.append(len(args[0]))
-    )
+    backbone = model.classifier.backbone
+    backbone.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
     model(**batch, mode='predict')
     # One pass of the clean images decides which of them are attacked at all.
     # A new network is right on few of the four.

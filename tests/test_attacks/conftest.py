@@ -41,6 +41,10 @@ class Digits:
         threat_model = ThreatModel(norm, eps)
         return pgd(model, self.images[:num], target, threat_model, **settings)
 
+    def falls(self, *args: Any, **settings: Any) -> Tensor:
+        """Which of the first digits the attack fools the network on."""
+        return self.fooled(self.attack(*args, **settings))
+
     @torch.no_grad()
     def fooled(self, images: Tensor) -> Tensor:
         """Which adversarial images of the first digits are misclassified."""
@@ -51,16 +55,9 @@ def _trained_network() -> nn.Module:
     """In eval mode, trained on clean images."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(256, 10),
-        ).double()
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+        layers += [nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()]
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 10)).double()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     images, labels = _load(slice(400))
     for _ in range(25):

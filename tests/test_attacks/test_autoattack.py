@@ -11,11 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from m2at_mm.attacks import AutoAttack, ThreatModel
-from m2at_mm.attacks.autoattack import (
-    autoattack_components,
-    describe_reduction,
-)
+from m2at_mm.attacks import AutoAttack, ThreatModel, autoattack
 from m2at_mm.registry import TASK_UTILS
 
 ALL = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
@@ -59,7 +55,7 @@ def test_any_number_of_classes(num_classes: int, norm: str, eps: str) -> None:
     model, threat = linear(num_classes), ThreatModel(norm, eps)
     images = torch.rand(3, 3, 4, 4).to(memory_format=torch.channels_last)
     labels = model(images).argmax(1)
-    names = autoattack_components('standard', num_classes)
+    names = autoattack.autoattack_components('standard', num_classes)
     # Square needs its 5000 queries only where all else fails.
     attack = AutoAttack([name for name in names if name != 'square'])
     adversarial = attack(model, images, labels, threat)
@@ -82,34 +78,24 @@ def test_any_number_of_classes(num_classes: int, norm: str, eps: str) -> None:
 def test_components_by_classes(
     version: str, num_classes: int, expected: str, note: str | None
 ) -> None:
-    found = autoattack_components(version, num_classes)
+    found = autoattack.autoattack_components(version, num_classes)
     assert found == tuple(expected.split())
     assert AutoAttack(version=version).components(num_classes) == found
-    told = describe_reduction(version, num_classes)
+    told = autoattack.describe_reduction(version, num_classes)
     assert told is None if note is None else note in str(told)
 
 
-def test_targeted_attack_on_three_classes_is_refused() -> None:
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong settings, too few classes, and where the package is missing."""
+    for settings, message in (
+        (dict(attacks=['apgd']), r"attacks='apgd' is unknown.*'apgd-ce'"),
+        (dict(version='plus'), "version='plus' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            TASK_UTILS.build(dict(type='m2at_mm.AutoAttack', **settings))
     batch = torch.rand(1, 3, 4, 4), torch.tensor([0]), ThreatModel()
     with pytest.raises(ValueError, match="'apgd-t' compares 4 logits"):
         AutoAttack(attacks=['apgd-t'])(linear(3), *batch)
-
-
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        (dict(attacks=['apgd']), r"attacks='apgd' is unknown.*'apgd-ce'"),
-        (dict(version='plus'), "version='plus' is unknown"),
-    ],
-)
-def test_wrong_settings(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TASK_UTILS.build(dict(type='m2at_mm.AutoAttack', **settings))
-
-
-def test_missing_package_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     monkeypatch.setitem(sys.modules, 'pyautoattack', None)
     with pytest.raises(ImportError, match=r'm2at_mm\[eval\]'):
         AutoAttack()

@@ -15,7 +15,7 @@ from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import NFGSM, PGD, Attack, ThreatModel, attack_mode
+from m2at_mm.attacks import NFGSM, PGD, ThreatModel, attack_mode
 
 IMAGES = torch.rand(
     5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
@@ -141,9 +141,7 @@ def new(features: str) -> nn.Module:
         (lambda: new('gated'), 1),
     ],
 )
-def test_same_logits_without_the_work_of_batch_norms(
-    build: Callable[[], nn.Module], left: int
-) -> None:
+def test_same_logits_without_batch_norms(build: Callable, left: int) -> None:
     network = build()
     assert [attacked_norms(network) for _ in range(2)] == [left, left]
 
@@ -256,12 +254,8 @@ def test_batch_statistics_are_not_folded(mode: str) -> None:
     assert len(seen) == 1
 
 
-@pytest.mark.parametrize(
-    'attack', [PGD(steps=5), NFGSM()], ids=['pgd', 'n-fgsm']
-)
-def test_attacks_find_the_same_images(
-    attack: Attack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize('attack', [PGD(steps=5), NFGSM()])
+def test_attacks_find_the_same_images(attack: Any, monkeypatch: Any) -> None:
     network = trained(build_adversarial())
     found, worked = [], []
     for _ in range(2):
@@ -269,25 +263,21 @@ def test_attacks_find_the_same_images(
         with counted_norms() as seen:
             found.append(attack(network, IMAGES, LABELS, ThreatModel()))
         worked.append(len(seen))
-        monkeypatch.setattr(
-            'm2at_mm.attacks.batch_norm_folding._find_pairs', lambda *_: []
-        )
+        search = 'm2at_mm.attacks.batch_norm_folding._find_pairs'
+        monkeypatch.setattr(search, lambda *_: [])
     # Folded, only the pass that looks for pairs needs them.
     assert worked == [20, 20 * (attack.steps or 1)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-9)
 
 
+HALF, FLOAT, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+
+
 @pytest.mark.parametrize(
     ('on', 'dtype', 'cast'),
-    [
-        (False, torch.float32, torch.float32),
-        (True, torch.float32, torch.bfloat16),
-        (True, torch.float64, torch.float64),
-    ],
+    [(False, FLOAT, FLOAT), (True, FLOAT, HALF), (True, DOUBLE, DOUBLE)],
 )
-def test_weights_are_cast_once_for_autocast(
-    on: bool, dtype: torch.dtype, cast: torch.dtype
-) -> None:
+def test_weights_are_cast_once(on: bool, dtype: Any, cast: Any) -> None:
     network, images = small().to(dtype), IMAGES.to(dtype)
     with torch.autocast('cpu', torch.bfloat16, enabled=on):
         with attack_mode(network, 'eval', images):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,12 +13,6 @@ from tiny import build_adversarial, classifier_cfg, raw_batch
 from torch import Tensor, nn
 
 from m2at_mm.attacks import FGSM, PGD, AutoAttack, ThreatModel, logits
-from m2at_mm.attacks.logits import (
-    NO_LABEL,
-    at_entrance,
-    logits_of,
-    predicted_labels,
-)
 
 
 class Squeezing(nn.Module):
@@ -38,13 +33,11 @@ class Squeezing(nn.Module):
 def test_a_squeezed_batch_is_a_batch_again(num: int) -> None:
     model, images = Squeezing(), torch.rand(num, 3, 4, 4)
     expected = images.mean((2, 3)) @ model.linear.weight.T + model.linear.bias
-    torch.testing.assert_close(logits_of(model, images), expected)
+    torch.testing.assert_close(logits.logits_of(model, images), expected)
 
 
 @pytest.mark.parametrize(
-    'attack',
-    [PGD(steps=3, restarts=2), FGSM(), AutoAttack(['apgd-ce'])],
-    ids=['pgd', 'fgsm', 'autoattack'],
+    'attack', [PGD(steps=3, restarts=2), FGSM(), AutoAttack(['apgd-ce'])]
 )
 def test_one_image_is_attacked_as_among_others(attack: PGD) -> None:
     """Also where the others are fooled already and leave the batch."""
@@ -63,17 +56,17 @@ NAN, INF = torch.nan, torch.inf
 
 def test_what_is_not_finite_predicts_nothing() -> None:
     rows = [[0.0, 2, 1], [NAN, 2, 1], [0, NAN, 1], [INF, 2, 1], [0, 2, -INF]]
-    found = predicted_labels(torch.tensor([*rows, [3, 1, 2]]))
-    assert found.tolist() == [1, *[NO_LABEL] * 4, 0]
+    found = logits.predicted_labels(torch.tensor([*rows, [3, 1, 2]]))
+    assert found.tolist() == [1, *[logits.NO_LABEL] * 4, 0]
 
 
 @pytest.mark.parametrize('kind', ['double', 'float', 'half', 'bfloat16'])
 def test_images_in_the_precision_of_the_parameters(kind: str) -> None:
     model = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 1))
     images = torch.rand(1, 1, 2, 2)
-    found = at_entrance(getattr(model, kind)(), images)
+    found = logits.at_entrance(getattr(model, kind)(), images)
     assert found.dtype == getattr(images, kind)().dtype
-    assert at_entrance(nn.Identity(), images) is images
+    assert logits.at_entrance(nn.Identity(), images) is images
 
 
 COUNTERS = torch._dynamo.utils.counters
@@ -82,10 +75,8 @@ COUNTERS = torch._dynamo.utils.counters
 @pytest.fixture
 def tracing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Dynamo and autograd as they are, without the slow code generation."""
-    whole = torch.compile
-    monkeypatch.setattr(
-        torch, 'compile', lambda call, mode: whole(call, backend='aot_eager')
-    )
+    short = partial(torch.compile, backend='aot_eager')
+    monkeypatch.setattr(torch, 'compile', lambda call, mode: short(call))
     torch._dynamo.reset()
     COUNTERS.clear()
     logits._compiled_call.cache_clear()

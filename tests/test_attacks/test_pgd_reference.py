@@ -56,9 +56,8 @@ def test_reaches_the_optimum_of_a_linear_model(
 def test_reaches_the_optimum_in_the_box_too(linear: tuple, loss: str) -> None:
     model, normal, images = linear
     images = (1.4 * images - 0.2).clamp(0, 1)  # many at the box, or near
-    adversarial = pgd(
-        model, images, LABELS, ThreatModel('linf', 0.2), loss=loss
-    )
+    threat_model = ThreatModel('linf', 0.2)
+    adversarial = pgd(model, images, LABELS, threat_model, loss=loss)
     best = images.flatten(1) + 0.2 * SIGNS * normal.sign()
     assert (best < 0).any() and (best > 1).any()
     best = best.clamp(0, 1).view_as(images)

@@ -82,7 +82,6 @@ def test_n_fgsm_is_the_published_step() -> None:
         (FGSM, dict(step=float('inf')), 'step=inf'),
         (FGSM, dict(loss='kl'), r"loss='kl'.*'ce' or 'margin'"),
     ],
-    ids=str,
 )
 def test_wrong_settings(kind: type, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -43,6 +43,7 @@ SIZES = {'8/255': EPS, ' 8 / 255 ': EPS, EPS: EPS, '0.03': 0.03, '1e-3': 1e-3}
 SIZES |= {0: 0.0, '0/255': 0.0, 1: 1.0, '255/255': 1.0}
 WRONG = [8, '8', 2, '1.5', math.nan, 'nan', math.inf, 'inf/255', 10**400]
 WRONG += [-8 / 255, '-8/255', 'abc', '', '8/0', '8/2/2']
+REFUSED = [*WRONG, True, None, [8, 255]]
 
 
 @pytest.mark.parametrize('value', SIZES, ids=repr)
@@ -52,9 +53,7 @@ def test_eps_is_read(value: Any) -> None:
         assert ThreatModel(norm, value).eps == SIZES[value]
 
 
-@pytest.mark.parametrize(
-    'value', [*WRONG, True, None, [8, 255]], ids='{!r:.9}'.format
-)
+@pytest.mark.parametrize('value', REFUSED, ids='{!r:.9}'.format)
 @NORMS
 def test_eps_is_refused(norm: str, value: Any) -> None:
     error = ValueError if any(value is one for one in WRONG) else TypeError
@@ -116,9 +115,7 @@ def test_start_step_and_project_are_inside_exactly(
 
 @DTYPES
 @pytest.mark.parametrize('eps', EPSILONS, ids='eps={:.3g}'.format)
-def test_linf_projection_is_the_nearest_point(
-    eps: float, dtype: torch.dtype
-) -> None:
+def test_linf_projection_is_nearest(eps: float, dtype: torch.dtype) -> None:
     images = images_of_every_kind(dtype)
     point = images + 2 * eps * noise_like(images)
     exact, wide = images.double().numpy(), point.double().numpy()
@@ -134,7 +131,7 @@ def test_linf_projection_is_the_nearest_point(
 
 
 @DTYPES
-def test_l2_projection_is_the_nearest_point(dtype: torch.dtype) -> None:
+def test_l2_projection_is_nearest(dtype: torch.dtype) -> None:
     eps = 0.3
     images = 0.4 + 0.2 * images_of_every_kind(dtype)
     change = noise_like(images)
@@ -151,9 +148,7 @@ def test_l2_projection_is_the_nearest_point(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize('scale', [1, 1e-10, 1e-20, 1e-30, 1e-38, 1e30])
 @NORMS
-def test_step_has_its_length_whatever_the_gradients(
-    norm: str, scale: float
-) -> None:
+def test_step_has_its_length_for_any_gradient(norm: str, scale: float) -> None:
     images = torch.full((4, 3, 8, 8), 0.5)
     gradient = noise_like(images) * scale
     moved = ThreatModel(norm, 0.5).ball(images).step(images, gradient, 0.1)

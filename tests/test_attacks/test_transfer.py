@@ -35,12 +35,9 @@ def test_images_are_those_against_the_surrogate(checkpoint: str) -> None:
     assert torch.equal(found, expected)
 
 
-def test_default_attack_is_pgd20(checkpoint: str) -> None:
+def test_default_attack_and_checkpoint_of_another(checkpoint: str) -> None:
     attack = Transfer(adversarial_cfg(), checkpoint).attack
     assert isinstance(attack, PGD) and attack.steps == 20
-
-
-def test_checkpoint_of_another_network(checkpoint: str) -> None:
     other = adversarial_cfg(classifier=classifier_cfg(base_channels=8))
     with pytest.raises(ValueError, match='does not fit the surrogate'):
         Transfer(other, checkpoint)

@@ -21,7 +21,7 @@ from m2at_mm.structures import BatchLabels
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 61.5])
 GRAY = dict(mean=[120.0], std=[60.0])
 LABELS = [0, 1, 2, 3, 4, 0]
-Inputs, LAST = Tensor | list, torch.channels_last
+LAST = torch.channels_last
 TRAINING = pytest.mark.parametrize('training', [True, False])
 
 
@@ -41,7 +41,7 @@ def whole(labels: list[int] = LABELS) -> BatchLabels:
 
 
 def run(
-    inputs: Inputs, labels: Any = None, training: bool = False, **settings: Any
+    inputs: Any, labels: Any = None, training: bool = False, **settings: Any
 ) -> dict[str, Any]:
     """A batch through a new preprocessor for five classes."""
     kind = settings.pop('kind', AdversarialDataPreprocessor)
@@ -74,9 +74,8 @@ def test_normalised_batch_is_the_stock_one(
     batch = run(given, samples(), training, **settings)
     # What is given stays as it is.
     assert all(torch.equal(one, before) for one, before in zip(given, again))
-    settings['kind'] = ClsDataPreprocessor
-    expected = run(given, samples(), training, **settings)
-
+    stock = dict(settings, kind=ClsDataPreprocessor)
+    expected = run(given, samples(), training, **stock)
     images = batch['inputs']
     assert images.dtype == torch.float32
     assert images.is_contiguous(memory_format=LAST)
@@ -85,7 +84,6 @@ def test_normalised_batch_is_the_stock_one(
     if to_rgb:
         plain = plain.flip(1)  # one gray channel stays
     assert torch.allclose(images, plain, atol=1e-7)
-    del settings['kind']
     seen = AdversarialDataPreprocessor(**settings).normalize(images)
     scale = 1 if norm else 255  # of what the network sees
     assert (seen - expected['inputs']).abs().max() < 1e-5 * scale
@@ -138,9 +136,7 @@ def test_batch_augments_mix_as_the_stock_ones(
     assert torch.equal(other['data_samples'].scores, scores.float())
     assert other['data_samples'].labels.tolist() == LABELS
     assert one.scores is None  # of the caller
-
-
-def test_labels_in_one_object_without_mixing() -> None:
+    # Labels in one object, without mixing.
     found = run(pixels(), whole(), True)
     assert torch.equal(found['inputs'], run(pixels(), samples())['inputs'])
     assert found['data_samples'].labels.tolist() == LABELS
@@ -167,9 +163,6 @@ def test_mixed_white_pixels_stay_in_the_box() -> None:
         assert batch['inputs'].max() <= 1
 
 
-# --- what is refused --------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
@@ -187,7 +180,7 @@ def test_bad_setting(settings: dict[str, Any], message: str) -> None:
 SIZES = [torch.zeros(3, 8, 10), torch.zeros(3, 8, 8)]
 UNIT = pixels() / 255
 TO_TENSOR = 'as torchvision/ToTensor scales'
-PIXELS: list[tuple[Inputs, str]] = [
+PIXELS: list[tuple[Any, str]] = [
     (pixels() / 127.5 - 1, r'\[-1, 1\]: remove the norm'),
     (list(pixels().float() - 100), r'\[-100, 15\d\]: rem'),
     (pixels().float() * 2, r'\[0, 510\]: remove the norm'),
@@ -199,9 +192,7 @@ PIXELS: list[tuple[Inputs, str]] = [
 
 @pytest.mark.parametrize('augment', [None, dict(crop_padding=2)])
 @pytest.mark.parametrize(('inputs', 'message'), PIXELS)
-def test_pixels_that_are_refused(
-    inputs: Inputs, message: str, augment: dict | None
-) -> None:
+def test_pixels_are_refused(inputs: Any, message: str, augment: Any) -> None:
     with pytest.raises(ValueError, match=message):
         run(inputs, None, True, augment=augment, **NORM)
 
@@ -255,19 +246,14 @@ def test_label_outside_the_classes(label: int, training: bool) -> None:
         ('gt_score', torch.full((5,), torch.nan), 'no probabilities'),
     ],
 )
-def test_label_of_a_wrong_kind(
-    field: str, value: Tensor, message: str
-) -> None:
+def test_label_of_a_wrong_kind(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=rf'{field} of image cat.*{message}'):
         run(pixels(), labelled(field, value))
 
 
-def test_scores_of_an_image_are_taken() -> None:
+def test_scores_are_taken_but_no_other_labels_of_a_batch() -> None:
     for scores in (torch.eye(5)[3], torch.eye(5)[3].long()):
         run(pixels()[:1], labelled('gt_score', scores)[2:3])
-
-
-def test_whole_batch_with_labels_of_a_wrong_kind() -> None:
     for labels in (torch.zeros(6, 1).long(), torch.zeros(6)):
         with pytest.raises(TypeError, match='target must be labels'):
             run(pixels(), BatchLabels(labels), True)
@@ -275,15 +261,9 @@ def test_whole_batch_with_labels_of_a_wrong_kind() -> None:
         run(pixels(), whole(), True, num_classes=None, to_onehot=True)
 
 
-# --- settings of a classifier's config --------------------------------------
-
-KINDS = [
-    'ClsDataPreprocessor',
-    'mmpretrain.ClsDataPreprocessor',
-    ClsDataPreprocessor,
-    'm2at_mm.AdversarialDataPreprocessor',
-    AdversarialDataPreprocessor,
-]
+KINDS: list[Any] = [ClsDataPreprocessor, AdversarialDataPreprocessor]
+KINDS += ['ClsDataPreprocessor', 'mmpretrain.ClsDataPreprocessor']
+KINDS += ['m2at_mm.AdversarialDataPreprocessor']
 
 
 @pytest.mark.parametrize('typed', [{}, *(dict(type=kind) for kind in KINDS)])
@@ -309,15 +289,12 @@ def test_settings_are_taken_over(typed: dict, place: str) -> None:
     assert (built.augment is not None) == (place == 'both')
 
 
-def test_augmentations_of_train_cfg_and_modules_are_taken_over() -> None:
+def test_train_cfg_and_modules_are_taken_over_but_no_other_kind() -> None:
     mixup = dict(augments=MIXUP)
     classifier, found = take_over_preprocessing(dict(train_cfg=mixup), None)
     assert classifier == {} and found['batch_augments'] == mixup
     module = AdversarialDataPreprocessor()
     assert take_over_preprocessing({}, module) == ({}, module)
-
-
-def test_a_preprocessor_of_another_kind_is_refused() -> None:
     for kind in ('SelfSupDataPreprocessor', SelfSupDataPreprocessor):
         with pytest.raises(ValueError, match=r'SelfSupDataPrepro.* be taken'):
             take_over_preprocessing({}, dict(type=kind))

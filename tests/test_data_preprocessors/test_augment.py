@@ -16,14 +16,11 @@ from mmpretrain.datasets.transforms import RandomCrop
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
-from m2at_mm.data_preprocessors import (
-    AdversarialDataPreprocessor,
-    RandomCropAndFlip,
-    crop_and_flip,
-)
+from m2at_mm.data_preprocessors import AdversarialDataPreprocessor
+from m2at_mm.data_preprocessors.augment import RandomCropAndFlip, crop_and_flip
 from m2at_mm.structures import BatchLabels
 
-PADDING = 4
+PADDING, LAST = 4, torch.channels_last
 OFFSETS = range(2 * PADDING + 1)
 DRAWS = list(product(OFFSETS, OFFSETS, [False, True]))  # 9 x 9 x 2
 
@@ -49,12 +46,8 @@ def stock(image: np.ndarray, top: int, left: int, flip: bool) -> Tensor:
 
 
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.float32], ids=str)
-@pytest.mark.parametrize(
-    'layout', [torch.contiguous_format, torch.channels_last], ids=str
-)
-def test_each_draw_gives_the_stock_image(
-    image: np.ndarray, dtype: torch.dtype, layout: torch.memory_format
-) -> None:
+@pytest.mark.parametrize('layout', [torch.contiguous_format, LAST], ids=str)
+def test_draw_gives_a_stock_image(image: Any, dtype: Any, layout: Any) -> None:
     tops, lefts, flips = (torch.tensor(column) for column in zip(*DRAWS))
     batch = to_tensor(image).repeat(len(DRAWS), 1, 1, 1).to(dtype)
     batch = batch.contiguous(memory_format=layout)
@@ -63,7 +56,7 @@ def test_each_draw_gives_the_stock_image(
     found = crop_and_flip(batch, tops, lefts, flips, PADDING)
 
     assert found.dtype == dtype
-    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert found.is_contiguous(memory_format=LAST)
     assert torch.equal(batch, before)
     for one, draw in zip(found, DRAWS):
         assert torch.equal(one, stock(image, *draw).to(dtype)), draw
@@ -76,9 +69,7 @@ def counts(draw: Callable[[], Iterable[Tensor]], number: int) -> Counter:
     return found
 
 
-def test_distribution_is_that_of_the_stock_transforms(
-    image: np.ndarray,
-) -> None:
+def test_distribution_is_that_of_the_stock_transforms(image: Any) -> None:
     number = 60 * len(DRAWS)
     augment = RandomCropAndFlip(crop_padding=PADDING, flip_prob=0.5)
     crop = RandomCrop(crop_size=image.shape[:2], padding=PADDING)
@@ -138,13 +129,11 @@ def test_waits_for_nothing_and_gathers_once(number: int) -> None:
     assert augment(batch.to('meta')).shape == batch.shape
 
 
-@pytest.mark.parametrize(
-    ('name', 'value'),
-    [
-        *(('crop_padding', value) for value in (-1, 1.5, '4')),
-        *(('flip_prob', value) for value in (-0.1, 1.1, float('nan'))),
-    ],
-)
+WRONG: list[tuple] = [('crop_padding', x) for x in (-1, 1.5, '4')]
+WRONG += [('flip_prob', x) for x in (-0.1, 1.1, float('nan'))]
+
+
+@pytest.mark.parametrize(('name', 'value'), WRONG)
 def test_wrong_settings(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f'{name}={value!r} must be'):
         RandomCropAndFlip(**{name: value})
@@ -157,9 +146,7 @@ PIXELS = torch.randint(256, (6, 3, 8, 10), dtype=torch.uint8)
 
 @pytest.mark.parametrize('inputs', [list(PIXELS), PIXELS, PIXELS.float()])
 @pytest.mark.parametrize('to_rgb', [True, False])
-def test_only_training_batches_are_cropped_and_flipped(
-    inputs: Any, to_rgb: bool
-) -> None:
+def test_only_training_batches_are_cropped(inputs: Any, to_rgb: bool) -> None:
     crops = dict(crop_padding=2, flip_prob=0.5)
     preprocessor = AdversarialDataPreprocessor(augment=crops, to_rgb=to_rgb)
     torch.manual_seed(1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from m2at_mm.methods import IAT, MART, PGDAT, TRADES, AVmixup, Standard
 from m2at_mm.methods.baselines import Mixup
 
-ROWS = torch.arange(6)
+ROWS, INF = torch.arange(6), float('inf')
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -70,12 +70,10 @@ def test_trades(check: Any, soft: bool, beta: float) -> None:
 def test_mart(check: Any, beta: float) -> None:
     def reference(net: Any) -> Tensor:
         p, q = (x.softmax(1) for x in map(net, check.both))
-        others = q.clone()
-        others[ROWS, check.labels] = -1
-        boosted = -q[ROWS, check.labels].log() - torch.log(
-            1.0001 - others.max(1).values + 1e-12
-        )
-        unsure = 1 - p[ROWS, check.labels]
+        others, own = q.clone(), (ROWS, check.labels)
+        others[own] = -1
+        margin = -torch.log(1.0001 - others.max(1).values + 1e-12)
+        boosted, unsure = -q[own].log() + margin, 1 - p[own]
         return boosted.mean() + beta * (kl(p, q) * unsure).mean()
 
     check.compare('MART', reference, beta=beta)
@@ -149,8 +147,7 @@ def test_draws_are_uniform() -> None:
 @pytest.mark.parametrize(
     ('method', 'name', 'value'),
     [
-        *((kind, 'beta', -1) for kind in (TRADES, MART)),
-        *((kind, 'beta', float('inf')) for kind in (TRADES, MART)),
+        *((kind, 'beta', x) for kind in (TRADES, MART) for x in (-1, INF)),
         (AVmixup, 'gamma', 0.5),
         (AVmixup, 'clean_label', 1.1),
         (AVmixup, 'vertex_label', -0.1),

@@ -9,14 +9,7 @@ import torch
 from mmpretrain.models.utils.batch_augments import CutMix
 from torch import Tensor
 
-from m2at_mm.methods import (
-    MixRatios,
-    draw_masks,
-    mask_and_mix,
-    patch_mask,
-    pixel_mask,
-    rectangle_mask,
-)
+from m2at_mm.methods import MixRatios, draw_masks, mask_and_mix, masking
 from m2at_mm.methods.masking import LABEL_ORDERS, MASKS
 
 N, C, H, W, K = 8, 3, 10, 12, 5
@@ -38,10 +31,8 @@ class Batch:
         noise[3] = noise[3].sign()
         self.images = images
         self.adversarial = (images + EPS * noise).clamp(0, 1)
-        labels = torch.arange(N) % K
-        if target == 'labels':
-            self.target = torch.eye(K)[labels]
-        else:
+        self.target = torch.eye(K)[torch.arange(N) % K]
+        if target == 'probabilities':
             scores = torch.rand(N, K, generator=rng)
             self.target = scores / scores.sum(1, keepdim=True)
         torch.manual_seed(5)
@@ -128,12 +119,8 @@ def test_keep_map_and_kept_share(mask: str) -> None:
     perturbation = (batch.adversarial - batch.images).abs()
     assert perturbation.max() <= EPS + 1e-6
     assert (change <= perturbation + 1e-6).all()
-
-
-def test_unknown_label_order() -> None:
-    given = Batch('pixel', 'labels', 'self').given
     with pytest.raises(ValueError, match=r"'swapped'.*'perturbed', 'literal'"):
-        mask_and_mix(*given, label_order='swapped')
+        mask_and_mix(*batch.given, label_order='swapped')
 
 
 # --- masks -----------------------------------------------------------------
@@ -141,9 +128,7 @@ def test_unknown_label_order() -> None:
 
 @pytest.mark.parametrize('kind', MASKS)
 @pytest.mark.parametrize('shape', [(1, 8, 8), (3, 5, 13), (3, 32, 32)])
-def test_masks_are_binary_and_drawn_per_image_by_torch(
-    kind: str, shape: tuple[int, int, int]
-) -> None:
+def test_masks_are_binary_and_drawn_per_image(kind: str, shape: tuple) -> None:
     images = torch.zeros(40, *shape)
     torch.manual_seed(0)
     np.random.seed(0)
@@ -159,14 +144,13 @@ def test_masks_are_binary_and_drawn_per_image_by_torch(
     assert draw_masks(kind, images.to('meta')).device.type == 'meta'
 
 
-@pytest.mark.parametrize(('height', 'width'), [(8, 12), (9, 7), (32, 33)])
-def test_rectangle_is_the_box_of_cutmix_for_the_same_uniform_draws(
-    monkeypatch: pytest.MonkeyPatch, height: int, width: int
-) -> None:
+@pytest.mark.parametrize('size', [(8, 12), (9, 7), (32, 33)])
+def test_rectangle_is_the_box_of_cutmix(monkeypatch: Any, size: Any) -> None:
+    """For the same uniform draws."""
     rng = np.random.RandomState(1)
     u = rng.rand(300).astype(np.float32)
     u[0] = 0  # the largest box
-    centres = {n: rng.randint(0, n, 300) for n in (height, width)}
+    centres = {n: rng.randint(0, n, 300) for n in size}
     flat = iter(np.stack(list(centres.values()), 1).ravel())
 
     def randint(high: int, shape: tuple[int, ...], **_: object) -> Tensor:
@@ -176,27 +160,28 @@ def test_rectangle_is_the_box_of_cutmix_for_the_same_uniform_draws(
     monkeypatch.setattr(torch, 'rand', lambda *shape, **_: uniform.view(shape))
     monkeypatch.setattr(torch, 'randint', randint)
     monkeypatch.setattr(np.random, 'randint', lambda *_, **__: next(flat))
-    for mask, lam in zip(rectangle_mask(300, height, width)[:, 0], u):
-        box = CutMix(alpha=1.0).rand_bbox((height, width), float(lam))
+    masks = masking.rectangle_mask(300, *size)[:, 0]
+    for mask, lam in zip(masks, u):
+        box = CutMix(alpha=1.0).rand_bbox(size, float(lam))
         top, bottom, left, right = box
-        expected = torch.zeros(height, width)
+        expected = torch.zeros(size)
         expected[top:bottom, left:right] = 1
         assert torch.equal(mask, expected)
 
 
 @pytest.mark.parametrize(
-    ('kind', 'cells', 'limit'),
-    # 0.1 % of chi^2 with as many degrees of freedom.
-    [('pixel', 9, 27.9), ('patch', 6, 22.5)],
-    ids=['pixel-3x3', 'patch-2x3'],
+    ('kind', 'cells', 'limit'), [('pixel', 9, 27.9), ('patch', 6, 22.5)]
 )
 def test_area_is_uniform(kind: str, cells: int, limit: float) -> None:
-    """A share u ~ U(0,1) of n cells: 0 to n ones, equally often."""
+    """A share u ~ U(0,1) of n cells: 0 to n ones, equally often.
+
+    The limit is 0.1 % of chi^2 with as many degrees of freedom.
+    """
     torch.manual_seed(4)
     if kind == 'pixel':
-        ones = pixel_mask(4000, 3, 3).sum((1, 2, 3))
+        ones = masking.pixel_mask(4000, 3, 3).sum((1, 2, 3))
     else:
-        ones = patch_mask(4000, 8, 12).sum((1, 2, 3)) / 16
+        ones = masking.patch_mask(4000, 8, 12).sum((1, 2, 3)) / 16
     counts = torch.bincount(ones.long(), minlength=cells + 1)
     assert len(counts) == cells + 1
     expected = 4000 / len(counts)
@@ -219,7 +204,7 @@ def test_cells_are_independent_given_the_share(kind: str) -> None:
 def test_patches_are_constant(sizes: tuple[int, int, int]) -> None:
     torch.manual_seed(6)
     height, width, side = sizes
-    masks = patch_mask(50, height, width, patch_size=side)
+    masks = masking.patch_mask(50, height, width, patch_size=side)
 
     assert masks.shape == (50, 1, height, width)
     corners = []
