@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from m2at_mm.attacks import PGD, AutoAttack, ThreatModel
 from m2at_mm.attacks.losses import margin
 from m2at_mm.evaluation import ResultStore, RobustnessEvaluation
-from m2at_mm.evaluation.gradient_probes import margin_gradient
+from m2at_mm.evaluation.attacked_model import margin_gradient
 from m2at_mm.evaluation.results import make_results
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'tests'))

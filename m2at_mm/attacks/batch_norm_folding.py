@@ -5,23 +5,32 @@ from __future__ import annotations
 import pickle
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-
-from m2at_mm.attacks.random_stream import own_random_stream
 
 # What a module calls around its forward pass: `_forward_hooks` and the like.
 _HOOKS = ('forward_pre', 'forward', 'backward_pre', 'backward')
-# A convolution and the batch norm that alone reads its output.
-_Pair = tuple[nn.Conv2d, Any]
+_allowed = True
+
+
+@contextmanager
+def no_folding() -> Iterator[None]:
+    """Inside, every attack computes the model as it is."""
+    global _allowed
+    before, _allowed = _allowed, False
+    try:
+        yield
+    finally:
+        _allowed = before
 
 
 @contextmanager
@@ -30,26 +39,21 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
 
     In eval mode a batch norm is an affine map per channel: one that alone
     reads a convolution's output is passed over, and the convolution computes
-    with weights that hold the map. Models that draw random numbers or are
-    compiled are left alone, as are modules with hooks.
+    with weights that hold the map. Which ones these are is seen in the first
+    forward pass that is made for a gradient, in which nothing is folded yet.
+    Left alone are models that draw random numbers, are compiled or scripted,
+    or have autograd functions of their own, and modules with hooks.
     """
-    pairs = _find_pairs(model, images)
-    weights = {conv.weight.dtype: conv.weight for conv, _ in pairs}
-    kinds = {kind: _autocast_dtype(weights[kind]) for kind in weights}
+    modules = list(model.modules())
     with ExitStack() as undo:
-        for conv, norm in pairs:
-            weight, bias = _fold(conv, norm)
-            # Else cast and copied into this layout at each use.
-            kind = kinds[weight.dtype]
-            weight, bias = weight.to(kind), bias.to(kind)
-            if not images.is_contiguous():
-                weight = weight.contiguous(memory_format=torch.channels_last)
-            # Plain tensors for the time being: nothing trains them.
-            parameters: dict[str, Any] = conv._parameters
-            undo.callback(parameters.update, **parameters)
-            undo.callback(norm.__dict__.pop, 'forward')
-            parameters.update(weight=weight, bias=bias)
-            norm.__dict__['forward'] = lambda input: input
+        if _allowed and not any(map(_is_program, modules)):
+            convs = [module for module in modules if _is_free_conv(module)]
+            norms = [module for module in modules if _is_free_norm(module)]
+            watch = _Watch(convs, norms, images, undo)
+            undo.enter_context(model.register_forward_pre_hook(watch.begin))
+            undo.enter_context(
+                model.register_forward_hook(watch.end, always_call=True)
+            )
         yield
 
 
@@ -70,42 +74,21 @@ def _fold(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor]:
     return weight.to(conv.weight.dtype), bias.to(conv.weight.dtype)
 
 
-def _find_pairs(model: nn.Module, images: Tensor) -> list[_Pair]:
-    modules: list[Any] = list(model.modules())
-    convs = [
-        module
-        for module in modules
-        if _is_free(module, nn.Conv2d.forward)
-        # Not what computes its weights or pads in a way of its own.
+def _is_free_conv(module: Any) -> bool:
+    # Not what computes its weights or pads in a way of its own.
+    return (
+        _is_free(module, nn.Conv2d.forward)
         and isinstance(module._parameters.get('weight'), nn.Parameter)
         and module.weight.shape[0] == module.out_channels
-    ]
-    norms = [
-        module
-        for module in modules
-        if _is_free(module, _BatchNorm.forward, nn.SyncBatchNorm.forward)
+    )
+
+
+def _is_free_norm(module: Any) -> bool:
+    return (
+        _is_free(module, _BatchNorm.forward, nn.SyncBatchNorm.forward)
         and module.running_mean is not None
         and module.running_var is not None
-    ]
-    if not (convs and norms and len(images)) or _is_compiled(modules):
-        return []
-    trace = _Trace()
-    with own_random_stream(images.device), torch.no_grad():
-        before = _random_state(images.device)
-        with ExitStack() as stack:
-            for conv in convs:
-                hook = conv.register_forward_hook(trace.after_conv)
-                stack.enter_context(hook)
-            for norm in norms:
-                hook = norm.register_forward_pre_hook(
-                    trace.before_norm, with_kwargs=True
-                )
-                stack.enter_context(hook)
-            stack.enter_context(trace)
-            model(images[:1])
-        if before != _random_state(images.device):
-            return []
-    return trace.pairs()
+    )
 
 
 def _is_free(module: nn.Module, *forwards: Any) -> bool:
@@ -117,15 +100,30 @@ def _is_free(module: nn.Module, *forwards: Any) -> bool:
     )
 
 
-def _is_compiled(modules: list[nn.Module]) -> bool:
-    return any(
-        getattr(module, '_compiled_call_impl', None) is not None
+def _is_program(module: nn.Module) -> bool:
+    """Whether a module's computation is compiled or scripted."""
+    return (
+        isinstance(module, torch.jit.ScriptModule)
+        or getattr(module, '_compiled_call_impl', None) is not None
         or hasattr(module, '_orig_mod')
         or hasattr(
             module.__dict__.get('forward'), '_torchdynamo_orig_callable'
         )
-        for module in modules
     )
+
+
+def _has_plain_gradient(output: Any) -> bool:
+    """Whether PyTorch's own operations alone lead to a tensor."""
+    nodes, seen = [getattr(output, 'grad_fn', None)], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction) or 'jit' in node.name():
+            return False
+        nodes += [following for following, _ in node.next_functions]
+    return bool(seen)
 
 
 def _random_state(device: torch.device) -> bytes:
@@ -136,51 +134,106 @@ def _random_state(device: torch.device) -> bytes:
     return pickle.dumps(streams)
 
 
-class _Trace(TorchFunctionMode):
-    """Sees who reads which convolution's output in a forward pass."""
+class _Watch(TorchDispatchMode):
+    """Sees who reads which convolution's output, then folds batch norms.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Every operation counts, also of programs and functions that Python does
+    not see.
+    """
+
+    def __init__(
+        self,
+        convs: list[nn.Module],
+        norms: list[nn.Module],
+        images: Tensor,
+        undo: ExitStack,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.convs: list[Any] = convs
+        self.norms: list[Any] = norms
+        self.images, self.undo = images, undo
+        self.stack = ExitStack()
+        self.done = not (convs and norms)
+        self.trusted = False
         # By id; the tensors are kept, for ids that are not used again.
         self.outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
-        self.readers: dict[int, nn.Module] = {}
+        self.readers: dict[int, _BatchNorm] = {}
         self.reads: Counter[int] = Counter()
         self.calls: Counter[nn.Module] = Counter()
+
+    def begin(self, model: nn.Module, args: Any) -> None:
+        """Watch the first forward pass for a gradient; fold after it."""
+        if self.readers and self.trusted:
+            # Not at its end: the backward pass may compute it once more.
+            self.fold_pairs()
+            self.readers.clear()
+        if self.done or not any(
+            isinstance(one, Tensor) and one.requires_grad for one in args
+        ):
+            return
+        self.done = True
+        for conv in self.convs:
+            hook = conv.register_forward_hook(self.after_conv)
+            self.stack.enter_context(hook)
+        for norm in self.norms:
+            hook = norm.register_forward_pre_hook(
+                self.before_norm, with_kwargs=True
+            )
+            self.stack.enter_context(hook)
+        self.random_state = _random_state(self.images.device)
+        self.stack.enter_context(self)
+
+    def end(self, model: nn.Module, args: Any, output: Any) -> None:
+        """Stop watching, also after an error."""
+        self.stack.close()
+        if self.readers and not self.trusted:
+            drew = self.random_state != _random_state(self.images.device)
+            self.trusted = not drew and _has_plain_gradient(output)
+            if not self.trusted:
+                self.readers.clear()
 
     def after_conv(self, conv: nn.Conv2d, args: Any, out: Tensor) -> None:
         self.calls[conv] += 1
         self.outputs[id(out)] = (conv, out)
 
-    def before_norm(self, norm: nn.Module, args: Any, kwargs: Any) -> None:
+    def before_norm(self, norm: _BatchNorm, args: Any, kwargs: Any) -> None:
         self.calls[norm] += 1
         for value in (*args, *kwargs.values()):
             if id(value) in self.outputs:
                 self.readers[id(value)] = norm
 
-    def __torch_function__(
+    def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        kwargs = kwargs or {}
-        inputs = {id(one) for one in _leaves((*args, *kwargs.values()))}
-        result = func(*args, **kwargs)
-        # Operations that make a tensor of others, not the reading of a shape.
-        if any(isinstance(one, Tensor) for one in _leaves((result,))):
-            self.reads.update(inputs & self.outputs.keys())
-        return result
+        leaves = tree_flatten((args, kwargs))[0]
+        self.reads.update({id(one) for one in leaves} & self.outputs.keys())
+        return func(*args, **(kwargs or {}))
 
-    def pairs(self) -> list[_Pair]:
-        """Modules that ran once, in a row, with nobody else reading."""
-        return [
-            (conv, self.readers[key])
-            for key, (conv, _) in self.outputs.items()
-            if key in self.readers
-            and self.reads[key] == 1
-            and self.calls[conv] == self.calls[self.readers[key]] == 1
-        ]
-
-
-def _leaves(values: tuple[Any, ...]) -> Sequence[Any]:
-    """What is inside of containers; most values are in none."""
-    if any(isinstance(value, (tuple, list, dict)) for value in values):
-        return tree_flatten(values)[0]
-    return values
+    def fold_pairs(self) -> None:
+        """Fold batch norms that alone read a convolution's output."""
+        kinds: dict[torch.dtype, torch.dtype] = {}
+        for key, (conv, _) in self.outputs.items():
+            norm = self.readers.get(key)
+            # Modules that ran once, in a row, with nobody else reading, and
+            # that are not folded already by an attack around this one.
+            if (
+                norm is None
+                or self.reads[key] != 1
+                or not self.calls[conv] == self.calls[norm] == 1
+                or not (_is_free_conv(conv) and _is_free_norm(norm))
+            ):
+                continue
+            weight, bias = _fold(conv, norm)
+            if weight.dtype not in kinds:
+                kinds[weight.dtype] = _autocast_dtype(weight)
+            # Else cast and copied into this layout at each use.
+            kind = kinds[weight.dtype]
+            weight, bias = weight.to(kind), bias.to(kind)
+            if not self.images.is_contiguous():
+                weight = weight.contiguous(memory_format=torch.channels_last)
+            # Plain tensors for the time being: nothing trains them.
+            parameters: dict[str, Any] = conv._parameters
+            self.undo.callback(parameters.update, **parameters)
+            self.undo.callback(norm.__dict__.pop, 'forward')
+            parameters.update(weight=weight, bias=bias)
+            norm.__dict__['forward'] = lambda input: input

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel, own_random_stream
+from m2at_mm.attacks import ThreatModel, attack_mode, own_random_stream
 from m2at_mm.attacks.base import Attack
+from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import full, logits_of, predicted_labels
 from m2at_mm.attacks.losses import cross_entropy, margin
 from m2at_mm.evaluation.samples import fingerprints
@@ -21,6 +23,9 @@ from m2at_mm.evaluation.store import Arrays
 
 Batch = TypeVar('Batch')
 
+# By what share of their length logits and gradients may change by rounding,
+# also in half precision, and the images whose gradients are compared.
+_SAME_LOGITS, _SAME_GRADIENT, _FEW = 0.02, 0.1, 16
 _SECONDS_BETWEEN_MESSAGES = 20.0
 
 
@@ -36,6 +41,8 @@ class Attackable(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        #: Images and logits of the last pass for a gradient.
+        self.last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, K)."""
@@ -46,7 +53,52 @@ class Attackable(nn.Module):
         logits: Tensor = logits_of(self.model, seen)
         if images.requires_grad and not logits.requires_grad:
             logits = logits + 0 * images.sum()
+        if images.requires_grad:
+            self.last = images.detach(), logits.detach()
         return logits
+
+    def was_itself(self) -> bool:
+        """Whether the last attack saw the model that predicts.
+
+        Attacks compute it by faster ways, see
+        :func:`m2at_mm.attacks.batch_norm_folding.folded_norms`. Their last
+        logits are compared with the model's own, and so are gradients of a
+        few of the images.
+        """
+        if self.last is None:
+            return True
+        (images, seen), self.last = self.last, None
+        with torch.no_grad():
+            own = logits_of(self.model, images)
+            if not _agree(seen, own, _SAME_LOGITS):
+                # Models that never answer twice the same have no faster way.
+                return not torch.equal(own, logits_of(self.model, images))
+        few, labels = images[:_FEW], own[:_FEW].argmax(1)
+        plain = margin_gradient(self.model, few, labels)[1]
+        with attack_mode(self.model, images=few):
+            # The first pass is plain in any case.
+            for _ in range(2):
+                faster = margin_gradient(self.model, few, labels)[1]
+        return _agree(faster, plain, _SAME_GRADIENT)
+
+
+def _agree(one: Tensor, other: Tensor, share: float) -> bool:
+    """Whether two tensors differ by less than a share of their length."""
+    one, other = (x.double().nan_to_num(0.0, 0.0, 0.0) for x in (one, other))
+    return bool((one - other).norm() <= share * other.norm())
+
+
+def margin_gradient(
+    model: nn.Module, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The margin, shape (N, ), and its gradient, shape (N, C, H, W)."""
+    with attack_mode(model):
+        leaf = images.detach().clone().requires_grad_(True)
+        losses = margin(logits_of(model, leaf).float(), labels)
+        gradient = torch.zeros_like(images)
+        if losses.requires_grad:
+            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), gradient
 
 
 def attack_batch(
@@ -60,15 +112,21 @@ def attack_batch(
     """Attack a batch; facts of each image, and the adversarial images.
 
     The facts are ``label``, ``predicted``, the losses ``ce`` and ``margin``,
-    ``outside`` and ``content``, of shape (N, ), and ``seconds`` of shape
-    (1, ).
+    ``outside`` and ``content``, of shape (N, ), and of shape (1, )
+    ``seconds`` and ``unfolded``, whether the attack was repeated on the model
+    as it is, as a faster way to compute it had misled it.
     """
+    unfolded = False
 
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        nonlocal unfolded
         if attack is not None:
-            images = attack(
-                model, images, labels, threat, stop_when_fooled=True
-            )
+            run = partial(attack, model, images, labels, threat)
+            images = run(stop_when_fooled=True)
+            if not model.was_itself():
+                unfolded = True
+                with no_folding():
+                    images = run(stop_when_fooled=True)
         with torch.no_grad():
             logits = full(logits_of(model.model, images))
         # Wrong labels end the evaluation later, with an error of their own.
@@ -89,6 +147,7 @@ def attack_batch(
         **{n: found[n].cpu().numpy() for n in ('predicted', 'ce', 'margin')},
         outside=(~inside).cpu().numpy(),
         content=fingerprints(images),
+        unfolded=np.array([unfolded]),
         seconds=np.array([time.perf_counter() - start]),
     )
     return arrays, found['adversarial']

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import PGD, ThreatModel, attack_mode
+from m2at_mm.attacks import PGD, ThreatModel
 from m2at_mm.attacks.logits import logits_of
 from m2at_mm.attacks.losses import margin
 from m2at_mm.attacks.threat_model import unit_direction
-from m2at_mm.evaluation.attacked_model import Attackable
+from m2at_mm.evaluation.attacked_model import Attackable, margin_gradient
 
 # Random directions per image in which the gradient is checked.
 _DIRECTIONS = 4
@@ -23,19 +23,6 @@ _SHORT, _LONG = 0.25 / 255, 1 / 255
 _REALISED = 0.3
 
 Columns = dict[str, Tensor]
-
-
-def margin_gradient(
-    model: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The margin, shape (N, ), and its gradient, shape (N, C, H, W)."""
-    with attack_mode(model):
-        leaf = images.detach().clone().requires_grad_(True)
-        losses = margin(logits_of(model, leaf).float(), labels)
-        gradient = torch.zeros_like(images)
-        if losses.requires_grad:
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
-    return losses.detach(), gradient
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:

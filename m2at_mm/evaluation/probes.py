@@ -19,14 +19,18 @@ from m2at_mm.attacks import (
 )
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.attacks.losses import margin
-from m2at_mm.evaluation.attacked_model import Attackable, log, run_in_memory
+from m2at_mm.evaluation.attacked_model import (
+    Attackable,
+    log,
+    margin_gradient,
+    run_in_memory,
+)
 from m2at_mm.evaluation.gradient_probes import (
     Columns,
     check_gradient,
     cosine,
     gradients,
     is_broken,
-    margin_gradient,
     realised_steps,
 )
 

@@ -32,6 +32,10 @@ _RANDOM_NOTE = (
     'the test pipeline has random transforms: each image is read with the '
     'same draws every time, and with others the figures would differ'
 )
+_UNFOLDED = (
+    'with batch norms folded into convolutions the model is another function: '
+    '{} attacks it as it is, which takes longer'
+)
 _OTHER_DATASET = 'give the config whose dataset belongs to the checkpoint'
 
 
@@ -175,6 +179,8 @@ class RobustnessEvaluation:
                 predictions[left] = found['predicted']
                 outcome.seconds[name] += float(found['seconds'].sum())
                 outcome.outside[name] += int(found['outside'].sum())
+                if found['unfolded'].any():
+                    outcome.notes.append(_UNFOLDED.format(name))
                 loss = NAMED_ATTACKS[name].loss
                 if loss is not None and NAMED_ATTACKS[name].climbs:
                     stuck = found[loss] <= clean[loss][left]

@@ -15,7 +15,13 @@ from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import NFGSM, PGD, ThreatModel, attack_mode
+from m2at_mm.attacks import (
+    NFGSM,
+    PGD,
+    ThreatModel,
+    attack_mode,
+    batch_norm_folding,
+)
 
 IMAGES = torch.rand(
     5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
@@ -63,6 +69,52 @@ FEATURES: dict[str, Callable[..., Tensor]] = dict(
 )
 
 
+class Second(torch.autograd.Function):
+    """Reads a tensor, in the forward or in the backward pass only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, other: Tensor, late: bool) -> Tensor:
+        ctx.save_for_backward(other)
+        ctx.late = late
+        return x.clone() if late else x + other
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        other = ctx.saved_tensors[0] if ctx.late else 1.0
+        return gradient * other, None if ctx.late else gradient, None
+
+
+@torch.jit.script
+def add_scripted(x: Tensor, other: Tensor) -> Tensor:
+    return x + other
+
+
+class Add(nn.Module):
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return x + other
+
+
+FEATURES |= dict(
+    function=lambda net, x, norm: Second.apply(
+        norm(out := net.conv(x)), out, False
+    ),
+    function_backward=lambda net, x, norm: Second.apply(
+        norm(out := net.conv(x)), out, True
+    ),
+    scripted_function=lambda net, x, norm: add_scripted(
+        norm(out := net.conv(x)), out
+    ),
+    scripted_module=lambda net, x, norm: net.add(
+        norm(out := net.conv(x)), out
+    ),
+    raw=lambda net, x, norm: torch.ops.aten.add(norm(out := net.conv(x)), out),
+    # Not what one image would show.
+    by_size=lambda net, x, norm: (
+        norm(out := net.conv(x)) + (out if len(x) > 4 else 0)
+    ),
+)
+
+
 class Layers(nn.Module):
     """A convolution, two batch norms, and a way to put them together."""
 
@@ -70,6 +122,8 @@ class Layers(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3)
         self.norms = nn.ModuleList([nn.BatchNorm2d(6), nn.BatchNorm2d(6)])
+        if features == 'scripted_module':
+            self.add = torch.jit.script(Add())
         self.gate = nn.Parameter(torch.zeros(()))
         self.flag, self.features = 0, FEATURES[features]
 
@@ -96,12 +150,21 @@ def logits(network: nn.Module, images: Tensor = IMAGES) -> Tensor:
         return network(images)
 
 
+def watch(network: nn.Module, images: Tensor = IMAGES) -> None:
+    """The first pass for a gradient, in which nothing is folded yet."""
+    network(images.clone().requires_grad_(True))
+
+
 def attacked_norms(network: nn.Module, expected: Tensor | None = None) -> int:
     """How many batch norms work under attack, where the logits stay."""
     if expected is None:
         expected = logits(network)
-    with attack_mode(network, 'eval', IMAGES), counted_norms() as seen:
-        found = logits(network)
+    with attack_mode(network, 'eval', IMAGES):
+        with counted_norms() as whole:
+            watch(network)
+        with counted_norms() as seen:
+            found = logits(network)
+    assert len(whole) >= len(seen)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     return len(seen)
 
@@ -136,6 +199,12 @@ def new(features: str) -> nn.Module:
         (lambda: trained(Layers('shared')), 2),
         (lambda: trained(Layers('in_place')), 1),
         (lambda: trained(Layers('gated')), 1),
+        (lambda: trained(Layers('function')), 1),
+        (lambda: trained(Layers('function_backward')), 1),
+        (lambda: trained(Layers('scripted_function')), 1),
+        (lambda: trained(Layers('scripted_module')), 1),
+        (lambda: trained(Layers('raw')), 1),
+        (lambda: trained(Layers('by_size')), 1),
         (lambda: new('reused'), 1),
         (lambda: new('in_place'), 1),
         (lambda: new('gated'), 1),
@@ -157,7 +226,11 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
     before = parts()
     with pytest.raises(ZeroDivisionError):
         with attack_mode(network, 'eval', IMAGES):
+            watch(network)
+            assert parts() != before
             raise ZeroDivisionError
+    with pytest.raises(RuntimeError), attack_mode(network, 'eval', IMAGES):
+        watch(network, IMAGES[:, :1])
     assert parts() == before
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
@@ -188,6 +261,7 @@ def test_an_attack_inside_an_attack_and_no_image_at_all() -> None:
     expected = logits(network)
     with attack_mode(network, 'eval', IMAGES):
         attacked_norms(network, expected)
+        watch(network)
         torch.testing.assert_close(network(IMAGES), expected)
     torch.testing.assert_close(network(IMAGES), expected, rtol=0, atol=0)
     with attack_mode(network, 'eval', IMAGES[:0]):
@@ -222,6 +296,7 @@ def test_halved_convolutions_before_full_batch_norms() -> None:
         network[position].bfloat16()
     expected = logits(network, images)
     with attack_mode(network, 'eval', images):
+        watch(network, images)
         found = logits(network, images)
     assert found.dtype == expected.dtype
     torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
@@ -242,8 +317,10 @@ def test_a_randomised_model_keeps_its_draws() -> None:
     network = new('noisy')
     torch.manual_seed(1)
     expected = logits(network)
-    torch.manual_seed(1)
-    attacked_norms(network, expected)
+    with attack_mode(network, 'eval', IMAGES):
+        watch(network)
+        torch.manual_seed(1)
+        assert torch.equal(logits(network), expected)
 
 
 @pytest.mark.parametrize('mode', ['batch', 'train'])
@@ -263,8 +340,7 @@ def test_attacks_find_the_same_images(attack: Any, monkeypatch: Any) -> None:
         with counted_norms() as seen:
             found.append(attack(network, IMAGES, LABELS, ThreatModel()))
         worked.append(len(seen))
-        search = 'm2at_mm.attacks.batch_norm_folding._find_pairs'
-        monkeypatch.setattr(search, lambda *_: [])
+        monkeypatch.setattr(batch_norm_folding, '_allowed', False)
     # Folded, only the pass that looks for pairs needs them.
     assert worked == [20, 20 * (attack.steps or 1)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-9)
@@ -281,9 +357,10 @@ def test_weights_are_cast_once(on: bool, dtype: Any, cast: Any) -> None:
     network, images = small().to(dtype), IMAGES.to(dtype)
     with torch.autocast('cpu', torch.bfloat16, enabled=on):
         with attack_mode(network, 'eval', images):
+            watch(network, images)
+            folded = logits(network, images)
             # The first convolution has no batch norm behind it.
             kinds = [network[k].weight.dtype for k in (0, 2)]
-            folded = logits(network, images)
         assert kinds == [dtype, cast]
         plain = network(images)
     tolerance = 0.02 * plain.abs().max().item() if on else 1e-5

@@ -6,7 +6,64 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.evaluation.attacked_model import run_in_memory, with_progress
+from m2at_mm.attacks import PGD, ThreatModel
+from m2at_mm.attacks.batch_norm_folding import no_folding
+from m2at_mm.evaluation.attacked_model import (
+    Attackable,
+    attack_batch,
+    run_in_memory,
+    with_progress,
+)
+
+
+class Forked(nn.Module):
+    """Small batches are normalised by the formula, not by the module."""
+
+    def __init__(self, small: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.small = small
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 3)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.1, 0.3)
+        self.noise = 0.0
+
+    def forward(self, images: Tensor) -> Tensor:
+        out = self.conv(images)
+        if len(images) > self.small:
+            features = self.norm(out)
+        else:
+            mean, var = (
+                x.view(-1, 1, 1)
+                for x in (self.norm.running_mean, self.norm.running_var)
+            )
+            features = (out - mean) / (var + self.norm.eps).sqrt()
+        logits = self.head(features.relu().mean((2, 3)))
+        return logits + self.noise * torch.randn_like(logits)
+
+
+@pytest.mark.parametrize(
+    ('small', 'noise', 'unfolded'),
+    [(0, 0.0, False), (23, 0.0, True), (24, 0.0, False), (23, 1.0, False)],
+)
+def test_a_faster_way_that_misleads_is_left(
+    small: int, noise: float, unfolded: bool
+) -> None:
+    model = Forked(small).eval()
+    images = torch.rand(24, 3, 6, 6)
+    labels = model(images).argmax(1)
+    model.noise = noise
+    given = PGD(8), ThreatModel('linf', '4/255'), images, labels, 0
+    found, adversarial = attack_batch(Attackable(model), *given)
+    assert found['unfolded'].tolist() == [unfolded]
+    if noise:
+        return
+    with no_folding():
+        plain, expected = attack_batch(Attackable(model), *given)
+    right = plain['predicted'] == labels.numpy()
+    assert 0 < right.sum() < 24
+    assert (plain['predicted'] == found['predicted']).all()
 
 
 def _with_room_for(limit: int, sizes: list[int]) -> Callable:
