@@ -48,7 +48,8 @@ def test_planted_models_raise_an_alarm(
     torch.manual_seed(0)
     model = PLANTED[name](robust_model)
     found = names(probe(model, *right, ThreatModel()))
-    if name == 'counter 200':  # it is honest for so many queries
+    # Honest for so many queries, and where the margin is concerned.
+    if name in ('counter 200', 'decoy for ce'):
         assert found == []
     else:
         assert {
