@@ -87,11 +87,9 @@ class AdversarialClassifier(BaseModel):
         self.label_smoothing = label_smoothing
         build = TASK_UTILS.build
         self.method: Method = build(method or dict(type='m2at_mm.M2AT'))
-        if self.method.needs_attack and not train_attack:
-            train_attack = _PGD10
-        self.train_attack: Attack | None = (
-            build(train_attack) if train_attack else None
-        )
+        self.train_attack: Attack | None = None
+        if train_attack or self.method.needs_attack:
+            self.train_attack = build(train_attack or _PGD10)
         if eval_attacks is None:
             eval_attacks = dict(pgd10=_PGD10)
         for name in {'clean', 'worst'} & eval_attacks.keys():
@@ -127,14 +125,7 @@ class AdversarialClassifier(BaseModel):
         self._accepted = targets.accepted_targets(
             self.classifier, self.num_classes
         )
-        targets.check_soft_targets(
-            self.classifier,
-            self._accepted,
-            self.method,
-            self.label_smoothing,
-            getattr(self.data_preprocessor, 'batch_augments', None)
-            is not None,
-        )
+        targets.check_soft_targets(self, self._accepted)
 
     @property
     def num_classes(self) -> int | None:
@@ -150,8 +141,9 @@ class AdversarialClassifier(BaseModel):
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give."""
         if mode == 'tensor':
-            given = self._network_input(inputs)
-            return heads.classifier_logits(self.classifier, given)
+            return heads.classifier_logits(
+                self.classifier, self._network_input(inputs)
+            )
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
@@ -168,14 +160,16 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        target, accepted = target.to(inputs.device), self._accepted
-        target = targets.trainable_target(target, accepted, self.method)
+        target = targets.trainable_target(
+            target.to(inputs.device), self._accepted, self.method
+        )
         with differentiable_checkpoints():
-            train, attack = self.method.loss, self.attack_in_training
-            if self.loss_replay is None:
-                return train(self, attack, inputs, target)
-            losses: dict[str, Tensor] = self.loss_replay.record(inputs, target)
-            return losses
+            if self.loss_replay is not None:
+                losses: dict[str, Tensor]
+                losses = self.loss_replay.record(inputs, target)
+                return losses
+            attack = self.attack_in_training
+            return self.method.loss(self, attack, inputs, target)
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
@@ -221,21 +215,20 @@ class AdversarialClassifier(BaseModel):
         target = stack_targets(data_samples, soft=False)
         if self.eval_attacks and target is not None:
             target = hard_labels(target.to(inputs.device))
-            labels = {
-                name: self._labels_under_attack(attack, inputs, target)
-                for name, attack in self.eval_attacks.items()
-            }
-            for index, sample in enumerate(found):
-                sample.set_field(
-                    {name: those[index] for name, those in labels.items()},
-                    'adversarial_pred_labels',
-                )
+            labels = [
+                self._labels_under_attack(attack, inputs, target)
+                for attack in self.eval_attacks.values()
+            ]
+            for sample, *those in zip(found, *labels):
+                predicted = dict(zip(self.eval_attacks, those))
+                sample.set_field(predicted, 'adversarial_pred_labels')
         return found
 
     def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
         """The classifier's features of images in [0, 1]."""
-        given = self._network_input(inputs)
-        return self.classifier.extract_feat(given, **kwargs)
+        return self.classifier.extract_feat(
+            self._network_input(inputs), **kwargs
+        )
 
     def _network_input(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the classifier takes them, normalised."""

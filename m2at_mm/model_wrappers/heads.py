@@ -42,14 +42,12 @@ def count_classes(classifier: nn.Module) -> int | None:
     head = getattr(classifier, 'head', None)
     if isinstance(head, VigClsHead):
         return int(head.fc2.out_features)
-    found: int | None = getattr(head, 'num_classes', None)
-    if head is None:  # of timm or Hugging Face
-        network = getattr(classifier, 'model', None)
-        config = getattr(network, 'config', None)
-        found = getattr(config, 'num_labels', None) or getattr(
-            network, 'num_classes', None
-        )
-    return found
+    if head is not None:
+        return getattr(head, 'num_classes', None)
+    network = getattr(classifier, 'model', None)  # of timm or Hugging Face
+    config = getattr(network, 'config', None)
+    labels: int | None = getattr(config, 'num_labels', None)
+    return labels or getattr(network, 'num_classes', None)
 
 
 def needs_plain_layout(classifier: nn.Module) -> bool:
@@ -83,13 +81,6 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     return logits
 
 
-def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
-    """Whether a classifier loses the dimension of a batch of one image."""
-    with attack_mode(classifier), torch.no_grad():
-        scores: Any = classifier(image, mode='tensor')
-    return isinstance(scores, Tensor) and scores.ndim == 1
-
-
 def losses_and_logits(
     classifier: Any, inputs: Tensor, target: Tensor
 ) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -97,36 +88,30 @@ def losses_and_logits(
 
     The logits, of shape (N, K), are those of the same forward pass and of the
     attacked function, also where the loss adds a margin to them; None if the
-    head is not called.
+    head is not called. The distilled LeViT and EfficientFormer learn from the
+    average of their two heads' logits, as mmpretrain's DeiT does.
     """
-    num = len(inputs)
+    num, head = len(inputs), getattr(classifier, 'head', None)
     if num == 1 and _squeezes(classifier, inputs):
         # Twice the same image has the same mean loss.
         inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
-    with _recorded_logits(classifier) as seen:
-        losses = _losses(classifier, inputs, target)
-    return losses, seen[0][:num] if seen else None
-
-
-def _losses(
-    classifier: Any, inputs: Tensor, target: Tensor
-) -> dict[str, Tensor]:
-    """The classifier's own losses, also of heads that only predict.
-
-    The distilled LeViT and EfficientFormer learn from the average of their
-    two heads' logits, as mmpretrain's DeiT does.
-    """
-    head = getattr(classifier, 'head', None)
     samples = as_samples(target)
     losses: dict[str, Tensor]
-    with _trainable(classifier):
+    with _recorded_logits(classifier) as seen, _trainable(classifier):
         if isinstance(head, EfficientFormerClsHead) and head.dist:
             # Its own loss refuses to.
             features = classifier.extract_feat(inputs)
             losses = ClsHead.loss(head, features, samples)
         else:
             losses = classifier.loss(inputs, samples)
-    return losses
+    return losses, seen[0][:num] if seen else None
+
+
+def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
+    """Whether a classifier loses the dimension of a batch of one image."""
+    with attack_mode(classifier), torch.no_grad():
+        scores: Any = classifier(image, mode='tensor')
+    return isinstance(scores, Tensor) and scores.ndim == 1
 
 
 def _joined(head: nn.Module | None, scores: Any) -> Any:
@@ -137,15 +122,15 @@ def _joined(head: nn.Module | None, scores: Any) -> Any:
 @contextmanager
 def _trainable(classifier: nn.Module) -> Iterator[None]:
     """Let a distilled LeViT head give one output in train mode, too."""
-    head = getattr(classifier, 'head', None)
-    if not (isinstance(head, LeViTClsHead) and head.training):
-        yield
-        return
-    head.training = False  # of the head itself; its batch norms still train
+    head: Any = getattr(classifier, 'head', None)
+    switched = isinstance(head, LeViTClsHead) and head.training
+    if switched:
+        head.training = False  # of the head alone; its batch norms train on
     try:
         yield
     finally:
-        head.training = True
+        if switched:
+            head.training = True
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmpretrain.models import TimmClassifier
@@ -54,7 +54,7 @@ def accepted_targets(
         try_targets(module, num_classes, averaged)
         for module in loss_modules(classifier)
     ]
-    return AcceptedTargets(*(all(kind) for kind in zip(*found)))
+    return AcceptedTargets(*map(all, zip(*found)))
 
 
 def try_targets(
@@ -73,7 +73,7 @@ def try_targets(
     sharp[torch.arange(num), labels] += 0.9
     flat = (sharp + 1 / num_classes) / 2
     kwargs = dict(avg_factor=num) if averaged else {}
-    results: list[Tensor | Exception] = []
+    results: list[Any] = []
     for target in (labels, sharp, flat):
         try:
             # A copy, as SeesawLoss counts the labels that it sees.
@@ -82,34 +82,27 @@ def try_targets(
             results.append(loss)
         except Exception as error:  # each loss refuses in a way of its own
             results.append(error)
-    hard, first, second = results
-    if isinstance(hard, Exception) and isinstance(first, Exception):
+    takes_labels, mixtures, again = (
+        isinstance(result, Tensor) for result in results
+    )
+    if not takes_labels and not mixtures:
         raise ValueError(
             f'loss={type(module).__name__!r} takes neither labels of shape '
             f'(N, ) nor probabilities of shape (N, {num_classes}), as it '
-            f'says {str(hard)!r}: give another loss, or other settings of it'
-        ) from hard
+            f'says {str(results[0])!r}: give another loss, or other settings '
+            'of it'
+        ) from results[0]
     # LabelSmoothLoss(mode='multi_label') only asks which scores are not 0.
-    scores = (
-        isinstance(first, Tensor)
-        and isinstance(second, Tensor)
-        and not torch.equal(first, second)
-    )
-    return AcceptedTargets(
-        isinstance(hard, Tensor), scores, isinstance(first, Tensor)
-    )
+    scores = mixtures and again and not torch.equal(*results[1:])
+    return AcceptedTargets(takes_labels, scores, mixtures)
 
 
-def check_soft_targets(
-    classifier: nn.Module,
-    accepted: AcceptedTargets,
-    method: Method,
-    label_smoothing: float,
-    mixes: bool,
-) -> None:
-    """Refuse soft targets that method or loss can't be trained towards."""
+def check_soft_targets(model: Any, accepted: AcceptedTargets) -> None:
+    """Refuse soft targets that a model's method or loss can't learn."""
+    method: Method = model.method
+    mixes = getattr(model.data_preprocessor, 'batch_augments', None)
     name = f'method={type(method).__name__!r}'
-    if method.needs_hard_labels and mixes:
+    if method.needs_hard_labels and mixes is not None:
         raise ValueError(
             f'{name} needs hard labels, but batch_augments mix them: remove '
             'batch_augments from data_preprocessor (train_cfg.augments in the '
@@ -117,18 +110,19 @@ def check_soft_targets(
         )
     sources = {
         name: method.changes_labels,
-        f'label_smoothing={label_smoothing}': label_smoothing > 0,
-        'batch_augments': mixes and not accepted.mixtures,
+        f'label_smoothing={model.label_smoothing}': model.label_smoothing > 0,
+        'batch_augments': mixes is not None and not accepted.mixtures,
     }
     soft = [source for source, is_soft in sources.items() if is_soft]
     if soft and not accepted.scores:
-        losses = [type(one).__name__ for one in loss_modules(classifier)]
+        modules = loss_modules(model.classifier)
+        losses = ', '.join(type(one).__name__ for one in modules)
         raise ValueError(
-            f'{" and ".join(soft)} give soft targets, but '
-            f'loss={", ".join(losses)} takes labels only: leave them out '
-            '(M2AT keeps labels with clean_label=1, perturbed_label=1 and '
-            "pairing='self'; PGDAT, TRADES and MART always do), or give a "
-            'loss that takes probabilities, like CrossEntropyLoss'
+            f'{" and ".join(soft)} give soft targets, but loss={losses} takes '
+            'labels only: leave them out (M2AT keeps labels with '
+            "clean_label=1, perturbed_label=1 and pairing='self'; PGDAT, "
+            'TRADES and MART always do), or give a loss that takes '
+            'probabilities, like CrossEntropyLoss'
         )
 
 
@@ -148,10 +142,10 @@ def trainable_target(
         return target.argmax(1) if hard else target.float()
     if target.ndim == 2 and hard:
         raise ValueError(
-            'the batch has probabilities of shape '
-            f'{tuple(target.shape)} as targets, but the method '
-            f'{type(method).__name__} or the loss takes labels only: '
-            'give gt_label in place of gt_score, and mix no images'
+            f'the batch has probabilities of shape {tuple(target.shape)} as '
+            f'targets, but the method {type(method).__name__} or the loss '
+            'takes labels only: give gt_label in place of gt_score, and mix '
+            'no images'
         )
     return target
 

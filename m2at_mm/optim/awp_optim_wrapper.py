@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -75,10 +75,9 @@ class AWPOptimWrapper(OptimWrapper):
                 'every backward pass, and adversarial weight perturbation '
                 'needs a second one: choose another method, or OptimWrapper'
             )
-        with ExitStack() as stack:
-            stack.enter_context(super().optim_context(model))
-            if self._inner_count >= self.warmup_iters:
-                self._replay = stack.enter_context(LossReplay(bare))
+        if self._inner_count >= self.warmup_iters:
+            self._replay = LossReplay(bare)
+        with super().optim_context(model), self._replay or nullcontext():
             yield
 
     def update_params(
@@ -109,7 +108,18 @@ class AWPOptimWrapper(OptimWrapper):
             for parameter in model.parameters()
             if parameter.requires_grad and parameter.ndim > 1
         ]
-        gradients = self._gradients(loss, weights)
+        # The perturbation does not depend on the scale, but half precision
+        # underflows without it.
+        scaler = getattr(self, 'loss_scaler', None)
+        scaled = loss if scaler is None else scaler.scale(loss)
+        gradients = [
+            torch.zeros_like(weight) if gradient is None else gradient
+            for weight, gradient in zip(
+                weights,
+                torch.autograd.grad(scaled, weights, allow_unused=True),
+            )
+        ]
+        dist.all_reduce_params(gradients, op='mean')
         kept = [weight.detach().clone() for weight in weights]
         try:
             with torch.no_grad():
@@ -120,26 +130,6 @@ class AWPOptimWrapper(OptimWrapper):
             with torch.no_grad():
                 for weight, old in zip(weights, kept):
                     weight.copy_(old)
-
-    def _gradients(
-        self, loss: Tensor, weights: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """The loss's gradients, averaged over the processes."""
-        # The perturbation does not depend on the scale, but half precision
-        # underflows without it.
-        scaler = getattr(self, 'loss_scaler', None)
-        scaled = loss if scaler is None else scaler.scale(loss)
-        found = torch.autograd.grad(scaled, weights, allow_unused=True)
-        gradients = [
-            torch.zeros_like(weight) if one is None else one
-            for weight, one in zip(weights, found)
-        ]
-        if dist.get_world_size() > 1:
-            flat = torch.cat([one.flatten() for one in gradients])
-            dist.all_reduce(flat, 'mean')
-            parts = flat.split([one.numel() for one in gradients])
-            gradients = [p.view_as(one) for p, one in zip(parts, gradients)]
-        return gradients
 
 
 def _perturbation(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:

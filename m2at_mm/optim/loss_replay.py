@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from m2at_mm.model_wrappers import AdversarialClassifier
+from m2at_mm.runner.process_state import random_streams, set_random_streams
+
 
 class LossReplay:
     """Records one call of an adversarial classifier's loss, and repeats it.
@@ -22,7 +25,7 @@ class LossReplay:
         ...     losses_again = replay.repeat()
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: AdversarialClassifier) -> None:
         self.model = model
         self._call: tuple[Tensor, Tensor] | None = None
 
@@ -35,20 +38,17 @@ class LossReplay:
 
     def record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The method's losses, the first time; the model calls this."""
-        self._call = images, target
-        self._buffers = [one.clone() for one in self._own_buffers()]
-        self._start = _random_state(images.device)
-        self._found: list[tuple[Tensor, list[Tensor]]] = []
+        model, self._call = self.model, (images, target)
+        self._buffers = [one.clone() for one in model.classifier.buffers()]
+        self._start = random_streams()
+        self._found: list[tuple[Tensor, dict[str, Any]]] = []
 
         def attack(*args: Any) -> Tensor:
-            adversarial: Tensor = self.model.attack_in_training(*args)
-            self._found.append((adversarial, _random_state(images.device)))
+            adversarial: Tensor = model.attack_in_training(*args)
+            self._found.append((adversarial, random_streams()))
             return adversarial
 
-        losses: dict[str, Tensor] = self.model.method.loss(
-            self.model, attack, images, target
-        )
-        return losses
+        return model.method.loss(model, attack, images, target)
 
     def repeat(self) -> dict[str, Tensor]:
         """The same losses with the present weights."""
@@ -57,34 +57,16 @@ class LossReplay:
                 'no loss was recorded: call the model with '
                 "mode='loss' inside the LossReplay"
             )
-        images, target = self._call
         with torch.no_grad():
-            for buffer, old in zip(self._own_buffers(), self._buffers):
+            buffers = self.model.classifier.buffers()
+            for buffer, old in zip(buffers, self._buffers):
                 buffer.copy_(old)
-        _set_random_state(self._start, images.device)
+        set_random_streams(self._start)
         found = iter(self._found)
 
         def attack(*_: Any) -> Tensor:
-            adversarial, state = next(found)
-            _set_random_state(state, images.device)
+            adversarial, streams = next(found)
+            set_random_streams(streams)
             return adversarial
 
-        losses: dict[str, Tensor] = self.model.method.loss(
-            self.model, attack, images, target
-        )
-        return losses
-
-    def _own_buffers(self) -> list[Tensor]:
-        return list(self.model.classifier.buffers())
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    on_gpu = device.type == 'cuda'
-    gpu = [torch.cuda.get_rng_state(device)] if on_gpu else []
-    return [torch.get_rng_state(), *gpu]
-
-
-def _set_random_state(state: list[Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    for gpu in state[1:]:
-        torch.cuda.set_rng_state(gpu, device)
+        return self.model.method.loss(self.model, attack, *self._call)
