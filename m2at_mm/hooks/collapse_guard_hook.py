@@ -98,7 +98,7 @@ class CollapseGuardHook(Hook):
             check_count(name, getattr(self, name))
         check_number('max_gap', self.max_gap, above=0, below=100)
         check_number('step_factor', self.step_factor, above=0, below=1)
-        self._attacks = dict(fgsm=FGSM(), pgd=PGD(steps=self.steps))
+        self._pgd = PGD(steps=self.steps)
         self._goes_back = self.action in ('rollback', 'lower_step')
         self._batches: list[tuple[Tensor, Tensor]] = []
         self._first_bad: Tensor | None = None
@@ -115,9 +115,8 @@ class CollapseGuardHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check what the action needs, and go on from a checkpoint."""
         if self.by_epoch:
-            train_loops.refuse_epochs(
-                runner, f'guard.interval={self.interval}'
-            )
+            setting = f'guard.interval={self.interval}'
+            train_loops.refuse_epochs(runner, setting)
         model = bare_model(runner.model)
         if not hasattr(model, 'threat_model'):
             raise ValueError(
@@ -192,11 +191,11 @@ class CollapseGuardHook(Hook):
 
     def _check(self, runner: Runner, unit: str, done: int) -> None:
         found: list[Any] = [None]
-        if dist.is_main_process():
-            try:
+        try:
+            if dist.is_main_process():
                 found = [self._measure(runner)]
-            except Exception as error:  # the others wait for an answer
-                found = [error]
+        except Exception as error:  # the others wait for an answer
+            found = [error]
         dist.broadcast_object_list(found)
         (figures,) = found
         if isinstance(figures, Exception):
@@ -216,19 +215,19 @@ class CollapseGuardHook(Hook):
         """Accuracy in per cent on the fixed images."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
-        if not self._batches:
-            self._batches = watched_batches(runner, self.num_images)
+        self._batches = self._batches or watched_batches(
+            runner, self.num_images
+        )
         right: Counter[str] = Counter()
         with attack_mode(model), own_random_stream(device, 0), torch.no_grad():
             for batch in self._batches:
                 images, labels = (one.to(device) for one in batch)
-                for name, attack in (('clean', None), *self._attacks.items()):
-                    attacked = images
-                    if attack is not None:
-                        attacked = attack(
-                            model, images, labels, model.threat_model
-                        )
-                    hits = predicted_labels(model(attacked)) == labels
+                given = model, images, labels, model.threat_model
+                fgsm, pgd = FGSM()(*given), self._pgd(*given)
+                for name, inputs in dict(
+                    clean=images, fgsm=fgsm, pgd=pgd
+                ).items():
+                    hits = predicted_labels(model(inputs)) == labels
                     right[name] += int(hits.sum())
         total = sum(len(labels) for _, labels in self._batches)
         return {name: 100 * hits / total for name, hits in right.items()}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import EarlyStoppingHook, Hook
-from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from m2at_mm.registry import HOOKS
@@ -87,45 +85,34 @@ class RNGStateHook(Hook):
         if train_loops.checkpoint_follows(runner):
             self.gather(runner, at_epoch_end=False)
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put the streams into the checkpoint."""
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         if self._states:
             checkpoint[_KEY] = self._states
         checkpoint[_HOOKS] = process_state.hook_states(runner)
 
     def gather(self, runner: Runner, at_epoch_end: bool) -> None:
         """Collect the streams for the next checkpoint; all processes must."""
-        self._states = dict(
-            ranks=dist.all_gather_object(
-                process_state.process_state(runner.model)
-            ),
-            at_epoch_end=at_epoch_end,
-        )
+        own = process_state.process_state(runner.model)
+        ranks = dist.all_gather_object(own)
+        self._states = dict(ranks=ranks, at_epoch_end=at_epoch_end)
 
     # --- resuming ---
 
-    def after_load_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         """Take the streams out of a checkpoint that is resumed from."""
         # In training, a guard goes back to earlier weights and nothing else.
         if not runner._resume or self._began:
             return
-        process_state.set_hook_states(
-            runner, restored(checkpoint.get(_HOOKS, {}))
-        )
+        states = restored(checkpoint.get(_HOOKS, {}))
+        process_state.set_hook_states(runner, states)
         loaded = checkpoint.get(_KEY)
         problem = _why_not(loaded, runner)
         if problem is None:
             self._loaded = loaded
         else:
-            print_log(
+            runner.logger.warning(
                 f'{problem}. The run goes on with other draws than the '
-                'interrupted one',
-                logger='current',
-                level=logging.WARNING,
+                'interrupted one'
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -142,8 +129,8 @@ class RNGStateHook(Hook):
         data_order.make_repeatable(runner, self._epoch)
         if dist.get_world_size() > 1:
             self._draw_apart(runner)
-        if self._loaded is not None:
-            loaded = self._loaded
+        loaded = self._loaded
+        if loaded is not None:
             self._go_on(runner)
             if not loaded['at_epoch_end']:
                 # Once more, after the batches that are skipped.
@@ -165,8 +152,7 @@ class RNGStateHook(Hook):
 
     def _go_on(self, runner: Runner) -> None:
         assert self._loaded is not None
-        own = self._loaded['ranks'][dist.get_rank()]
-        self._loaded = None
+        own, self._loaded = self._loaded['ranks'][dist.get_rank()], None
         process_state.set_process_state(runner.model, own)
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
@@ -174,10 +160,10 @@ class RNGStateHook(Hook):
     def _draw_apart(self, runner: Runner) -> None:
         """MMEngine seeds all processes alike by default."""
         has_own_way = hasattr(runner.model, 'keep_random_streams')
-        if data_order.draws_differ(runner):
-            if has_own_way:
-                runner.model.keep_random_streams()
-        elif not has_own_way:
+        differ = data_order.draws_differ(runner)
+        if differ and has_own_way:
+            runner.model.keep_random_streams()
+        elif not differ and not has_own_way:
             torch.manual_seed(torch.initial_seed() + dist.get_rank())
 
     # --- validation ---

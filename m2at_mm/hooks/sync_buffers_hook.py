@@ -45,7 +45,6 @@ class SyncBuffersHook(StockSyncBuffersHook):
         self.called_in_train = False
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Average all running statistics."""
         self._average(runner)
         self.called_in_train = True
 

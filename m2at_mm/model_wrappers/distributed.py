@@ -38,19 +38,12 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        device_ids: list[int] | None = None,
-        broadcast_buffers: bool = False,
-        **kwargs: Any,
+        self, module: nn.Module, device_ids: Any = None, **kwargs: Any
     ) -> None:
-        on_cpu = all(p.device.type == 'cpu' for p in module.parameters())
-        super().__init__(
-            module=module,
-            device_ids=None if on_cpu else device_ids,
-            broadcast_buffers=broadcast_buffers,
-            **kwargs,
-        )
+        if all(p.device.type == 'cpu' for p in module.parameters()):
+            device_ids = None
+        kwargs = dict(broadcast_buffers=False) | kwargs
+        super().__init__(module=module, device_ids=device_ids, **kwargs)
         self._draws_apart = get_rank() == 0
 
     def keep_random_streams(self) -> None:

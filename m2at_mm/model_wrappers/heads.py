@@ -7,16 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmpretrain.models import VGG
-from mmpretrain.models.heads import (
-    ClsHead,
-    ConformerHead,
-    EfficientFormerClsHead,
-    LeViTClsHead,
-    MultiLabelClsHead,
-    MultiTaskHead,
-    VigClsHead,
-)
+from mmpretrain.models import VGG, heads
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode
@@ -26,13 +17,13 @@ from m2at_mm.model_wrappers.targets import as_samples, loss_modules
 
 def why_unsupported(head: type) -> str | None:
     """Why a class of heads cannot be attacked, None if it can."""
-    if issubclass(head, MultiLabelClsHead):
+    if issubclass(head, heads.MultiLabelClsHead):
         return (
             'gives an image several labels, but the attacks and their '
             'accuracy are those of one label per image: give LinearClsHead '
             'where every image has one'
         )
-    if issubclass(head, MultiTaskHead):
+    if issubclass(head, heads.MultiTaskHead):
         return 'has several tasks, but an attack needs one set of classes'
     return None
 
@@ -40,7 +31,7 @@ def why_unsupported(head: type) -> str | None:
 def count_classes(classifier: nn.Module) -> int | None:
     """The number of a classifier's logits, None if it does not tell."""
     head = getattr(classifier, 'head', None)
-    if isinstance(head, VigClsHead):
+    if isinstance(head, heads.VigClsHead):
         return int(head.fc2.out_features)
     if head is not None:
         return getattr(head, 'num_classes', None)
@@ -98,10 +89,10 @@ def losses_and_logits(
     samples = as_samples(target)
     losses: dict[str, Tensor]
     with _recorded_logits(classifier) as seen, _trainable(classifier):
-        if isinstance(head, EfficientFormerClsHead) and head.dist:
+        if isinstance(head, heads.EfficientFormerClsHead) and head.dist:
             # Its own loss refuses to.
             features = classifier.extract_feat(inputs)
-            losses = ClsHead.loss(head, features, samples)
+            losses = heads.ClsHead.loss(head, features, samples)
         else:
             losses = classifier.loss(inputs, samples)
     return losses, seen[0][:num] if seen else None
@@ -116,14 +107,14 @@ def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
 
 def _joined(head: nn.Module | None, scores: Any) -> Any:
     """One row of logits per image: Conformer's two are added."""
-    return sum(scores) if isinstance(head, ConformerHead) else scores
+    return sum(scores) if isinstance(head, heads.ConformerHead) else scores
 
 
 @contextmanager
 def _trainable(classifier: nn.Module) -> Iterator[None]:
     """Let a distilled LeViT head give one output in train mode, too."""
     head: Any = getattr(classifier, 'head', None)
-    switched = isinstance(head, LeViTClsHead) and head.training
+    switched = isinstance(head, heads.LeViTClsHead) and head.training
     if switched:
         head.training = False  # of the head alone; its batch norms train on
     try:

@@ -22,19 +22,14 @@ def make_transparent(wrapper: nn.Module, child: str) -> None:
 
 
 def _leave_out(
-    child: str,
-    wrapper: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    local_metadata: dict[str, Any],
+    child: str, wrapper: nn.Module, state_dict: Any, prefix: str, *_: Any
 ) -> None:
     module = getattr(wrapper, child)
     if module._state_dict_hooks:
         # A hook that returns a new dict, as that of timm's and Hugging
         # Face's classifiers, is heard only on a root module.
-        for key in [
-            k for k in state_dict if k.startswith(f'{prefix}{child}.')
-        ]:
+        old = [k for k in state_dict if k.startswith(f'{prefix}{child}.')]
+        for key in old:
             del state_dict[key]
         for key, value in module.state_dict().items():
             state_dict[prefix + key] = value
@@ -49,12 +44,7 @@ def _leave_out(
             metadata[prefix[:-1]] = own
 
 
-def _put_in(
-    child: str,
-    state_dict: dict[str, Any],
-    prefix: str,
-    *_: Any,
-) -> None:
+def _put_in(child: str, state_dict: Any, prefix: str, *_: Any) -> None:
     _rename(state_dict, prefix, f'{prefix}{child}.')
     metadata = getattr(state_dict, '_metadata', None)
     if metadata is not None:

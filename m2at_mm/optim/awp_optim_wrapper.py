@@ -37,7 +37,7 @@ class AWPOptimWrapper(OptimWrapper):
         gamma (float): Size of the perturbation relative to the weights, not
             negative. The authors take 0.01 for PGD-AT and 0.005 for TRADES.
         warmup_iters (int): Iterations before the weights are perturbed.
-        **kwargs: See :class:`mmengine.optim.OptimWrapper`.
+        **kw: See :class:`mmengine.optim.OptimWrapper`.
 
     Example:
         >>> optim_wrapper = dict(
@@ -46,13 +46,9 @@ class AWPOptimWrapper(OptimWrapper):
     """
 
     def __init__(
-        self,
-        *args: Any,
-        gamma: float = 0.01,
-        warmup_iters: int = 0,
-        **kwargs: Any,
+        self, *args: Any, gamma: float = 0.01, warmup_iters: int = 0, **kw: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kw)
         check_number('gamma', gamma, 0)
         check_count('warmup_iters', warmup_iters, 0)
         self.gamma = gamma
@@ -81,10 +77,7 @@ class AWPOptimWrapper(OptimWrapper):
             yield
 
     def update_params(
-        self,
-        loss: Tensor,
-        step_kwargs: dict[str, Any] | None = None,
-        zero_kwargs: dict[str, Any] | None = None,
+        self, loss: Tensor, step_kwargs: Any = None, zero_kwargs: Any = None
     ) -> None:
         """Step from the old weights, along the gradient at the perturbed."""
         replay, self._replay = self._replay, None

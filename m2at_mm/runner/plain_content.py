@@ -62,12 +62,8 @@ def _plain(value: Any) -> Any:
     """The same in built-in types and tensors."""
     if isinstance(value, HistoryBuffer):
         log, count = map(_plain, value.data)
-        return {
-            _KIND: 'HistoryBuffer',
-            'log': log,
-            'count': count,
-            'max_length': value.max_length,
-        }
+        content = dict(log=log, count=count, max_length=value.max_length)
+        return {_KIND: 'HistoryBuffer', **content}
     if isinstance(value, np.ndarray):
         return {_KIND: 'ndarray', 'values': torch.tensor(value)}
     if isinstance(value, np.generic):
@@ -96,12 +92,9 @@ def restored(value: Any) -> Any:
         if kind == 'ndarray':
             return value['values'].cpu().numpy()
         content = {k: restored(v) for k, v in value.items() if k != _KIND}
-        if kind != 'HistoryBuffer':
-            return type(value)(content)
-        buffer = HistoryBuffer(max_length=content['max_length'])
-        buffer._log_history = content['log']
-        buffer._count_history = content['count']
-        return buffer
+        if kind == 'HistoryBuffer':
+            return HistoryBuffer(*content.values())
+        return type(value)(content)
     if type(value) in (list, tuple, set):
         return type(value)(map(restored, value))
     return value

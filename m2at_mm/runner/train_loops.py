@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.base_loop import BaseLoop
 
 from m2at_mm.checks import check_count
 from m2at_mm.model_wrappers.distributed import bare_model
@@ -72,9 +73,8 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     def __init__(self, *args: Any, repeats: int = 8, **kwargs: Any) -> None:
         check_count('repeats', repeats)
         super().__init__(*args, **kwargs)
-        preprocessor = getattr(
-            bare_model(self.runner.model), 'data_preprocessor', None
-        )
+        model = bare_model(self.runner.model)
+        preprocessor = getattr(model, 'data_preprocessor', None)
         if getattr(preprocessor, 'augment', None) is not None:
             raise ValueError(
                 'data_preprocessor.augment would crop and flip each '
@@ -100,6 +100,11 @@ def make_epochs_resumable(cfg: Config) -> None:
     if loop is not None and loop.get('by_epoch') and 'type' not in loop:
         del loop['by_epoch']
         loop.type = 'm2at_mm.ResumableEpochTrainLoop'
+
+
+def is_training(runner: Runner) -> bool:
+    """Whether the Runner trains: it builds its training loop only for that."""
+    return isinstance(runner._train_loop, BaseLoop)
 
 
 def counts_epochs(runner: Runner) -> bool:
@@ -140,14 +145,11 @@ def validation_follows(runner: Runner, done: int) -> bool:
     step = bisect(loop.dynamic_milestones, done + 1)
     interval = loop.dynamic_intervals[step - 1]
     last = loop.max_epochs if counts_epochs(runner) else loop.max_iters
-    due: bool = done >= max(1, loop.val_begin) and (
-        done % interval == 0 or done == last
-    )
-    return due
+    due = done % interval == 0 or done == last
+    return bool(due and done >= max(1, loop.val_begin))
 
 
 def saves_or_validates(runner: Runner, done: int) -> bool:
     """Whether either follows iteration ``done``, other than by epoch."""
-    return checkpoint_follows(runner) or (
-        not counts_epochs(runner) and validation_follows(runner, done)
-    )
+    validates = not counts_epochs(runner) and validation_follows(runner, done)
+    return validates or checkpoint_follows(runner)
