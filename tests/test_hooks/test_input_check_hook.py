@@ -12,6 +12,7 @@ from mmengine.dataset import RepeatDataset, default_collate
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
+from pytest import MonkeyPatch
 from tiny import classifier_cfg
 from torch.utils.data import DataLoader, Subset
 
@@ -21,56 +22,54 @@ CROP: dict[str, Any] = dict(type='RandomCrop', crop_size=32, padding=4)
 PACK = dict(type='PackInputs')
 
 
-@pytest.fixture(autouse=True)
-def steps(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The steps that the Runner takes; what is wrong is found before any."""
-    taken: list[str] = []
+START: dict[str, dict] = {'train': {}, 'resume': dict(resume=True), 'test': {}}
+Run = Callable[..., Runner]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: MonkeyPatch) -> Run:
+    """Function that runs an iteration of twenty digits, and notes the steps.
+
+    What is ``refused`` with a message is so before any step.
+    """
+
+    def start(
+        how: str = 'train',
+        refused: str = '',
+        change: Callable[[Runner], Any] = lambda _: None,
+        **settings: Any,
+    ) -> Runner:
+        runner = build_digits_runner(tmp_path, 20, **START[how], **settings)
+        change(runner)
+        runner.steps = []
+        go = runner.test if how == 'test' else runner.train
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, 'call_hook', noted)
+            if refused:
+                errors = (ValueError, FileNotFoundError)
+                with pytest.raises(errors, match=refused):
+                    go()
+                assert runner.steps == []
+            else:
+                go()
+        return runner
+
     stock = Runner.call_hook
 
     def noted(runner: Runner, name: str, **given: Any) -> None:
         if re.fullmatch('before_.*_iter', name):
-            taken.append(name.split('_')[1])
+            runner.steps.append(name.split('_')[1])
         stock(runner, name, **given)
 
-    monkeypatch.setattr(Runner, 'call_hook', noted)
-    return taken
-
-
-def build_runner(
-    work_dir: Path, num_classes: int = 10, **settings: Any
-) -> Runner:
-    """One iteration of twenty digits."""
-    return build_digits_runner(work_dir, 20, num_classes, **settings)
+    return start
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Our own checkpoint after one iteration."""
     work_dir = tmp_path_factory.mktemp('trained')
-    build_runner(work_dir).train()
+    build_digits_runner(work_dir, 20).train()
     return str(work_dir / 'epoch_1.pth')
-
-
-START: dict[str, dict] = {'train': {}, 'resume': dict(resume=True), 'test': {}}
-
-
-def start(how: str, runner: Runner) -> None:
-    runner.test() if how == 'test' else runner.train()
-
-
-Refused = Callable[..., None]
-
-
-@pytest.fixture
-def refused(steps: list[str]) -> Refused:
-    """Function that checks that a run ends with an error before any step."""
-
-    def check(runner: Runner, message: str, how: str = 'train') -> None:
-        with pytest.raises((ValueError, FileNotFoundError), match=message):
-            start(how, runner)
-        assert steps == []
-
-    return check
 
 
 # --- checkpoints -----------------------------------------------------------
@@ -113,35 +112,31 @@ def save(path: Path, change: str = '', prefix: str = '') -> str:
 @pytest.mark.parametrize('how', START)
 @pytest.mark.parametrize('change', CHANGED)
 def test_checkpoint_of_another_network(
-    how: str, change: str, tmp_path: Path, refused: Refused, steps: list[str]
+    how: str, change: str, tmp_path: Path, run: Run
 ) -> None:
     path = save(tmp_path / 'other.pth', change)
-    runner = build_runner(tmp_path, load_from=path, **START[how])
     if how == 'train' and change in HEADS:  # fine-tuning
-        runner.train()
-        assert steps == ['train', 'val']
+        assert run(how, load_from=path).steps == ['train', 'val']
     else:
-        refused(runner, CHANGED[change], how)
+        run(how, CHANGED[change], load_from=path)
 
 
 @pytest.mark.parametrize('how', START)
-def test_own_checkpoint_passes(
-    how: str, trained: str, tmp_path: Path, steps: list[str]
-) -> None:
-    runner = build_runner(tmp_path, load_from=trained, **START[how])
-    start(how, runner)
+def test_own_checkpoint_passes(how: str, trained: str, run: Run) -> None:
+    runner = run(how, load_from=trained)
     # The one epoch of a resumed run is done.
-    assert steps == dict(train=['train', 'val'], resume=[], test=['test'])[how]
+    steps = dict(train=['train', 'val'], resume=[], test=['test'])
+    assert runner.steps == steps[how]
     assert runner.epoch == (how != 'test')
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.'], ids=['plain', 'parallel'])
-def test_stock_checkpoint_passes(prefix: str, tmp_path: Path) -> None:
+def test_stock_checkpoint_passes(
+    prefix: str, tmp_path: Path, run: Run
+) -> None:
     path = save(tmp_path / 'stock.pth', prefix=prefix)
     weights = torch.load(path)['state_dict']
-    runner = build_runner(tmp_path, load_from=path)
-    runner.test()
-    for key, value in runner.model.state_dict().items():
+    for key, value in run('test', load_from=path).model.state_dict().items():
         assert torch.equal(value, weights[prefix + key])
 
 
@@ -168,38 +163,31 @@ DAMAGED = {
 @pytest.mark.parametrize('how', START)
 @pytest.mark.parametrize('kind', DAMAGED)
 def test_checkpoint_that_cannot_be_read(
-    kind: str, how: str, trained: str, tmp_path: Path, refused: Refused
+    kind: str, how: str, trained: str, tmp_path: Path, run: Run
 ) -> None:
     path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
     whole = Path(trained).read_bytes()
-    content: dict[str, bytes] = {
-        'cut off': whole[: len(whole) // 2],
-        'empty': b'',
-        'text': b'<html>404</html>',
-    }
-    if kind in content:
-        path.write_bytes(content[kind])
-    elif kind == 'code':
+    if kind == 'code':
         torch.save(dict(state_dict=Planted(mark)), path)
     elif kind == 'tensor':
         torch.save(torch.zeros(3), path)
-    runner = build_runner(tmp_path, load_from=str(path), **START[how])
-    refused(runner, f'{path}.* {DAMAGED[kind]}', how)
+    elif kind != 'missing':
+        cut = whole[: len(whole) // 2] if kind == 'cut off' else b''
+        path.write_bytes(b'<html>404</html>' if kind == 'text' else cut)
+    run(how, f'{path}.* {DAMAGED[kind]}', load_from=str(path))
     assert not mark.exists()
 
 
 def test_a_config_in_a_checkpoint_is_not_run(
-    trained: str, tmp_path: Path
+    trained: str, tmp_path: Path, run: Run
 ) -> None:
     path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
     checkpoint = torch.load(trained, weights_only=True)
     checkpoint['meta']['config'] = f'open({str(mark)!r}, "w").close()'
     torch.save(checkpoint, path)
     # The best checkpoint may have made room for another run's.
-    keep = dict(default_hooks=dict(checkpoint=dict(published_keys=None)))
-    runner = build_runner(tmp_path, load_from=str(path), **keep)
-    runner._resume = True
-    runner.train()
+    keep = dict(checkpoint=dict(published_keys=None))
+    run('resume', load_from=str(path), default_hooks=keep)
     assert not mark.exists()
 
 
@@ -222,31 +210,25 @@ GIVEN: dict[str, Callable[[str], dict[str, Any]]] = {
     ),
     'pretrained': init_from,
     'at home': lambda path: init_from(f'~/{Path(path).name}'),
-    'by itself': lambda path: {},
+    # As classifiers of timm.
+    'by itself': lambda path: dict(
+        change=lambda runner: runner.cfg.model.classifier.update(
+            pretrained=True
+        )
+    ),
 }
 
 
 @pytest.mark.parametrize('kind', GIVEN)
 def test_weights_that_are_there(
-    kind: str,
-    trained: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    steps: list[str],
+    kind: str, trained: str, monkeypatch: MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setenv('HOME', str(Path(trained).parent))
-    runner = build_runner(tmp_path, **NEEDS, **GIVEN[kind](trained))
-    if kind == 'by itself':  # as classifiers of timm
-        runner.cfg.model.classifier.pretrained = True
-    runner.train()
-    assert 'train' in steps
+    assert 'train' in run(**NEEDS, **GIVEN[kind](trained)).steps
 
 
-def test_testing_needs_no_pretrained_weights(
-    trained: str, tmp_path: Path, steps: list[str]
-) -> None:
-    build_runner(tmp_path, load_from=trained, **init_from('')).test()
-    assert 'test' in steps
+def test_testing_needs_no_pretrained_weights(trained: str, run: Run) -> None:
+    assert 'test' in run('test', load_from=trained, **init_from('')).steps
 
 
 # --- data and settings -----------------------------------------------------
@@ -289,28 +271,28 @@ TWICE = r"\['RandomCrop'\], and data_preprocessor.augment"
     ],
 )
 def test_settings_that_do_not_fit(
-    settings: dict, message: str, tmp_path: Path, refused: Refused
+    settings: dict, message: str, run: Run
 ) -> None:
-    refused(build_runner(tmp_path, **settings), message)
+    run('train', message, **settings)
 
 
 @pytest.mark.parametrize('how', ['train', 'test'])
 def test_label_outside_the_classes_of_a_held_out_set(
-    how: str, tmp_path: Path, refused: Refused
+    how: str, run: Run
 ) -> None:
-    runner = build_runner(tmp_path)
-    loop = runner.test_loop if how == 'test' else runner.val_loop
-    dataset = loop.dataloader.dataset
-    labels = dataset.get_gt_labels()
-    labels[7] = -1
-    dataset.get_gt_labels = lambda: labels
-    refused(runner, r'label -1, .*\(1 of 20 images\)', how)
+    def relabel(runner: Runner) -> None:
+        loop = runner.test_loop if how == 'test' else runner.val_loop
+        dataset = loop.dataloader.dataset
+        labels = dataset.get_gt_labels()
+        labels[7] = -1
+        dataset.get_gt_labels = lambda: labels
+
+    run(how, r'label -1, .*\(1 of 20 images\)', relabel)
 
 
 @pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])
-def test_save_best_names_a_figure(name: str, tmp_path: Path) -> None:
-    checkpoint = dict(save_best=f'robust/{name}')
-    build_runner(tmp_path, default_hooks=dict(checkpoint=checkpoint)).train()
+def test_save_best_names_a_figure(name: str, tmp_path: Path, run: Run) -> None:
+    run(default_hooks=dict(checkpoint=dict(save_best=f'robust/{name}')))
     assert (tmp_path / f'best_robust_{name}_epoch_1.pth').is_file()
 
 
@@ -323,31 +305,26 @@ NESTED = dict(type='RandomApply', transforms=[CROP], prob=0.5)
         (5, [PACK], r'Digits has label \d, .*0 to 4'),
         (10, [CROP, PACK], TWICE),
         (10, [NESTED, PACK], TWICE),
+        # Of a choice, which passes whole batches on.
+        (10, None, 'Digits has whole_batches=True'),
     ],
 )
 def test_inside_other_datasets(
-    num_classes: int,
-    pipeline: list,
-    message: str,
-    tmp_path: Path,
-    refused: Refused,
+    num_classes: int, pipeline: list | None, message: str, run: Run
 ) -> None:
     """See test_inside.py for the other wrappers."""
-    runner = build_runner(tmp_path, num_classes)
-    data = Digits(indices=20, pipeline=pipeline)
-    runner._train_dataloader = DataLoader(RepeatDataset(data, times=2))
-    refused(runner, message)
+    if pipeline:
+        data: Any = Digits(indices=20, pipeline=pipeline)
+        loader = DataLoader(RepeatDataset(data, times=2))
+    else:
+        data = Digits(indices=20, pipeline=[PACK], whole_batches=True)
+        data = Subset(data, range(20))
+        loader = DataLoader(data, collate_fn=default_collate)
 
+    def give(runner: Runner) -> None:
+        runner._train_dataloader = loader
 
-def test_whole_batches_of_a_choice_need_their_collate_function(
-    tmp_path: Path, refused: Refused
-) -> None:
-    runner = build_runner(tmp_path)
-    data = Digits(indices=20, pipeline=[PACK], whole_batches=True)
-    runner._train_dataloader = DataLoader(
-        Subset(data, range(20)), collate_fn=default_collate
-    )
-    refused(runner, 'Digits has whole_batches=True')
+    run('train', message, give, num_classes=num_classes)
 
 
 @pytest.mark.parametrize('robust', [False, True])
