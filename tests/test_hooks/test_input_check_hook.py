@@ -87,23 +87,21 @@ CHANGED = {
 
 def save(path: Path, change: str = '', prefix: str = '') -> str:
     """A checkpoint of stock mmpretrain, of the same or another network."""
-    width = 8 if change == 'wider' else 4
-    cfg = classifier_cfg(
-        100 if change == 'other-classes' else 10,
-        base_channels=width,
-        stem_channels=width,
-    )
+    width, classes = 4 + 4 * (change == 'wider'), 10
+    if change == 'other-classes':
+        classes = 100
+    cfg = classifier_cfg(classes, base_channels=width, stem_channels=width)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         weights = MODELS.build(cfg).state_dict()
     if change == 'shallower':
         del weights[DEEP.format(1)]
     elif change == 'deeper':
         weights[DEEP.format(2)] = torch.zeros(1)
-    elif change in ('missing', 'another-kind'):
-        for key in ('head.fc.weight', 'head.fc.bias'):
-            value = weights.pop(key)
-            if change == 'another-kind':
-                weights[key.replace('fc', 'layers.0')] = value
+    for key in ('head.fc.weight', 'head.fc.bias'):
+        if change == 'another-kind':
+            weights[key.replace('fc', 'layers.0')] = weights[key]
+        if change in ('missing', 'another-kind'):
+            del weights[key]
     weights = {prefix + key: value for key, value in weights.items()}
     torch.save(dict(meta={}, state_dict=weights), path)
     return str(path)
@@ -234,97 +232,88 @@ def test_testing_needs_no_pretrained_weights(trained: str, run: Run) -> None:
 # --- data and settings -----------------------------------------------------
 
 CROPPED = dict(whole_batches=False, pipeline=[CROP, PACK])
+NESTED = dict(type='RandomApply', transforms=[CROP], prob=0.5)
 TWICE = r"\['RandomCrop'\], and data_preprocessor.augment"
 
 
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        (
-            init_from('missing.pth'),
-            r'model\.classifier\.backbone\.init_cfg\.checkpoint=.*missing',
-        ),
-        (NEEDS, 'load_from is empty'),
-        (NEEDS | dict(resume=True), 'load_from is empty'),
-        *(
-            (
-                dict(num_classes=5, data_preprocessor=dict(num_classes=known)),
-                r'label 5, .*0 to 4 \(10 of 20 images\)',
-            )
-            for known in (None, 5, 10)
-        ),
-        *(
-            (
-                dict(default_hooks=dict(checkpoint=dict(save_best=figure))),
-                rf"'{figure}' .*\['clean', 'worst', 'pgd10'\]",
-            )
-            for figure in ('robust/pgd20', 'robust/', 'robust/Clean')
-        ),
-        *(
-            (
-                dict(train_dataloader=dict(collate_fn=dict(type=name))),
-                f"'{name}' joins samples, .*whole_batch_collate",
-            )
-            for name in ('default_collate', 'pseudo_collate')
-        ),
-        (dict(train_dataloader=dict(dataset=CROPPED)), TWICE),
-    ],
-)
-def test_settings_that_do_not_fit(
-    settings: dict, message: str, run: Run
-) -> None:
-    run('train', message, **settings)
+def loading(build: Callable[[], Any], **settings: Any) -> dict[str, Any]:
+    def change(runner: Runner) -> None:
+        runner._train_dataloader = DataLoader(build(), **settings)
+
+    return dict(change=change)
 
 
-@pytest.mark.parametrize('how', ['train', 'test'])
-def test_label_outside_the_classes_of_a_held_out_set(
-    how: str, run: Run
-) -> None:
-    def relabel(runner: Runner) -> None:
+def repeated(*pipeline: dict) -> dict[str, Any]:
+    """See test_inside.py for the other wrappers."""
+    return loading(
+        lambda: RepeatDataset(Digits(indices=20, pipeline=[*pipeline]), 2)
+    )
+
+
+def _whole() -> Any:
+    data = Digits(indices=20, pipeline=[PACK], whole_batches=True)
+    return Subset(data, range(20))
+
+
+def relabelled(how: str) -> dict[str, Any]:
+    """A wrong label in a held-out set."""
+
+    def change(runner: Runner) -> None:
         loop = runner.test_loop if how == 'test' else runner.val_loop
         dataset = loop.dataloader.dataset
         labels = dataset.get_gt_labels()
         labels[7] = -1
         dataset.get_gt_labels = lambda: labels
 
-    run(how, r'label -1, .*\(1 of 20 images\)', relabel)
+    return dict(how=how, change=change)
+
+
+def saving(figure: str) -> dict[str, Any]:
+    return dict(default_hooks=dict(checkpoint=dict(save_best=figure)))
+
+
+def collating(name: str) -> dict[str, Any]:
+    return dict(train_dataloader=dict(collate_fn=dict(type=name)))
+
+
+MISSING = r'model\.classifier\.backbone\.init_cfg\.checkpoint=.*missing'
+NO_FIGURES, KINDS = ('pgd20', '', 'Clean'), ('default', 'pseudo')
+BEST = r".*\['clean', 'worst', 'pgd10'\]"
+JOINS = 'joins samples, .*whole_batch_collate'
+HAS_WHOLE = 'Digits has whole_batches=True'
+LABEL_5 = r'label 5, .*0 to 4 \(10 of 20 images\)'
+LABEL_MINUS_1 = r'label -1, .*\(1 of 20 images\)'
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (init_from('missing.pth'), MISSING),
+    (NEEDS, 'load_from is empty'),
+    (dict(NEEDS, how='resume'), 'load_from is empty'),
+    *(
+        (dict(num_classes=5, data_preprocessor=dict(num_classes=k)), LABEL_5)
+        for k in (None, 5, 10)
+    ),
+    *((saving(f'robust/{k}'), f"'robust/{k}' {BEST}") for k in NO_FIGURES),
+    *((collating(f'{k}_collate'), f"'{k}_collate' {JOINS}") for k in KINDS),
+    (dict(train_dataloader=dict(dataset=CROPPED)), TWICE),
+    (relabelled('train'), LABEL_MINUS_1),
+    (relabelled('test'), LABEL_MINUS_1),
+    (dict(repeated(PACK), num_classes=5), r'Digits has label \d, .*0 to 4'),
+    (repeated(CROP, PACK), TWICE),
+    (repeated(NESTED, PACK), TWICE),
+    (loading(_whole, collate_fn=default_collate), HAS_WHOLE),
+]
+
+
+@pytest.mark.parametrize(('settings', 'message'), REFUSED)
+def test_settings_that_do_not_fit(
+    settings: dict, message: str, run: Run
+) -> None:
+    run(refused=message, **settings)
 
 
 @pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])
 def test_save_best_names_a_figure(name: str, tmp_path: Path, run: Run) -> None:
-    run(default_hooks=dict(checkpoint=dict(save_best=f'robust/{name}')))
+    run(**saving(f'robust/{name}'))
     assert (tmp_path / f'best_robust_{name}_epoch_1.pth').is_file()
-
-
-NESTED = dict(type='RandomApply', transforms=[CROP], prob=0.5)
-
-
-@pytest.mark.parametrize(
-    ('num_classes', 'pipeline', 'message'),
-    [
-        (5, [PACK], r'Digits has label \d, .*0 to 4'),
-        (10, [CROP, PACK], TWICE),
-        (10, [NESTED, PACK], TWICE),
-        # Of a choice, which passes whole batches on.
-        (10, None, 'Digits has whole_batches=True'),
-    ],
-)
-def test_inside_other_datasets(
-    num_classes: int, pipeline: list | None, message: str, run: Run
-) -> None:
-    """See test_inside.py for the other wrappers."""
-    if pipeline:
-        data: Any = Digits(indices=20, pipeline=pipeline)
-        loader = DataLoader(RepeatDataset(data, times=2))
-    else:
-        data = Digits(indices=20, pipeline=[PACK], whole_batches=True)
-        data = Subset(data, range(20))
-        loader = DataLoader(data, collate_fn=default_collate)
-
-    def give(runner: Runner) -> None:
-        runner._train_dataloader = loader
-
-    run('train', message, give, num_classes=num_classes)
 
 
 @pytest.mark.parametrize('robust', [False, True])
@@ -346,7 +335,7 @@ def test_several_views(
     if robust:
         cfg.test_evaluator.append(dict(type='m2at_mm.RobustAccuracy'))
     if not checked:
-        cfg.default_hooks.pop('input_check')
+        del cfg.default_hooks.input_check
     runner = Runner.from_cfg(cfg)
     if robust:
         with pytest.raises(ValueError, match=r'RobustAccuracy .* several'):
