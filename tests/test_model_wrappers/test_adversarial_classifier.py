@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from itertools import product
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -40,11 +41,8 @@ def batch_for(model: Any, training: bool = True, num: int = 4) -> dict:
 
 def mixing(augment: str) -> dict[str, Any]:
     """Preprocessing settings with a batch augmentation."""
-    augments = dict(augments=dict(type=augment, alpha=1.0))
-    return dict(DATA, batch_augments=augments)
-
-
-# --- a plain classifier to others ------------------------------------------
+    augment_cfg = dict(type=augment, alpha=1.0)
+    return dict(DATA, batch_augments=dict(augments=augment_cfg))
 
 
 @pytest.mark.parametrize('to_rgb', [False, True])
@@ -65,32 +63,21 @@ def test_checkpoints_and_features_are_the_stock_ones(to_rgb: bool) -> None:
     assert torch.equal(other(images), ours(images))
 
 
-def test_ema_keeps_transparent_keys() -> None:
-    ema = ExponentialMovingAverage(tiny.build_adversarial())
+def test_averages_and_attributes_are_the_classifiers() -> None:
+    ours = tiny.build_adversarial()
+    ema = ExponentialMovingAverage(ours)
     keys = [k for k in ema.state_dict() if k.startswith('module.')]
     assert keys == [f'module.{key}' for key in tiny.build_stock().state_dict()]
     ema.load_state_dict(ema.state_dict(), strict=True)
-
-
-def test_attributes_of_the_classifier_show_through() -> None:
-    ours = tiny.build_adversarial()
     assert ours.head is ours.classifier.head
     assert ours.with_head and ours.with_neck and ours.num_classes == 10
     with pytest.raises(AttributeError, match='no attribute'):
         _ = ours.nonsense
 
 
-# --- settings --------------------------------------------------------------
-
-
 def test_defaults() -> None:
-    model = MODELS.build(
-        dict(
-            type='m2at_mm.AdversarialClassifier',
-            classifier=tiny.classifier_cfg(),
-            data_preprocessor=DATA,
-        )
-    )
+    kind = dict(type='m2at_mm.AdversarialClassifier', data_preprocessor=DATA)
+    model = MODELS.build(dict(kind, classifier=tiny.classifier_cfg()))
     assert model.threat_model.to_dict() == {'norm': 'linf', 'eps': 8 / 255}
     assert model.method == M2AT()
     assert list(model.eval_attacks) == ['pgd10']
@@ -102,11 +89,9 @@ def test_defaults() -> None:
     assert torch.isfinite(losses['loss'])
     found = model.eval()(**batch_for(model, False), mode='predict')
     assert set(found[0].adversarial_pred_labels) == {'pgd10'}
-
-
-@pytest.mark.parametrize('method', ['Standard', 'FreeAT'])
-def test_methods_without_an_attack_get_none(method: str) -> None:
-    assert tiny.build_adversarial(**tiny.RECIPES[method]).train_attack is None
+    for method in ('Standard', 'FreeAT'):  # without an attack
+        model = tiny.build_adversarial(**tiny.RECIPES[method])
+        assert model.train_attack is None
 
 
 @pytest.mark.parametrize(
@@ -131,10 +116,9 @@ def test_bad_settings(settings: dict, message: str) -> None:
 
 def test_predict_attacks_labelled_images_under_no_grad() -> None:
     weak, strong = dict(PGD_CFG, steps=1, step_size=0), dict(PGD_CFG, steps=5)
-    ours = tiny.build_adversarial(
-        eval_attacks=dict(weak=weak, pgd=strong),
-        threat_model=dict(eps='64/255'),
-    ).eval()
+    attacks, large = dict(weak=weak, pgd=strong), dict(eps='64/255')
+    ours = tiny.build_adversarial(eval_attacks=attacks, threat_model=large)
+    ours.eval()
     images, samples = batch_for(ours, False, num=8).values()
     # Truth = prediction, so that every image can be fooled.
     for sample, label in zip(samples, ours(images).argmax(1)):
@@ -150,7 +134,7 @@ def test_predict_attacks_labelled_images_under_no_grad() -> None:
 
 @pytest.mark.parametrize('attacks', [{}, None])
 def test_predict_without_labels_or_attacks_is_the_stock_one(
-    attacks: dict | None,
+    attacks: Any,
 ) -> None:
     batch = tiny.raw_batch()
     ours = tiny.build_adversarial(eval_attacks=attacks).eval()
@@ -187,9 +171,7 @@ def test_training_step_is_plain_pgd_at() -> None:
     loss = ours(**data, mode='loss')['loss']
     loss.backward()
 
-    mean, std = (
-        torch.tensor(v).view(3, 1, 1) / 255 for v in (tiny.MEAN, tiny.STD)
-    )
+    mean, std = torch.tensor([tiny.MEAN, tiny.STD]).view(2, 3, 1, 1) / 255
     adversarial = images.clone()
     for _ in range(3):
         adversarial.requires_grad_(True)
@@ -212,9 +194,8 @@ def test_training_step_is_plain_pgd_at() -> None:
 
 
 def test_frozen_batch_norm_stays_frozen() -> None:
-    ours = tiny.build_adversarial(
-        classifier=tiny.classifier_cfg(norm_eval=True)
-    ).train()
+    classifier = tiny.classifier_cfg(norm_eval=True)
+    ours = tiny.build_adversarial(classifier=classifier).train()
     norms = [m for m in ours.modules() if isinstance(m, _BatchNorm)]
     before = copy.deepcopy(ours.state_dict())
     ours(**batch_for(ours), mode='loss')
@@ -235,31 +216,24 @@ def test_head_that_logs_accuracy_accepts_soft_labels() -> None:
     assert all('gt_score' not in sample for sample in data['data_samples'])
 
 
-def recording(model: Any) -> list[Tensor]:
-    """The targets that the train attack is given from now on."""
-    given: list[Tensor] = []
-    attack = model.train_attack
-
-    def recorded(net: Any, images: Any, target: Any, *a: Any, **k: Any) -> Any:
-        given.append(target)
-        return attack(net, images, target, *a, **k)
-
-    model.train_attack = recorded
-    return given
+def target_of(attack: Mock) -> Tensor:
+    """What a train attack was given, once."""
+    attack.assert_called_once()
+    return attack.call_args.args[2]
 
 
-@pytest.mark.parametrize(
-    'method', sorted(tiny.RECIPES.keys() - {'MART', 'FreeAT'})
-)
+# Methods that take soft labels from outside.
+MIXING = sorted(tiny.RECIPES.keys() - {'MART', 'FreeAT'})
+
+
+@pytest.mark.parametrize('method', MIXING)
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
 def test_mixed_images_are_attacked_towards_their_mixed_label(
     method: str, augment: str
 ) -> None:
-    settings = mixing(augment)
-    model = tiny.build_adversarial(
-        **tiny.RECIPES[method], data_preprocessor=settings
-    )
-    given = recording(model)
+    settings = dict(tiny.RECIPES[method], data_preprocessor=mixing(augment))
+    model = tiny.build_adversarial(**settings)
+    attack = model.train_attack = Mock(wraps=model.train_attack)
     torch.manual_seed(0)
     data = batch_for(model.train())
     total, _ = model.parse_losses(model(**data, mode='loss'))
@@ -267,9 +241,8 @@ def test_mixed_images_are_attacked_towards_their_mixed_label(
     assert torch.isfinite(total)
     assert model.head.fc.weight.grad.abs().max() > 0
     if method != 'Standard':
-        [target] = given
         mixed = torch.stack([s.gt_score for s in data['data_samples']])
-        assert torch.equal(target, mixed)
+        assert torch.equal(target_of(attack), mixed)
         assert 0 < (mixed > 0).sum(1).max() <= 2
 
 
@@ -280,15 +253,15 @@ def test_label_smoothing_changes_what_is_learnt_alone(soft: bool) -> None:
         label_smoothing=0.2,
         train_attack=dict(PGD_CFG, steps=1, step_size=0, random_start=False),
     ).train()
-    given, data = recording(model), batch_for(model)
+    attack = model.train_attack = Mock(wraps=model.train_attack)
+    data = batch_for(model)
     labels = tiny.labels_of(data['data_samples'])
     one_hot = F.one_hot(labels, 10).float()
     if soft:
         for sample, score in zip(data['data_samples'], one_hot):
             sample.set_gt_score(score)
     loss = model(**data, mode='loss')['loss']
-    [target] = given
-    assert torch.equal(target, one_hot if soft else labels)
+    assert torch.equal(target_of(attack), one_hot if soft else labels)
     logits = model(data['inputs'])
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
@@ -307,12 +280,11 @@ CASES = set(product(tiny.RECIPES, (False, True))) - {('MART', True)}
 def test_labels_in_one_object_give_the_same_training(
     method: str, mixed: bool
 ) -> None:
-    settings = mixing('Mixup') if mixed else DATA
+    data = mixing('Mixup') if mixed else DATA
+    settings = dict(tiny.RECIPES[method], data_preprocessor=data)
     ends = []
     for change in (dict, _as_one):
-        model = tiny.build_adversarial(
-            **tiny.RECIPES[method], data_preprocessor=settings
-        ).train()
+        model = tiny.build_adversarial(**settings).train()
         wrapper = AWPOptimWrapper if method == 'M2AT' else OptimWrapper
         optim = wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         torch.manual_seed(0)
