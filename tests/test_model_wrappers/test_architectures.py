@@ -39,21 +39,18 @@ FOREIGN = ('TimmClassifier', 'HuggingFaceClassifier')
 
 def foreign(kind: str, folder: Path) -> Config:
     """The ResNet-50 config with a classifier of another library."""
-    name, given = 'resnet10t', dict(num_classes=1000)
+    model = dict(type=kind, model_name='resnet10t', num_classes=1000)
     if kind == 'HuggingFaceClassifier':
         from transformers import ViTConfig
 
         layers = dict(num_hidden_layers=2, num_attention_heads=2)
-        width = dict(hidden_size=32, intermediate_size=64)
-        ViTConfig(
-            image_size=SIZE, num_labels=1000, **layers, **width
-        ).save_pretrained(folder)
-        name, given = str(folder), {}
+        width = dict(layers, hidden_size=32, intermediate_size=64)
+        network = ViTConfig(image_size=SIZE, num_labels=1000, **width)
+        network.save_pretrained(folder)
+        model = dict(type=kind, model_name=str(folder))
     cfg = load_config(f'mmpretrain::{STOCK["ResNet-50"]}')
     loss = dict(type='CrossEntropyLoss', loss_weight=1.0)
-    cfg.model = dict(
-        type=kind, model_name=name, pretrained=False, loss=loss, **given
-    )
+    cfg.model = dict(model, pretrained=False, loss=loss)
     return cfg
 
 
