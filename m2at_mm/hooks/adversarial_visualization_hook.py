@@ -37,9 +37,8 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
-    After each ``interval`` epochs or iterations the runner's visualizer, with
-    whatever ``vis_backends`` it has, is given the picture
-    ``training_images`` (see
+    After each ``interval`` epochs or iterations the runner's visualizer is
+    given the picture ``training_images`` (see
     :func:`m2at_mm.visualization.draw_training_images`), ``attack_success``,
     the percentage of the images that are classified correctly without attack
     and wrongly under the train attack, and ``threat_model.eps``, unless
@@ -52,23 +51,15 @@ class AdversarialVisualizationHook(Hook):
     as an error, and training goes on.
 
     Args:
-        interval (int): Epochs or iterations between pictures. Defaults to 1.
+        interval (int): Epochs or iterations between pictures.
         by_epoch (bool): Whether ``interval`` counts epochs, else iterations.
-            Defaults to True.
         num_images (int): Number of images of the validation set, or of the
             training set where there is none, spread over its classes.
-            Defaults to 128.
-        num_rows (int): How many of them the picture shows. Defaults to 4.
+        num_rows (int): How many of them the picture shows.
 
     Raises:
-        ValueError: At the start of training, the visualizer has no backend,
-            the loop has no epochs to count, or the model cannot be run in one
-            process alone.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     pictures=dict(
-        ...         type='m2at_mm.AdversarialVisualizationHook', interval=10))
+        ValueError: The visualizer has no backend, the loop no epochs to
+            count, or the model cannot be run in one process alone.
     """
 
     interval: int = 1
@@ -105,7 +96,6 @@ class AdversarialVisualizationHook(Hook):
             self._show(runner, f'iteration {step}', step)
 
     def after_train(self, runner: Runner) -> None:
-        """Log how many pictures are missing."""
         if self._failures:
             runner.logger.error(
                 f'{self._failures} pictures or curves of '

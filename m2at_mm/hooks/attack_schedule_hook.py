@@ -38,31 +38,25 @@ class AttackScheduleHook(Hook):
               the train attack or the method was given, like
               ``'threat_model.eps'``, ``'train_attack.steps'`` (rounded) or
               ``'method.scale'``; or ``'label_smoothing'``.
-            - ``values`` (Sequence[float | str]): For ``'linear'`` and
-              ``'cosine'``, the first and the last value; for ``'step'``, one
-              more than there are milestones. Sizes in pixels also as
-              ``'8/255'``.
+            - ``values`` (Sequence[float | str]): The first and the last
+              value; for ``'step'``, one more than there are milestones. Sizes
+              in pixels also as ``'8/255'``.
             - ``milestones`` (Sequence[int]): Epochs or iterations, counted
-              from 0, ascending. For ``'linear'`` and ``'cosine'``, where the
-              change begins and where it ends; for ``'step'``, where each next
-              value begins.
-            - ``curve`` (str): ``'linear'``, ``'cosine'`` (half a period) or
-              ``'step'``. Defaults to ``'linear'``.
-            - ``by_epoch`` (bool): Whether milestones are epochs, else
-              iterations, as a loop by iterations needs. Defaults to True.
+              from 0, where the change begins and where it ends; for
+              ``'step'``, where each next value begins.
+            - ``curve`` (str): ``'linear'`` (default), ``'cosine'`` (half a
+              period) or ``'step'``.
+            - ``by_epoch`` (bool): Whether milestones are epochs (default),
+              else iterations, as a loop by iterations needs.
 
     Raises:
-        ValueError: A schedule is incomplete or contradicts itself. At the
-            start of training, the loop has no epochs to count, or a setting
-            does not exist, is no number, is not used in this training or
-            does not allow one of the values.
+        ValueError: A schedule is incomplete or contradicts itself, or the
+            training does not use the setting or not allow a value.
 
     Example:
-        >>> eps = dict(param='threat_model.eps', values=['0/255', '8/255'],
-        ...            milestones=[0, 10])
-        >>> default_hooks = dict(
-        ...     attack_schedule=dict(
-        ...         type='m2at_mm.AttackScheduleHook', schedules=[eps]))
+        >>> dict(type='m2at_mm.AttackScheduleHook', schedules=[
+        ...     dict(param='threat_model.eps', values=['0/255', '8/255'],
+        ...          milestones=[0, 10])])
     """
 
     def __init__(self, schedules: Sequence[dict[str, Any]]) -> None:
@@ -82,7 +76,6 @@ class AttackScheduleHook(Hook):
             raise ValueError(f'schedules set {sorted(twice)} more than once')
 
     def before_train(self, runner: Runner) -> None:
-        """Find the settings and check that they allow the values."""
         for schedule in self.schedules:
             if schedule.by_epoch:
                 refuse_epochs(runner, f'the schedule of {schedule.param!r}')
@@ -188,7 +181,6 @@ class _Schedule:
         return float(value)
 
     def reset(self) -> None:
-        """Give the setting the value of the config again."""
         if self.owner is not None:
             setattr(self.owner, self._name, self._configured)
 

@@ -47,15 +47,11 @@ class InputCheckHook(Hook):
 
     Args:
         needs_checkpoint (bool): Refuse to train from random weights, for
-            fine-tuning. Defaults to False.
+            fine-tuning.
 
     Raises:
         ValueError: At the start, one of these is found.
         FileNotFoundError: The file of a checkpoint is missing.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     input_check=dict(type='m2at_mm.InputCheckHook'))
     """
 
     priority = 'VERY_HIGH'
@@ -64,10 +60,12 @@ class InputCheckHook(Hook):
         self.needs_checkpoint = needs_checkpoint
 
     def before_run(self, runner: Runner) -> None:
-        """Look for the weights that training begins with."""
-        start = _checkpoint_file(runner)
-        if start is not None and '://' not in start:
-            _check_readable(start)
+        start = runner._load_from
+        last = Path(runner.work_dir, 'last_checkpoint')
+        if start is None and runner._resume and last.is_file():
+            start = find_latest_checkpoint(runner.work_dir)
+        if start is not None and '://' not in str(start):
+            _check_readable(str(start))
         if not is_training(runner):
             return
         pretrained = _pretrained(_network(runner))
@@ -89,7 +87,6 @@ class InputCheckHook(Hook):
             )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
-        """Compare the checkpoint's tensors with the model's."""
         # MMEngine would run this text as Python, for a setting of its first
         # versions; no checkpoint of MMEngine 0.10 has it.
         checkpoint.get('meta', {}).pop('config', None)
@@ -118,7 +115,6 @@ class InputCheckHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Check labels, batches, and the best checkpoint's figure."""
         _check_labels(runner, runner.train_dataloader.dataset)
         _check_collation(runner.train_dataloader)
         _check_augmented_once(runner)
@@ -127,7 +123,6 @@ class InputCheckHook(Hook):
             _check_save_best(runner)
 
     def before_test(self, runner: Runner) -> None:
-        """Check the labels, and that robust accuracy has one view."""
         evaluator = getattr(runner.test_loop, 'evaluator', None)
         metrics = map(type, getattr(evaluator, 'metrics', ()))
         if isinstance(bare_model(runner.model), BaseTTAModel) and any(
@@ -141,15 +136,6 @@ def _network(runner: Runner) -> Any:
     """What has the weights: also the model inside one of several views."""
     model = bare_model(runner.model)
     return model.module if isinstance(model, BaseTTAModel) else model
-
-
-def _checkpoint_file(runner: Runner) -> str | None:
-    """What the runner will load or go on from, None if there is nothing."""
-    if runner._load_from is not None:
-        return str(runner._load_from)
-    if runner._resume and Path(runner.work_dir, 'last_checkpoint').is_file():
-        return str(find_latest_checkpoint(runner.work_dir))
-    return None
 
 
 def _check_readable(path: str) -> None:

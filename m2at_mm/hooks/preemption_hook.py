@@ -46,14 +46,10 @@ class PreemptionHook(Hook):
 
     Args:
         interval (int): With several processes, the iterations after which
-            they ask each other for the signal, at least 1. Defaults to 10.
+            they ask each other for the signal.
 
     Raises:
         SystemExit: SIGTERM came; with code 143.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     preemption=dict(type='m2at_mm.PreemptionHook'))
     """
 
     # After the CheckpointHook, which may save the same iteration.
@@ -77,7 +73,6 @@ class PreemptionHook(Hook):
                 end_with_parent(runner.val_dataloader)
 
     def before_train(self, runner: Runner) -> None:
-        """Listen for SIGTERM."""
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
         self._last_ckpt = _last_saved(runner)
         try:
@@ -90,7 +85,6 @@ class PreemptionHook(Hook):
             )
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
         if self._stock_handler is not None:
             signal.signal(signal.SIGTERM, self._stock_handler)
             self._stock_handler = None
@@ -103,7 +97,6 @@ class PreemptionHook(Hook):
         self._asked = True
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Save and end if the signal came to any process."""
         done = runner.iter + 1
         self._look_at_checkpoint(runner, done)
         interval = self.interval if dist.get_world_size() > 1 else 1
@@ -148,7 +141,6 @@ class PreemptionHook(Hook):
 
 
 def _last_saved(runner: Runner) -> str | None:
-    """Path of the CheckpointHook's last checkpoint."""
     hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
     return getattr(next(hooks, None), 'last_ckpt', None)
 
@@ -174,10 +166,8 @@ def _save(runner: Runner) -> None:
 def end_with_parent(dataloader: DataLoader[Any]) -> None:
     """Let the workers of a dataloader end by SIGTERM of their parent alone.
 
-    Schedulers send SIGTERM to all processes of a job. A data worker that ends
-    by it lets the dataloader raise a RuntimeError before the training can
-    save anything. Workers that run already are as before, and so are all on a
-    system without ``sigwaitinfo``, as macOS.
+    One that ended by a scheduler's would let the dataloader raise before the
+    training can save. It is so for workers yet to start, not on macOS.
     """
     if hasattr(signal, 'sigwaitinfo'):
         stock = dataloader.worker_init_fn

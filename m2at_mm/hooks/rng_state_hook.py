@@ -44,13 +44,7 @@ class RNGStateHook(Hook):
     anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on.
 
     Raises:
-        ValueError: At the start of training, the sampler never ends though
-            the loop counts epochs, or gives each of several processes all
-            images.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     rng_state=dict(type='m2at_mm.RNGStateHook'))
+        ValueError: The sampler does not fit the loop or the processes.
     """
 
     # Before the CheckpointHook, after the others.
@@ -63,7 +57,6 @@ class RNGStateHook(Hook):
         self._began = False
 
     def before_run(self, runner: Runner) -> None:
-        """Have a validation repeated once all hooks are ready."""
         for hook in list(runner.hooks):
             if isinstance(hook, EarlyStoppingHook):
                 # Before a new best checkpoint is saved, which holds its state.
@@ -74,14 +67,12 @@ class RNGStateHook(Hook):
     # --- saving ---
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Gather the streams of all processes for a checkpoint."""
         if self._loaded is not None:  # the epoch's last batch was done, too
             self._go_on(runner)
             runner.message_hub.update_info('iter', runner.iter - 1)
         self.gather(runner, at_epoch_end=True)
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Gather the streams where a checkpoint is about to be saved."""
         if train_loops.checkpoint_follows(runner):
             self.gather(runner, at_epoch_end=False)
 
@@ -99,7 +90,6 @@ class RNGStateHook(Hook):
     # --- resuming ---
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
-        """Take the streams out of a checkpoint that is resumed from."""
         # In training, a guard goes back to earlier weights and nothing else.
         if not runner._resume or self._began:
             return
@@ -116,7 +106,6 @@ class RNGStateHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Make the data repeatable, and go on with the streams."""
         data_order.check_sampler(runner)
         self._began = True
         forgotten = process_state.hooks_that_forget(runner)
@@ -146,7 +135,6 @@ class RNGStateHook(Hook):
             data_order.seed_epoch(loader, seed, runner.epoch)
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Go on after the batches that were skipped."""
         if self._loaded is not None:
             self._go_on(runner)
 
@@ -176,7 +164,6 @@ class RNGStateHook(Hook):
         set_random_seed(data_order.common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
-        """Give training its streams back."""
         own = self._states['ranks'][dist.get_rank()]
         process_state.set_random_streams(own['streams'])
         # A checkpoint saved from here on needs no other validation.
@@ -198,7 +185,6 @@ class _RevalidationHook(Hook):
 
 
 def _why_not(loaded: dict[str, Any] | None, runner: Runner) -> str | None:
-    """Why a run cannot go on with the streams of a checkpoint."""
     if loaded is None:
         return 'the checkpoint holds no random streams'
     saved, here = len(loaded['ranks']), dist.get_world_size()
@@ -215,13 +201,11 @@ def _why_not(loaded: dict[str, Any] | None, runner: Runner) -> str | None:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether what was trained last is followed by a validation."""
     loop = runner.train_loop
     validated = runner.message_hub.runtime_info.get(_VALIDATED)
     if loop.iter == 0 or validated == loop.iter:
         return False
     if not train_loops.counts_epochs(runner):
         return train_loops.validation_follows(runner, loop.iter)
-    if loop.iter * loop.max_epochs != loop.epoch * loop.max_iters:
-        return False  # in the middle of an epoch
-    return train_loops.validation_follows(runner, loop.epoch)
+    whole_epochs = loop.iter * loop.max_epochs == loop.epoch * loop.max_iters
+    return whole_epochs and train_loops.validation_follows(runner, loop.epoch)

@@ -25,15 +25,11 @@ class RobustOverfittingHook(Hook):
     where the last one is more than ``max_loss`` points lower.
 
     Args:
-        max_loss (float): In points of accuracy, not negative. Defaults to
-            2.0, above the noise of 1,000 images.
+        max_loss (float): In points of accuracy, not negative. By default
+            above the noise of 1,000 images.
 
     Raises:
         ValueError: ``max_loss`` is negative.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     overfitting=dict(type='m2at_mm.RobustOverfittingHook'))
     """
 
     def __init__(self, max_loss: float = 2.0) -> None:
@@ -41,7 +37,6 @@ class RobustOverfittingHook(Hook):
         self.max_loss = max_loss
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
-        """Note the figures, also for a run that will be resumed."""
         if not is_training(runner):
             return
         robust = {

@@ -26,10 +26,6 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
     before a validation and before a checkpoint. What is logged and saved is
     the same. A hook that reads ``train/loss`` from the message hub at another
     time finds the value of the last log.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     runtime_info=dict(type='m2at_mm.RuntimeInfoHook'))
     """
 
     def __init__(self) -> None:
@@ -38,7 +34,6 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, outputs: Any = None, **_: Any
     ) -> None:
-        """Keep the logged values, and read all where they are needed."""
         kept = dict(outputs or {})
         for name, value in kept.items():
             if isinstance(value, Tensor):

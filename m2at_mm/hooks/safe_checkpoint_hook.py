@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ class AtomicLocalBackend(LocalBackend):
     """MMEngine's local files, where ``put`` never leaves half a file."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes, see :func:`m2at_mm.files.replace_file`."""
         replace_file(filepath, obj)
 
 
@@ -46,12 +46,6 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         OSError: A checkpoint cannot be written, as on a full disk.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     checkpoint=dict(
-        ...         type='m2at_mm.SafeCheckpointHook', interval=1,
-        ...         max_keep_ckpts=1, save_best='robust/pgd10'))
     """
 
     backend_args: dict[str, Any] | None
@@ -86,10 +80,9 @@ class SafeCheckpointHook(CheckpointHook):
         """Save only what ``weights_only=True`` loads, without this package."""
         # MMEngine's OneCycleLR puts its curve, a function, into its state; a
         # scheduler that goes on has its own.
-        schedulers = checkpoint.get('param_schedulers', [])
-        if isinstance(schedulers, dict):
-            schedulers = [one for part in schedulers.values() for one in part]
-        for state in schedulers:
+        parts = checkpoint.get('param_schedulers', [])
+        parts = parts.values() if isinstance(parts, dict) else [parts]
+        for state in itertools.chain(*parts):
             for key in [key for key in state if callable(state[key])]:
                 del state[key]
         make_plain(checkpoint)

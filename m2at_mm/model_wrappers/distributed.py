@@ -27,14 +27,9 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     MMEngine gives all processes the same seed, so they would draw the same
     starts and masks for different images. This class offsets PyTorch's seed
     by the rank at the first training step; weights and the order of the data
-    stay common. The attack runs inside the wrapped module's forward pass and
-    causes no communication. The arguments are those of
+    stay common. The attack causes no communication. Arguments are those of
     :class:`mmengine.model.MMDistributedDataParallel`, with the defaults of
     MMEngine's runner.
-
-    Example:
-        >>> model_wrapper_cfg = dict(
-        ...     type='m2at_mm.AdversarialDistributedDataParallel')
     """
 
     def __init__(

@@ -38,14 +38,7 @@ def loss_modules(classifier: nn.Module) -> list[nn.Module]:
 def accepted_targets(
     classifier: nn.Module, num_classes: int | None
 ) -> AcceptedTargets:
-    """Try copies of a classifier's loss modules on a few targets.
-
-    Without the number of classes nothing is tried, and both kinds of targets
-    count as accepted.
-
-    Raises:
-        ValueError: A loss takes neither labels nor probabilities.
-    """
+    """What all losses accept; anything if the classes are unknown."""
     if num_classes is None:
         return AcceptedTargets(True, True, True)
     # As mmpretrain's classifiers call it.

@@ -38,11 +38,6 @@ class AWPOptimWrapper(OptimWrapper):
             negative. The authors take 0.01 for PGD-AT and 0.005 for TRADES.
         warmup_iters (int): Iterations before the weights are perturbed.
         **kw: See :class:`mmengine.optim.OptimWrapper`.
-
-    Example:
-        >>> optim_wrapper = dict(
-        ...     type='m2at_mm.AWPOptimWrapper',
-        ...     optimizer=dict(type='SGD', lr=0.1))
     """
 
     def __init__(

@@ -18,11 +18,6 @@ class LossReplay:
     same masks, partners and dropout, but with the weights as they are then.
     Buffers, like batch norm's running statistics, go back to where they were
     before the first pass, so that an iteration updates them once.
-
-    Example:
-        >>> with LossReplay(model) as replay:
-        ...     losses = model(images, samples, mode='loss')
-        ...     losses_again = replay.repeat()
     """
 
     def __init__(self, model: AdversarialClassifier) -> None:

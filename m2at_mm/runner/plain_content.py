@@ -27,8 +27,7 @@ _LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 def make_plain(checkpoint: dict[str, Any]) -> None:
     """Replace the entries of a checkpoint that only some environments load.
 
-    What has no replacement is left out of the message hub, and elsewhere
-    saved as it is; both with a warning.
+    What has no replacement is left out of the message hub, and elsewhere kept.
     """
     hub = checkpoint.get('message_hub', {})
     plain_hub = {part: dict(entries) for part, entries in hub.items()}

@@ -25,11 +25,9 @@ _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
-    Returns:
-        dict: ``streams`` (see :func:`random_streams`); ``method``, the state
-        of the training method; ``gradients`` that are being accumulated;
-        ``buffers``, with several processes the running statistics that only
-        this one has.
+    ``streams`` of :func:`random_streams`, state of the ``method``,
+    ``gradients`` that are being accumulated, and with several processes the
+    ``buffers``, running statistics that only this one has.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)
@@ -60,10 +58,7 @@ def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def random_streams() -> dict[str, Any]:
-    """The states of Python's, NumPy's and PyTorch's streams.
-
-    On a GPU also that of the process's device.
-    """
+    """The states of Python's, NumPy's, PyTorch's and the GPU's streams."""
     version, words, gauss = random.getstate()
     state: Any = np.random.get_state()
     name, keys, position, has_gauss, cached = state
@@ -89,12 +84,7 @@ def set_random_streams(streams: dict[str, Any]) -> None:
 
 
 def hook_states(runner: Runner) -> dict[str, Any]:
-    """The states of hooks that a checkpoint of MMEngine does not hold.
-
-    Returns:
-        dict: The state by the hook's name, of each EarlyStoppingHook and of
-        each hook with ``state_dict()`` and ``load_state_dict()``.
-    """
+    """The states of hooks that MMEngine does not save, by the hooks' names."""
     states = {name: _state_of(hook) for name, hook in _named_hooks(runner)}
     return {name: one for name, one in states.items() if one is not None}
 
@@ -110,11 +100,7 @@ def set_hook_states(runner: Runner, states: dict[str, Any]) -> None:
 
 
 def hooks_that_forget(runner: Runner) -> list[str]:
-    """Names of hooks whose attributes a resumed run cannot restore.
-
-    These are the hooks of neither MMEngine, mmpretrain nor this package that
-    have attributes and no ``state_dict()``.
-    """
+    """Names of others' hooks with attributes and without ``state_dict()``."""
     return [
         name
         for name, hook in _named_hooks(runner)

@@ -11,10 +11,9 @@ from mmengine.runner import Runner
 def roll_back(runner: Runner, path: str) -> None:
     """Load weights, average weights, optimiser and loss scaler.
 
-    The training goes on from there: epochs, learning rates, data and random
-    streams are not rewound, and early stopping and schedulers by a metric
-    keep what they have seen. So it makes no difference whether the run was
-    resumed before. The checkpoint must hold the optimiser's state.
+    Epochs, learning rates, data, random streams and what early stopping and
+    schedulers by a metric have seen are not rewound. The checkpoint must hold
+    the optimiser's state.
     """
     optimizer = runner.optim_wrapper
     # The schedule's, which schedulers change step by step.

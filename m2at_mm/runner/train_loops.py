@@ -19,15 +19,10 @@ from m2at_mm.registry import LOOPS
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     """MMEngine's epochs, resumed at the batch after the checkpoint.
 
-    MMEngine begins an epoch anew when it resumes from a checkpoint that was
-    saved by iteration (``default_hooks.checkpoint.by_epoch=False``). This loop
-    skips the batches that were trained on. With
+    MMEngine begins the epoch of a checkpoint that was saved by iteration anew;
+    this loop skips the batches that were trained on. With
     :class:`m2at_mm.RNGStateHook` the rest of the epoch is that of a run that
     was never interrupted.
-
-    Example:
-        >>> train_cfg = dict(
-        ...     type='m2at_mm.ResumableEpochTrainLoop', max_epochs=200)
     """
 
     def run_epoch(self) -> None:
@@ -56,18 +51,12 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
 
     Args:
         *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
-        repeats (int): Times that a batch is trained on, at least 1. Defaults
-            to 8, the m of arXiv 1904.12843 for CIFAR-10.
+        repeats (int): Times that a batch is trained on, at least 1; 8 is the
+            m of arXiv 1904.12843 for CIFAR-10.
         **kwargs (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
-        ValueError: ``repeats`` is not a whole number of at least 1, or the
-            preprocessor would crop each repetition anew.
-
-    Example:
-        >>> train_cfg = dict(
-        ...     type='m2at_mm.RepeatedBatchTrainLoop', repeats=8,
-        ...     max_epochs=25)
+        ValueError: The preprocessor would crop each repetition anew.
     """
 
     def __init__(self, *args: Any, repeats: int = 8, **kwargs: Any) -> None:
@@ -108,11 +97,7 @@ def is_training(runner: Runner) -> bool:
 
 
 def counts_epochs(runner: Runner) -> bool:
-    """Whether the training loop counts epochs.
-
-    A loop by iterations is one single epoch for all hooks, so nothing that
-    is set by epoch would ever change in it.
-    """
+    """Whether there are epochs: a loop by iterations is a single one."""
     return not isinstance(runner.train_loop, IterBasedTrainLoop)
 
 
