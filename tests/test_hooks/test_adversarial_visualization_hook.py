@@ -91,7 +91,6 @@ def errors(work_dir: Path) -> list[str]:
 @pytest.mark.parametrize(
     ('settings', 'steps'),
     [(dict(interval=2), [4, 8]), (dict(interval=3, by_epoch=False), [3, 6])],
-    ids=['epochs', 'iterations'],
 )
 def test_shows_at_intervals_only(
     settings: dict, steps: list, tmp_path: Path, monkeypatch: MonkeyPatch
@@ -161,16 +160,14 @@ class _CPUAutocast(OptimWrapper):
             yield
 
 
-def _method(name: str, **model: Any) -> dict:
-    method = dict(_delete_=True, type=f'm2at_mm.{name}')
-    return dict(model=dict(model, method=method))
-
-
 NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+FREE_AT = dict(method=dict(_delete_=True, type='m2at_mm.FreeAT'))
+IAT = dict(method=dict(_delete_=True, type='m2at_mm.IAT'))
+IAT |= dict(train_attack=dict(bn_mode='train'))
 TRAININGS: dict[str, tuple[bool, dict[str, Any]]] = {
     'm2at': (True, {}),
-    'free-at': (False, _method('FreeAT')),
-    'train mode': (True, _method('IAT', train_attack=dict(bn_mode='train'))),
+    'free-at': (False, dict(model=FREE_AT)),
+    'train mode': (True, dict(model=IAT)),
     'autocast': (False, dict(optim_wrapper=dict(type='_CPUAutocast'))),
     # Training images are read by the hook as well as by the loop.
     'no validation': (False, NO_VALIDATION),

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,11 @@ import pytest
 import torch
 from digits_runner import build_digits_runner, small_digits_config
 from mmengine.dataset import RepeatDataset, default_collate
-from mmengine.registry import DefaultScope
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmpretrain.registry import MODELS
 from pytest import MonkeyPatch
-from tiny import classifier_cfg
 from torch.utils.data import DataLoader, Subset
+from wrong_checkpoints import CHANGED, DAMAGED, HEADS, damage, save
 
 from m2at_mm.datasets import Digits
 
@@ -26,40 +25,37 @@ START: dict[str, dict] = {'train': {}, 'resume': dict(resume=True), 'test': {}}
 Run = Callable[..., Runner]
 
 
+class Steps(Hook):
+    """Notes the steps that a Runner takes."""
+
+    def _before_iter(
+        self, runner: Runner, *_: Any, mode: str, **__: Any
+    ) -> None:
+        runner.steps.append(mode)
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: MonkeyPatch) -> Run:
+def run(tmp_path: Path) -> Run:
     """Function that runs an iteration of twenty digits, and notes the steps.
 
     What is ``refused`` with a message is so before any step.
     """
 
     def start(
-        how: str = 'train',
-        refused: str = '',
-        change: Callable[[Runner], Any] = lambda _: None,
-        **settings: Any,
+        how: str = 'train', refused: str = '', change: Any = None, **cfg: Any
     ) -> Runner:
-        runner = build_digits_runner(tmp_path, 20, **START[how], **settings)
-        change(runner)
+        runner = build_digits_runner(tmp_path, 20, **START[how], **cfg)
         runner.steps = []
-        go = runner.test if how == 'test' else runner.train
-        with monkeypatch.context() as patch:
-            patch.setattr(Runner, 'call_hook', noted)
-            if refused:
-                errors = (ValueError, FileNotFoundError)
-                with pytest.raises(errors, match=refused):
-                    go()
-                assert runner.steps == []
-            else:
-                go()
+        runner.register_hook(Steps())
+        if change is not None:
+            change(runner)
+        errors = (ValueError, FileNotFoundError)
+        with (
+            pytest.raises(errors, match=refused) if refused else nullcontext()
+        ):
+            runner.test() if how == 'test' else runner.train()
+        assert not (refused and runner.steps)
         return runner
-
-    stock = Runner.call_hook
-
-    def noted(runner: Runner, name: str, **given: Any) -> None:
-        if re.fullmatch('before_.*_iter', name):
-            runner.steps.append(name.split('_')[1])
-        stock(runner, name, **given)
 
     return start
 
@@ -70,41 +66,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> str:
     work_dir = tmp_path_factory.mktemp('trained')
     build_digits_runner(work_dir, 20).train()
     return str(work_dir / 'epoch_1.pth')
-
-
-# --- checkpoints -----------------------------------------------------------
-
-DEEP = 'backbone.layer4.{}.conv1.weight'
-HEADS = ('other-classes', 'missing', 'another-kind')
-# What is changed, and how the error begins.
-CHANGED = {
-    'wider': r'does not fit the model: .*shape',
-    'shallower': rf'1 of \d+ tensors .*{DEEP.format(1)}',
-    'deeper': rf'1 of \d+ tensors .*{DEEP.format(2)}',
-    **dict.fromkeys(HEADS, r'does not fit the model.*head\.'),
-}
-
-
-def save(path: Path, change: str = '', prefix: str = '') -> str:
-    """A checkpoint of stock mmpretrain, of the same or another network."""
-    width, classes = 4 + 4 * (change == 'wider'), 10
-    if change == 'other-classes':
-        classes = 100
-    cfg = classifier_cfg(classes, base_channels=width, stem_channels=width)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        weights = MODELS.build(cfg).state_dict()
-    if change == 'shallower':
-        del weights[DEEP.format(1)]
-    elif change == 'deeper':
-        weights[DEEP.format(2)] = torch.zeros(1)
-    for key in ('head.fc.weight', 'head.fc.bias'):
-        if change == 'another-kind':
-            weights[key.replace('fc', 'layers.0')] = weights[key]
-        if change in ('missing', 'another-kind'):
-            del weights[key]
-    weights = {prefix + key: value for key, value in weights.items()}
-    torch.save(dict(meta={}, state_dict=weights), path)
-    return str(path)
 
 
 @pytest.mark.parametrize('how', START)
@@ -138,40 +99,13 @@ def test_stock_checkpoint_passes(
         assert torch.equal(value, weights[prefix + key])
 
 
-class Planted:
-    """Unpickled, it would write a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return (Path.touch, (self.path,))
-
-
-DAMAGED = {
-    'missing': 'is not a file',
-    'cut off': 'damaged or none of PyTorch',
-    'empty': 'damaged or none of PyTorch',
-    'text': 'is damaged',
-    'code': 'could run code',
-    'tensor': 'holds a Tensor in place',
-}
-
-
 @pytest.mark.parametrize('how', START)
 @pytest.mark.parametrize('kind', DAMAGED)
 def test_checkpoint_that_cannot_be_read(
     kind: str, how: str, trained: str, tmp_path: Path, run: Run
 ) -> None:
     path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
-    whole = Path(trained).read_bytes()
-    if kind == 'code':
-        torch.save(dict(state_dict=Planted(mark)), path)
-    elif kind == 'tensor':
-        torch.save(torch.zeros(3), path)
-    elif kind != 'missing':
-        cut = whole[: len(whole) // 2] if kind == 'cut off' else b''
-        path.write_bytes(b'<html>404</html>' if kind == 'text' else cut)
+    damage(kind, Path(trained), path, mark)
     run(how, f'{path}.* {DAMAGED[kind]}', load_from=str(path))
     assert not mark.exists()
 
@@ -189,9 +123,6 @@ def test_a_config_in_a_checkpoint_is_not_run(
     assert not mark.exists()
 
 
-# --- the weights that training begins with ---------------------------------
-
-
 def init_from(path: str) -> dict[str, Any]:
     """Settings by which the backbone is initialised from a checkpoint."""
     init = dict(type='Pretrained', checkpoint=path, prefix='backbone.')
@@ -201,6 +132,11 @@ def init_from(path: str) -> dict[str, Any]:
 NEEDS = dict(default_hooks=dict(input_check=dict(needs_checkpoint=True)))
 
 
+def by_itself(runner: Runner) -> None:
+    """As classifiers of timm."""
+    runner.cfg.model.classifier.pretrained = True
+
+
 GIVEN: dict[str, Callable[[str], dict[str, Any]]] = {
     'load_from': lambda path: dict(load_from=path),
     'resume': lambda path: dict(
@@ -208,12 +144,9 @@ GIVEN: dict[str, Callable[[str], dict[str, Any]]] = {
     ),
     'pretrained': init_from,
     'at home': lambda path: init_from(f'~/{Path(path).name}'),
-    # As classifiers of timm.
-    'by itself': lambda path: dict(
-        change=lambda runner: runner.cfg.model.classifier.update(
-            pretrained=True
-        )
-    ),
+    'by itself': lambda path: dict(change=by_itself),
+    # Testing needs no pretrained weights.
+    'tested': lambda path: dict(init_from(''), how='test', load_from=path),
 }
 
 
@@ -222,14 +155,9 @@ def test_weights_that_are_there(
     kind: str, trained: str, monkeypatch: MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.setenv('HOME', str(Path(trained).parent))
-    assert 'train' in run(**NEEDS, **GIVEN[kind](trained)).steps
+    settings = GIVEN[kind](trained)
+    assert settings.get('how', 'train') in run(**NEEDS, **settings).steps
 
-
-def test_testing_needs_no_pretrained_weights(trained: str, run: Run) -> None:
-    assert 'test' in run('test', load_from=trained, **init_from('')).steps
-
-
-# --- data and settings -----------------------------------------------------
 
 CROPPED = dict(whole_batches=False, pipeline=[CROP, PACK])
 NESTED = dict(type='RandomApply', transforms=[CROP], prob=0.5)

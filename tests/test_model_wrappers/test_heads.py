@@ -61,8 +61,11 @@ class FeaturesOfImages(nn.Module):
         return (found if len(found) > 1 else found[0],)
 
 
-def build(head: str, channels: int = 3, **settings: Any) -> Any:
+def build(
+    head: str, channels: int = 3, method: str = 'M2AT', **settings: Any
+) -> Any:
     kind, given = HEADS[head]
+    consistency = dict(consistency=1.0) if method == 'M2AT' else {}
     backbone = dict(type='FeaturesOfImages', channels=channels, width=WIDTH)
     backbone['number'] = 2 if kind in ('DeiTClsHead', 'ConformerHead') else 1
     if kind == 'ClsHead':  # it has no layer
@@ -74,6 +77,7 @@ def build(head: str, channels: int = 3, **settings: Any) -> Any:
     wrapper = build_adversarial(
         classifier=dict(classifier, head=dict(given, type=kind)),
         data_preprocessor=dict(mean=mean, std=std, num_classes=CLASSES),
+        method=dict(consistency, type=f'm2at_mm.{method}'),
         **settings,
     )
     draw = torch.Generator().manual_seed(0)
@@ -85,11 +89,6 @@ def build(head: str, channels: int = 3, **settings: Any) -> Any:
 def images(channels: int = 3, num: int = NUM) -> Tensor:
     draw = torch.Generator().manual_seed(1)
     return torch.rand(num, channels, 9, 14, generator=draw)
-
-
-def method_cfg(name: str) -> dict[str, Any]:
-    cfg = dict(type=f'm2at_mm.{name}')
-    return dict(cfg, consistency=1.0) if name == 'M2AT' else cfg
 
 
 def scores_of(samples: list[DataSample]) -> Tensor:
@@ -114,8 +113,7 @@ def test_the_table_has_every_head() -> None:
 def test_attacked_trained_and_exported_are_predicted(
     head: str, channels: int
 ) -> None:
-    wrapper = build(head, channels, method=dict(type='m2at_mm.Standard'))
-    wrapper.eval()
+    wrapper = build(head, channels, 'Standard').eval()
     given = images(channels)
     expected = predicted(wrapper, given)
     with torch.no_grad():
@@ -130,7 +128,7 @@ def test_attacked_trained_and_exported_are_predicted(
 @pytest.mark.parametrize('head', HEADS)
 def test_consistency_compares_one_function(head: str, method: str) -> None:
     """Without a perturbation there is no divergence."""
-    wrapper = build(head, method=method_cfg(method)).eval()
+    wrapper = build(head, method=method).eval()
     given = images()
     with torch.no_grad():
         losses = wrapper.method.loss(
@@ -165,8 +163,7 @@ def test_models_of_another_precision(
     head: str, method: str, dtype: str
 ) -> None:
     precision = getattr(torch, dtype)
-    cfg = method_cfg(method)
-    wrapper = build(head, method=cfg, label_smoothing=0.0)
+    wrapper = build(head, method=method, label_smoothing=0.0)
     if head == 'ArcFace':  # its margin would overflow a half's angle
         wrapper.head.set_margins(0.0)
     wrapper.to(precision)
@@ -180,35 +177,20 @@ def test_models_of_another_precision(
         assert logits.dtype == precision
         assert torch.equal(trained, logits)
         assert torch.equal(PlainClassifier.of(wrapper)(images()), logits)
-    reference = build(head, method=cfg).eval()
+    reference = build(head, method=method).eval()
     expected = reference(images()).softmax(1).detach()
     close = dict(rtol=0.0, atol=1e-5 if dtype == 'float64' else 0.1)
     found = logits.double().softmax(1)
     torch.testing.assert_close(found, expected.double(), **close)
 
 
-# --- heads with a loss of their own -----------------------------------------
-
-# Heads that are two, and the weight of each one's logits in the sum.
+# Heads that are two: the weight of each one's logits, and their layers.
 PAIRS = {
-    'Conformer': 1.0,
-    'DeiT': 0.5,
-    'LeViT, distilled': 0.5,
-    'EfficientFormer, distilled': 0.5,
+    'Conformer': (1.0, 'conv_cls_head', 'trans_cls_head'),
+    'DeiT': (0.5, 'layers.head', 'layers.head_dist'),
+    'LeViT, distilled': (0.5, 'head', 'head_dist'),
+    'EfficientFormer, distilled': (0.5, 'head', 'dist_head'),
 }
-
-
-def two_heads(wrapper: Any) -> list[Tensor]:
-    """The logits of both heads, by hand."""
-    head, features = wrapper.head, wrapper.extract_feat(images())[-1]
-    layers: Any = {
-        'ConformerHead': lambda: [head.conv_cls_head, head.trans_cls_head],
-        'DeiTClsHead': lambda: [head.layers.head, head.layers.head_dist],
-        'LeViTClsHead': lambda: [head.head, head.head_dist],
-        'EfficientFormerClsHead': lambda: [head.head, head.dist_head],
-    }[type(head).__name__]()
-    pair = features if isinstance(features, list) else [features] * 2
-    return [layer(one) for layer, one in zip(layers, pair)]
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -216,11 +198,14 @@ def two_heads(wrapper: Any) -> list[Tensor]:
 def test_two_heads_give_one_row_of_logits_and_learn(
     name: str, training: bool
 ) -> None:
-    wrapper = build(name, method=dict(type='m2at_mm.Standard'))
-    wrapper.train(training)
+    wrapper = build(name, method='Standard').train(training)
     losses, logits = wrapper.supervised_loss(images(), LABELS)
-    scores = two_heads(wrapper)
-    joined = PAIRS[name] * sum(scores)
+    weight, *layers = PAIRS[name]
+    features = wrapper.extract_feat(images())[-1]
+    pair = features if isinstance(features, list) else [features] * 2
+    heads = map(wrapper.head.get_submodule, layers)
+    scores = [head(one) for head, one in zip(heads, pair)]
+    joined = weight * sum(scores)
     expected = F.cross_entropy(joined, LABELS)
     if name == 'Conformer':
         expected = sum(F.cross_entropy(one, LABELS) for one in scores)
@@ -284,22 +269,15 @@ def test_arcface_takes_labels_and_soft_targets(
     torch.testing.assert_close(losses['loss'], expected, rtol=1e-3, atol=1e-3)
 
 
-TASKS = dict(one=dict(type='LinearClsHead', num_classes=2))
-
-
-@pytest.mark.parametrize(
-    ('kind', 'settings', 'reason'),
-    [
+def test_heads_that_cannot_be_attacked() -> None:
+    tasks = dict(one=dict(type='LinearClsHead', num_classes=2))
+    for kind, settings, reason in (
         ('MultiLabelLinearClsHead', dict(num_classes=10), 'several labels'),
-        ('MultiTaskHead', dict(task_heads=TASKS), 'several tasks'),
-    ],
-)
-def test_heads_that_cannot_be_attacked(
-    kind: str, settings: dict, reason: str
-) -> None:
-    head = dict(settings, type=kind, in_channels=32)
-    with pytest.raises(ValueError, match=f"head='{kind}' .*{reason}"):
-        build_adversarial(classifier=dict(classifier_cfg(), head=head))
+        ('MultiTaskHead', dict(task_heads=tasks), 'several tasks'),
+    ):
+        head = dict(settings, type=kind, in_channels=32)
+        with pytest.raises(ValueError, match=f"head='{kind}' .*{reason}"):
+            build_adversarial(classifier=dict(classifier_cfg(), head=head))
 
 
 @pytest.mark.parametrize('method', ['PGDAT', 'AVmixup', 'TRADES', 'IAT'])
