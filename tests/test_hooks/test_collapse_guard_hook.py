@@ -34,10 +34,10 @@ class Watch(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self) -> None:
         self.weights: list[torch.Tensor] = []
         self.steps: list[float] = []
-        runner.register_hook(self)
+        self.checked_at: list[int] = []
 
     def before_train_epoch(self, runner: Runner) -> None:
         model = runner.model
@@ -48,16 +48,13 @@ class Watch(Hook):
 
 @pytest.fixture
 def build(tmp_path: Path, monkeypatch: MonkeyPatch) -> Build:
-    """Function that builds a run of a loop whose checks give the figures.
-
-    Three epochs of three batches by default, or nine iterations.
-    """
+    """Function that builds nine iterations whose checks give the figures."""
 
     def guarded(loop: str, *figures: Any, **settings: Any) -> Runner:
-        given = iter(figures)
+        given, watch = iter(figures), Watch()
 
         def measure(self: CollapseGuardHook, runner: Runner) -> Any:
-            runner.checked_at.append(runner.iter + (not self.by_epoch))
+            watch.checked_at.append(runner.iter + (not self.by_epoch))
             return next(given)
 
         if figures:
@@ -70,9 +67,12 @@ def build(tmp_path: Path, monkeypatch: MonkeyPatch) -> Build:
             guard=guard | settings.pop('guard', {}),
             checkpoint=settings.pop('checkpoint', {}),
         )
+        if 'epochs' in settings:
+            settings['train_cfg'] = dict(max_epochs=settings.pop('epochs'))
         settings['randomness'] = dict(seed=0)
         runner = build_runner(tmp_path, loop, **settings)
-        runner.checked_at = []
+        runner.register_hook(watch)
+        runner.watch = watch
         return runner
 
     return guarded
@@ -135,9 +135,7 @@ def test_training_stops_where_it_failed(
 ) -> None:
     last = 4 if end == 4 and guard is not ROLLBACK else 5
     guard = dict(patience=1) | guard
-    runner = build(
-        'epochs', *figures, guard=guard, train_cfg=dict(max_epochs=last)
-    )
+    runner = build('epochs', *figures, guard=guard, epochs=last)
     runner.train()
     assert runner.epoch == end
     logged = runner.message_hub.get_scalar('train/guard_fgsm')
@@ -160,17 +158,11 @@ def test_training_stops_where_it_failed(
 def test_going_back_to_the_last_sound_checkpoint(
     figures: list, same: list[bool], keep: int, build: Build
 ) -> None:
-    runner = build(
-        'epochs',
-        *figures,
-        guard=BACK,
-        checkpoint=dict(max_keep_ckpts=keep),
-        train_cfg=dict(max_epochs=4),
-    )
-    watch = Watch(runner)
+    settings = dict(guard=BACK, checkpoint=dict(max_keep_ckpts=keep))
+    runner = build('epochs', *figures, epochs=4, **settings)
     runner.train()
     assert runner.epoch == 4
-    pairs = pairwise(watch.weights)
+    pairs = pairwise(runner.watch.weights)
     assert [torch.equal(one, other) for one, other in pairs] == same
 
 
@@ -180,23 +172,17 @@ def test_a_lower_step_stays_lower(scheduled: bool, build: Build) -> None:
     settings: dict[str, Any] = dict(guard=dict(LOWER, step_factor=0.25))
     expected = [16.0, 16.0, 4.0]
     if scheduled:
-        schedule = dict(
-            param='train_attack.step_size',
-            values=['2/255', '8/255'],
-            milestones=[0, 2],
-        )
-        hook = dict(type='m2at_mm.AttackScheduleHook', schedules=[schedule])
+        values = dict(values=['2/255', '8/255'], milestones=[0, 2])
+        schedules = [dict(values, param='train_attack.step_size')]
+        hook = dict(type='m2at_mm.AttackScheduleHook', schedules=schedules)
         settings = dict(guard=LOWER, custom_hooks=[hook])
         expected = [2, 5, 8 / 2]
     runner = build('epochs', SOUND, OVERFITTED, *[SOUND] * 3, **settings)
-    watch = Watch(runner)
     runner.train()
-    assert watch.steps == pytest.approx(expected)
+    assert runner.watch.steps == pytest.approx(expected)
     if not scheduled:
-        runner = build('epochs', **settings, train_cfg=dict(max_epochs=5))
-        watch = Watch(runner)
-        resume(runner)
-        assert watch.steps == pytest.approx([4, 4])
+        runner = resume(build('epochs', **settings, epochs=5))
+        assert runner.watch.steps == pytest.approx([4, 4])
 
 
 @pytest.mark.parametrize('attack', [FGSM(), NFGSM(noise=0.0)])
@@ -227,7 +213,7 @@ def test_checks_are_made_when_they_are_due(
     figures = [*[SOUND] * (len(expected) - 1), OVERFITTED]
     runner = build(loop, *figures, guard=guard)
     runner.train()
-    assert runner.checked_at == expected
+    assert runner.watch.checked_at == expected
     assert runner.iter == expected[-1] or loop == 'epochs'
 
 
@@ -235,9 +221,10 @@ TWO, KEEP_ONE = dict(interval=2), dict(max_keep_ckpts=1)
 DIVISOR = 'checkpoint.interval to {} or a divisor of it, with by_epoch=False'
 GONE = 'would not be there'
 NO_STEP = r"lower_step' needs .*'rollback'"
-FREE_AT = dict(type='m2at_mm.FreeAT', _delete_=True)
+OTHER = dict(type='m2at_mm.FreeAT', _delete_=True)
+FREE_AT = dict(method=OTHER, train_attack=None)
 # Its train attack is given and not called.
-STANDARD = dict(type='m2at_mm.Standard', _delete_=True)
+STANDARD = dict(method=dict(OTHER, type='m2at_mm.Standard'))
 
 
 @pytest.mark.parametrize(
@@ -250,12 +237,8 @@ STANDARD = dict(type='m2at_mm.Standard', _delete_=True)
         ('epochs', dict(checkpoint=dict(save_optimizer=False)), GONE),
         ('epochs', dict(checkpoint=dict(interval=-1)), GONE),
         ('epochs', dict(checkpoint=TWO), GONE),
-        ('epochs', dict(guard=LOWER, model=dict(method=STANDARD)), NO_STEP),
-        (
-            'epochs',
-            dict(guard=LOWER, model=dict(method=FREE_AT, train_attack=None)),
-            NO_STEP,
-        ),
+        ('epochs', dict(guard=LOWER, model=STANDARD), NO_STEP),
+        ('epochs', dict(guard=LOWER, model=FREE_AT), NO_STEP),
     ],
 )
 def test_what_a_training_does_not_allow(
@@ -274,14 +257,9 @@ def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
 ) -> None:
     """Checkpoints after epochs of three, or after iterations 4, 8 and 9."""
     not_finite(monkeypatch, iteration)
-    interval = 1 if loop == 'epochs' else 4
-    runner = build(
-        loop,
-        *[SOUND] * 9,
-        guard=dict(action='rollback', interval=interval),
-        train_cfg=dict(val_interval=100),
-        checkpoint=dict(interval=interval),
-    )
+    every = dict(interval=1 if loop == 'epochs' else 4)
+    settings = dict(checkpoint=every, train_cfg=dict(val_interval=100))
+    runner = build(loop, *[SOUND] * 9, guard=BACK | every, **settings)
     reduce = Mock(wraps=dist.all_reduce)
     monkeypatch.setattr(dist, 'all_reduce', reduce)
     runner.train()

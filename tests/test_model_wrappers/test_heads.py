@@ -21,11 +21,10 @@ from m2at_mm.model_wrappers.heads import why_unsupported
 
 NUM, WIDTH, CLASSES = 6, 16, 5
 LABELS = torch.arange(NUM) % CLASSES
-# Each head of mmpretrain for one label per image, with what it takes.
 PLAIN = dict(distillation=False)
 CENTRES = dict(num_subcenters=3, easy_margin=True)
 STACKED = dict(mid_channels=[8], norm_cfg=dict(type='BN1d'))
-# Heads: their class, and settings.
+# Each head of mmpretrain for one label per image, and its settings.
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     'no layer': ('ClsHead', {}),
     'linear': ('LinearClsHead', {}),
