@@ -45,10 +45,9 @@ class AdversarialVisualizationHook(Hook):
     :class:`AttackScheduleHook` logs it. Steps are counted in iterations.
 
     Random starts and masks are the same every time, so only the network
-    differs: the one in training, not the average of an EMAHook, in eval mode.
-    Only the main process computes pictures. Training is bit for bit what it
-    is without the hook. A picture that fails, as with a full disk, is logged
-    as an error, and training goes on.
+    differs: the one in training, not the average of an EMAHook. Training is
+    bit for bit what it is without the hook. A picture that fails, as with a
+    full disk, is logged as an error, and training goes on.
 
     Args:
         interval (int): Epochs or iterations between pictures.

@@ -27,9 +27,8 @@ _OWNERS = ('threat_model', 'train_attack', 'method')
 class AttackScheduleHook(Hook):
     """Change settings of the threat model, attack or method while training.
 
-    The value depends on epoch or iteration alone, so a resumed run goes on
-    where it was, and is logged under the setting's name. Validation uses the
-    settings of the config, so its figures can be compared over epochs.
+    The value depends on epoch or iteration alone, and is logged under the
+    setting's name. Validation uses the settings of the config.
 
     Args:
         schedules (Sequence[dict]): One per setting, with
@@ -88,7 +87,6 @@ class AttackScheduleHook(Hook):
         self._apply(runner, by_epoch=False)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Validate with the settings of the config."""
         for schedule in self.schedules:
             schedule.reset()
 
@@ -212,7 +210,6 @@ def _find(part: str, name: str, owner: Any) -> set[str]:
 
 
 def _arguments(kind: type) -> dict[str, Any]:
-    """Annotations of the constructor's arguments."""
     parameters = inspect.signature(kind).parameters
     return {name: one.annotation for name, one in parameters.items()}
 

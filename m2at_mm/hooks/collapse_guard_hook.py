@@ -37,8 +37,7 @@ class CollapseGuardHook(Hook):
     the same few images, by FGSM from the clean image and by PGD:
 
     - catastrophic overfitting (arXiv 2001.03994): the accuracy under PGD is
-      less than half of that under FGSM, and more than ``max_gap`` points below
-      it;
+      below half of that under FGSM, and more than ``max_gap`` points lower;
     - chance: the clean accuracy is no better than guessing, after
       ``patience`` or after it was better once.
 

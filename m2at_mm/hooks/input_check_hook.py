@@ -171,7 +171,6 @@ def _brief(error: Exception) -> str:
 
 
 def _pretrained(model: nn.Module) -> dict[str, str]:
-    """The pretrained weights that modules are initialised with, by module."""
     found = {}
     for name, module in model.named_modules():
         given = getattr(module, 'init_cfg', None) or ()

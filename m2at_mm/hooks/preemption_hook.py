@@ -37,10 +37,9 @@ class PreemptionHook(Hook):
     """Save a checkpoint and end with exit code 143 on SIGTERM.
 
     Schedulers like Slurm send SIGTERM some time before they kill a job. The
-    iteration is finished first, and gradients that are being accumulated are
-    applied. In a validation the run ends at once, as a resumed run repeats
-    it, if the epoch's checkpoint is there; otherwise after it. A second
-    SIGTERM ends the process as without this hook. With
+    iteration is finished first, and accumulated gradients are applied. In a
+    validation the run ends at once if the epoch's checkpoint is there, else
+    after it. A second SIGTERM ends the process as without this hook. With
     :class:`m2at_mm.ResumableEpochTrainLoop` and
     :class:`m2at_mm.RNGStateHook`, ``--resume`` goes on with the next batch.
 
@@ -65,7 +64,6 @@ class PreemptionHook(Hook):
         self._left_over: str | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Have data workers obey their parent alone, once they are started."""
         # Schedulers send the signal to them, too.
         if is_training(runner):
             end_with_parent(runner.train_dataloader)
@@ -116,7 +114,6 @@ class PreemptionHook(Hook):
         self._look_at_checkpoint(runner, runner.iter)
 
     def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """End if the signal came and the training before it is saved."""
         saved = self._saved_iter == runner.iter
         if saved and self._asked and dist.get_world_size() == 1:
             self._end(runner, runner.iter)

@@ -67,7 +67,6 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         super().after_train(runner)
 
     def _read(self, runner: Runner) -> None:
-        """Move all values to the host at once, in the order they came."""
         values = [pair for one in self._unread for pair in one.items()]
         self._unread = []
         tensors = [value for _, value in values if isinstance(value, Tensor)]

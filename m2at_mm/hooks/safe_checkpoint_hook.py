@@ -53,7 +53,6 @@ class SafeCheckpointHook(CheckpointHook):
     _outdated: list[str]
 
     def before_train(self, runner: Runner) -> None:
-        """See CheckpointHook; remove what an interrupted run left over."""
         if self.backend_args is None and self.file_client_args is None:
             where = self.out_dir or runner.work_dir
             if type(get_file_backend(where)) is LocalBackend:

@@ -53,8 +53,8 @@ class AdversarialClassifier(BaseModel):
         init_cfg (dict, optional): See MMEngine's ``BaseModule``.
 
     Raises:
-        ValueError: The head cannot be attacked, or method or loss cannot be
-            trained towards the soft targets that the settings make.
+        ValueError: The head cannot be attacked, or the settings make soft
+            targets, and method or loss take labels only.
 
     Example:
         >>> model = dict(_delete_=True, classifier=_base_.model,
@@ -174,10 +174,7 @@ class AdversarialClassifier(BaseModel):
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The classifier's own losses, see :func:`heads.losses_and_logits`.
-
-        Targets are labels, int64 (N, ), or probabilities (N, K).
-        """
+        """As :func:`heads.losses_and_logits`; labels (N, ), or scores (N, K)."""
         share = self.label_smoothing
         if share or target.ndim == 2 or not self._accepted.labels:
             # Some binary losses take probabilities only.

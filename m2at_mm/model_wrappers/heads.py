@@ -42,13 +42,10 @@ def count_classes(classifier: nn.Module) -> int | None:
 
 
 def needs_plain_layout(classifier: nn.Module) -> bool:
-    """Whether a network cannot take images in channels-last layout.
-
-    mmpretrain's VGG flattens its features by ``view``. And for strided 1x1
-    convolutions whose input channels don't fill a vector (16 floats at most),
-    oneDNN writes the weights' gradient out of bounds on CPUs: wrong gradients
-    or a crash.
-    """
+    """Whether a network cannot take images in channels-last layout."""
+    # mmpretrain's VGG flattens its features by `view`. And for strided 1x1
+    # convolutions whose input channels don't fill a vector (16 floats at
+    # most), oneDNN writes the weights' gradient out of bounds on CPUs.
     return any(
         isinstance(module, VGG)
         or (
@@ -84,7 +81,8 @@ def losses_and_logits(
     """
     num, head = len(inputs), getattr(classifier, 'head', None)
     if num == 1 and _squeezes(classifier, inputs):
-        # Twice the same image has the same mean loss.
+        # It loses the batch's dimension. Twice the same image has the same
+        # mean loss.
         inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
     samples = as_samples(target)
     losses: dict[str, Tensor]
@@ -99,7 +97,6 @@ def losses_and_logits(
 
 
 def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
-    """Whether a classifier loses the dimension of a batch of one image."""
     with attack_mode(classifier), torch.no_grad():
         scores: Any = classifier(image, mode='tensor')
     return isinstance(scores, Tensor) and scores.ndim == 1

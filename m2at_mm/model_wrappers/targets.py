@@ -124,8 +124,7 @@ def trainable_target(
 ) -> Tensor:
     """Labels of shape (N, ), or probabilities of shape (N, K) as floats.
 
-    Integers of shape (N, K) are one-hot labels, see mmpretrain's
-    ``to_onehot``.
+    Integers of shape (N, K) are one-hot labels.
 
     Raises:
         ValueError: Probabilities are given to what takes labels only.

@@ -14,8 +14,7 @@ def make_transparent(wrapper: nn.Module, child: str) -> None:
 
     The wrapper must have no parameter or persistent buffer of its own, and
     the child's name must not be ``'module'``, which MMEngine strips itself.
-    The versions in ``_metadata`` move along, so that the module that reads a
-    checkpoint of an older layout still converts it.
+    The versions in ``_metadata`` move along.
     """
     wrapper._register_state_dict_hook(partial(_leave_out, child))
     wrapper._register_load_state_dict_pre_hook(partial(_put_in, child))
@@ -57,6 +56,5 @@ def _put_in(child: str, state_dict: Any, prefix: str, *_: Any) -> None:
 
 
 def _rename(entries: dict[str, Any], old: str, new: str) -> None:
-    """Replace the beginning ``old`` of keys by ``new``, in place."""
     for key in [key for key in entries if key.startswith(old)]:
         entries[new + key[len(old) :]] = entries.pop(key)

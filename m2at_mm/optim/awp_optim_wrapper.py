@@ -27,10 +27,8 @@ class AWPOptimWrapper(OptimWrapper):
     v = gamma * ||w|| / ||g|| * g; the optimiser steps from w along the
     gradient at w + v. The images are attacked once per iteration, and all
     random draws are the same in both passes. With several processes v is made
-    from their mean gradient.
-
-    It costs one more forward and backward pass per iteration. With gradient
-    accumulation each part of the batch has a perturbation of its own.
+    from their mean gradient; with gradient accumulation each part of the
+    batch has its own.
 
     Args:
         *args: See :class:`mmengine.optim.OptimWrapper`.

@@ -14,10 +14,9 @@ from m2at_mm.runner.process_state import random_streams, set_random_streams
 class LossReplay:
     """Records one call of an adversarial classifier's loss, and repeats it.
 
-    The repetition trains on the adversarial images that were found, with the
-    same masks, partners and dropout, but with the weights as they are then.
-    Buffers, like batch norm's running statistics, go back to where they were
-    before the first pass, so that an iteration updates them once.
+    The repetition has the adversarial images that were found and the same
+    draws, but the weights as they are then. Buffers, like batch norm's
+    running statistics, are updated once.
     """
 
     def __init__(self, model: AdversarialClassifier) -> None:

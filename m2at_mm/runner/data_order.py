@@ -53,10 +53,7 @@ def check_sampler(runner: Runner) -> None:
 
 
 def make_repeatable(runner: Runner, epoch: Tensor) -> None:
-    """Let the order of the data and their draws depend on the seed alone.
-
-    ``epoch`` is the current one, int64 of shape (), in shared memory.
-    """
+    """Let the data depend on seed and ``epoch``, int64 in shared memory."""
     loop, seed = runner.train_loop, common_seed(runner)
     loader = loop.dataloader
     for sampler in _samplers(loader):

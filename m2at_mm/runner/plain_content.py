@@ -1,8 +1,7 @@
 """The content of checkpoints in types that PyTorch loads by itself.
 
 ``torch.load(weights_only=True)``, the default since PyTorch 2.6, refuses the
-``HistoryBuffer`` of MMEngine's message hub and NumPy's types where no package
-has allow-listed them. What is saved in their place here is read everywhere.
+``HistoryBuffer`` of MMEngine's message hub and NumPy's types.
 """
 
 from __future__ import annotations
@@ -25,10 +24,7 @@ _LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 
 
 def make_plain(checkpoint: dict[str, Any]) -> None:
-    """Replace the entries of a checkpoint that only some environments load.
-
-    What has no replacement is left out of the message hub, and elsewhere kept.
-    """
+    """Replace the entries of a checkpoint that only some environments load."""
     hub = checkpoint.get('message_hub', {})
     plain_hub = {part: dict(entries) for part, entries in hub.items()}
     for entries in plain_hub.values():
@@ -58,7 +54,6 @@ def restore(checkpoint: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same in built-in types and tensors."""
     if isinstance(value, HistoryBuffer):
         log, count = map(_plain, value.data)
         content = dict(log=log, count=count, max_length=value.max_length)

@@ -18,10 +18,9 @@ def connect_processes(
 ) -> None:
     """Start the process group where MMEngine's runner could not.
 
-    MMEngine 0.10 calls ``torch.cuda.set_device`` also on a machine without a
-    GPU. And where torchrun has restarted its processes, PyTorch lets them
-    look for the addresses of the dead ones (2.11 and 2.14 do, where the store
-    of the rendezvous is shared). Otherwise MMEngine starts the group.
+    MMEngine 0.10 calls ``torch.cuda.set_device`` also without a GPU. And
+    processes that torchrun has restarted look for the addresses of the dead
+    ones (PyTorch 2.11 and 2.14, where the store of the rendezvous is shared).
 
     Args:
         launcher (str): The ``--launcher`` of the tools.

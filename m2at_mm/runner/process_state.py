@@ -25,9 +25,8 @@ _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
-    ``streams`` of :func:`random_streams`, state of the ``method``,
-    ``gradients`` that are being accumulated, and with several processes the
-    ``buffers``, running statistics that only this one has.
+    Its random streams, the method's state, gradients that are being
+    accumulated, and with several processes its running statistics.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)

@@ -120,7 +120,6 @@ def describe_origin() -> str:
 
 
 def _commit() -> str:
-    """The commit of the checkout that the package is in, if it is in one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / '.git').exists():
         return 'none, the package is installed'

@@ -43,11 +43,10 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
 class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     """Train on each batch several times before the next one is loaded.
 
-    Free adversarial training needs it; see :class:`m2at_mm.FreeAT`. An epoch
-    has ``repeats`` times as many iterations as there are batches, so the
-    authors divide the number of epochs by ``repeats``. Schedulers by epoch
-    and by iteration count as usual; those converted from epochs to
-    iterations (``convert_to_iter_based``) count batches.
+    For free adversarial training, see :class:`m2at_mm.FreeAT`. An epoch has
+    ``repeats`` times as many iterations as there are batches, so the authors
+    divide the number of epochs by it. Schedulers that are converted from
+    epochs to iterations (``convert_to_iter_based``) count batches.
 
     Args:
         *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
