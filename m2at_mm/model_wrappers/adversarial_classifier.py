@@ -174,7 +174,7 @@ class AdversarialClassifier(BaseModel):
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """As :func:`heads.losses_and_logits`; labels (N, ), or scores (N, K)."""
+        """As :func:`heads.losses_and_logits`, with images in [0, 1]."""
         share = self.label_smoothing
         if share or target.ndim == 2 or not self._accepted.labels:
             # Some binary losses take probabilities only.
