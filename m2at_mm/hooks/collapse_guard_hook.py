@@ -200,18 +200,15 @@ class CollapseGuardHook(Hook):
     def _measure(self, runner: Runner) -> dict[str, float]:
         model = bare_model(runner.model)
         device = next(model.parameters()).device
-        self._batches = self._batches or watched_batches(
-            runner, self.num_images
-        )
+        if not self._batches:
+            self._batches = watched_batches(runner, self.num_images)
         right: Counter[str] = Counter()
         with attack_mode(model), own_random_stream(device, 0), torch.no_grad():
             for batch in self._batches:
                 images, labels = (one.to(device) for one in batch)
                 given = model, images, labels, model.threat_model
-                fgsm, pgd = FGSM()(*given), self._pgd(*given)
-                for name, inputs in dict(
-                    clean=images, fgsm=fgsm, pgd=pgd
-                ).items():
+                attacked = dict(fgsm=FGSM()(*given), pgd=self._pgd(*given))
+                for name, inputs in (dict(clean=images) | attacked).items():
                     hits = predicted_labels(model(inputs)) == labels
                     right[name] += int(hits.sum())
         total = sum(len(labels) for _, labels in self._batches)

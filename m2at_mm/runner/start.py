@@ -113,10 +113,8 @@ def build_trained_runner(cfg: Config, args: argparse.Namespace) -> Runner:
 def describe_origin() -> str:
     """Describe what MMEngine's log lacks: this package, and the command."""
     command = shlex.join(['python', *sys.argv])
-    return (
-        f'Origin:\n    m2at_mm: {__version__}\n    commit: {_commit()}\n'
-        f'    command: {command}'
-    )
+    origin = f'm2at_mm: {__version__}\n    commit: {_commit()}'
+    return f'Origin:\n    {origin}\n    command: {command}'
 
 
 def _commit() -> str:
