@@ -50,7 +50,7 @@ class AttackScheduleHook(Hook):
 
     Raises:
         ValueError: A schedule is incomplete or contradicts itself, or the
-            training does not use the setting or not allow a value.
+            training does not use the setting or does not allow a value.
 
     Example:
         >>> dict(type='m2at_mm.AttackScheduleHook', schedules=[

@@ -164,7 +164,7 @@ def end_with_parent(dataloader: DataLoader[Any]) -> None:
     """Let the workers of a dataloader end by SIGTERM of their parent alone.
 
     One that ended by a scheduler's would let the dataloader raise before the
-    training can save. It is so for workers yet to start, not on macOS.
+    training can save. Workers that run already, or on macOS, stay as before.
     """
     if hasattr(signal, 'sigwaitinfo'):
         stock = dataloader.worker_init_fn

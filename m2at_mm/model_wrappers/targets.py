@@ -75,19 +75,17 @@ def try_targets(
             results.append(loss)
         except Exception as error:  # each loss refuses in a way of its own
             results.append(error)
-    takes_labels, mixtures, again = (
-        isinstance(result, Tensor) for result in results
-    )
-    if not takes_labels and not mixtures:
+    hard, first, second = results
+    if isinstance(hard, Exception) and isinstance(first, Exception):
         raise ValueError(
             f'loss={type(module).__name__!r} takes neither labels of shape '
             f'(N, ) nor probabilities of shape (N, {num_classes}), as it '
-            f'says {str(results[0])!r}: give another loss, or other settings '
-            'of it'
-        ) from results[0]
+            f'says {str(hard)!r}: give another loss, or other settings of it'
+        ) from hard
+    labelled, mixed, again = (isinstance(one, Tensor) for one in results)
     # LabelSmoothLoss(mode='multi_label') only asks which scores are not 0.
-    scores = mixtures and again and not torch.equal(*results[1:])
-    return AcceptedTargets(takes_labels, scores, mixtures)
+    scores = mixed and again and not torch.equal(first, second)
+    return AcceptedTargets(labelled, scores, mixed)
 
 
 def check_soft_targets(model: Any, accepted: AcceptedTargets) -> None:
