@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.runner.process_state import random_streams, set_random_streams
 
 
 class LossReplay:
@@ -34,12 +33,12 @@ class LossReplay:
         """The method's losses, the first time; the model calls this."""
         model, self._call = self.model, (images, target)
         self._buffers = [one.clone() for one in model.classifier.buffers()]
-        self._start = random_streams()
-        self._found: list[tuple[Tensor, dict[str, Any]]] = []
+        self._start = _random_state(images.device)
+        self._found: list[tuple[Tensor, list[Tensor]]] = []
 
         def attack(*args: Any) -> Tensor:
             adversarial: Tensor = model.attack_in_training(*args)
-            self._found.append((adversarial, random_streams()))
+            self._found.append((adversarial, _random_state(images.device)))
             return adversarial
 
         return model.method.loss(model, attack, images, target)
@@ -55,12 +54,25 @@ class LossReplay:
             buffers = self.model.classifier.buffers()
             for buffer, old in zip(buffers, self._buffers):
                 buffer.copy_(old)
-        set_random_streams(self._start)
+        device = self._call[0].device
+        _set_random_state(self._start, device)
         found = iter(self._found)
 
         def attack(*_: Any) -> Tensor:
-            adversarial, streams = next(found)
-            set_random_streams(streams)
+            adversarial, state = next(found)
+            _set_random_state(state, device)
             return adversarial
 
         return self.model.method.loss(self.model, attack, *self._call)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    on_gpu = device.type == 'cuda'
+    gpu = [torch.cuda.get_rng_state(device)] if on_gpu else []
+    return [torch.get_rng_state(), *gpu]
+
+
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    for gpu in state[1:]:
+        torch.cuda.set_rng_state(gpu, device)
