@@ -61,7 +61,7 @@ class FeaturesOfImages(nn.Module):
 
 
 def build(
-    head: str, channels: int = 3, method: str = 'M2AT', **settings: Any
+    head: str, channels: int = 3, method: str = '', **settings: Any
 ) -> Any:
     kind, given = HEADS[head]
     consistency = dict(consistency=1.0) if method == 'M2AT' else {}
@@ -76,7 +76,7 @@ def build(
     wrapper = build_adversarial(
         classifier=dict(classifier, head=dict(given, type=kind)),
         data_preprocessor=dict(mean=mean, std=std, num_classes=CLASSES),
-        method=dict(consistency, type=f'm2at_mm.{method}'),
+        method=dict(consistency, type=f'm2at_mm.{method or "M2AT"}'),
         **settings,
     )
     draw = torch.Generator().manual_seed(0)
