@@ -21,7 +21,7 @@ from m2at_mm.model_wrappers.transparent_keys import make_transparent
 from m2at_mm.registry import MODELS, TASK_UTILS
 from m2at_mm.structures import BatchLabels, stack_targets
 
-Samples = list[DataSample] | BatchLabels | None
+Labels = list[DataSample] | BatchLabels | None
 
 _PGD10 = dict(type='m2at_mm.PGD', steps=10)  # of a quarter of the radius
 
@@ -134,10 +134,7 @@ class AdversarialClassifier(BaseModel):
         return known
 
     def forward(
-        self,
-        inputs: Tensor,
-        data_samples: Samples = None,
-        mode: str = 'tensor',
+        self, inputs: Tensor, data_samples: Labels = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give."""
         if mode == 'tensor':
@@ -152,7 +149,7 @@ class AdversarialClassifier(BaseModel):
             f"mode={mode!r} is unknown: choose 'tensor', 'loss' or 'predict'"
         )
 
-    def loss(self, inputs: Tensor, data_samples: Samples) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Labels) -> dict[str, Tensor]:
         """The method's losses of a batch, see :meth:`Method.loss`."""
         target = stack_targets(data_samples, soft=True)
         if target is None:
@@ -186,7 +183,7 @@ class AdversarialClassifier(BaseModel):
         return heads.losses_and_logits(self.classifier, inputs, target)
 
     def predict(
-        self, inputs: Tensor, data_samples: Samples = None
+        self, inputs: Tensor, data_samples: Labels = None
     ) -> list[DataSample]:
         """Predict clean images, and attacked ones if there are labels.
 

@@ -292,5 +292,4 @@ def test_labels_in_one_object_give_the_same_training(
         for seed in range(2):
             model.train_step(change(tiny.raw_batch(seed=seed)), optim)
         ends.append(model.state_dict())
-    for one, other in zip(*(end.values() for end in ends)):
-        assert torch.equal(one, other)
+    assert all(map(torch.equal, *(end.values() for end in ends)))

@@ -44,7 +44,7 @@ def _draw(rank: int) -> Any:
 
 def test_processes_draw_apart(tmp_path: Path) -> None:
     for one, other in zip(*on_two_processes(_draw, tmp_path)):
-        same = [torch.equal(*pair) for pair in zip(one, other)]
+        same = [*map(torch.equal, one, other)]
         assert len(same) == 16 and sum(same) < 3
 
 
@@ -85,8 +85,7 @@ def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
 ) -> None:
     whole = _m2at_gradients(slice(0, 8), wrap=False)
     for found in on_two_processes(_m2at_work, tmp_path):
-        for one, other in zip(found, whole):
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)
 
 
 UNUSED = dict(find_unused_parameters=True)
