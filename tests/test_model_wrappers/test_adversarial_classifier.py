@@ -187,10 +187,10 @@ def test_training_step_is_plain_pgd_at() -> None:
 
     close = torch.testing.assert_close
     close(loss, expected, atol=1e-5, rtol=0)
-    for mine, theirs in zip(ours.classifier.parameters(), plain.parameters()):
-        close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
-    for mine, theirs in zip(ours.classifier.buffers(), plain.buffers()):
-        close(mine, theirs, atol=1e-6, rtol=1e-5)
+    mine = ours.classifier
+    for one, other in zip(mine.parameters(), plain.parameters()):
+        close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+    close([*mine.buffers()], [*plain.buffers()], atol=1e-6, rtol=1e-5)
 
 
 def test_frozen_batch_norm_stays_frozen() -> None:

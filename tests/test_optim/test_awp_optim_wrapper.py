@@ -42,8 +42,7 @@ def _weights(model: nn.Module) -> list[Tensor]:
 
 
 def _differ(model: nn.Module, weights: list[Tensor]) -> bool:
-    pairs = zip(model.parameters(), weights)
-    return any(not torch.equal(one, other) for one, other in pairs)
+    return not all(map(torch.equal, model.parameters(), weights))
 
 
 def _inputs(adversarial: Tensor) -> Tensor:
@@ -95,19 +94,17 @@ def test_step_equals_the_hand_computation() -> None:
         lambda *_: seen.extend(p.grad.clone() for p in model.parameters())
     )
     model.train_step(batch, wrapper)
-    for own, gradient in zip(seen, gradients):
-        torch.testing.assert_close(own, gradient, atol=2e-5, rtol=1e-3)
-    for weight, wanted in zip(model.parameters(), expected):
-        torch.testing.assert_close(weight, wanted, atol=2e-6, rtol=1e-4)
+    close = torch.testing.assert_close
+    close(seen, gradients, atol=2e-5, rtol=1e-3)
+    close(_weights(model), expected, atol=2e-6, rtol=1e-4)
     # An iteration updates the statistics of batch norm once.
     assert model.backbone.norm1.num_batches_tracked == 1
     plain = _model()
     plain.train_attack = model.train_attack
     plain.train_step(batch, _plain(plain))
-    assert not all(
-        torch.allclose(a, b, atol=1e-5)
-        for a, b in zip(model.parameters(), plain.parameters())
-    ), 'the perturbation changed nothing'
+    pairs = zip(model.parameters(), plain.parameters())
+    same = all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+    assert not same, 'the perturbation changed nothing'
 
 
 def test_weights_come_back_on_an_exception() -> None:
@@ -133,8 +130,7 @@ def test_gamma_zero_is_the_plain_step() -> None:
     other.train_attack = one.train_attack
     one.train_step(batch, _wrapper(one, gamma=0.0))
     other.train_step(batch, _plain(other))
-    for a, b in zip(one.parameters(), other.parameters()):
-        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(_weights(one), _weights(other))
 
 
 def test_warmup_and_accumulation() -> None:

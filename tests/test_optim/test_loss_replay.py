@@ -28,11 +28,10 @@ def test_repetition_is_the_same_loss(method: str) -> None:
         second = replay.repeat()
         assert torch.equal(torch.rand(1), drawn)  # the stream goes on as once
     assert attack.call_count == (0 if method == 'Standard' else 1)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name])
-    for name, value in model.named_buffers():
-        assert torch.equal(value, buffers[name]), name
+    exact = dict(rtol=0, atol=0)
+    torch.testing.assert_close(second, first, **exact)
+    found = dict(model.named_buffers())
+    torch.testing.assert_close(found, buffers, **exact)
     assert model.loss_replay is None
 
 
