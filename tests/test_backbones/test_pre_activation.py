@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
 
-PREACT = ['layer1', 'layer2', 'layer3', 'layer4'], 'shortcut.0', 'bn'
+PREACT = [f'layer{k}' for k in (1, 2, 3, 4)], 'shortcut.0', 'bn'
 WIDE = [f'block{k}.layer' for k in (1, 2, 3)], 'convShortcut', 'bn1'
 
 
@@ -81,6 +81,46 @@ def test_forward_is_that_of_the_published_network(
     torch.testing.assert_close(features, expected)
 
 
+@pytest.mark.parametrize(
+    ('kind', 'depth', 'width', 'channels', 'parameters'),
+    [
+        (PreActResNet_CIFAR, 18, 64, 512, 11172170),
+        (PreActResNet_CIFAR, 34, 64, 512, 21280330),
+        (PreActResNet_CIFAR, 50, 64, 2048, 23513162),
+        (WideResNet_CIFAR, 28, 10, 640, 36479194),
+        (WideResNet_CIFAR, 34, 10, 640, 46160474),
+        (WideResNet_CIFAR, 34, 20, 1280, 184531674),
+    ],
+)
+def test_published_size(
+    kind: Any, depth: int, width: int, channels: int, parameters: int
+) -> None:
+    """With the layer to 10 classes; the widths 64 and 10 are the default."""
+    cfg = dict(type=f'm2at_mm.{kind.__name__}', depth=depth)
+    with torch.device('meta'):
+        net = kind(depth, width) if width == 20 else MODELS.build(cfg)
+    assert type(net) is kind
+    own = sum(parameter.numel() for parameter in net.parameters())
+    assert own + 10 * channels + 10 == parameters
+
+
+@pytest.mark.parametrize(
+    ('net', 'channels', 'factor'),
+    [
+        (PreActResNet_CIFAR(18, base_channels=4), 32, 8),
+        (PreActResNet_CIFAR(50, base_channels=4), 128, 8),
+        (WideResNet_CIFAR(10, 2, drop_rate=0.3), 128, 4),
+    ],
+    ids=['preact-18', 'preact-50', 'wide'],
+)
+@pytest.mark.parametrize('size', [32, 64])
+def test_feature_map(net: Any, channels: int, factor: int, size: int) -> None:
+    with torch.no_grad():
+        (features,) = net.eval()(torch.rand(1, 3, size, size))
+    assert features.shape == (1, channels, size // factor, size // factor)
+    assert (features >= 0).all()
+
+
 def test_frozen_stages() -> None:
     net = PreActResNet_CIFAR(18, base_channels=4, frozen_stages=1)
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
@@ -95,13 +135,6 @@ def test_frozen_stages() -> None:
 def test_norm_eval() -> None:
     net = PreActResNet_CIFAR(18, base_channels=4, norm_eval=True).train()
     assert not net.bn.training and net.training
-
-
-@pytest.mark.parametrize('kind', [PreActResNet_CIFAR, WideResNet_CIFAR])
-def test_built_from_a_config(kind: Any) -> None:
-    with torch.device('meta'):
-        net = MODELS.build(dict(type=f'm2at_mm.{kind.__name__}', depth=34))
-    assert type(net) is kind
 
 
 @pytest.mark.parametrize(
