@@ -90,18 +90,15 @@ class PreActivationNet(BaseBackbone):
         width (int): Width of the first stage.
         numbers (Sequence[int]): Number of blocks of each stage.
         expansion (int): Output channels of a block by its width; blocks of
-            more than 1 are bottlenecks. Defaults to 1.
+            more than 1 are bottlenecks.
         drop_rate (float): Dropout before the last convolution of a block.
-            Defaults to 0.0.
         frozen_stages (int): Number of stages that are not trained, besides
             the stem; 0 is the stem alone. Defaults to -1, nothing frozen.
         norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
-        norm_cfg (dict, optional): Normalisation layers. Defaults to None,
-            ``dict(type='BN')``.
-        act_cfg (dict, optional): Activation, e.g. ``dict(type='SiLU')``.
-            Defaults to None, ``dict(type='ReLU')``.
+        norm_cfg (dict, optional): Normalisation. Defaults to batch norm.
+        act_cfg (dict, optional): Activation. Defaults to ReLU.
         init_cfg (dict | list[dict], optional): Initial weights. Defaults to
-            None, Kaiming's by fan-out.
+            Kaiming's by fan-out.
         in_channels (int): Channels of the images. Defaults to 3.
 
     Raises:
@@ -155,8 +152,8 @@ class PreActivationNet(BaseBackbone):
 
     def _layers(self) -> list[nn.Module]:
         """Stem and stages."""
-        names = ('conv1', *(name.split('.')[0] for name in self.stages))
-        return [getattr(self, name) for name in names]
+        names = ('conv1', *self.stages)
+        return [getattr(self, name.partition('.')[0]) for name in names]
 
     def _freeze_stages(self) -> None:
         for layer in self._layers()[: self.frozen_stages + 1]:
@@ -190,8 +187,7 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     Args:
         depth (int): 18, 34 or 50. Defaults to 18.
         base_channels (int): Width of the first stage. Defaults to 64.
-        **kwargs: ``frozen_stages`` and what follows it in
-            :class:`PreActivationNet`.
+        **kwargs: From ``frozen_stages`` on, see :class:`PreActivationNet`.
     """
 
     stages = ('layer1', 'layer2', 'layer3', 'layer4')
@@ -222,8 +218,7 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
             Defaults to 10.
         drop_rate (float): Dropout between the convolutions of a block, in
             [0, 1). Defaults to 0.0.
-        **kwargs: ``frozen_stages`` and what follows it in
-            :class:`PreActivationNet`.
+        **kwargs: From ``frozen_stages`` on, see :class:`PreActivationNet`.
     """
 
     stages = ('block1.layer', 'block2.layer', 'block3.layer')

@@ -22,7 +22,7 @@ from mmpretrain.models import ImageClassifier, ResNet_CIFAR
 from m2at_mm.cli import load_config
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.recipes import apply_recipe, config_root, recipe_names
-from m2at_mm.recipes.types import loaded_datasets
+from m2at_mm.recipes.fit import loaded_datasets
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 PARTS = ('train', 'val', 'test')
