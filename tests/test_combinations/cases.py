@@ -8,6 +8,7 @@ from itertools import combinations, product
 from typing import Any
 
 from allpairspy import AllPairs
+from tiny import RECIPES
 
 AXES: dict[str, list[Any]] = {
     'ranks': [1, 2],
@@ -18,17 +19,7 @@ AXES: dict[str, list[Any]] = {
     'images': ['3x16x16', '1x16x16', '4x16x16', '3x16x24', 'one left'],
     'network': ['linear', 'arcface', 'stacked', 'vit', 'no neck', 'squeezed'],
     'loss': ['ce', 'smooth', 'bce', 'seesaw'],
-    'method': [
-        'Standard',
-        'PGDAT',
-        'M2AT',
-        'M2AT pairs',
-        'TRADES',
-        'MART',
-        'AVmixup',
-        'IAT',
-        'FreeAT',
-    ],
+    'method': ['Standard', 'PGDAT', 'M2AT', 'M2AT pairs', *[*RECIPES][3:]],
     'attack': ['pgd', 'pgd l2', 'margin', 'batch norms', 'fgsm', 'n-fgsm'],
     'evaluated': ['pgd', 'apgd-ce', 'nothing'],
     'hook': ['none', 'schedule', 'guard', 'early stopping', 'reduce rate'],
@@ -56,10 +47,9 @@ def refusal(case: Case) -> str | None:
         return 'only support by_epoch'
     if (case['hook'], case['method']) == ('schedule', 'Standard'):
         return 'would change nothing'
-    if case['sampler'] == 'infinite' and case['loop'] in _BY_EPOCH:
-        return 'InfiniteSampler'
-    if (case['sampler'], case['hook']) == ('infinite', 'reduce rate'):
-        # The one takes no epochs, the other nothing else.
+    # It takes no epochs.
+    needs_epochs = case['hook'] == 'reduce rate' or case['loop'] in _BY_EPOCH
+    if case['sampler'] == 'infinite' and needs_epochs:
         return 'InfiniteSampler'
     return None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from interrupted_runs import KillAt, KilledError
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
@@ -20,7 +21,7 @@ from m2at_mm import registry
 from m2at_mm.model_wrappers import bare_model
 
 from .cases import Case
-from .training import KillAt, KilledError, Seen, build_config
+from .training import Seen, build_config
 
 _REGISTRIES = ('MODELS', 'DATASETS', 'TASK_UTILS', 'HOOKS', 'METRICS')
 
@@ -130,16 +131,12 @@ def _images(case: Case, runner: Runner, seen: Seen) -> list[str]:
     return problems if epochs else ['no epoch was complete']
 
 
-def _trained(runner: Runner) -> Any:
-    return bare_model(runner.model)
-
-
 def _validated(runner: Runner) -> Any:
     """What was validated last: the averaged network if there is one."""
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             return hook.ema_model.module
-    return _trained(runner)
+    return bare_model(runner.model)
 
 
 def _accuracy(runner: Runner) -> list[str]:
@@ -172,11 +169,9 @@ def _killed(case: Case, folder: Path, whole: Runner) -> list[str]:
         return [f'the training was not interrupted before {first}']
     resumed = _train(case, folder / 'killed')
     problems = []
-    for kind in (_trained, _validated):
+    for kind in (lambda runner: bare_model(runner.model), _validated):
         one, other = (kind(each).state_dict() for each in (whole, resumed))
         names = [key for key in one if not torch.equal(one[key], other[key])]
         if names:
-            problems.append(
-                f'{kind.__name__}: after resuming, {names[:3]} differ'
-            )
+            problems.append(f'after resuming, {names[:3]} differ')
     return problems

@@ -60,9 +60,8 @@ def scope() -> Any:
 @pytest.mark.parametrize('name', WRAPPERS)
 def test_labels_are_known_without_reading_the_samples(name: str) -> None:
     dataset = WRAPPERS[name](DATASETS.build(DIGITS))
-    read = [
-        int(dataset[k]['data_samples'].gt_label) for k in range(len(dataset))
-    ]
+    samples = [dataset[k]['data_samples'] for k in range(len(dataset))]
+    read = [int(sample.gt_label) for sample in samples]
     labels = labels_of(dataset)
     assert labels is not None and labels.tolist() == read
     *_, innermost = inner_datasets(dataset)
@@ -80,19 +79,16 @@ class ConcatAny(ConcatDataset):
         super(ConcatDataset, self).__init__(datasets)
 
 
+class Unlabelled:
+    def get_gt_labels(self) -> None:
+        raise KeyError('gt_label')
+
+
 def test_a_dataset_without_labels_tells_none() -> None:
-    assert list(labelled_datasets([1, 2])) == []
-    assert list(labelled_datasets(Subset([1, 2], [0]))) == []
+    for dataset in ([1, 2], Subset([1, 2], [0]), Unlabelled()):
+        assert list(labelled_datasets(dataset)) == []
+    with pytest.raises(KeyError):
+        labels_of(Unlabelled())
     joined = ConcatAny([1], DATASETS.build(DIGITS))
     ((_, labels),) = labelled_datasets(joined)
     assert len(labels) == 20 and labels_of(joined) is None
-
-
-def test_unlabelled_images_have_no_labels_to_check() -> None:
-    class Unlabelled:
-        def get_gt_labels(self) -> None:
-            raise KeyError('gt_label')
-
-    assert list(labelled_datasets(Unlabelled())) == []
-    with pytest.raises(KeyError):
-        labels_of(Unlabelled())
