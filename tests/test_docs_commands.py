@@ -24,7 +24,7 @@ from tools_support import NARROW
 
 # Commands that another test runs, by how they begin.
 ELSEWHERE = {
-    'python docs/example.py': 'test_docs_example.py::test_example',
+    'python docs/example.py': 'test_docs_code.py::test_example',
     'python tools/check_configs.py': 'test_tools/test_check_configs.py::'
     'test_page_and_figures_of_some_configs',
     'python tools/check_resume.py': 'test_tools/test_check_resume.py::'
