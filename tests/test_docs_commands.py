@@ -31,7 +31,8 @@ ELSEWHERE = {
     'test_nothing_is_lost',
     'python tools/train.py my_vit.py': 'test_installation.py::'
     'test_fine_tuning_a_vision_transformer',
-    'mim train': 'test_installation.py::test_training_by_mim',
+    'mim train': 'test_installation.py::'
+    'test_own_config_with_the_tools_of_openmmlab',
 }
 # Looked at, not run: what they name must exist.
 INSTALLERS = ('make', 'pip')
