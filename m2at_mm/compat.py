@@ -1,8 +1,7 @@
 """What MMEngine 0.10 needs on the PyTorch of today, and version checks.
 
-Nothing here weakens a check of PyTorch or MMEngine: checkpoints are still
-loaded with ``weights_only=True``; only the harmless types that MMEngine
-itself writes are allow-listed.
+Checkpoints are still loaded with ``weights_only=True``; only the harmless
+types that MMEngine itself writes are allow-listed.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
-# distribution: (lowest version, first version too new or None)
-_SUPPORTED = {
-    'torch': ('2.1', None),
-    'mmengine': ('0.10', '1'),
-    'mmpretrain': ('1.2', None),
-}
+# Distribution, its lowest version, and the first that is too new, if any.
+_SUPPORTED = (
+    ('torch', '2.1', None),
+    ('mmengine', '0.10', '1'),
+    ('mmpretrain', '1.2', None),
+)
 # module: what is said where it is missing
 _NEEDED = {
     'mmcv': 'mmcv is not installed: run `pip install mmcv-lite` (a wheel; '
@@ -43,7 +42,7 @@ def apply() -> None:
     Raises:
         ImportError: Packages are missing or not supported; it names them all.
     """
-    problems = [_version_problem(*one) for one in _SUPPORTED.items()]
+    problems = [_version_problem(*one) for one in _SUPPORTED]
     problems += [_NEEDED[name] for name in _NEEDED if find_spec(name) is None]
     text = '; '.join(filter(None, problems))
     if text:
@@ -53,8 +52,7 @@ def apply() -> None:
     _allow_mmengine_checkpoints()
 
 
-def _version_problem(name: str, limits: tuple[str, str | None]) -> str:
-    lowest, too_new = limits
+def _version_problem(name: str, lowest: str, too_new: str | None) -> str:
     wanted = f'{name}>={lowest}' + (f',<{too_new}' if too_new else '')
     try:
         installed = version(name)
@@ -75,11 +73,6 @@ def _release(text: str) -> list[int]:
 
 
 def _allow_mmengine_checkpoints() -> None:
-    """Let ``torch.load(weights_only=True)`` read MMEngine's checkpoints.
-
-    Their ``HistoryBuffer`` pickles NumPy arrays and its own statistics
-    methods, which PyTorch refuses since 2.6 unless they are allow-listed.
-    """
     import torch
 
     if _release(torch.__version__) < [2, 6]:
@@ -87,6 +80,8 @@ def _allow_mmengine_checkpoints() -> None:
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
 
+    # HistoryBuffer pickles NumPy arrays and its own statistics methods, which
+    # PyTorch refuses since 2.6 unless they are allow-listed.
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
     logged = ('float64', 'float32', 'int64', 'int32', 'bool')
     torch.serialization.add_safe_globals(

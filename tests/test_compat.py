@@ -21,9 +21,7 @@ def save_and_load(content: Any, path: Path) -> Any:
 
 
 @pytest.mark.parametrize('values', [[], [1], [0.5, 2.0, 3.25], [1, 2, 3]])
-def test_history_buffer_loads_with_weights_only(
-    tmp_path: Path, values: list[float]
-) -> None:
+def test_history_buffer_loads(tmp_path: Path, values: list[float]) -> None:
     buffer = HistoryBuffer(values, [1] * len(values), max_length=7)
     for value in (np.float64(4.0).item(), 5):
         buffer.update(value)

@@ -16,6 +16,7 @@ import torch
 from digits_runner import build_digits_runner
 from docs_support import DOCS
 from PIL import Image
+from pytest import CaptureFixture, MonkeyPatch
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.cli import load_config
@@ -35,7 +36,7 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (folder / 'momentum_pgd.py').write_text(ATTACK)
     (folder / 'half_adversarial.py').write_text(METHOD)
     known = set(TASK_UTILS.module_dict)
-    with pytest.MonkeyPatch.context() as patch:
+    with MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         for name in ('momentum_pgd', 'half_adversarial'):
             import_module(name)
@@ -88,9 +89,7 @@ def test_the_section() -> None:
 
 
 def test_example(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture
 ) -> None:
     """On fewer images, for one epoch."""
     script = DOCS / 'example.py'

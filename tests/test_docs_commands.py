@@ -54,12 +54,12 @@ for part in ('train', 'val', 'test'):
     LOADERS[f'{part}_dataloader.num_workers'] = 0
     LOADERS[f'{part}_dataloader.persistent_workers'] = False
     LOADERS[f'{part}_dataloader.dataset.val_size'] = 20
-# What each tool takes besides what the command says.
+# What each tool takes besides what the command says; of two the last counts.
 NUMBERS = {
-    'test': ('--num-samples', '4'),
-    'visualize': ('--num-images', '4'),
-    'report': ('--num-images', '4'),
-    'benchmark': ('--rounds', '1'),
+    'test': ['--num-samples', '4'],
+    'visualize': ['--num-images', '4'],
+    'report': ['--num-images', '4'],
+    'benchmark': ['--rounds', '1'],
 }
 EPOCHS = {'train': 1, 'benchmark': 9, 'test': 1, 'visualize': 1}
 
@@ -67,12 +67,7 @@ EPOCHS = {'train': 1, 'benchmark': 9, 'test': 1, 'visualize': 1}
 def shrink(tool: str, words: list[str]) -> list[str]:
     """The words of a command, for a few images and a narrow network."""
     words = [STAND_INS.get(word, word) for word in words]
-    if tool in NUMBERS:
-        name, few = NUMBERS[tool]
-        if name in words:
-            words[words.index(name) + 1] = few
-        else:
-            words += [name, few]
+    words += NUMBERS.get(tool, [])
     if tool not in EPOCHS:
         return words
     options = {**NARROW, **LOADERS, 'train_cfg.max_epochs': EPOCHS[tool]}

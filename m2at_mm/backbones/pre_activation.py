@@ -21,10 +21,8 @@ _INIT = [
 _DEPTHS = {18: (1, (2, 2, 2, 2)), 34: (1, (3, 4, 6, 3)), 50: (4, (3, 4, 6, 3))}
 
 
-def _conv(in_channels: int, out_channels: int, size: int, stride: int) -> Any:
-    return nn.Conv2d(
-        in_channels, out_channels, size, stride, size // 2, bias=False
-    )
+def _conv(given: int, out: int, size: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(given, out, size, stride, size // 2, bias=False)
 
 
 def _add(parent: nn.Module, name: str, module: nn.Module) -> None:
@@ -39,32 +37,25 @@ class _Block(nn.Module):
     """Norm, activation and convolution, two or three times; a shortcut."""
 
     def __init__(
-        self,
-        net: PreActivationNet,
-        width: int,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        drop_rate: float,
+        self, net: Any, width: int, given: int, out: int, stride: int
     ) -> None:
         super().__init__()
         convs = [(width, 3, stride), (width, 3, 1)]
-        if out_channels != width:
-            convs = [(width, 1, 1), convs[0], (out_channels, 1, 1)]
+        if out != width:
+            convs = [(width, 1, 1), convs[0], (out, 1, 1)]
         self.depth = len(convs)
-        channels = in_channels
+        channels = given
         for number, conv in enumerate(convs, 1):
             self.add_module(f'bn{number}', net.norm(channels))
             self.add_module(f'conv{number}', _conv(channels, *conv))
             channels = conv[0]
         self.activate = build_activation_layer(net.act_cfg)
-        self.drop = nn.Dropout(drop_rate)
+        self.drop = nn.Dropout(net.drop_rate)
         # Only a block that changes the width has a stride.
         self.projection = ''
-        if in_channels != out_channels:
+        if given != out:
             self.projection = net.shortcut.partition('.')[0]
-            conv1x1 = _conv(in_channels, out_channels, 1, stride)
-            _add(self, net.shortcut, conv1x1)
+            _add(self, net.shortcut, _conv(given, out, 1, stride))
 
     def forward(self, x: Tensor) -> Tensor:
         out = identity = x
@@ -83,15 +74,10 @@ class PreActivationNet(BaseBackbone):
 
     The layers have the names of the published networks, so that their
     checkpoints fit after renaming. Each stage but the first has twice the
-    channels and half the size of the one before.
+    ``width`` and half the size of the one before; an ``expansion`` of the
+    width above 1 makes its blocks bottlenecks.
 
     Args:
-        stem (int): Channels after the first convolution.
-        width (int): Width of the first stage.
-        numbers (Sequence[int]): Number of blocks of each stage.
-        expansion (int): Output channels of a block by its width; blocks of
-            more than 1 are bottlenecks.
-        drop_rate (float): Dropout before the last convolution of a block.
         frozen_stages (int): Number of stages that are not trained, besides
             the stem; 0 is the stem alone. Defaults to -1, nothing frozen.
         norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
@@ -100,15 +86,11 @@ class PreActivationNet(BaseBackbone):
         init_cfg (dict | list[dict], optional): Initial weights. Defaults to
             Kaiming's by fan-out.
         in_channels (int): Channels of the images. Defaults to 3.
-
-    Raises:
-        ValueError: An argument is out of its range.
     """
 
-    #: Names of the stages; behind a dot, the name of the blocks inside.
+    # Names of layers; behind a dot, that of what is inside.
     stages: Sequence[str]
     last_norm: str
-    #: Name of the convolution of a shortcut, in a block.
     shortcut: str
 
     def __init__(
@@ -130,17 +112,18 @@ class PreActivationNet(BaseBackbone):
         check_choice('frozen_stages', frozen_stages, known)
         self.norm_cfg = norm_cfg or dict(type='BN')
         self.act_cfg = act_cfg or dict(type='ReLU')
+        self.drop_rate = drop_rate
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.conv1 = _conv(in_channels, stem, 3, 1)
         channels = stem
         for stage, (name, number) in enumerate(zip(self.stages, numbers)):
             wide, blocks = width * 2**stage, nn.Sequential()
+            out = expansion * wide
             for position in range(number):
                 stride = 2 if stage > 0 and position == 0 else 1
-                shape = wide, channels, expansion * wide, stride
-                blocks.append(_Block(self, *shape, drop_rate))
-                channels = expansion * wide
+                blocks.append(_Block(self, wide, channels, out, stride))
+                channels = out
             _add(self, name, blocks)
         self.add_module(self.last_norm, self.norm(channels))
         self.activate = build_activation_layer(self.act_cfg)
@@ -151,7 +134,6 @@ class PreActivationNet(BaseBackbone):
         return build_norm_layer(self.norm_cfg, channels)[1]
 
     def _layers(self) -> list[nn.Module]:
-        """Stem and stages."""
         names = ('conv1', *self.stages)
         return [getattr(self, name.partition('.')[0]) for name in names]
 
@@ -212,8 +194,8 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     ``widen_factor`` channels.
 
     Args:
-        depth (int): 6 * n + 4, with n blocks in each of the three stages:
-            28 or 34 in the literature on robustness. Defaults to 34.
+        depth (int): 6 * n + 4, with n blocks in each of the three stages,
+            like 28. Defaults to 34.
         widen_factor (int): Width of the first stage in units of 16 channels.
             Defaults to 10.
         drop_rate (float): Dropout between the convolutions of a block, in

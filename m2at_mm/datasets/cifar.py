@@ -51,7 +51,7 @@ class CIFAR10(WholeBatches, _CIFAR10):
     the classes, so that ``indices=N`` gives a balanced first N. Of a folder
     only the images that the split and ``indices`` ask for are read. A sample
     has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
-    Arguments not listed are those of mmpretrain's ``CIFAR10``.
+    Further arguments are mmpretrain's and those of :class:`WholeBatches`.
 
     Args:
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
@@ -59,7 +59,6 @@ class CIFAR10(WholeBatches, _CIFAR10):
             are no data; a failure leaves nothing behind. Defaults to True.
         val_size (int): Number of images in ``val``, a multiple of the number
             of classes. Defaults to 1000.
-        **kwargs: As of :class:`WholeBatches`.
 
     Raises:
         ValueError: An argument, a class folder or an image is wrong.
@@ -132,7 +131,6 @@ class CIFAR10(WholeBatches, _CIFAR10):
         return [samples[i] for i in part]
 
     def _load_folder(self, folder: str) -> list[dict[str, Any]]:
-        """Read the images of the split that ``indices`` asks for."""
         paths, labels = self._list_folder(folder)
         part = round_robin(labels, self._part(labels))
         self.data_list = [

@@ -12,10 +12,6 @@ from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
 from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
-# Of 174 to 183 images per class: 300 test and 200 validation images in all.
-TEST_PER_CLASS = 30
-VAL_PER_CLASS = 20
-
 
 @DATASETS.register_module()
 class Digits(WholeBatches):
@@ -24,11 +20,8 @@ class Digits(WholeBatches):
     The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. The
     split is fixed: 'train' has 1,297 images, 'val' 200 and 'test' 300, the
     latter two with equally many of each class. Samples are in the order and
-    form of :class:`CIFAR10`. Further arguments are those of
-    :class:`WholeBatches`.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
+    form of :class:`CIFAR10`, arguments as of :class:`WholeBatches`. An
+    ImportError tells where scikit-learn is not installed.
     """
 
     METAINFO = {'classes': tuple('0123456789')}
@@ -48,8 +41,8 @@ class Digits(WholeBatches):
                 "pip install 'm2at_mm[demo]'"
             ) from error
         images, labels = load_digits(return_X_y=True)
-        sizes = [TEST_PER_CLASS, VAL_PER_CLASS]
-        parts = stratified_split(labels, sizes)
+        # Of 174 to 183 per class: 300 test and 200 validation images in all.
+        parts = stratified_split(labels, [30, 20])
         part = dict(zip(('test', 'val', 'train'), parts))[self.split]
         return [
             {'img': _to_rgb(images[i]), 'gt_label': int(labels[i])}

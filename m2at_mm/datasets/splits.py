@@ -14,12 +14,10 @@ _SPLIT_SEED = 0
 def stratified_split(
     labels: np.ndarray, sizes: Sequence[int]
 ) -> list[np.ndarray]:
-    """Split samples into parts with the same number of every class.
+    """Split samples by labels, (N, ), to parts of ``sizes`` of every class.
 
-    Of labels, shape (N, ), and the samples per class of every part but the
-    last, which takes the rest, to ascending sample indices of each part. The
-    n-th sample of a class always goes to the same part, however the classes
-    are interleaved.
+    Ascending indices of each part and of the rest. The n-th sample of a class
+    always goes to the same part, however the classes are interleaved.
     """
     rng = np.random.RandomState(_SPLIT_SEED)
     parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]

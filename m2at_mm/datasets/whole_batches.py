@@ -19,18 +19,16 @@ class WholeBatches(BaseDataset):
     With ``whole_batches`` a dataloader gets all pixels of a batch in one
     tensor and all labels in one object: no Python object per sample is
     transformed, collated and sent from a worker. Random crops and flips are
-    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`.
-    It is fastest with ``serialize_data=False``. A single sample, and with it
-    a wrapper like ``ConcatDataset``, gives what it always gave.
+    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`,
+    and a ValueError tells of transforms in the pipeline. It is fastest with
+    ``serialize_data=False``. A single sample, and with it a wrapper like
+    ``ConcatDataset``, gives what it always gave.
 
     Args:
         whole_batches (bool): Whether to give batches as
             ``dict(inputs=Tensor, data_samples=BatchLabels)``, for training
             with ``collate_fn=dict(type='m2at_mm.whole_batch_collate')``.
             Defaults to False. Others: see mmpretrain's ``BaseDataset``.
-
-    Raises:
-        ValueError: ``whole_batches`` with transforms in the pipeline.
     """
 
     def __init__(

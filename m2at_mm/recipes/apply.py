@@ -46,13 +46,12 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     """Make a classification config train and validate adversarially.
 
     The model is wrapped in an ``AdversarialClassifier`` with the recipe's
-    threat model, attacks and method. Validation also reports robust accuracy
-    and the best checkpoint is chosen by it, on images held out of the
-    training set where mmpretrain's dataset has no validation split. The rest
-    stays the config's own; only a recipe for fine-tuning brings a schedule.
+    threat model, attacks and method. The best checkpoint is chosen by robust
+    accuracy, on images held out of the training set where mmpretrain's
+    dataset has no validation split. The rest stays the config's own; only a
+    recipe for fine-tuning brings a schedule.
 
-    The recipes' radius of 8/255 is that of CIFAR: where the pipeline gives
-    the network images of more than 64 pixels, it becomes 4/255, with steps in
+    For images of more than 64 pixels the radius becomes 4/255, with steps in
     proportion. M2AT's masks are made of a vision transformer's patches, and
     its labels stay hard where the config's loss takes no others.
 
@@ -109,7 +108,7 @@ def _hold_out_validation(cfg: Config) -> None:
     if not train or not val:
         return
     tested = [dataset for dataset in val if dataset.get('split') == 'test']
-    replaced = _HELD_OUT & {*map(_type, train)} & {*map(_type, tested)}
+    replaced = sorted(_HELD_OUT & {*map(_type, train)} & {*map(_type, tested)})
     if replaced:
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
@@ -140,7 +139,6 @@ def _type(dataset: ConfigDict) -> str:
 
 
 def _select_under_attack(cfg: Config) -> None:
-    """Take evaluators, hooks and wrapper from our default runtime."""
     runtime = Config.fromfile(config_root() / '_base_' / 'default_runtime.py')
     for part in ('val', 'test'):
         key = f'{part}_evaluator'
@@ -176,7 +174,6 @@ def _select_under_attack(cfg: Config) -> None:
 
 
 def _with_metric(evaluator: Any, metric: ConfigDict) -> Any:
-    """An evaluator's config with one metric more."""
     if isinstance(evaluator, dict) and 'metrics' in evaluator:
         metrics = _with_metric(evaluator['metrics'], metric)
         return dict(evaluator, metrics=metrics)

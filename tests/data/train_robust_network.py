@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,10 +48,7 @@ def read_images(root: str, split: str, num: int) -> tuple[Tensor, Tensor]:
 
 
 def train_epoch(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: tuple[Tensor, Tensor],
-    done: int,
+    net: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor], done: int
 ) -> int:
     """Train for an epoch or what is left; the iterations that are done."""
     augment = RandomCropAndFlip(crop_padding=4, flip_prob=0.5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,12 +16,7 @@ PREACT = [f'layer{k}' for k in (1, 2, 3, 4)], 'shortcut.0', 'bn'
 WIDE = [f'block{k}.layer' for k in (1, 2, 3)], 'convShortcut', 'bn1'
 
 
-def published(
-    state: dict[str, Tensor],
-    x: Tensor,
-    act: Callable[[Tensor], Tensor],
-    names: tuple[list[str], str, str],
-) -> Tensor:
+def published(state: dict, x: Tensor, act: Any, names: Any) -> Tensor:
     """The features by the papers' formulas, from the weights alone."""
 
     def norm(x: Tensor, name: str) -> Tensor:

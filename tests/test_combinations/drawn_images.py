@@ -29,11 +29,7 @@ class DrawnImages(BaseDataset):
     METAINFO = dict(classes=CLASSES)
 
     def __init__(
-        self,
-        number: int,
-        shape: tuple[int, int, int],
-        one_hot: bool = False,
-        **kwargs: Any,
+        self, number: int, shape: Any, one_hot: bool = False, **kwargs: Any
     ) -> None:
         self.number, self.shape, self.one_hot = number, shape, one_hot
         super().__init__(ann_file='', **kwargs)

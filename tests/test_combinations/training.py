@@ -39,15 +39,7 @@ _LOSSES = {
     'bce': dict(type='CrossEntropyLoss', use_sigmoid=True, use_soft=False),
     'seesaw': dict(type='SeesawLoss', num_classes=len(CLASSES)),
 }
-_DEFAULT_HOOKS = dict(
-    runtime_info='RuntimeInfoHook',
-    checkpoint='SafeCheckpointHook',
-    input_check='InputCheckHook',
-    rng_state='RNGStateHook',
-    sync_buffers='SyncBuffersHook',
-    overfitting='RobustOverfittingHook',
-    preemption='PreemptionHook',
-)
+_HOOKS = 'InputCheck RNGState SyncBuffers RobustOverfitting Preemption'
 _WRAPPERS: dict[str, dict[str, Any]] = {
     'plain': {},
     # Over whole epochs, which a resume needs.
@@ -201,11 +193,11 @@ def build_config(case: Case, work_dir: Path) -> Config:
     by_epoch = case['loop'] != 'iterations'
     by = dict(by_epoch=by_epoch, interval=1 if by_epoch else 3)
     sampler = dict(type=f'{case["sampler"].title()}Sampler', shuffle=True)
-    hooks: dict[str, dict[str, Any]] = {
-        name: dict(type=f'm2at_mm.{hook}')
-        for name, hook in _DEFAULT_HOOKS.items()
-    }
-    hooks['checkpoint'].update(by)
+    hooks: dict[str, dict[str, Any]] = dict(
+        runtime_info=dict(type='m2at_mm.RuntimeInfoHook'),
+        checkpoint=dict(type='m2at_mm.SafeCheckpointHook', **by),
+        **{k: dict(type=f'm2at_mm.{k}Hook') for k in _HOOKS.split()},
+    )
     images = _images(case, 9)  # a last batch of one image
     validation = _loader(images, type='DefaultSampler', shuffle=False)
     sgd = dict(type='SGD', lr=0.01, momentum=0.9)

@@ -56,10 +56,7 @@ def test_folder_takes_turns_over_classes(
 @pytest.mark.parametrize('official', [False, True])
 @pytest.mark.parametrize('cls', [CIFAR10, CIFAR100])
 def test_val_is_held_out_of_train(
-    cls: type[CIFAR10],
-    official: bool,
-    tmp_path: Path,
-    monkeypatch: MonkeyPatch,
+    cls: Any, official: bool, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     names = cls.METAINFO['classes']
     classes = range(len(names))
@@ -87,10 +84,7 @@ def test_val_is_held_out_of_train(
 @pytest.mark.parametrize('serialize', [True, False])
 @pytest.mark.parametrize('indices', [1, 7, -4, 1000, [5, 2, 2], (9,)], ids=str)
 def test_folder_reads_only_what_indices_ask_for(
-    folder: Path,
-    monkeypatch: MonkeyPatch,
-    indices: int | list[int],
-    serialize: bool,
+    folder: Path, monkeypatch: MonkeyPatch, indices: Any, serialize: bool
 ) -> None:
     load = partial(CIFAR10, str(folder), split='val', val_size=20)
     expected = origins(load())
@@ -195,9 +189,7 @@ def test_wrong_arguments(
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_val_size_that_leaves_nothing_to_train_on(
-    folder: Path, split: str
-) -> None:
+def test_val_size_leaves_nothing_to_train(folder: Path, split: str) -> None:
     (folder / 'train' / 'frog' / '0000.png').unlink()
     text = r"val_size=50 takes 5 .* 5 of class 'frog'.*lower val_size"
     with pytest.raises(ValueError, match=text):

@@ -69,12 +69,10 @@ def test_no_data(
     assert len(no_network) == 1
 
 
+@pytest.mark.usefixtures('no_network')
 @pytest.mark.parametrize('damaged', [False, True])
 def test_download_after_a_failed_one(
-    tmp_path: Path,
-    monkeypatch: MonkeyPatch,
-    no_network: Tries,
-    damaged: bool,
+    tmp_path: Path, monkeypatch: MonkeyPatch, damaged: bool
 ) -> None:
     base = CIFAR10.base_folder
     make_official(tmp_path / 'source', monkeypatch)

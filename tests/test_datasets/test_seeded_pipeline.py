@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pytest import MonkeyPatch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from m2at_mm.datasets.seeded_pipeline import SeededPipeline, given_streams
 
@@ -79,24 +79,17 @@ def test_it_is_the_pipeline_for_others() -> None:
         seeded.missing  # noqa: B018
 
 
-class Repeated(Dataset):
-    """The same image again and again."""
-
-    def __init__(self) -> None:
-        self.pipeline = pipeline()
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> list[float]:
-        return self.pipeline(sample(0))
-
-
 def test_workers_draw_apart_and_each_pass_anew() -> None:
+    transform = pipeline()
+
     def passes() -> list[list]:
-        generator = torch.Generator().manual_seed(0)
-        loader = DataLoader(Repeated(), num_workers=2, generator=generator)
-        return [[tuple(map(float, row)) for row in loader] for _ in range(2)]
+        loader = DataLoader(
+            [sample(0)] * 4,  # the same image again and again
+            num_workers=2,
+            collate_fn=lambda batch: transform(*batch),
+            generator=torch.Generator().manual_seed(0),
+        )
+        return [[tuple(row) for row in loader] for _ in range(2)]
 
     first = passes()
     assert len({row for part in first for row in part}) == 8

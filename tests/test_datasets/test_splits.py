@@ -19,9 +19,7 @@ LABELS = {
 
 @pytest.mark.parametrize('name', LABELS)
 @pytest.mark.parametrize('sizes', [[], [3], [2, 4], [1, 1, 5]], ids=str)
-def test_parts_are_disjoint_complete_and_balanced(
-    name: str, sizes: list[int]
-) -> None:
+def test_parts_are_disjoint_and_complete(name: str, sizes: list[int]) -> None:
     labels = LABELS[name]
 
     parts = stratified_split(labels, sizes)

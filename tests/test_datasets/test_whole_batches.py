@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,7 @@ def test_a_batch_is_that_of_the_samples(serialized: bool) -> None:
 @pytest.mark.parametrize('serialized', [True, False])
 @pytest.mark.parametrize('make', [make_folder, make_official])
 def test_cifar(
-    make: Callable[..., Any],
-    serialized: bool,
-    tmp_path: Path,
-    monkeypatch: MonkeyPatch,
+    make: Any, serialized: bool, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     make(tmp_path, *[monkeypatch] * (make is make_official))
     settings = dict(val_size=10, download=False, lazy_init=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR10
 from mmpretrain.models import ImageClassifier, ResNet_CIFAR
+from pytest import MonkeyPatch
 
 from m2at_mm.cli import load_config
 from m2at_mm.model_wrappers import AdversarialClassifier
@@ -70,9 +71,7 @@ def test_recipe_trains_as_the_config_by_hand(
     )
 
 
-def test_network_optimiser_and_schedule_stay_the_stock_ones(
-    stock: Config,
-) -> None:
+def test_the_rest_of_the_config_stays(stock: Config) -> None:
     before = copy.deepcopy(stock)
     cfg = apply_recipe(stock, 'm2at')
     assert stock.to_dict() == before.to_dict()
@@ -101,9 +100,7 @@ WRAPPERS: dict[str, Callable[[Any], dict]] = {
 
 
 @pytest.mark.parametrize('wrappers', [[], *([w] for w in WRAPPERS), WRAPPERS])
-def test_selection_never_uses_the_test_split(
-    wrappers: Iterable[str], stock: Config
-) -> None:
+def test_selection_uses_no_test_split(wrappers: Any, stock: Config) -> None:
     for part in PARTS:
         loader = stock[f'{part}_dataloader']
         for name in wrappers:
@@ -152,9 +149,7 @@ def test_runtime_of_our_configs_is_what_a_recipe_sets(stock: Config) -> None:
         assert hooks[name] == kept
 
 
-def test_shared_test_images_are_warned_of(
-    stock: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_test_images(stock: Config, monkeypatch: MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(
         'm2at_mm.recipes.apply.print_log', lambda text, **_: said.append(text)
@@ -188,9 +183,7 @@ def test_what_some_stock_configs_lack() -> None:
 
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
-def test_fine_tuning_is_the_recipe_with_a_short_schedule(
-    name: str, stock: Config
-) -> None:
+def test_fine_tuning_is_a_short_recipe(name: str, stock: Config) -> None:
     full = apply_recipe(stock, name)
     cfg = apply_recipe(stock, f'{name}-finetune')
     assert cfg.model == full.model
@@ -210,9 +203,7 @@ def test_fine_tuning_is_the_recipe_with_a_short_schedule(
 
 
 @pytest.mark.parametrize('sampler', ['InfiniteSampler', InfiniteSampler])
-def test_fine_tuning_counts_epochs_also_after_iterations(
-    sampler: Any, stock: Config
-) -> None:
+def test_fine_tuning_counts_epochs(sampler: Any, stock: Config) -> None:
     stock.train_cfg = dict(by_epoch=False, max_iters=6, val_interval=6)
     stock.train_dataloader.sampler = dict(type=sampler, shuffle=False)
     stock.default_hooks.checkpoint.update(by_epoch=False, interval=5000)

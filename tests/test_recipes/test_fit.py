@@ -52,9 +52,7 @@ def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
     ],
     ids=str,
 )
-def test_radius_follows_what_the_pipeline_gives(
-    dataset: dict, eps: str
-) -> None:
+def test_radius_follows_the_pipeline(dataset: dict, eps: str) -> None:
     stock = load_config(RESNET50)
     inner = dict(type='A') | dataset
     outer = dict(type='RepeatDataset', times=2, dataset=inner)
@@ -125,9 +123,7 @@ def test_token_size(classifier: dict, size: int | None) -> None:
     ],
     ids=str,
 )
-def test_labels_stay_hard_where_the_loss_takes_no_others(
-    loss: dict[str, Any], hard: bool
-) -> None:
+def test_labels_stay_hard_if_they_must(loss: dict, hard: bool) -> None:
     stock = load_config(RESNET50)
     stock.model.head.loss = loss
 
