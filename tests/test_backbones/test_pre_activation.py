@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,33 +47,35 @@ def published(state: dict, x: Tensor, act: Any, names: Any) -> Tensor:
     return norm(x, last_norm)
 
 
+@pytest.mark.parametrize('size', [32, 64])
 @pytest.mark.parametrize('act', ['relu', 'silu'])
 @pytest.mark.parametrize(
-    ('kind', 'settings', 'names'),
+    ('net', 'names', 'channels', 'factor'),
     [
-        (PreActResNet_CIFAR, dict(depth=18, base_channels=8), PREACT),
-        (PreActResNet_CIFAR, dict(depth=50, base_channels=4), PREACT),
-        (WideResNet_CIFAR, dict(depth=16, widen_factor=1), WIDE),
+        (partial(PreActResNet_CIFAR, 18, 8), PREACT, 64, 8),
+        (partial(PreActResNet_CIFAR, 50, 4), PREACT, 128, 8),
+        (partial(WideResNet_CIFAR, 16, 1), WIDE, 64, 4),
+        (partial(WideResNet_CIFAR, 10, 2, drop_rate=0.3), WIDE, 128, 4),
     ],
-    ids=['preact-18', 'preact-50', 'wide'],
+    ids=['preact-18', 'preact-50', 'wide', 'dropout'],
 )
 def test_forward_is_that_of_the_published_network(
-    kind: Any, settings: dict, names: Any, act: str
+    net: Any, names: Any, channels: int, factor: int, act: str, size: int
 ) -> None:
     torch.manual_seed(0)
-    if act == 'silu':
-        settings = dict(settings, act_cfg=dict(type='SiLU'))
-    net = kind(**settings)
+    net = net(act_cfg=dict(type='SiLU') if act == 'silu' else None)
     net.init_weights()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 1.5)
-    x = torch.rand(2, 3, 32, 32)
+    x = torch.rand(2, 3, size, size)
     with torch.no_grad():
         (features,) = net.eval()(x)
         expected = published(net.state_dict(), x, getattr(F, act), names)
     torch.testing.assert_close(features, expected)
+    assert features.shape == (2, channels, size // factor, size // factor)
+    assert act == 'silu' or (features >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -98,24 +101,7 @@ def test_published_size(
     assert own + 10 * channels + 10 == parameters
 
 
-@pytest.mark.parametrize(
-    ('net', 'channels', 'factor'),
-    [
-        (PreActResNet_CIFAR(18, base_channels=4), 32, 8),
-        (PreActResNet_CIFAR(50, base_channels=4), 128, 8),
-        (WideResNet_CIFAR(10, 2, drop_rate=0.3), 128, 4),
-    ],
-    ids=['preact-18', 'preact-50', 'wide'],
-)
-@pytest.mark.parametrize('size', [32, 64])
-def test_feature_map(net: Any, channels: int, factor: int, size: int) -> None:
-    with torch.no_grad():
-        (features,) = net.eval()(torch.rand(1, 3, size, size))
-    assert features.shape == (1, channels, size // factor, size // factor)
-    assert (features >= 0).all()
-
-
-def test_frozen_stages() -> None:
+def test_what_is_not_trained() -> None:
     net = PreActResNet_CIFAR(18, base_channels=4, frozen_stages=1)
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert frozen and all(n.startswith(('conv1', 'layer1')) for n in frozen)
@@ -124,9 +110,6 @@ def test_frozen_stages() -> None:
     net = WideResNet_CIFAR(10, 1, frozen_stages=0)
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert frozen == ['conv1.weight']
-
-
-def test_norm_eval() -> None:
     net = PreActResNet_CIFAR(18, base_channels=4, norm_eval=True).train()
     assert not net.bn.training and net.training
 
