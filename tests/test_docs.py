@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def _file(name: str) -> str:
     return name.lower().replace(' ', '_')
 
 
-def _shown(values: list[float]) -> list[str]:
+def _shown(values: Iterable[float]) -> list[str]:
     return [f'{value:.1f}' for value in values]
 
 
@@ -78,13 +79,11 @@ def test_collapse_table_is_of_its_figures() -> None:
     runs = _load(RESULTS / 'collapse.json')
     assert runs['pgd-at']['errors'] == []
     assert runs['fast-at']['errors'][0].startswith('catastrophic overfitting')
-    expected = [
-        [str(epoch), *_shown(list(figures))]
-        for run in (runs['fast-at'], runs['pgd-at'])
-        for epoch, figures in enumerate(
-            zip(run['clean'], run['fgsm'], run['pgd']), 1
-        )
-    ]
+    expected = []
+    for run in (runs['fast-at'], runs['pgd-at']):
+        figures = zip(run['clean'], run['fgsm'], run['pgd'])
+        rows = enumerate(map(_shown, figures), 1)
+        expected += [[str(epoch), *row] for epoch, row in rows]
     assert [row[1:5] for row in _rows('collapse')] == expected
 
 
