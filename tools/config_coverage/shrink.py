@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from m2at_mm.cli import LOADERS
-from m2at_mm.recipes.types import (
+from m2at_mm.recipes.fit import (
     constructor_defaults,
     inner_backbone,
     leaf_datasets,
