@@ -17,14 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 #: Operations whose result the host reads: on a GPU it waits for them.
-READS = (
-    'aten._local_scalar_dense',
-    'aten.is_nonzero',
-    'aten.equal',
-    'aten.nonzero',
-    'aten.masked_select',
-    'aten._unique2',
-)
+READS = '_local_scalar_dense is_nonzero equal nonzero masked_select _unique2'
 
 
 class HostWaitError(RuntimeError):
@@ -46,7 +39,7 @@ class Watch(TorchDispatchMode):
         self.calls[name] += 1
         if name == 'aten.convolution_backward' and args[-1][1]:
             self.calls['weight gradient'] += 1
-        if name in READS or _by_mask(name, args):
+        if name.removeprefix('aten.') in READS.split() or _by_mask(name, args):
             raise HostWaitError(f'{name} is read by the host')
         result = func(*args, **kwargs)
         before, after = _devices((args, kwargs)), _devices(result)

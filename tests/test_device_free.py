@@ -10,27 +10,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from device_free import HostWaitError, Watch, beta_without_values
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
-from tiny import (
-    ATTACKS,
-    METHODS,
-    NORMS,
-    PGD,
-    build_adversarial,
-    raw_batch,
-)
+from tiny import ATTACKS, METHODS, NORMS, PGD, build_adversarial
 from torch import Tensor
 
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.hooks import CollapseGuardHook, RuntimeInfoHook
-from m2at_mm.methods import M2AT
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import TASK_UTILS
-from m2at_mm.structures import BatchLabels
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +34,6 @@ def _training(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def _batch(num: int, whole: bool = True) -> dict[str, Any]:
-    batch = raw_batch(num=num)
-    if whole:
-        labels = torch.cat([s.gt_label for s in batch['data_samples']])
-        batch['data_samples'] = BatchLabels(labels)
-    return batch
-
-
 def _model(device: str = 'meta', **settings: Any) -> Any:
     return build_adversarial(**settings).train().to(device)
 
@@ -58,10 +42,10 @@ def _step(
     model: Any, num: int = 4, amp: bool = False, whole: bool = True
 ) -> Counter[str]:
     """A forward, a backward pass and a step of SGD; what was called."""
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4
-    )
-    batch = model.data_preprocessor(_batch(num, whole), training=True)
+    decay = dict(lr=0.1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), **decay)
+    batch = (tiny.whole_batch if whole else tiny.raw_batch)(num)
+    batch = model.data_preprocessor(batch, training=True)
     # Autocast knows no meta device: half precision is watched on the CPU.
     precision = torch.autocast('cpu', torch.bfloat16) if amp else nullcontext()
     with Watch() as watch:
@@ -76,36 +60,28 @@ def _step(
 @pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize('name', METHODS)
 def test_a_method_waits_for_nothing(name: str, norm: str, amp: bool) -> None:
-    model = _model(
-        'cpu' if amp else 'meta',
-        method=METHODS[name],
-        train_attack=ATTACKS['kl pgd' if name == 'trades' else 'pgd'],
-        threat_model=NORMS[norm],
-    )
-    _step(model, amp=amp)
+    cfg = dict(method=METHODS[name], threat_model=NORMS[norm])
+    cfg['train_attack'] = ATTACKS['kl pgd' if name == 'trades' else 'pgd']
+    _step(_model('cpu' if amp else 'meta', **cfg), amp=amp)
 
 
-@pytest.mark.parametrize(
-    ('name', 'norm'),
-    # N-FGSM is defined for linf.
-    [(a, n) for a in ATTACKS for n in NORMS if (a, n) != ('n-fgsm', 'l2')],
-)
+# N-FGSM is defined for linf.
+PAIRS = [(a, n) for a in ATTACKS for n in NORMS if (a, n) != ('n-fgsm', 'l2')]
+
+
+@pytest.mark.parametrize(('name', 'norm'), PAIRS)
 def test_an_attack_waits_for_nothing(name: str, norm: str) -> None:
     _step(_model(train_attack=ATTACKS[name], threat_model=NORMS[norm]))
 
 
-AUGMENT = dict(crop_padding=4, flip_prob=0.5)
-PREPROCESSOR = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], num_classes=10)
+CROPPED = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], num_classes=10)
+CROPPED['augment'] = dict(crop_padding=4, flip_prob=0.5)
 
 
-@pytest.mark.parametrize(
-    'settings',
-    [
-        dict(label_smoothing=0.1),
-        dict(data_preprocessor=dict(PREPROCESSOR, augment=AUGMENT)),
-    ],
-    ids=['label smoothing', 'crops and flips'],
-)
+SETTINGS = [dict(label_smoothing=0.1), dict(data_preprocessor=CROPPED)]
+
+
+@pytest.mark.parametrize('settings', SETTINGS)
 @pytest.mark.parametrize('whole', [True, False], ids=['whole', 'samples'])
 def test_a_batch_waits_for_nothing(settings: dict, whole: bool) -> None:
     _step(_model(**settings), whole=whole)
@@ -116,7 +92,7 @@ def test_weight_perturbation_waits_for_nothing() -> None:
     model = _model('cpu')
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     wrapper = AWPOptimWrapper(optimizer=optimizer)
-    batch = model.data_preprocessor(_batch(4), training=True)
+    batch = model.data_preprocessor(tiny.whole_batch(), training=True)
     with Watch():
         with wrapper.optim_context(model):
             losses = model(**batch, mode='loss')
@@ -126,26 +102,20 @@ def test_weight_perturbation_waits_for_nothing() -> None:
 
 @pytest.mark.parametrize('name', METHODS)
 def test_no_work_of_the_host_grows_with_the_batch(name: str) -> None:
-    small, large = (
-        _step(_model(method=METHODS[name], train_attack=PGD), num=num)
-        for num in (4, 8)
-    )
-    assert small == large
+    cfg = dict(method=METHODS[name], train_attack=PGD)
+    assert _step(_model(**cfg), num=4) == _step(_model(**cfg), num=8)
 
 
 @pytest.mark.parametrize('norm', NORMS)
 def test_a_batch_of_an_evaluation_is_attacked_on_its_device(norm: str) -> None:
     model = _model(threat_model=NORMS[norm]).eval()
-    raw = _batch(4, whole=False)
-    pairs = zip(raw['inputs'], raw['data_samples'])
-    dataset = [dict(inputs=x, data_samples=sample) for x, sample in pairs]
+    raw = tiny.raw_batch()
+    dataset = [dict(zip(raw, pair)) for pair in zip(*raw.values())]
     samples = Samples(dataset, model.data_preprocessor, pseudo_collate)
     ((images, labels),) = samples.batches([[0, 1, 2, 3]])
-    attack = TASK_UTILS.build(PGD)
+    batch = images, labels, model.threat_model
     with Watch():
-        found = attack(
-            model, images, labels, model.threat_model, check_range=False
-        )
+        found = TASK_UTILS.build(PGD)(model, *batch, check_range=False)
         predicted = model(found).argmax(1)
     assert {t.device.type for t in (found, labels, predicted)} == {'meta'}
 
@@ -179,19 +149,9 @@ def test_planted_faults_are_caught(fault: str) -> None:
         _step(model)
 
 
-def test_masks_are_drawn_on_the_device() -> None:
-    images = torch.empty(4, 3, 8, 8, device='meta')
-    with Watch():
-        draws = M2AT(pairing='batch').draw(images)
-    assert all(tensor.is_meta for tensor in draws)
-
-
 def test_hooks_wait_only_when_they_read() -> None:
-    runner: Any = SimpleNamespace(
-        hooks=[],
-        iter=0,
-        train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop),
-    )
+    loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    runner: Any = SimpleNamespace(hooks=[], iter=0, train_loop=loop)
     hooks = [RuntimeInfoHook(), CollapseGuardHook()]
     outputs = dict(loss=torch.zeros((), device='meta'))
     with Watch():

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from mmengine.registry import init_default_scope
-from tiny import ATTACKS, METHODS, NORMS, build_adversarial, raw_batch
+from tiny import ATTACKS, METHODS, NORMS, build_adversarial
 from torch import Tensor
 
 from m2at_mm.attacks import PGD, AutoAttack, ThreatModel
@@ -18,10 +19,8 @@ from m2at_mm.registry import OPTIM_WRAPPERS
 from m2at_mm.runner.process_state import process_state, set_process_state
 from m2at_mm.structures import BatchLabels
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA device'),
-]
+NO_GPU = not torch.cuda.is_available()
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason='no GPU')]
 
 CASES = [
     *((name, 'kl pgd' if name == 'trades' else 'pgd') for name in METHODS),
@@ -29,15 +28,12 @@ CASES = [
     ('pgd-at', 'fgsm-rs'),
 ]
 # float16 is scaled, for which the host reads whether a gradient overflowed.
-WRAPPERS = {
+WRAPPERS: dict[str, dict] = {
     'float32': dict(type='OptimWrapper'),
     'float16': dict(type='AmpOptimWrapper', dtype='float16'),
-    'bfloat16': dict(
-        type='AmpOptimWrapper',
-        dtype='bfloat16',
-        loss_scale=dict(enabled=False),
-    ),
+    'bfloat16': dict(type='AmpOptimWrapper', dtype='bfloat16'),
 }
+WRAPPERS['bfloat16']['loss_scale'] = dict(enabled=False)
 
 
 @pytest.fixture(autouse=True)
@@ -61,12 +57,9 @@ def _model(
     method: str = 'm2at', norm: str = 'linf', attack: str = 'pgd'
 ) -> Any:
     free = method == 'free-at'  # which is its own attack
-    model = build_adversarial(
-        method=METHODS[method],
-        train_attack=None if free else ATTACKS[attack],
-        threat_model=NORMS[norm],
-    )
-    return model.cuda().train()
+    settings = dict(method=METHODS[method], threat_model=NORMS[norm])
+    settings['train_attack'] = None if free else ATTACKS[attack]
+    return build_adversarial(**settings).cuda().train()
 
 
 def _wrapper(model: Any, cfg: dict[str, Any]) -> Any:
@@ -75,10 +68,15 @@ def _wrapper(model: Any, cfg: dict[str, Any]) -> Any:
 
 
 def _whole(seed: int = 0) -> dict[str, Any]:
-    batch = raw_batch(num=8, seed=seed)
-    labels = torch.cat([one.gt_label for one in batch['data_samples']])
-    pinned = batch['inputs'].pin_memory()
-    return dict(inputs=pinned, data_samples=BatchLabels(labels).pin_memory())
+    batch = tiny.whole_batch(num=8, seed=seed)
+    return {name: value.pin_memory() for name, value in batch.items()}
+
+
+def _evaluated(norm: str = 'linf') -> tuple[Any, Tensor, Tensor]:
+    """A model, and the images and labels of a batch."""
+    model = _model('pgd-at', norm).eval()
+    batch = model.data_preprocessor(_whole())
+    return model, batch['inputs'], batch['data_samples'].labels
 
 
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
@@ -116,7 +114,7 @@ def test_every_method_with_mixed_precision(
     model = _model(method, attack=attack)
     wrapper = _wrapper(model, WRAPPERS[precision] | settings)
     for seed in range(4):
-        log = model.train_step(raw_batch(seed=seed), wrapper)
+        log = model.train_step(tiny.raw_batch(seed=seed), wrapper)
         assert torch.isfinite(log['loss'])
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -124,29 +122,21 @@ def test_every_method_with_mixed_precision(
 @pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize('precision', WRAPPERS)
 def test_attacks_stay_inside_ball_and_box(norm: str, precision: str) -> None:
-    model = _model('pgd-at', norm).eval()
-    batch = model.data_preprocessor(_whole())
-    images, labels = batch['inputs'], batch['data_samples'].labels
+    model, images, labels = _evaluated(norm)
+    attack, threat = PGD(steps=10, restarts=2), model.threat_model
     with _wrapper(model, WRAPPERS[precision]).optim_context(model):
-        found = PGD(steps=10, restarts=2)(
-            model, images, labels, model.threat_model
-        )
-    assert model.threat_model.ball(images).contains(found).all()
+        found = attack(model, images, labels, threat)
+    assert threat.ball(images).contains(found).all()
     assert (found != images).any()
 
 
-def test_the_gpu_finds_what_the_cpu_finds() -> None:
+def test_the_gpu_finds_what_the_cpu_finds(monkeypatch: Any) -> None:
     """Folded or not, with TF32 off: the same images but for rounding."""
-    model = _model('pgd-at').eval()
-    batch = model.data_preprocessor(_whole())
-    images, labels = batch['inputs'], batch['data_samples'].labels
+    model, images, labels = _evaluated()
     attack, threat = PGD(steps=8, random_start=False), model.threat_model
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, 'allow_tf32', False)
         on_gpu = attack(model, images, labels, threat).cpu()
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
     on_cpu = attack(model.cpu(), images.cpu(), labels.cpu(), threat)
     assert (on_gpu - on_cpu).abs().gt(1e-3).float().mean() < 0.02
 
@@ -168,13 +158,12 @@ def test_compiled(mode: str, loss: str) -> None:
 
 def test_autoattack_in_half_precision_is_that_in_float32() -> None:
     pytest.importorskip('pyautoattack')
-    model = _model().eval()
-    batch = model.data_preprocessor(_whole())
-    images, labels = batch['inputs'], model(batch['inputs']).argmax(1)
+    model, images, _ = _evaluated()
+    batch = images, model(images).argmax(1), ThreatModel()
     attack = AutoAttack(['apgd-ce'])
-    whole = attack(model, images, labels, ThreatModel())
+    whole = attack(model, *batch)
     with torch.autocast('cuda', torch.bfloat16):
-        half = attack(model, images, labels, ThreatModel())
+        half = attack(model, *batch)
     assert (half - whole).abs().gt(1e-3).float().mean() < 0.02
 
 
@@ -192,24 +181,20 @@ def _weights_after(steps: int, resumed_at: int) -> list[Tensor]:
     torch.manual_seed(0)
     for step in range(steps):
         if step == resumed_at:
-            weights, kept = model.state_dict(), process_state(model)
-            optimizer = wrapper.state_dict()
+            old, optimizer, kept = model, wrapper, process_state(model)
             torch.manual_seed(1)
             model = _model()
             wrapper = _wrapper(model, WRAPPERS['bfloat16'])
-            model.load_state_dict(weights)
-            wrapper.load_state_dict(optimizer)
+            model.load_state_dict(old.state_dict())
+            wrapper.load_state_dict(optimizer.state_dict())
             set_process_state(model, kept)
         model.train_step(_whole(step), wrapper)
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def test_deterministic_runs_go_on_bit_for_bit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_deterministic_runs_go_on_bit_for_bit(monkeypatch: Any) -> None:
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    cudnn = torch.backends.cudnn
-    monkeypatch.setattr(cudnn, 'deterministic', True)
+    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
     torch.use_deterministic_algorithms(True)
     try:
         whole, resumed = _weights_after(4, -1), _weights_after(4, 2)
@@ -222,9 +207,8 @@ def test_a_work_dir_s_checkpoint_goes_from_gpu_to_cpu(tmp_path: Path) -> None:
     model = _model()
     torch.save(model.state_dict(), tmp_path / 'gpu.pth')
     loaded = torch.load(tmp_path / 'gpu.pth', map_location='cpu')
-    other = build_adversarial(seed=1)
+    other = build_adversarial(seed=1).eval()
     other.load_state_dict(loaded)
     images = torch.rand(2, 3, 32, 32)
-    model.eval(), other.eval()
-    found = model(images.cuda()).cpu()
+    found = model.eval()(images.cuda()).cpu()
     assert torch.allclose(found, other(images), atol=1e-2)

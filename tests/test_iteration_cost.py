@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from device_free import Watch
 from mmengine.optim import OptimWrapper
 from tiny import build_adversarial, raw_batch
+
+from m2at_mm import attacks
 
 STEPS = 3
 PGD = dict(type='m2at_mm.PGD', steps=STEPS)
@@ -31,16 +35,21 @@ METHODS: list[tuple[str, dict, dict, tuple[int, int, int]]] = [
 ]
 
 
-@pytest.mark.parametrize(('method', 'settings', 'attack', 'passes'), METHODS)
-def test_passes_and_optimiser_steps(
-    method: str,
-    settings: dict,
-    attack: dict,
-    passes: tuple[int, int, int],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture(autouse=True)
+def _training(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its check of ball and box is a wait, and not there in training.
     monkeypatch.delenv('M2AT_MM_DEBUG')
+
+
+def count_convolutions(model: Any) -> int:
+    """As many batch norms are behind them."""
+    return sum(isinstance(one, torch.nn.Conv2d) for one in model.modules())
+
+
+@pytest.mark.parametrize(('method', 'settings', 'attack', 'passes'), METHODS)
+def test_passes_and_optimiser_steps(
+    method: str, settings: dict, attack: dict, passes: tuple[int, int, int]
+) -> None:
     model = build_adversarial(
         method=dict(type=f'm2at_mm.{method}', **settings), train_attack=attack
     ).train()
@@ -48,21 +57,12 @@ def test_passes_and_optimiser_steps(
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     steps: list[int] = []
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
-    convolutions = sum(
-        isinstance(module, torch.nn.Conv2d) for module in model.modules()
-    )
     with Watch() as watch:
         loss, _ = model.parse_losses(model(**batch, mode='loss'))
         OptimWrapper(optimizer).update_params(loss)
-    calls = watch.calls
-    found = [
-        calls[name]
-        for name in (
-            'aten.convolution',
-            'aten.convolution_backward',
-            'weight gradient',
-        )
-    ]
+    calls, convolutions = watch.calls, count_convolutions(model)
+    kinds = 'aten.convolution', 'aten.convolution_backward', 'weight gradient'
+    found = [calls[kind] for kind in kinds]
     assert found == [number * convolutions for number in passes]
     assert len(steps) == 1
     if method == 'PGDAT' and attack is PGD:
@@ -71,10 +71,24 @@ def test_passes_and_optimiser_steps(
         assert calls['aten.native_batch_norm_backward'] == convolutions
 
 
+@pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])
+def test_norms_are_folded_where_it_pays(steps: int, folded: bool) -> None:
+    # Any device but the CPU counts as a GPU.
+    model = build_adversarial().eval().to('meta')
+    images = torch.rand(2, 3, 32, 32, device='meta')
+    labels = torch.zeros(2, dtype=torch.int64, device='meta')
+    attack = attacks.PGD(steps)
+    with Watch() as watch:
+        attack(model, images, labels, model.threat_model, check_range=False)
+    seen = sum(n for name, n in watch.calls.items() if 'batch_norm' in name)
+    # The search for pairs runs each of them once.
+    expected = 1 if folded else 2 * steps
+    assert seen == expected * count_convolutions(model)
+
+
 def test_step_allocates_one_tensor() -> None:
-    model = build_adversarial()
     images = torch.rand(2, 3, 8, 8)
-    ball = model.threat_model.ball(images)
+    ball = attacks.ThreatModel().ball(images)
     with Watch() as watch:
         ball.step(images, torch.randn_like(images), 0.01)
     made = {'aten.randn_like': 1, 'aten.sign': 1}
@@ -83,14 +97,11 @@ def test_step_allocates_one_tensor() -> None:
 
 
 def test_fooled_images_leave_the_batch() -> None:
-    model = build_adversarial(
-        eval_attacks=dict(pgd=dict(type='m2at_mm.PGD', steps=STEPS))
-    ).eval()
+    model = build_adversarial(eval_attacks=dict(pgd=PGD)).eval()
     batch = model.data_preprocessor(raw_batch(num=4))
     seen: list[int] = []
-    model.classifier.backbone.register_forward_pre_hook(
-        lambda module, args: seen.append(len(args[0]))
-    )
+    backbone = model.classifier.backbone
+    backbone.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
     model(**batch, mode='predict')
     # One pass of the clean images decides which of them are attacked at all.
     # A new network is right on few of the four.

@@ -10,6 +10,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from m2at_mm.registry import MODELS
+from m2at_mm.structures import BatchLabels
 
 NORMS = {
     'linf': dict(norm='linf', eps='8/255'),
@@ -124,3 +125,10 @@ def raw_batch(
 def labels_of(samples: list[DataSample]) -> Tensor:
     """The labels of a batch, shape (N, )."""
     return torch.cat([sample.gt_label for sample in samples])
+
+
+def whole_batch(num: int = 4, seed: int = 0) -> dict[str, Any]:
+    """The same batch, with its labels in one object."""
+    batch = raw_batch(num, seed=seed)
+    labels = BatchLabels(labels_of(batch['data_samples']))
+    return dict(batch, data_samples=labels)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.attacks.random_stream import own_random_stream
-from m2at_mm.checks import check_choice
+from m2at_mm.checks import check_choice, check_count
 from m2at_mm.registry import TASK_UTILS
 
 # The attacks of each version, in order.
@@ -37,22 +38,11 @@ _TARGETS = 9
 
 
 def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
-    """The attacks of a version of AutoAttack that the classes allow.
-
-    With 3 classes, apgd-dlr takes the place of apgd-t, whose loss needs 4
-    logits; with 2 there is neither.
-
-    Raises:
-        ValueError: ``version`` is unknown or there is only one class.
-    """
+    """The attacks of a version of AutoAttack that the classes allow."""
     check_choice('version', version, _VERSIONS)
-    if num_classes < 2:
-        raise ValueError(
-            f'num_classes={num_classes}: a model with one class cannot be '
-            'attacked'
-        )
+    check_count('num_classes', num_classes, least=2)
     names = _VERSIONS[version]
-    if num_classes == 3:
+    if num_classes == 3:  # which the loss of apgd-t cannot compare
         names = tuple(name.replace('apgd-t', 'apgd-dlr') for name in names)
     return tuple(n for n in names if num_classes >= _PARTS[n][1])
 
@@ -79,29 +69,16 @@ def describe_reduction(version: str, num_classes: int) -> str | None:
 class AutoAttack(Attack):
     """AutoAttack or some of its attacks, run by ``pyautoattack``.
 
-    Each attack goes on where the one before it failed, with the settings of
-    its version: 100 iterations, one restart, 5000 queries. An image that
-    withstands, or is misclassified without attack, stays clean. The outcome
-    depends on the batch, for which random starts are drawn from the same
-    ``seed`` each time, as in the package. Autocast is left: the last steps
-    are shorter than half precision can tell apart.
+    Each attack goes on where the one before it failed; an image that
+    withstands stays clean. The outcome depends on the batch. Autocast is left.
 
     Args:
         attacks (Sequence[str], optional): Some of ``'apgd-ce'``,
             ``'apgd-dlr'``, ``'apgd-t'``, ``'fab-t'`` and ``'square'``.
-            Defaults to None, all of the version's that the model's number of
-            classes allows.
+            Defaults to those of the version that the classes allow.
         version (str): ``'standard'``, or ``'rand'`` for randomised models:
             20 gradients are averaged per step.
-        seed (int): Seed of the random starts.
-
-    Raises:
-        ImportError: ``pyautoattack`` is not installed.
-        ValueError: From the call: the model has too few classes for one of
-            ``attacks``.
-
-    Example:
-        >>> eval_attacks = dict(autoattack=dict(type='m2at_mm.AutoAttack'))
+        seed (int): Seed of the random starts of each batch.
     """
 
     attacks: Sequence[str] | None = None
@@ -119,22 +96,25 @@ class AutoAttack(Attack):
         """See :class:`Attack`."""
         images, labels = batch.images.contiguous().float(), batch.labels
         result = images.clone()
-        logits = _Logits(batch)
+        logits = partial(_logits, batch)
         attacked = attack_mode(batch.model, full_precision=True)
-        with attacked, own_random_stream(images.device):
+        with attacked, own_random_stream(images.device), torch.no_grad():
             clean = logits(images)
             robust = predicted_labels(clean) == labels
-            package = self._package(logits, clean.shape[1])
+            package = self._package(batch, clean.shape[1])
             for name in self.components(clean.shape[1]):
                 left = robust.nonzero().flatten()
                 if not len(left):
                     break
-                found = _run(package, name, images[left], labels[left])
+                # As in run_standard_evaluation, without its checks: they are
+                # five forward passes and a trace function for every batch.
+                attack = getattr(package, _PARTS[name][0])
+                if attack is package.apgd:
+                    attack.loss = name.removeprefix('apgd-')
+                found = attack.perturb(images[left], labels[left])
                 # The package may round a pixel out of the ball.
-                ball = batch.threat_model.ball(images[left])
-                found = ball.project(found.detach())
-                with torch.no_grad():
-                    fooled = predicted_labels(logits(found)) != labels[left]
+                found = batch.threat_model.ball(images[left]).project(found)
+                fooled = predicted_labels(logits(found)) != labels[left]
                 result[left[fooled]] = found[fooled]
                 robust[left[fooled]] = False
         # Exactly inside for images in double precision, too.
@@ -154,15 +134,14 @@ class AutoAttack(Attack):
                 )
         return tuple(self.attacks)
 
-    def _package(self, logits: _Logits, num_classes: int) -> Any:
-        threat_model = logits.batch.threat_model
+    def _package(self, batch: Batch, num_classes: int) -> Any:
         package = _import_package().AutoAttack(
-            logits,
-            norm=threat_model.norm.capitalize(),
-            eps=threat_model.eps,
+            partial(_logits, batch),
+            norm=batch.threat_model.norm.capitalize(),
+            eps=batch.threat_model.eps,
             version=self.version,
             seed=self.seed,
-            device=logits.batch.images.device,
+            device=batch.images.device,
         )
         targets = min(_TARGETS, num_classes - 1)
         package.apgd_targeted.n_target_classes = targets
@@ -171,19 +150,12 @@ class AutoAttack(Attack):
         return package
 
 
-class _Logits(nn.Module):
-    """The model, with what the package takes for granted."""
-
-    def __init__(self, batch: Batch) -> None:
-        super().__init__()
-        self.batch = batch  # its model's mode is attack_mode's business
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.requires_grad:
-            images = images.view_as(images)
-            # The package reshapes gradients by view.
-            images.register_hook(lambda gradient: gradient.contiguous())
-        return self.batch.logits(images).float()
+def _logits(batch: Batch, images: Tensor) -> Tensor:
+    if images.requires_grad:
+        images = images.view_as(images)
+        # The package reshapes gradients by view.
+        images.register_hook(lambda gradient: gradient.contiguous())
+    return batch.logits(images).float()
 
 
 def _import_package() -> Any:
@@ -197,17 +169,3 @@ def _import_package() -> Any:
     # It tells of every version it sets up.
     logging.getLogger('auto-attack').setLevel(logging.WARNING)
     return pyautoattack
-
-
-@torch.no_grad()
-def _run(package: Any, name: str, images: Tensor, labels: Tensor) -> Tensor:
-    """One attack as ``run_standard_evaluation`` runs it, without its checks.
-
-    They are five forward passes and a trace function for every batch.
-    """
-    attack = getattr(package, _PARTS[name][0])
-    if attack is package.apgd:
-        attack.loss = name.removeprefix('apgd-')
-    attack.seed = package.seed
-    adversarial: Tensor = attack.perturb(images, labels)
-    return adversarial

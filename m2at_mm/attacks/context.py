@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -34,32 +34,25 @@ def attack_mode(
 ) -> Iterator[None]:
     """Prepare a model for gradients on its images alone, then restore it.
 
-    Inside, gradients are enabled (also under ``torch.no_grad`` and
-    ``torch.inference_mode``) and the parameters are frozen. Afterwards, also
-    on an exception, the ``training`` flag of each module and the
-    ``requires_grad`` of each parameter are what they were.
+    Inside, gradients are enabled and the parameters frozen.
 
     Args:
         model (nn.Module): The attacked model.
         bn_mode (str): ``'eval'``: every module in eval mode. ``'batch'``: the
-            same, but batch norm uses the statistics of the attacked batch and
-            leaves the running ones untouched; one that is frozen (in eval
-            mode inside a model in train mode) stays so. ``'train'``: every
-            module in the mode it is in; in training, batch norm updates its
-            running statistics at every step.
-        images (Tensor, optional): A batch that the model takes. With it the
-            convolutions do the work of the batch norms behind them in mode
-            ``'eval'``, see :func:`folded_norms`.
-        full_precision (bool): Leave autocast: the model computes in its
-            parameters' precision.
+            same, but batch norm, unless frozen (in eval mode inside a model
+            in train mode), uses the statistics of the attacked batch and
+            leaves the running ones untouched. ``'train'``: every module in
+            the mode it is in.
+        images (Tensor, optional): A batch with which :func:`folded_norms`
+            looks for batch norms in mode ``'eval'``.
+        full_precision (bool): Leave autocast.
     """
     check_choice('bn_mode', bn_mode, BN_MODES)
     with ExitStack() as stack:
         # On PyTorch before 2.2 or so, autocast may hand weights that it cast
         # without a gradient to the training forward.
         stack.callback(torch.clear_autocast_cache)
-        stack.enter_context(_frozen_parameters(model))
-        stack.enter_context(_switched_modules(model, bn_mode))
+        stack.enter_context(_frozen_and_switched(model, bn_mode))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         if full_precision:
@@ -73,24 +66,10 @@ def attack_mode(
 
 
 @contextmanager
-def _frozen_parameters(model: nn.Module) -> Iterator[None]:
+def _frozen_and_switched(model: nn.Module, bn_mode: str) -> Iterator[None]:
     # Inside FSDP they are views of its own parameters and cannot be frozen;
     # a gradient that is asked for on the images alone skips them as well.
-    parameters = [
-        p for p in model.parameters() if p.requires_grad and p.is_leaf
-    ]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-@contextmanager
-def _switched_modules(model: nn.Module, bn_mode: str) -> Iterator[None]:
-    """Put modules into the modes of :func:`attack_mode`."""
+    frozen = [p for p in model.parameters() if p.requires_grad and p.is_leaf]
     training = [(module, module.training) for module in model.modules()]
     live_norms = [
         module
@@ -101,6 +80,8 @@ def _switched_modules(model: nn.Module, bn_mode: str) -> Iterator[None]:
         and (mode or not model.training)
     ]
     try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         if bn_mode != 'train':
             for module, _ in training:
                 module.training = False
@@ -115,43 +96,23 @@ def _switched_modules(model: nn.Module, bn_mode: str) -> Iterator[None]:
             norm.track_running_stats = True
         for module, mode in training:
             module.training = mode
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
 def differentiable_checkpoints() -> Iterator[None]:
-    """Checkpoint activations in the form that ``autograd.grad`` accepts.
+    """Checkpoint activations in a form that ``autograd.grad`` accepts."""
+    places: Any = [sys.modules[n] for n in _CHECKPOINTING if n in sys.modules]
+    plain = [place.checkpoint for place in places]
 
-    PyTorch's default so far, the reentrant one, works in ``backward`` alone.
-    The other form recomputes the same activations.
-    """
-    places = [sys.modules[n] for n in _CHECKPOINTING if n in sys.modules]
-    plain: list[Callable[..., Any]] = [place.checkpoint for place in places]
-
-    def checkpoint(
-        function: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        return plain[0](function, *args, **dict(kwargs, use_reentrant=False))
+    def checkpoint(*args: Any, **kwargs: Any) -> Any:
+        return plain[0](*args, **dict(kwargs, use_reentrant=False))
 
     try:
         for place in places:
-            place.checkpoint = checkpoint  # type: ignore[attr-defined]
+            place.checkpoint = checkpoint
         yield
     finally:
         for place, function in zip(places, plain):
-            place.checkpoint = function  # type: ignore[attr-defined]
-
-
-def input_gradient(loss: Tensor, images: Tensor) -> Tensor:
-    """Gradient of a loss with respect to the images, of their shape."""
-    try:
-        (gradient,) = torch.autograd.grad(loss, images)
-    except RuntimeError as error:
-        if 'checkpoint' not in str(error):
-            raise
-        raise RuntimeError(
-            'an attack needs the gradient of the images, which reentrant '
-            'activation checkpointing cannot give: call '
-            'torch.utils.checkpoint.checkpoint by that name, so that it can '
-            'be replaced, or with use_reentrant=False'
-        ) from error
-    return gradient
+            place.checkpoint = function

@@ -21,11 +21,9 @@ def full(values: Tensor) -> Tensor:
 
 
 def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
-    """Images in the precision of a module's first parameter of floats.
-
-    Attacks keep theirs in float32 at least: in half precision a perturbation
-    of 8/255 has but a few levels.
-    """
+    """Images in the precision of a module's first parameter of floats."""
+    # Attacks keep theirs in float32 at least: in half precision a
+    # perturbation of 8/255 has but a few levels.
     if isinstance(model, nn.Module):
         for parameter in model.parameters():
             if parameter.is_floating_point():
@@ -34,24 +32,15 @@ def at_entrance(model: Callable[..., Any], images: Tensor) -> Tensor:
 
 
 def logits_of(
-    model: Callable[[Tensor], Any],
-    images: Tensor,
-    compile_mode: str | None = None,
+    model: Callable[..., Any], images: Tensor, compile_mode: str | None = None
 ) -> Any:
-    """What a model returns for a batch, also for a batch of one image.
-
-    Some networks, like mmpretrain's LeNet-5, squeeze a batch of one image
-    away. Such a model is given the image twice.
-
-    With a ``compile_mode`` the model is called through :func:`torch.compile`.
-    Nothing is kept on the model, and what was compiled serves all later calls
-    with the same model and shapes.
-    """
+    """What a model, maybe compiled, returns for a batch, also of one image."""
     images = at_entrance(model, images)
     if compile_mode is not None:
         model = functools.partial(_compiled_call(compile_mode), model)
     logits = model(images)
-    # The number of dimensions first: a program that is exported for any
+    # Some networks, like mmpretrain's LeNet-5, squeeze a batch of one image
+    # away. The number of dimensions first: a program that is exported for any
     # number of images must not depend on that number.
     if isinstance(logits, Tensor) and logits.ndim == 1 and len(images) == 1:
         logits = model(torch.cat([images, images]))[:1]
@@ -66,27 +55,7 @@ def _compiled_call(mode: str) -> Callable[..., Any]:
     return torch.compile(call, mode=mode)
 
 
-def attacked_logits(
-    model: nn.Module, images: Tensor, compile_mode: str | None = None
-) -> Tensor:
-    """Like :func:`logits_of`, in float32 at least, surely of shape (N, K)."""
-    logits = logits_of(model, images, compile_mode)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        found = f'a {type(logits).__name__}'
-        if isinstance(logits, Tensor):
-            found = f'a tensor of shape {tuple(logits.shape)}'
-        raise TypeError(
-            'an attacked model must return logits of shape (N, K), but '
-            f'{type(model).__name__} returned {found}'
-        )
-    return full(logits)
-
-
 def predicted_labels(logits: Tensor) -> Tensor:
-    """The label of the largest logit, where all logits are finite.
-
-    Elsewhere it is :data:`NO_LABEL`, which no image has, where ``argmax``
-    would answer "class 0".
-    """
+    """Label of the largest logit; :data:`NO_LABEL` unless all are finite."""
     labels = logits.argmax(1)
     return labels.masked_fill(~logits.isfinite().all(1), NO_LABEL)

@@ -1,8 +1,7 @@
 """The losses that an attack raises: one number per image, from its logits.
 
-Logits are of shape (N, K), the target is labels of shape (N, ) or
-probabilities of shape (N, K). An attack sums the losses over the batch, so an
-image's gradient depends neither on the batch size nor on the other images.
+Logits are of shape (N, K), the target is labels, (N, ), or probabilities,
+(N, K). An attack sums the losses over the batch.
 """
 
 from __future__ import annotations
@@ -22,53 +21,29 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def margin(logits: Tensor, target: Tensor) -> Tensor:
-    """Margin of the best wrong class: max_{k != y} z_k - z_y, per image.
-
-    The loss f_6 of Carlini and Wagner (arXiv 1608.04644, section V-A) with
-    the sign turned, without its cut at a confidence: positive where the image
-    is misclassified. The largest of probabilities is taken as the label.
-    """
+    """Best wrong logit minus the right one; -f_6 of arXiv 1608.04644, V-A."""
     label = hard_labels(target).unsqueeze(1)
-    own = logits.gather(1, label)
     others = logits.scatter(1, label, -torch.inf)
-    return others.amax(1) - own.squeeze(1)
+    return others.amax(1) - logits.gather(1, label).squeeze(1)
 
 
 def kl_divergence(logits: Tensor, reference: Tensor) -> Tensor:
-    """KL(softmax(reference) || softmax(logits)) per image.
-
-    With the clean image's logits as reference, shape (N, K), it is the attack
-    loss of TRADES (arXiv 1901.08573, equation 5).
-    """
-    return F.kl_div(
-        F.log_softmax(logits, dim=1),
-        F.log_softmax(reference, dim=1),
-        reduction='none',
-        log_target=True,
-    ).sum(1)
+    """KL(softmax(reference) || softmax(logits)), arXiv 1901.08573, eq. 5."""
+    log_p, log_q = (F.log_softmax(z, dim=1) for z in (logits, reference))
+    return F.kl_div(log_p, log_q, reduction='none', log_target=True).sum(1)
 
 
 # The losses by the name that a config gives. 'kl' takes the clean logits in
 # place of the target.
-LOSSES: dict[str, AttackLoss] = {
-    'ce': cross_entropy,
-    'margin': margin,
-    'kl': kl_divergence,
-}
+LOSSES: dict[str, AttackLoss] = dict(
+    ce=cross_entropy, margin=margin, kl=kl_divergence
+)
 
 
 def as_target(
     target: Tensor, num_images: int, check_values: bool = True
 ) -> Tensor:
-    """Labels or probabilities as the losses take them.
-
-    Given are labels, whole numbers of shape (N, ), or probabilities or one-hot
-    labels, shape (N, K).
-
-    Raises:
-        TypeError: ``target`` has another shape or type.
-        ValueError: A label is negative, or a row is no distribution.
-    """
+    """Labels, (N, ), or probabilities, (N, K), as the losses take them."""
     if target.shape == (num_images,) and not target.is_floating_point():
         labels = target.long()
         if check_values and bool((labels < 0).any()):
@@ -77,12 +52,8 @@ def as_target(
                 'counted from 0'
             )
         return labels
-    if (
-        target.ndim != 2
-        or len(target) != num_images
-        or target.shape[1] < 2
-        or target.is_complex()
-    ):
+    is_table = target.ndim == 2 and len(target) == num_images
+    if not is_table or target.shape[1] < 2 or target.is_complex():
         raise TypeError(
             f'target must be labels, whole numbers of shape ({num_images}, ), '
             f'or probabilities of shape ({num_images}, K), but got '
@@ -104,12 +75,7 @@ def as_target(
 def check_classes(
     target: Tensor, num_classes: int, check_values: bool = True
 ) -> None:
-    """Refuse a target of other classes than the model's.
-
-    Raises:
-        ValueError: They are others. Labels are looked at only with
-            ``check_values``, as the host waits for a GPU.
-    """
+    """Refuse a target of other classes; labels only with ``check_values``."""
     if target.ndim == 2:
         fits = target.shape[1] == num_classes
         found = f'probabilities of {target.shape[1]} classes'

@@ -28,38 +28,25 @@ from m2at_mm.registry import TASK_UTILS
 class PGD(Attack):
     """Projected gradient ascent on a loss (arXiv 1706.06083).
 
+    Where it stops at fooled images, its call raises a ``FloatingPointError``
+    if an image's gradient is not finite.
+
     Args:
         steps (int): Gradient steps, at least 1.
         step_size (str | float, optional): Length of a step in the norm, on
-            the scale of images in [0, 1], like ``'2/255'``. Defaults to None,
-            a quarter of the radius.
-        loss (str): What is raised: ``'ce'``, the cross-entropy; ``'margin'``,
-            the best wrong logit minus the right one; or ``'kl'``, the
-            divergence from the clean images' probabilities.
-        random_start (bool): Start at a random point of the ball instead of
-            the clean image.
+            the scale of images in [0, 1]. Defaults to a quarter of the radius.
+        loss (str): ``'ce'``, the cross-entropy; ``'margin'``, the best wrong
+            logit minus the right one; or ``'kl'``, the divergence from the
+            clean images' probabilities.
+        random_start (bool): Start at a random point of the ball.
         noise_std (float, optional): Start at Gaussian noise of this standard
-            deviation around the clean image, as TRADES does with 0.001.
-            Defaults to None, a start drawn uniformly from the ball.
+            deviation around the clean image. Defaults to a uniform start.
         restarts (int): Runs, each from a start of its own. Per image the
-            worst result is kept: one that is misclassified, and among equals
-            the one with the higher loss.
-        bn_mode (str): ``'eval'``, ``'batch'`` or ``'train'``, see
-            :func:`attack_mode`. Only with ``'eval'`` can an image leave the
-            batch once it is misclassified.
+            misclassified result is kept, among equals that of higher loss.
+        bn_mode (str): See :func:`attack_mode`. Only with ``'eval'`` can an
+            image leave the batch once it is misclassified.
         full_precision (bool): Under autocast, attack in float32 all the same.
-        compile_mode (str, optional): A mode of :func:`torch.compile`:
-            ``'default'``, ``'reduce-overhead'`` (CUDA graphs) or
-            ``'max-autotune'``. The first attack takes a minute or so longer.
-            Defaults to None: not compiled, see :func:`folded_norms`.
-
-    Raises:
-        FloatingPointError: From the call, where it stops at fooled images: an
-            image's gradient is not finite.
-
-    Example:
-        >>> train_attack = dict(
-        ...     type='m2at_mm.PGD', steps=10, step_size='2/255')
+        compile_mode (str, optional): A mode of :func:`torch.compile`.
     """
 
     steps: int = 10
@@ -75,6 +62,7 @@ class PGD(Attack):
     generator: torch.Generator | None = field(
         default=None, init=False, repr=False
     )
+    step = 0.25  # length of a step without a step_size, in radii
 
     def __post_init__(self) -> None:
         check_count('steps', self.steps)
@@ -115,8 +103,7 @@ class PGD(Attack):
                 if not len(todo):
                     break
                 part = batch if len(todo) == len(result) else batch[todo]
-                ascend = self._ascend_until_fooled if stop else self._ascend
-                found = ascend(part, self._start(part))
+                found = self._ascend(part, self._start(part), stop)
                 if restart > 0:
                     found = self._worse(part, result[todo], found)
                 result[todo] = found
@@ -129,7 +116,7 @@ class PGD(Attack):
     def length_of_step(self, threat_model: ThreatModel) -> float:
         """A quarter of the radius, or ``step_size``."""
         if self.step_size is None:
-            return self.step_factor * threat_model.eps / 4
+            return self.step_factor * self.step * threat_model.eps
         return self.step_factor * parse_pixels(self.step_size, 'step_size')
 
     def _start(self, batch: Batch) -> Tensor:
@@ -141,39 +128,33 @@ class PGD(Attack):
         noise.normal_(generator=self.generator)
         return batch.ball.project(batch.images + self.noise_std * noise)
 
-    def _ascend(self, batch: Batch, images: Tensor) -> Tensor:
-        size = self.length_of_step(batch.threat_model)
-        for _ in range(self.steps):
-            _, gradient = batch.gradient(LOSSES[self.loss], images)
-            images = batch.ball.step(images, gradient, size)
-        return images
-
-    def _ascend_until_fooled(self, batch: Batch, images: Tensor) -> Tensor:
-        """The same, but images that are misclassified leave the batch."""
+    def _ascend(self, batch: Batch, images: Tensor, stop: bool) -> Tensor:
+        """All steps; with ``stop``, misclassified images leave the batch."""
         size = self.length_of_step(batch.threat_model)
         result = images.clone()
         active = torch.arange(len(result), device=result.device)
         for _ in range(self.steps):
             logits, gradient = batch.gradient(LOSSES[self.loss], images)
-            fooled = predicted_labels(logits) != batch.labels
-            # Asked together, as the host waits for a GPU to answer.
-            finite, some = torch.stack(
-                [gradient.isfinite().all(), fooled.any()]
-            ).tolist()
-            if not finite:
-                raise FloatingPointError(
-                    'the gradient of the images is not finite: the attack '
-                    'would fail and the accuracy under it mean nothing. Look '
-                    'for overflowing logits, e.g. in half precision'
-                )
-            if some:
-                active, batch = active[~fooled], batch[~fooled]
-                images, gradient = images[~fooled], gradient[~fooled]
-                if not len(active):
-                    break
+            if stop:
+                fooled = predicted_labels(logits) != batch.labels
+                # Asked together, as the host waits for a GPU to answer.
+                both = torch.stack([gradient.isfinite().all(), fooled.any()])
+                finite, some = both.tolist()
+                if not finite:
+                    raise FloatingPointError(
+                        'the gradient of the images is not finite: the attack '
+                        'would fail and the accuracy under it mean nothing. '
+                        'Look for overflowing logits, e.g. in half precision'
+                    )
+                if some:
+                    active, batch = active[~fooled], batch[~fooled]
+                    images, gradient = images[~fooled], gradient[~fooled]
+                    if not len(active):
+                        break
             images = batch.ball.step(images, gradient, size)
-            result[active] = images
-        return result
+            if stop:
+                result[active] = images
+        return result if stop else images
 
     @torch.no_grad()
     def _worse(self, batch: Batch, first: Tensor, second: Tensor) -> Tensor:
@@ -216,11 +197,5 @@ def pgd(
             f'{attack.bn_mode!r}: with batch statistics the images left would '
             'change'
         )
-    return attack(
-        model,
-        images,
-        target,
-        threat_model,
-        stop_when_fooled=stop_when_fooled,
-        check_range=check_range,
-    )
+    options = dict(stop_when_fooled=stop_when_fooled, check_range=check_range)
+    return attack(model, images, target, threat_model, **options)

@@ -12,10 +12,7 @@ import torch
 def own_random_stream(
     device: torch.device, seed: int | None = None
 ) -> Iterator[None]:
-    """Keep draws on the CPU and a device apart from those outside.
-
-    Without a seed the draws inside continue the stream.
-    """
+    """Keep draws on CPU and device apart; without a seed they go on inside."""
     devices = [device] if device.type == 'cuda' else []
     with torch.random.fork_rng(devices=devices):
         if seed is not None:

@@ -18,14 +18,10 @@ from m2at_mm.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class FGSM(PGD):
-    """One step, of a length in radii.
+    """One step, of a length in radii, above 0 (arXiv 1412.6572).
 
-    The fast gradient sign method of arXiv 1412.6572 under linf. With
-    ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of Fast-AT
-    (arXiv 2001.03994).
-
-    The length of the step, ``step``, is in radii, above 0; the other settings
-    are those of :class:`PGD`.
+    With ``random_start=True, step=1.25`` it is FGSM-RS, the train attack of
+    Fast-AT (arXiv 2001.03994). Other settings are those of :class:`PGD`.
     """
 
     def __init__(
@@ -38,34 +34,21 @@ class FGSM(PGD):
     ) -> None:
         check_number('step', step, above=0)
         self.step = step
-        super().__init__(
-            steps=1,
-            loss=loss,
-            random_start=random_start,
-            bn_mode=bn_mode,
-            full_precision=full_precision,
-        )
-
-    def length_of_step(self, threat_model: ThreatModel) -> float:
-        """``step`` radii."""
-        return self.step_factor * self.step * threat_model.eps
+        super().__init__(1, None, loss, random_start, bn_mode=bn_mode)
+        self.full_precision = full_precision
 
 
 @TASK_UTILS.register_module()
 @dataclass(eq=False)
 class NFGSM(Attack):
-    """The train attack of N-FGSM: a step from strong noise, not projected.
+    """The train attack of N-FGSM (arXiv 2202.01181), for linf alone.
 
-    De Jorge et al., "Make Some Noise", arXiv 2202.01181, with
-    n ~ U(-k*eps, k*eps)::
+    With n ~ U(-k*eps, k*eps), k ``noise`` and alpha ``step``, in radii::
 
         x' = clip(x + n + alpha*sign(grad CE(f(x + n), y)))
 
     Its images leave the ball by definition, up to k + alpha radii, but not
-    [0, 1]: it is for training, not for measuring. Only for linf.
-
-    ``noise`` is k, ``step`` is alpha, both in radii; the other settings are
-    those of :class:`PGD`.
+    [0, 1]. Other settings are those of :class:`PGD`.
     """
 
     noise: float = 2.0

@@ -15,12 +15,7 @@ Pixels = str | float | int
 
 
 def parse_pixels(value: Pixels, name: str) -> float:
-    """Read a size on the scale of images in [0, 1], like ``'8/255'`` or 0.03.
-
-    Raises:
-        TypeError: ``value`` is neither a string nor a number.
-        ValueError: ``value`` cannot be read, is negative or not finite.
-    """
+    """Read a size on the scale of images in [0, 1], like ``'8/255'``."""
     if isinstance(value, bool) or not isinstance(value, (str, float, int)):
         raise TypeError(
             f"{name} must be a number or a fraction like '8/255', but got "
@@ -40,14 +35,7 @@ def parse_pixels(value: Pixels, name: str) -> float:
 
 
 def parse_length(value: Pixels, name: str) -> float:
-    """Read a radius or a step size, like :func:`parse_pixels`.
-
-    A plain number above 1 is refused: it is nearly always a value on the
-    0-255 scale. A fraction states its unit.
-
-    Raises:
-        ValueError: The same, or as of :func:`parse_pixels`.
-    """
+    """Read a size; refuse plain numbers above 1, nearly always of 0-255."""
     length = parse_pixels(value, name)
     if length > 1 and '/' not in str(value):
         raise ValueError(
@@ -66,11 +54,6 @@ class ThreatModel:
             or ``'l2'``, the Euclidean length of the change of the image.
         eps (str | float): The radius, on the scale of images in [0, 1]. Above
             1, under l2, it is a fraction, e.g. ``'765/255'`` for 3.0.
-
-    Example:
-        >>> threat_model = ThreatModel('linf', '8/255')
-        >>> ball = threat_model.ball(images)
-        >>> adversarial = ball.step(ball.random_start(), gradient, 2 / 255)
     """
 
     def __init__(self, norm: str = 'linf', eps: Pixels = '8/255') -> None:
@@ -98,18 +81,17 @@ class ThreatModel:
         return {'norm': self.norm, 'eps': self.eps}
 
     def __repr__(self) -> str:
-        return (
-            f'{type(self).__name__}(norm={self.norm!r}, '
-            f"eps='{self.eps * 255:g}/255')"
-        )
+        size = f'{self.eps * 255:g}/255'
+        return f'{type(self).__name__}(norm={self.norm!r}, eps={size!r})'
 
 
 class Ball(ABC):
     """The allowed images around a batch: start, step and project in a norm.
 
-    Whatever the methods return is inside ball and box exactly: in the images'
-    own precision and in double, no distance exceeds ``eps``.
+    Results are inside exactly, in the images' own precision and in double.
     """
+
+    order: float
 
     def __init__(self, images: Tensor, eps: float) -> None:
         self.images = images
@@ -127,9 +109,10 @@ class Ball(ABC):
     def project(self, adversarial: Tensor) -> Tensor:
         """Go to the nearest point of the ball, then to that of the box."""
 
-    @abstractmethod
     def distance(self, adversarial: Tensor) -> Tensor:
         """Distance from the clean images, in double precision, shape (N, )."""
+        change = adversarial.double() - self.images.double()
+        return _length(change, self.order).flatten()
 
     def contains(self, adversarial: Tensor) -> Tensor:
         """Whether each image is inside ball and box, exactly, shape (N, )."""
@@ -139,22 +122,20 @@ class Ball(ABC):
 
 
 class _LinfBall(Ball):
-    """No channel of a pixel changes by more than eps."""
+    order = math.inf
 
     def __init__(self, images: Tensor, eps: float) -> None:
         super().__init__(images, eps)
         # A bound rounded away from the image would be outside by one unit in
         # the last place, so radius and bounds are rounded towards it.
-        radius = _round_towards(
-            images.new_full((), eps, dtype=torch.float64), images.new_zeros(())
-        ).double()
+        radius = images.new_full((), eps, dtype=torch.float64)
+        radius = _round_towards(radius, images.new_zeros(())).double()
         self.lower = _bound(images, -radius)
         self.upper = _bound(images, radius)
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        noise = torch.empty_like(self.images).uniform_(
-            -self.eps, self.eps, generator=generator
-        )
+        noise = torch.empty_like(self.images)
+        noise.uniform_(-self.eps, self.eps, generator=generator)
         return self.project(noise.add_(self.images))
 
     def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
@@ -165,32 +146,25 @@ class _LinfBall(Ball):
     def project(self, adversarial: Tensor) -> Tensor:
         return torch.clamp(adversarial, self.lower, self.upper)
 
-    def distance(self, adversarial: Tensor) -> Tensor:
-        change = adversarial.double() - self.images.double()
-        return change.flatten(1).abs().amax(1)
-
 
 class _L2Ball(Ball):
-    """The change of an image is at most eps long.
-
-    Projected images keep a margin to the sphere that covers all rounding, so
-    that the host need not wait for a GPU to look at them.
-    """
+    order = 2.0
 
     def random_start(self, generator: torch.Generator | None = None) -> Tensor:
-        direction = torch.empty_like(self.images).normal_(generator=generator)
+        images = self.images
+        direction = torch.empty_like(images).normal_(generator=generator)
         # In d dimensions the share of the ball within radius r is r^d.
-        share = self.images.new_empty(len(self.images)).uniform_(
-            generator=generator
-        )
-        dimensions = self.images[0].numel()
-        radius = self.eps * share.pow_(1 / dimensions).view(-1, 1, 1, 1)
-        return self.project(self.images + radius * unit_direction(direction))
+        share = images.new_empty(len(images)).uniform_(generator=generator)
+        radius = self.eps * share.pow_(1 / images[0].numel())
+        moved = images + radius.view(-1, 1, 1, 1) * unit_direction(direction)
+        return self.project(moved)
 
     def step(self, images: Tensor, gradient: Tensor, size: float) -> Tensor:
         return self.project(images + size * unit_direction(gradient))
 
     def project(self, adversarial: Tensor) -> Tensor:
+        # A margin to the sphere covers all rounding, so that the host need
+        # not wait for a GPU to look at the result.
         limits = torch.finfo(adversarial.dtype)
         change = adversarial - self.images
         length = _length(change)
@@ -206,15 +180,12 @@ class _L2Ball(Ball):
         outside = length > allowed
         return torch.where(outside, scaled, adversarial).clamp_(0, 1)
 
-    def distance(self, adversarial: Tensor) -> Tensor:
-        change = adversarial.double() - self.images.double()
-        return _length(change).flatten()
 
-
-def _length(change: Tensor) -> Tensor:
-    """Euclidean length of each image, in double precision, (N, 1, 1, 1)."""
+def _length(
+    change: Tensor, order: float = 2, dtype: torch.dtype = torch.float64
+) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(
-        change, dim=(1, 2, 3), keepdim=True, dtype=torch.float64
+        change, order, (1, 2, 3), keepdim=True, dtype=dtype
     )
     return length
 
@@ -234,10 +205,8 @@ def _bound(images: Tensor, radius: Tensor) -> Tensor:
 
 def _round_towards(exact: Tensor, goal: Tensor) -> Tensor:
     """``exact`` (double) in ``goal``'s dtype, never farther from ``goal``."""
-    rounded = exact.to(goal)
-    farther = (rounded.double() - goal.double()).abs() > (
-        exact - goal.double()
-    ).abs()
+    rounded, centre = exact.to(goal), goal.double()
+    farther = (rounded.double() - centre).abs() > (exact - centre).abs()
     return torch.where(farther, torch.nextafter(rounded, goal), rounded)
 
 
@@ -247,7 +216,5 @@ def unit_direction(direction: Tensor) -> Tensor:
     # seem shorter than it is. So its largest value is made 1 first.
     largest = direction.abs().amax((1, 2, 3), keepdim=True)
     direction = direction / torch.where(largest > 0, largest, 1)
-    length: Tensor = torch.linalg.vector_norm(
-        direction, dim=(1, 2, 3), keepdim=True
-    )
+    length = _length(direction, dtype=direction.dtype)
     return direction / length.clamp(min=1)

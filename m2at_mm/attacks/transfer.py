@@ -20,15 +20,8 @@ class Transfer(Attack):
 
     Args:
         surrogate (dict): Config of an ``AdversarialClassifier``.
-        checkpoint (str): File with the surrogate's weights.
-        attack (dict, optional): Config of the attack on the surrogate.
-            Defaults to None, PGD-20.
-
-    Example:
-        >>> eval_attacks = dict(transfer=dict(
-        ...     type='m2at_mm.Transfer', surrogate=dict(
-        ...         type='m2at_mm.AdversarialClassifier', ...),
-        ...     checkpoint='surrogate.pth'))
+        checkpoint (str): File with its weights.
+        attack (dict, optional): The attack on it. Defaults to PGD-20.
     """
 
     black_box = True
@@ -41,26 +34,19 @@ class Transfer(Attack):
     ) -> None:
         self.surrogate: nn.Module = MODELS.build(surrogate)
         try:
-            load_checkpoint(
-                self.surrogate, checkpoint, map_location='cpu', strict=True
-            )
+            load_checkpoint(self.surrogate, checkpoint, 'cpu', strict=True)
         except RuntimeError as error:
             raise ValueError(
                 f'checkpoint={checkpoint!r} does not fit the surrogate: give '
                 f'the config that belongs to it. {error}'
             ) from error
         self.surrogate.eval()
-        self.attack: Attack = TASK_UTILS.build(
-            attack or dict(type='m2at_mm.PGD', steps=20)
-        )
+        attack = attack or dict(type='m2at_mm.PGD', steps=20)
+        self.attack: Attack = TASK_UTILS.build(attack)
 
     def perturb(self, batch: Batch) -> Tensor:
         """See :class:`Attack`."""
         # Not stopped: what fools the surrogate need not yet fool the model.
-        return self.attack(
-            self.surrogate.to(batch.images.device),
-            batch.images,
-            batch.target,
-            batch.threat_model,
-            check_range=batch.check_values,
-        )
+        surrogate = self.surrogate.to(batch.images.device)
+        given = batch.images, batch.target, batch.threat_model
+        return self.attack(surrogate, *given, check_range=batch.check_values)

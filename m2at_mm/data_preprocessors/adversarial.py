@@ -22,27 +22,16 @@ from m2at_mm.structures import BatchLabels
 class AdversarialDataPreprocessor(ClsDataPreprocessor):
     """Gives images in [0, 1]; normalising them is a separate step.
 
-    It takes the settings of :class:`mmpretrain.models.ClsDataPreprocessor`
-    with their meaning, so that a stock config's ``data_preprocessor`` fits.
-    The only difference: :meth:`forward` divides by 255 instead of
-    normalising, and the attacked function begins with :meth:`normalize`.
-    Labels come as a list of ``DataSample`` or, in training, as
-    :class:`m2at_mm.structures.BatchLabels`.
+    It takes the settings of :class:`mmpretrain.models.ClsDataPreprocessor`,
+    but for ``pad_size_divisor``. The attacked function begins with
+    :meth:`normalize`. Labels come as a list of ``DataSample`` or, in training,
+    as :class:`m2at_mm.structures.BatchLabels`.
 
     Args:
         augment (dict, optional): Random crops and flips of training batches,
             on the device and before all else: the arguments of
             :class:`RandomCropAndFlip`. Defaults to None.
         **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`.
-
-    Raises:
-        ValueError: ``pad_size_divisor`` is not 1, or only one of ``mean`` and
-            ``std`` is given.
-
-    Example:
-        >>> data_preprocessor = dict(
-        ...     type='m2at_mm.AdversarialDataPreprocessor',
-        ...     augment=dict(crop_padding=4, flip_prob=0.5))
     """
 
     #: Memory layout of the batches; convolutions are faster in this one.
@@ -57,10 +46,10 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
                 'supported: a padded border would be attacked like the '
                 'image. Resize or pad in the pipeline instead'
             )
-        if (kwargs.get('mean') is None) != (kwargs.get('std') is None):
+        mean, std = kwargs.get('mean'), kwargs.get('std')
+        if (mean is None) != (std is None):
             raise ValueError(
-                f'mean={kwargs.get("mean")!r} and std={kwargs.get("std")!r} '
-                'must be given together or not at all'
+                f'{mean=} and {std=} must be given together or not at all'
             )
         super().__init__(**kwargs)
         # The parent's forward must not normalise.
@@ -70,7 +59,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         # Batches in pinned memory are copied while the GPU computes.
         self._non_blocking = True
         self.augment = (
-            None if augment is None else RandomCropAndFlip(**augment)
+            augment if augment is None else RandomCropAndFlip(**augment)
         )
 
     def forward(
@@ -80,10 +69,6 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
 
         ``inputs`` are pixels in 0-255 of shape (N, C, H, W), or a list of
         images. In training they are cropped, flipped and mixed.
-
-        Raises:
-            ValueError: Pixels are not in 0-255, images are of several sizes,
-                or an image's label is not one of the ``num_classes``.
         """
         inputs, labels = _stack(data['inputs']), data.get('data_samples')
         self._check_pixels(inputs, training)
@@ -99,12 +84,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             batch = super().forward(dict(data, inputs=inputs), training)
         # Not in place: float pixels can still be the caller's own tensor.
         # Mixing two white pixels can round to just above white.
-        batch['inputs'] = (
-            batch['inputs']
-            .div(255)
-            .clamp_(0, 1)
-            .contiguous(memory_format=self.memory_format)
-        )
+        images = batch['inputs'].div(255).clamp_(0, 1)
+        batch['inputs'] = images.contiguous(memory_format=self.memory_format)
         return batch
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -118,7 +99,6 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
     def _mix(
         self, images: Tensor, labels: BatchLabels, training: bool
     ) -> dict[str, Any]:
-        """What the parent does with a list of samples."""
         if self.to_onehot:
             scores = one_hot(labels.target, self.num_classes)
             if training and self.batch_augments is not None:
@@ -177,18 +157,17 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         classes = self.num_classes
         if classes is not None and not 0 <= label < classes:
             raise ValueError(
-                f'label {label} of image {image} '
-                f'is outside the classes 0 to {classes - 1}: '
-                'set num_classes in head and data_preprocessor to the '
-                "dataset's number of classes, or mend the labels"
+                f'label {label} of image {image} is outside the classes 0 to '
+                f'{classes - 1}: set num_classes in head and '
+                "data_preprocessor to the dataset's number of classes, or "
+                'mend the labels'
             )
 
     def _check_scores(self, scores: Tensor, image: Any) -> None:
-        classes = self.num_classes
         try:
             target = as_target(scores[None], 1, scores.device.type == 'cpu')
-            if classes is not None:
-                check_classes(target, classes, check_values=False)
+            if self.num_classes is not None:
+                check_classes(target, self.num_classes, check_values=False)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f'gt_score of image {image} must be probabilities, one of '
@@ -210,15 +189,12 @@ def _stack(inputs: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def take_over_preprocessing(
-    classifier: dict[str, Any],
-    outer: dict[str, Any] | nn.Module | None,
+    classifier: dict[str, Any], outer: dict[str, Any] | nn.Module | None
 ) -> tuple[dict[str, Any], dict[str, Any] | nn.Module]:
     """Move the preprocessing settings from a classifier to its wrapper.
 
-    Returns the classifier's config without them, and the settings. As in a
-    stock config, those inside the model's config go before the top-level
-    ones, and ``train_cfg`` holds batch augmentations. Crops and flips, which
-    belong to the dataset, stay.
+    As in a stock config, those inside go before the top-level ones, but for
+    crops and flips, and ``train_cfg`` holds batch augmentations.
 
     Raises:
         ValueError: The preprocessor is for another task.

@@ -16,10 +16,9 @@ def crop_and_flip(
 ) -> Tensor:
     """Crop each image out of itself in a black border, and flip some.
 
-    Images are of any dtype and range, of shape (N, C, H, W); the result is in
-    the channels-last layout. ``tops`` and ``lefts``, int64 (N, ), are the
-    first row and column of a crop in the padded image, 0 to 2 * padding;
-    ``flips``, bool (N, ), says which crops are mirrored horizontally.
+    Images are of any dtype and range, shape (N, C, H, W). ``tops`` and
+    ``lefts``, int64 (N, ), are the first row and column of a crop in the
+    padded image; ``flips``, bool (N, ), says which crops are mirrored.
     """
     number, _, height, width = images.shape
     columns = torch.arange(width, device=images.device)
@@ -39,12 +38,9 @@ def crop_and_flip(
 class RandomCropAndFlip:
     """Mmpretrain's ``RandomCrop`` and ``RandomFlip``, for a batch at once.
 
-    Every offset of the crop has the same probability. The draws are those of
-    PyTorch's stream on the images' device and wait for nothing.
-
     Args:
-        crop_padding (int): Width in pixels of the black border that the crop,
-            as large as the image, is taken from.
+        crop_padding (int): Width of the black border, in pixels, that the
+            crop, as large as the image, is taken from.
         flip_prob (float): Probability of a horizontal flip.
     """
 

@@ -1,10 +1,15 @@
 """Training methods: each turns an attack into a loss."""
 
-from m2at_mm.methods.avmixup import AVmixup
 from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
-from m2at_mm.methods.baselines import MART, PGDAT, TRADES, Standard
+from m2at_mm.methods.baselines import (
+    IAT,
+    MART,
+    PGDAT,
+    TRADES,
+    AVmixup,
+    Standard,
+)
 from m2at_mm.methods.free_at import FreeAT
-from m2at_mm.methods.iat import IAT
 from m2at_mm.methods.labels import one_hot, smooth_labels
 from m2at_mm.methods.m2at import M2AT
 from m2at_mm.methods.masking import (

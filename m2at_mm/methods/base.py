@@ -47,11 +47,7 @@ class TrainingBatch:
 
 
 class Method:
-    """Turns an attack into the loss of one iteration.
-
-    A method holds settings, and what its :meth:`state_dict` tells. A subclass
-    says what the network trains on, or computes a loss of its own.
-    """
+    """Turns an attack into the loss of one iteration."""
 
     #: Whether the attack is called.
     needs_attack: bool = True
@@ -74,11 +70,7 @@ class Method:
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Continue from a :meth:`state_dict`, on any device.
-
-        Raises:
-            ValueError: This method keeps nothing.
-        """
+        """Continue from a :meth:`state_dict`, on any device."""
         if state:
             raise ValueError(
                 f'{type(self).__name__} keeps nothing between iterations, but '
@@ -91,8 +83,8 @@ class Method:
     ) -> TrainingBatch:
         """What the network trains on; by default, the adversarial images.
 
-        Images are clean, RGB in [0, 1], of shape (N, C, H, W); the target is
-        labels, int64 of shape (N, ), or probabilities of shape (N, K).
+        Images are clean, RGB in [0, 1], shape (N, C, H, W); the target is
+        labels, int64 (N, ), or probabilities, shape (N, K).
         """
         return TrainingBatch(attack(model, images, target), target)
 
@@ -101,10 +93,8 @@ class Method:
     ) -> dict[str, Tensor]:
         """The losses of a batch; by default, those on the training batch.
 
-        MMEngine sums the entries whose name contains ``loss`` for the
-        backward pass and logs the others, among them the accuracy on the
-        training images in per cent, with the unmixed label as truth, where
-        the classifier tells its logits.
+        MMEngine sums the entries whose name contains ``loss`` and logs the
+        others, the accuracy in per cent by the unmixed label among them.
         """
         batch = self.training_batch(model, attack, images, target)
         losses, logits = model.supervised_loss(batch.images, batch.target)

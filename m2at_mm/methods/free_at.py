@@ -14,14 +14,9 @@ from m2at_mm.registry import TASK_UTILS
 class FreeAT(Method):
     """CE(f(x + d), y), where one backward pass serves weights and d.
 
-    Shafahi et al., "Adversarial Training for Free!", arXiv 1904.12843,
-    algorithm 1. Each batch is trained on m times in a row, by
-    :class:`m2at_mm.RepeatedBatchTrainLoop`; the input gradient of one time
-    moves the perturbation of the next by a step of eps, and the last
-    perturbation of a batch is the first of the next batch.
-
-    Unlike other methods it keeps that perturbation between iterations;
-    :class:`m2at_mm.RNGStateHook` saves it with a checkpoint.
+    Adversarial Training for Free, arXiv 1904.12843, algorithm 1: each batch is
+    trained on m times by :class:`m2at_mm.RepeatedBatchTrainLoop`, d moves by
+    eps each time, and the last d of a batch is the first of the next one.
     """
 
     needs_attack = False
@@ -60,15 +55,12 @@ class FreeAT(Method):
         if kept is None or kept.shape[1:] != images.shape[1:]:
             kept = torch.zeros_like(images)
         kept = kept.to(images.device)
-        if len(kept) < len(images):
-            missing = torch.zeros_like(images[len(kept) :])
-            kept = torch.cat([kept, missing])
+        kept = torch.cat([kept, torch.zeros_like(images[len(kept) :])])
         gradient = None if self._leaf is None else self._leaf.grad
         if gradient is not None and gradient.shape[1:] == kept.shape[1:]:
             num = min(len(gradient), len(kept))
-            moved = _move(kept[:num], gradient[:num].to(kept.device), model)
-            kept = kept.clone()
-            kept[:num] = moved
+            gradient = gradient[:num].to(kept.device)
+            kept[:num] = _move(kept[:num], gradient, model)
         self._perturbation = kept
         return kept[: len(images)]
 

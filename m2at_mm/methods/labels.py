@@ -7,20 +7,13 @@ from torch import Tensor
 
 
 def smooth_labels(target: Tensor, confidence: float) -> Tensor:
-    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y), of shape (N, K).
-
-    The confidence q in [0, 1] is the weight that stays on the label.
-    """
+    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y), shape (N, K), q in [0, 1]."""
     others = (1 - confidence) / (target.size(1) - 1)
     return confidence * target + others * (1 - target)
 
 
 def one_hot(target: Tensor, num_classes: int | None) -> Tensor:
-    """Probabilities of shape (N, K) from labels; probabilities stay.
-
-    Raises:
-        ValueError: Labels are given without the number of classes.
-    """
+    """Probabilities of shape (N, K) from labels; probabilities stay."""
     if target.ndim == 2:
         return target
     if num_classes is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,17 +29,13 @@ from m2at_mm.methods.masking import (
 )
 from m2at_mm.registry import TASK_UTILS
 
-PAIRINGS = ('self', 'batch')
-
 
 @TASK_UTILS.register_module()
 @dataclass
 class M2AT(Method):
     """Masking and Mixing Adversarial Training (arXiv 2302.08066).
 
-    The perturbation is masked, the two partly perturbed images are mixed, and
-    the network trains on the result; :func:`mask_and_mix` has the formulas
-    and their sources.
+    The network trains on images that :func:`mask_and_mix` makes.
 
     Args:
         mask (str): ``'rectangle'`` as CutMix draws it, ``'pixel'`` for
@@ -46,23 +43,19 @@ class M2AT(Method):
         patch_size (int): Side of a patch in pixels, for ``'patch'``.
         mix_alpha (float): The mixing ratio is drawn from
             Beta(mix_alpha, mix_alpha); 1.0 is uniform.
-        clean_label (float): Confidence of the label of an unperturbed image,
-            in [0, 1].
-        perturbed_label (float): Confidence of the label of a fully perturbed
-            image, in [0, 1]. Hard labels are 1.0 and 1.0.
-        label_order (str): ``'perturbed'`` or ``'literal'``, see
-            :func:`mask_and_mix`.
-        scale (float): Factor of at least 1 on the kept perturbation. At 1
-            half of the perturbation is kept on average.
+        clean_label (float): Confidence in [0, 1] of an unperturbed image.
+        perturbed_label (float): The same of a fully perturbed image.
+        label_order (str): ``'perturbed'``, or ``'literal'``: the two base
+            labels are swapped, the patent's wording read literally.
+        scale (float): Factor of at least 1 on the kept perturbation, half of
+            the whole on average. Labels follow the unscaled share.
         pairing (str): ``'self'``: both images are the same one (patent);
-            ``'batch'``: the second comes from a random permutation of the
-            batch, as in mixup (ours).
-        consistency (float): Weight of KL(f(x) || f(x~)), the consistency loss
-            of TRADES with the training image in place of the adversarial one
-            (ours). Not with ``pairing='batch'``.
+            ``'batch'``: the second is from a permuted batch (ours).
+        consistency (float): Weight of KL(f(x) || f(x~)), the loss of TRADES
+            with the training image (ours). Not with ``pairing='batch'``.
 
     Example:
-        >>> method = dict(type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.8)
+        >>> dict(type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.8)
     """
 
     mask: str = 'rectangle'
@@ -78,7 +71,7 @@ class M2AT(Method):
     def __post_init__(self) -> None:
         check_choice('mask', self.mask, MASKS)
         check_choice('label_order', self.label_order, LABEL_ORDERS)
-        check_choice('pairing', self.pairing, PAIRINGS)
+        check_choice('pairing', self.pairing, ('self', 'batch'))
         check_count('patch_size', self.patch_size)
         check_number('mix_alpha', self.mix_alpha, above=0)
         check_number('clean_label', self.clean_label, 0, 1)
@@ -109,24 +102,11 @@ class M2AT(Method):
         masks = draw_masks(self.mask, images, self.patch_size)
         return MixRatios(masks, beta.sample(), partner)
 
-    def mix(
-        self,
-        images: Tensor,
-        adversarial: Tensor,
-        target: Tensor,
-        draws: MixRatios,
-    ) -> MixedBatch:
+    def mix(self, *batch_and_draws: Any) -> MixedBatch:
         """:func:`mask_and_mix` with the settings of this method."""
-        return mask_and_mix(
-            images,
-            adversarial,
-            target,
-            draws,
-            clean_label=self.clean_label,
-            perturbed_label=self.perturbed_label,
-            label_order=self.label_order,
-            scale=self.scale,
-        )
+        names = ('clean_label', 'perturbed_label', 'label_order', 'scale')
+        settings: Any = {name: getattr(self, name) for name in names}
+        return mask_and_mix(*batch_and_draws, **settings)
 
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
@@ -135,12 +115,9 @@ class M2AT(Method):
         adversarial = attack(model, images, target)
         scores = one_hot(target, model.num_classes)
         mixed = self.mix(images, adversarial, scores, self.draw(images))
-        return TrainingBatch(
-            mixed.images,
-            mixed.target if self.changes_labels else target,
-            dict(kept_share=mixed.kept_share.mean()),
-            mixed.keep_map,
-        )
+        target = mixed.target if self.changes_labels else target
+        log = dict(kept_share=mixed.kept_share.mean())
+        return TrainingBatch(mixed.images, target, log, mixed.keep_map)
 
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor

@@ -23,11 +23,10 @@ Device = torch.device | str
 def rectangle_mask(
     num: int, height: int, width: int, device: Device = 'cpu'
 ) -> Tensor:
-    """One rectangle of ones per mask, as CutMix draws it (ours).
+    """One rectangle of ones per mask, shape (num, 1, height, width) (ours).
 
-    The centre is uniform over the image, the sides are sqrt(1 - u) of the
-    image's with u ~ U(0, 1), and what reaches over the border is cut off
-    (arXiv 1905.04899, appendix A). Shape (num, 1, height, width).
+    As in CutMix (arXiv 1905.04899, appendix A): the centre is uniform, the
+    sides are sqrt(1 - u) of the image's with u ~ U(0, 1).
     """
     side = (1 - torch.rand(num, device=device)).sqrt()
     rows, columns = _interval(height, side), _interval(width, side)
@@ -57,11 +56,7 @@ def patch_mask(
     device: Device = 'cpu',
     patch_size: int = 4,
 ) -> Tensor:
-    """A grid of patches, a share u ~ U(0, 1) of them ones (ours).
-
-    Patches at the lower and right border are cut off where the image's side
-    is no multiple of the patch's. For a ViT, a patch is best a token.
-    """
+    """A grid of patches, a share u ~ U(0, 1) of them ones (ours)."""
     rows, columns = (math.ceil(n / patch_size) for n in (height, width))
     mask = pixel_mask(num, rows, columns, device)
     for dim in (2, 3):
@@ -70,10 +65,7 @@ def patch_mask(
 
 
 def draw_masks(kind: str, images: Tensor, patch_size: int = 4) -> Tensor:
-    """Masks of a kind of :data:`MASKS` for a batch, on its device.
-
-    They are 0 or 1, float, of shape (N, 1, H, W).
-    """
+    """Masks of a kind for a batch, 0 or 1, float, shape (N, 1, H, W)."""
     num, _, height, width = images.shape
     if kind == 'patch':
         return patch_mask(num, height, width, images.device, patch_size)
@@ -116,7 +108,7 @@ def mask_and_mix(
     label_order: str = 'perturbed',
     scale: float = 1.0,
 ) -> MixedBatch:
-    r"""Mask the perturbation and mix the two partly perturbed images.
+    """Mask the perturbation and mix the two partly perturbed images.
 
     With d = adversarial - images, the mask M of area r and the ratio lam::
 
@@ -125,30 +117,16 @@ def mask_and_mix(
         t2 = r*t_c + (1-r)*t_p              t_p = ls(y, perturbed_label)
         t~ = lam*t1 + (1-lam)*t2                                      (patent)
 
-    computed in the equal closed form with the keep map k, which never builds
-    the two images::
+    computed in the equal closed form with the keep map k::
 
         k  = lam*M + (1-lam)*(1-M)    s = mean(k)
         x~ = clip(x + scale*k*d)      t~ = (1-s)*t_c + s*t_p
 
     The scale, the base labels and the clip to [0, 1] are ours. With
-    ``draws.partner``, x2 and t2 come from another image of the batch, so the
-    images themselves and their labels are mixed, too (ours).
+    ``draws.partner``, x2 and t2 come from another image of the batch (ours).
 
-    Args:
-        images (Tensor): Clean images x, in [0, 1], shape (N, C, H, W).
-        adversarial (Tensor): x + d, in [0, 1], same shape.
-        target (Tensor): Probabilities y, shape (N, K), one-hot for labels.
-        draws (MixRatios): Masks, mixing ratios, and partners if x2 is from
-            another image.
-        clean_label (float): Confidence of t_c in [0, 1].
-        perturbed_label (float): Confidence of t_p in [0, 1].
-        label_order (str): ``'perturbed'``: the more of the perturbation is
-            kept, the more weight on t_p. ``'literal'``: t_c and t_p swapped,
-            the patent's wording read literally.
-        scale (float): Factor of at least 1 on the kept perturbation; the
-            label follows the unscaled share. Above 1 a training image may
-            leave the ball, never [0, 1].
+    The images, clean and adversarial, are in [0, 1], shape (N, C, H, W), and
+    the target is probabilities, shape (N, K). See :class:`M2AT` for settings.
     """
     check_choice('label_order', label_order, LABEL_ORDERS)
     mask, ratio, partner = draws
@@ -166,10 +144,8 @@ def mask_and_mix(
         weight = share.unsqueeze(1)
         labels = (1 - weight) * clean + weight * perturbed
     else:
-        mixed = lam * images + (1 - lam) * images[partner]
-        mixed = mixed + scale * (
-            first * perturbation + second * perturbation[partner]
-        )
+        kept = first * perturbation + second * perturbation[partner]
+        mixed = lam * images + (1 - lam) * images[partner] + scale * kept
         area, weight = mask.mean((1, 2, 3)).unsqueeze(1), ratio.unsqueeze(1)
         own = (1 - area) * clean + area * perturbed
         other = area * clean[partner] + (1 - area) * perturbed[partner]

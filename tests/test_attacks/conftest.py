@@ -5,7 +5,7 @@ What two ways of computing agree in does not depend on rounding then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -15,37 +15,49 @@ from torch import Tensor, nn
 
 from m2at_mm.attacks import ThreatModel, pgd
 
-Digits = tuple[Tensor, Tensor]
 
-
-def _load(part: slice) -> Digits:
+def _load(part: slice) -> tuple[Tensor, Tensor]:
     """Some of scikit-learn's digits, shape (N, 1, 8, 8), and labels."""
     data = load_digits()
     images = torch.from_numpy(data.images[part]).unsqueeze(1) / 16
     return images, torch.from_numpy(data.target[part]).long()
 
 
-@pytest.fixture(scope='session')
-def digits() -> Digits:
-    """300 digits that the network was not trained on."""
-    return _load(slice(1400, 1700))
+class Digits:
+    """A classifier, and 300 digits that it was not trained on."""
+
+    def __init__(self) -> None:
+        self.net = _trained_network()
+        self.images, self.labels = _load(slice(1400, 1700))
+
+    def attack(
+        self, eps: float, num: int = 300, norm: str = 'linf', **settings: Any
+    ) -> Tensor:
+        """PGD on the first digits, from the same random starts."""
+        model = settings.pop('model', self.net)
+        target = settings.pop('target', self.labels[:num])
+        draw = torch.Generator().manual_seed(settings.pop('seed', 0))
+        settings = dict(generator=draw) | settings
+        threat_model = ThreatModel(norm, eps)
+        return pgd(model, self.images[:num], target, threat_model, **settings)
+
+    def falls(self, *args: Any, **settings: Any) -> Tensor:
+        """Which of the first digits the attack fools the network on."""
+        return self.fooled(self.attack(*args, **settings))
+
+    @torch.no_grad()
+    def fooled(self, images: Tensor) -> Tensor:
+        """Which adversarial images of the first digits are misclassified."""
+        return self.net(images).argmax(1) != self.labels[: len(images)]
 
 
-@pytest.fixture(scope='session')
-def net() -> nn.Module:
-    """A digits classifier in eval mode, trained on clean images."""
+def _trained_network() -> nn.Module:
+    """In eval mode, trained on clean images."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = nn.Sequential(
-            nn.Conv2d(1, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.BatchNorm2d(16),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(256, 10),
-        ).double()
+        layers = [nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+        layers += [nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU()]
+        net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256, 10)).double()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
     images, labels = _load(slice(400))
     for _ in range(25):
@@ -56,16 +68,6 @@ def net() -> nn.Module:
     return net.eval()
 
 
-@pytest.fixture
-def attacked(net: nn.Module, digits: Digits) -> Callable[..., Tensor]:
-    """PGD on the first digits under linf, from the same random starts."""
-
-    def attack(eps: float, num: int = 300, norm: str = 'linf', **k) -> Tensor:  # type: ignore[no-untyped-def]
-        model, target = k.pop('model', net), k.pop('target', digits[1][:num])
-        draw = torch.Generator().manual_seed(k.pop('seed', 0))
-        threat_model = ThreatModel(norm, eps)
-        images = digits[0][:num]
-        k.setdefault('generator', draw)
-        return pgd(model, images, target, threat_model, **k)
-
-    return attack
+@pytest.fixture(scope='session')
+def digits() -> Digits:
+    return Digits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 
@@ -10,33 +11,25 @@ import pytest
 import torch
 from torch import nn
 
-from m2at_mm.attacks import AutoAttack, ThreatModel
-from m2at_mm.attacks.autoattack import (
-    autoattack_components,
-    describe_reduction,
-)
+from m2at_mm.attacks import AutoAttack, ThreatModel, autoattack
 from m2at_mm.registry import TASK_UTILS
 
 ALL = ['apgd-ce', 'apgd-t', 'fab-t', 'square']
 
 
 @pytest.mark.parametrize(
-    ('num', 'norm', 'eps', 'attacks'),
+    'case',
     [
         (16, 'linf', '8/255', ['apgd-ce', 'apgd-t']),
         (16, 'linf', '8/255', ['apgd-dlr']),
-        pytest.param(24, 'linf', '4/255', ALL, marks=pytest.mark.slow),
-        pytest.param(24, 'l2', '128/255', ALL, marks=pytest.mark.slow),
+        pytest.param((24, 'linf', '4/255', ALL), marks=pytest.mark.slow),
+        pytest.param((24, 'l2', '128/255', ALL), marks=pytest.mark.slow),
     ],
 )
 def test_the_same_images_stay_correct_as_by_the_package(
-    robust_model: nn.Module,
-    cifar10_images: Callable,
-    num: int,
-    norm: str,
-    eps: str,
-    attacks: list[str],
+    robust_model: nn.Module, cifar10_images: Callable, case: tuple
 ) -> None:
+    num, norm, eps, attacks = case
     threat, (images, labels) = ThreatModel(norm, eps), cifar10_images(num)
     package = pyautoattack.AutoAttack(
         robust_model, norm=norm.capitalize(), eps=threat.eps, seed=0
@@ -51,21 +44,20 @@ def test_the_same_images_stay_correct_as_by_the_package(
     assert torch.equal(ours, predicted == labels)
 
 
+def linear(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))
+
+
 @pytest.mark.parametrize('num_classes', [2, 3, 4, 10, 100])
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
-def test_any_number_of_classes(num_classes: int, norm: str) -> None:
+@pytest.mark.parametrize('norm, eps', [('linf', '1/1'), ('l2', '1020/255')])
+def test_any_number_of_classes(num_classes: int, norm: str, eps: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, num_classes))
+    model, threat = linear(num_classes), ThreatModel(norm, eps)
     images = torch.rand(3, 3, 4, 4).to(memory_format=torch.channels_last)
     labels = model(images).argmax(1)
+    names = autoattack.autoattack_components('standard', num_classes)
     # Square needs its 5000 queries only where all else fails.
-    attacks = [
-        name
-        for name in autoattack_components('standard', num_classes)
-        if name != 'square'
-    ]
-    threat = ThreatModel(norm, '255/255' if norm == 'linf' else '1020/255')
-    attack = AutoAttack(attacks=attacks)
+    attack = AutoAttack([name for name in names if name != 'square'])
     adversarial = attack(model, images, labels, threat)
     assert bool(threat.ball(images).contains(adversarial).all())
     assert bool((model(adversarial).argmax(1) != labels).all())
@@ -86,57 +78,39 @@ def test_any_number_of_classes(num_classes: int, norm: str) -> None:
 def test_components_by_classes(
     version: str, num_classes: int, expected: str, note: str | None
 ) -> None:
-    found = autoattack_components(version, num_classes)
+    found = autoattack.autoattack_components(version, num_classes)
     assert found == tuple(expected.split())
     assert AutoAttack(version=version).components(num_classes) == found
-    told = describe_reduction(version, num_classes)
+    told = autoattack.describe_reduction(version, num_classes)
     assert told is None if note is None else note in str(told)
 
 
-def test_targeted_attack_on_three_classes_is_refused() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
-    images = torch.rand(1, 3, 4, 4)
-    with pytest.raises(ValueError, match="'apgd-t' compares 4 logits"):
-        AutoAttack(attacks=['apgd-t'])(
-            model, images, model(images).argmax(1), ThreatModel()
-        )
-
-
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong settings, too few classes, and where the package is missing."""
+    for settings, message in (
         (dict(attacks=['apgd']), r"attacks='apgd' is unknown.*'apgd-ce'"),
         (dict(version='plus'), "version='plus' is unknown"),
-    ],
-)
-def test_wrong_settings(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        TASK_UTILS.build(dict(type='m2at_mm.AutoAttack', **settings))
-
-
-def test_missing_package_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+    ):
+        with pytest.raises(ValueError, match=message):
+            TASK_UTILS.build(dict(type='m2at_mm.AutoAttack', **settings))
+    batch = torch.rand(1, 3, 4, 4), torch.tensor([0]), ThreatModel()
+    with pytest.raises(ValueError, match="'apgd-t' compares 4 logits"):
+        AutoAttack(attacks=['apgd-t'])(linear(3), *batch)
     monkeypatch.setitem(sys.modules, 'pyautoattack', None)
     with pytest.raises(ImportError, match=r'm2at_mm\[eval\]'):
         AutoAttack()
 
 
 def test_global_random_stream_and_model_are_left_alone() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 4)
-    ).train()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    images = torch.rand(2, 3, 4, 4)
-    labels = torch.tensor([0, 1])
+    layers = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()
+    model = nn.Sequential(*layers, nn.Linear(16, 4)).train()
+    before = copy.deepcopy(model.state_dict())
+    batch = torch.rand(2, 3, 4, 4), torch.tensor([0, 1]), ThreatModel()
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    AutoAttack(attacks=['apgd-ce', 'fab-t'])(
-        model, images, labels, ThreatModel()
-    )
+    AutoAttack(attacks=['apgd-ce', 'fab-t'])(model, *batch)
     assert torch.equal(torch.rand(1), expected)
     assert model.training and model[1].training
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, before[name])
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert all(p.grad is None and p.requires_grad for p in model.parameters())

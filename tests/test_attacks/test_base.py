@@ -32,7 +32,8 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 5))
 
 
-IMAGES = torch.rand(4, 3, 4, 4)
+IMAGES, LABELS = torch.rand(4, 3, 4, 4), torch.tensor([0, 1, 2, 3])
+THREE = torch.full((4, 3), 1 / 3)
 
 
 @EACH
@@ -42,12 +43,7 @@ IMAGES = torch.rand(4, 3, 4, 4)
     [
         ('target', torch.zeros(4, 1).long(), TypeError, r'int64 .*\(4, 1\)'),
         ('target', torch.zeros(4), TypeError, r'float32 of shape \(4,\)'),
-        (
-            'target',
-            torch.full((4, 3), 1 / 3),
-            ValueError,
-            '3 classes, but .* 5',
-        ),
+        ('target', THREE, ValueError, '3 classes, but .* 5'),
         ('images', IMAGES * 255, ValueError, r'in \[0, 1\].*divide 0-255 val'),
         ('images', IMAGES - 0.5, ValueError, r'must be in \[0, 1\].*-0\.'),
         ('images', IMAGES * torch.nan, ValueError, r'must be in \[0, 1\]'),
@@ -60,57 +56,41 @@ IMAGES = torch.rand(4, 3, 4, 4)
 def test_refuses(
     name: str, stop: bool, argument: str, value: Any, error: type, message: str
 ) -> None:
-    labels = torch.tensor([0, 1, 2, 3])
-    given = dict(model=linear(), images=IMAGES, target=labels)
-    given |= {argument: value}
-    attack = ATTACKS[name]
+    given = dict(model=linear(), images=IMAGES, target=LABELS)
+    given |= {argument: value, 'threat_model': ThreatModel()}
     with pytest.raises(error, match=message):
-        attack(**given, threat_model=ThreatModel(), stop_when_fooled=stop)
+        ATTACKS[name](**given, stop_when_fooled=stop)
 
 
 @EACH
-def test_the_range_is_not_checked_where_it_is_known(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_known_range_is_not_checked(name: str, monkeypatch: Any) -> None:
     monkeypatch.delenv('M2AT_MM_DEBUG')
-    images, labels = torch.rand(4, 3, 4, 4) + 0.5, torch.tensor([0, 1, 2, 3])
-    arguments = linear(), images, labels, ThreatModel()
+    arguments = linear(), IMAGES + 0.5, LABELS, ThreatModel()
     with quick_autoattack():
         ATTACKS[name](*arguments, check_range=False)
 
 
+RANDOM = [PGD(steps=2, loss='kl', noise_std=0.01), FGSM(random_start=True)]
+RANDOM += [AutoAttack(['apgd-ce', 'fab-t'])]
+
+
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
-@pytest.mark.parametrize(
-    'attack',
-    [
-        PGD(steps=2, loss='kl', noise_std=0.01),
-        FGSM(random_start=True),
-        AutoAttack(['apgd-ce', 'fab-t']),
-    ],
-    ids=['noise', 'fgsm', 'autoattack'],
-)
+@pytest.mark.parametrize('attack', RANDOM)
 def test_at_radius_0_the_images_stay(attack: Attack, norm: str) -> None:
-    model, images = linear(), torch.rand(4, 3, 4, 4)
-    labels = model(images).argmax(1)
-    adversarial = attack(model, images, labels, ThreatModel(norm, 0))
-    assert torch.equal(adversarial, images)
+    model = linear()
+    labels = model(IMAGES).argmax(1)
+    adversarial = attack(model, IMAGES, labels, ThreatModel(norm, 0))
+    assert torch.equal(adversarial, IMAGES)
 
 
-@EACH
-def test_settings_survive_copies_and_pickles(name: str) -> None:
-    attack = ATTACKS[name]
-    for other in (copy.deepcopy(attack), pickle.loads(pickle.dumps(attack))):
-        assert vars(other) == vars(attack)
-
-
-def test_steps_that_a_guard_can_lower() -> None:
-    threat_model = ThreatModel('linf', 0.1)
-    lengths = {k: a.length_of_step(threat_model) for k, a in ATTACKS.items()}
+def test_settings_survive_copies_and_tell_what_an_attack_is() -> None:
+    threat_model, lengths = ThreatModel('linf', 0.1), {}
+    for name, attack in ATTACKS.items():
+        for other in copy.deepcopy(attack), pickle.loads(pickle.dumps(attack)):
+            assert vars(other) == vars(attack)
+        lengths[name] = attack.length_of_step(threat_model)
+        assert not attack.black_box
     expected = dict.fromkeys(ATTACKS, 0.1) | dict(pgd=0.025, kl=0.025)
     assert lengths == expected | dict(autoattack=None)
-
-
-def test_black_boxes() -> None:
     assert AutoAttack(['square']).black_box
-    assert not any(attack.black_box for attack in ATTACKS.values())
     assert not AutoAttack(['apgd-ce', 'square']).black_box

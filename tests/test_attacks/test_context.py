@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,43 +10,26 @@ import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint
 from mmengine.runner import activation_checkpointing
-from mmengine.runner.activation_checkpointing import (
-    turn_on_activation_checkpointing,
-)
 from mmpretrain.structures import DataSample
 from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 
-from m2at_mm.attacks import (
-    ThreatModel,
-    attack_mode,
-    differentiable_checkpoints,
-    pgd,
-)
-from m2at_mm.attacks.context import BN_MODES
+from m2at_mm.attacks import ThreatModel, attack_mode, context, pgd
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(8, 3, 8, 8, generator=DRAW)
 LABELS = torch.randint(4, (8,), generator=DRAW)
 LIVE, FROZEN, DROPOUT = 1, 4, 6  # positions in a network
 NORMS = pytest.mark.parametrize('norm', [nn.BatchNorm2d, nn.SyncBatchNorm])
-EACH_MODE = pytest.mark.parametrize('bn_mode', BN_MODES)
+EACH_MODE = pytest.mark.parametrize('bn_mode', context.BN_MODES)
 
 
 def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
     """In train mode, with one live and one frozen batch norm."""
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3),
-        norm(6),
-        nn.ReLU(),
-        nn.Conv2d(6, 6, 3),
-        norm(6),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Flatten(),
-        nn.Linear(96, 4),
-    )
+    layers = [nn.Conv2d(3, 6, 3), norm(6), nn.ReLU(), nn.Conv2d(6, 6, 3)]
+    layers += [norm(6), nn.ReLU(), nn.Dropout(0.5), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(96, 4))
     for position in (LIVE, FROZEN):
         nn.init.normal_(net[position].running_mean, std=0.3)
         nn.init.uniform_(net[position].running_var, 0.5, 2)
@@ -57,11 +41,11 @@ def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
 
 
 def flags(net: nn.Module) -> list[Any]:
-    return [
-        *((module.training, vars(module).get('track_running_stats'))
-          for module in net.modules()),
-        *(parameter.requires_grad for parameter in net.parameters()),
-    ]  # fmt: skip
+    modes = [
+        (module.training, vars(module).get('track_running_stats'))
+        for module in net.modules()
+    ]
+    return modes + [parameter.requires_grad for parameter in net.parameters()]
 
 
 def attack(net: nn.Module, images: Tensor = IMAGES, **settings: Any) -> Tensor:
@@ -73,24 +57,17 @@ def attack(net: nn.Module, images: Tensor = IMAGES, **settings: Any) -> Tensor:
 @pytest.mark.parametrize('fails', [False, True], ids=['ends', 'raises'])
 @EACH_MODE
 @NORMS
-def test_flags_and_buffers_are_restored(
-    norm: type[nn.Module], bn_mode: str, fails: bool
-) -> None:
+def test_flags_and_buffers_stay(norm: Any, bn_mode: str, fails: bool) -> None:
     net = network(norm)
     before, state = flags(net), copy.deepcopy(net.state_dict())
-    try:
-        with attack_mode(net, bn_mode):
-            net(IMAGES)
-            if fails:
-                raise KeyError('inside')
-    except KeyError:
-        assert fails
+    outcome = pytest.raises(KeyError) if fails else nullcontext()
+    with outcome, attack_mode(net, bn_mode):
+        net(IMAGES)
+        if fails:
+            raise KeyError('inside')
     assert flags(net) == before
-    changed = [
-        name
-        for name, value in net.state_dict().items()
-        if not torch.equal(value, state[name])
-    ]
+    now = net.state_dict()
+    changed = [k for k, v in now.items() if not torch.equal(v, state[k])]
     buffers = ('running_mean', 'running_var', 'num_batches_tracked')
     updated = [f'{LIVE}.{name}' for name in buffers]
     assert changed == (updated if bn_mode == 'train' else [])
@@ -98,9 +75,7 @@ def test_flags_and_buffers_are_restored(
 
 @pytest.mark.parametrize('loss', ['ce', 'margin', 'kl'])
 @pytest.mark.parametrize('mode', [torch.no_grad, torch.inference_mode])
-def test_attacks_where_gradients_are_off(
-    mode: Callable[[], torch.no_grad], loss: str
-) -> None:
+def test_attacks_where_gradients_are_off(mode: Any, loss: str) -> None:
     net = network().eval()
     expected, before = attack(net, loss=loss), flags(net)
     with mode():
@@ -114,11 +89,9 @@ def test_attacks_where_gradients_are_off(
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize('bn_mode', BN_MODES)
+@EACH_MODE
 @NORMS
-def test_modes_and_statistics_inside(
-    norm: type[nn.Module], bn_mode: str
-) -> None:
+def test_modes_and_statistics_inside(norm: Any, bn_mode: str) -> None:
     net, live = network(norm), bn_mode != 'eval'
     net[DROPOUT].p = 0.0
     by_batch, by_running = copy.deepcopy(net), copy.deepcopy(net).eval()
@@ -145,14 +118,7 @@ def test_batch_statistics_of_a_model_in_eval_mode(tracked: bool) -> None:
     expected = F.batch_norm(IMAGES, None, None, training=True)
     assert torch.allclose(normalized, expected, atol=1e-6)
     assert not net[0].training and net[0].track_running_stats == tracked
-    for name, value in net.state_dict().items():
-        assert torch.equal(value, state[name])
-
-
-def test_unknown_bn_mode() -> None:
-    context = attack_mode(network(), 'frozen')
-    with pytest.raises(ValueError, match=r"bn_mode='frozen'.*'eval', 'batch'"):
-        context.__enter__()
+    torch.testing.assert_close(net.state_dict(), state, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('earlier', [False, True])
@@ -167,39 +133,27 @@ def test_gradients_of_parameters_stay(bn_mode: str, earlier: bool) -> None:
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    'settings',
-    [
-        None,
-        {},
-        dict(loss='kl'),
-        dict(stop_when_fooled=True),
-        dict(loss='kl', stop_when_fooled=True),
-    ],
-    ids=str,
-)
-def test_training_after_an_attack_in_one_autocast(
-    settings: dict | None,
-) -> None:
+@pytest.mark.parametrize('stop', [None, False, True])
+@pytest.mark.parametrize('loss', ['ce', 'kl'])
+def test_training_after_attacks_in_one_autocast(stop: Any, loss: str) -> None:
     """Autocast must not hand the attack's casts to the training forward."""
     found = []
     for attacked in (False, True):
         net = network()
         net[DROPOUT].p = 0.0
         with torch.autocast('cpu', torch.bfloat16):
-            if attacked and settings is None:
+            if attacked and stop is None:
                 with attack_mode(net), torch.no_grad():
                     net(IMAGES)
             elif attacked:
+                settings = dict(loss=loss, stop_when_fooled=stop)
                 adversarial = attack(net, restarts=2, **settings)
                 assert adversarial.dtype == torch.float32
                 assert not torch.equal(adversarial, IMAGES)
             F.cross_entropy(net(IMAGES), LABELS).backward()
-        trained = {
-            k: p.grad for k, p in net.named_parameters() if p.requires_grad
-        }
-        assert all(gradient.any() for gradient in trained.values())
-        found.append(trained)
+        named = net.named_parameters()
+        found.append({k: p.grad for k, p in named if p.requires_grad})
+        assert all(gradient.any() for gradient in found[-1].values())
     assert len(found[0]) == 7
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
@@ -207,30 +161,23 @@ def test_training_after_an_attack_in_one_autocast(
 # Activation checkpointing.
 
 LARGE = torch.rand(4, 3, 32, 32, generator=DRAW)
-SWIN = dict(
-    type='ImageClassifier',
-    backbone=dict(
-        type='SwinTransformer',
-        arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2]),
-        img_size=32,
-        pad_small_map=True,
-        drop_path_rate=0.0,
-    ),
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
-)
-CLASSIFIERS = dict(resnet=classifier_cfg(), swin=SWIN)
+SWIN = dict(type='SwinTransformer', img_size=32, pad_small_map=True)
+SWIN['arch'] = dict(embed_dims=8, depths=[1] * 4, num_heads=[1, 1, 2, 2])
+SWIN['drop_path_rate'] = 0.0
 
 
-def build(network: str, with_cp: bool) -> Any:
-    cfg = copy.deepcopy(CLASSIFIERS[network])
+def build(backbone: dict, with_cp: bool) -> Any:
+    cfg = classifier_cfg()
+    if backbone:
+        cfg.update(backbone=dict(backbone))
+        cfg['head']['in_channels'] = 64
     cfg['backbone']['with_cp'] = with_cp
     return build_adversarial(classifier=cfg).train()
 
 
-@pytest.mark.parametrize('network', CLASSIFIERS)
-def test_same_attack_and_gradients_with_checkpointing(network: str) -> None:
-    plain, saving = (build(network, with_cp) for with_cp in (False, True))
+@pytest.mark.parametrize('backbone', [{}, SWIN], ids=['resnet', 'swin'])
+def test_same_attack_and_gradients_with_checkpointing(backbone: dict) -> None:
+    plain, saving = (build(backbone, with_cp) for with_cp in (False, True))
     assert torch.equal(attack(saving, LARGE), attack(plain, LARGE))
     samples = [DataSample().set_gt_label(label) for label in LABELS[:4]]
     gradients = []
@@ -240,22 +187,23 @@ def test_same_attack_and_gradients_with_checkpointing(network: str) -> None:
         # As adversarial weight perturbation takes them.
         weights = [p for p in model.parameters() if p.requires_grad]
         gradients.append(torch.autograd.grad(losses['loss'], weights))
-    for expected, found in zip(*gradients):
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*reversed(gradients))
 
 
 def test_checkpointing_by_the_runners_setting() -> None:
     plain, saving = build_adversarial().eval(), build_adversarial().eval()
-    turn_on_activation_checkpointing(saving, ['backbone.layer1'])
+    turn_on = activation_checkpointing.turn_on_activation_checkpointing
+    turn_on(saving, ['backbone.layer1'])
     assert torch.equal(attack(saving, LARGE), attack(plain, LARGE))
 
 
 def test_the_functions_are_put_back_also_after_an_error() -> None:
     places = (torch.utils.checkpoint, activation_checkpointing)
     before = [place.checkpoint for place in places]
-    with pytest.raises(ZeroDivisionError), differentiable_checkpoints():
+    inside = context.differentiable_checkpoints
+    with pytest.raises(ZeroDivisionError), inside():
         assert all(p.checkpoint is not b for p, b in zip(places, before))
-        with differentiable_checkpoints():  # an attack inside the loss
+        with inside():  # an attack inside the loss
             pass
         raise ZeroDivisionError
     assert [place.checkpoint for place in places] == before
@@ -268,24 +216,23 @@ class Checkpointed(nn.Module):
         super().__init__()
         self.net = network().eval()
         self.checkpoint = torch.utils.checkpoint.checkpoint
-        self.use_reentrant = use_reentrant
+        self.options = dict(use_reentrant=use_reentrant)
 
     def forward(self, images: Tensor) -> Tensor:
-        use_reentrant = self.use_reentrant
-        return self.checkpoint(self.net, images, use_reentrant=use_reentrant)
+        return self.checkpoint(self.net, images, **self.options)
 
 
-def test_reentrant_checkpointing_says_what_to_do() -> None:
+def test_errors_of_a_model_under_attack() -> None:
     with pytest.raises(RuntimeError, match=r'that name.*use_reentrant=False'):
         attack(Checkpointed(True))
     expected, found = attack(network().eval()), attack(Checkpointed(False))
     assert torch.equal(expected, found)
 
-
-def test_other_errors_of_a_model_are_not_explained_away() -> None:
     class Broken(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.detach().flatten(1)
 
     with pytest.raises(RuntimeError, match='does not require grad'):
         attack(Broken())
+    with pytest.raises(ValueError, match=r"bn_mode='frozen'.*'eval', 'batch'"):
+        attack_mode(network(), 'frozen').__enter__()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,12 +13,6 @@ from tiny import build_adversarial, classifier_cfg, raw_batch
 from torch import Tensor, nn
 
 from m2at_mm.attacks import FGSM, PGD, AutoAttack, ThreatModel, logits
-from m2at_mm.attacks.logits import (
-    NO_LABEL,
-    at_entrance,
-    logits_of,
-    predicted_labels,
-)
 
 
 class Squeezing(nn.Module):
@@ -36,27 +31,22 @@ class Squeezing(nn.Module):
 
 @pytest.mark.parametrize('num', [1, 2, 5])
 def test_a_squeezed_batch_is_a_batch_again(num: int) -> None:
-    model = Squeezing()
-    images = torch.rand(num, 3, 4, 4)
+    model, images = Squeezing(), torch.rand(num, 3, 4, 4)
     expected = images.mean((2, 3)) @ model.linear.weight.T + model.linear.bias
-    torch.testing.assert_close(logits_of(model, images), expected)
+    torch.testing.assert_close(logits.logits_of(model, images), expected)
 
 
 @pytest.mark.parametrize(
-    'attack',
-    [PGD(steps=3, restarts=2), FGSM(), AutoAttack(['apgd-ce'])],
-    ids=['pgd', 'fgsm', 'autoattack'],
+    'attack', [PGD(steps=3, restarts=2), FGSM(), AutoAttack(['apgd-ce'])]
 )
 def test_one_image_is_attacked_as_among_others(attack: PGD) -> None:
     """Also where the others are fooled already and leave the batch."""
     model, images = Squeezing(), torch.rand(3, 3, 4, 4)
     labels = model(images).argmax(1)
     labels[1:] = (labels[1:] + 1) % 5
-    threat = ThreatModel('linf', 0.4)
-    for batch in (slice(1), slice(3)):
-        adversarial = attack(
-            model, images[batch], labels[batch], threat, stop_when_fooled=True
-        )
+    for part in (slice(1), slice(3)):
+        batch = images[part], labels[part], ThreatModel('linf', 0.4)
+        adversarial = attack(model, *batch, stop_when_fooled=True)
         attacked = model(torch.cat([adversarial, images]))
         assert attacked[0].argmax() != labels[0]
 
@@ -64,32 +54,19 @@ def test_one_image_is_attacked_as_among_others(attack: PGD) -> None:
 NAN, INF = torch.nan, torch.inf
 
 
-@pytest.mark.parametrize(
-    ('row', 'label'),
-    [
-        ([0.0, 2.0, 1.0], 1),
-        ([NAN, 2.0, 1.0], NO_LABEL),
-        ([0.0, NAN, 1.0], NO_LABEL),
-        ([INF, 2.0, 1.0], NO_LABEL),
-        ([0.0, 2.0, -INF], NO_LABEL),
-    ],
-    ids=str,
-)
-def test_what_is_not_finite_predicts_nothing(
-    row: list[float], label: int
-) -> None:
-    rows = torch.tensor([[3.0, 1.0, 2.0], row])
-    assert predicted_labels(rows).tolist() == [0, label]
+def test_what_is_not_finite_predicts_nothing() -> None:
+    rows = [[0.0, 2, 1], [NAN, 2, 1], [0, NAN, 1], [INF, 2, 1], [0, 2, -INF]]
+    found = logits.predicted_labels(torch.tensor([*rows, [3, 1, 2]]))
+    assert found.tolist() == [1, *[logits.NO_LABEL] * 4, 0]
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.float64, torch.float32, torch.float16, torch.bfloat16]
-)
-def test_images_in_the_precision_of_the_parameters(dtype: torch.dtype) -> None:
-    model = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 1)).to(dtype)
+@pytest.mark.parametrize('kind', ['double', 'float', 'half', 'bfloat16'])
+def test_images_in_the_precision_of_the_parameters(kind: str) -> None:
+    model = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 1))
     images = torch.rand(1, 1, 2, 2)
-    assert at_entrance(model, images).dtype == dtype
-    assert at_entrance(nn.Identity(), images) is images
+    found = logits.at_entrance(getattr(model, kind)(), images)
+    assert found.dtype == getattr(images, kind)().dtype
+    assert logits.at_entrance(nn.Identity(), images) is images
 
 
 COUNTERS = torch._dynamo.utils.counters
@@ -98,12 +75,8 @@ COUNTERS = torch._dynamo.utils.counters
 @pytest.fixture
 def tracing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Dynamo and autograd as they are, without the slow code generation."""
-    compile_ = torch.compile
-    monkeypatch.setattr(
-        torch,
-        'compile',
-        lambda call, mode: compile_(call, backend='aot_eager'),
-    )
+    short = partial(torch.compile, backend='aot_eager')
+    monkeypatch.setattr(torch, 'compile', lambda call, mode: short(call))
     torch._dynamo.reset()
     COUNTERS.clear()
     logits._compiled_call.cache_clear()
@@ -138,7 +111,7 @@ def test_nothing_stays_on_the_model_nor_on_a_copy(tracing: None) -> None:
     assert all(module.training for module in model.modules())
     other = copy.deepcopy(model)
     for parameter in other.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+        nn.init.normal_(parameter, std=0.1)
     found = _attack(other, 'default')
     assert (found != _attack(other, None)).float().mean() < 0.01
     assert (found != before).float().mean() > 0.3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,22 +12,15 @@ import torch.nn.functional as F
 from quick_autoattack import quick_autoattack
 from torch import Tensor, nn
 
-from m2at_mm.attacks import (
-    FGSM,
-    NFGSM,
-    PGD,
-    AutoAttack,
-    ThreatModel,
-    attack_mode,
-    pgd,
-)
+from m2at_mm.attacks import FGSM, NFGSM, PGD, AutoAttack, ThreatModel
+from m2at_mm.attacks.context import attack_mode
 
 THREAT = ThreatModel()
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 ATTACKS: dict[str, Callable[..., Any]] = {
-    'pgd': lambda **settings: PGD(steps=3, restarts=2, **settings),
-    'margin': lambda **settings: PGD(steps=3, loss='margin', **settings),
-    'kl': lambda **settings: PGD(steps=3, loss='kl', **settings),
+    'pgd': partial(PGD, steps=3, restarts=2),
+    'margin': partial(PGD, steps=3, loss='margin'),
+    'kl': partial(PGD, steps=3, loss='kl'),
     'fgsm': FGSM,
     'n-fgsm': NFGSM,
 }
@@ -70,44 +64,31 @@ def _signs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return torch.autograd.grad(loss, images)[0].sign()
 
 
-@pytest.fixture(params=['cpu', pytest.param('cuda', marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest) -> str:
-    if request.param == 'cuda' and not torch.cuda.is_available():
-        pytest.skip('no CUDA device')
-    return request.param
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('dtype', 'share'), [('bfloat16', 0.97), ('float16', 0.99)]
+    'device', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
 )
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_half_precision_agrees_on_a_robust_model(
-    dtype: str,
-    share: float,
-    device: str,
-    robust_model: nn.Module,
-    cifar10_images: Callable[[int], tuple[Tensor, Tensor]],
+    dtype: Any, device: str, robust_model: nn.Module, cifar10_images: Callable
 ) -> None:
     """Signs of the gradient, and robust accuracy on 200 images."""
-    images, labels = cifar10_images(200)
+    if device == 'cuda' and not torch.cuda.is_available():
+        pytest.skip('no CUDA device')
+    images, labels = (part.to(device) for part in cifar10_images(200))
     model = robust_model.to(device)
-    images, labels = images.to(device), labels.to(device)
-    half = torch.autocast(device, dtype=getattr(torch, dtype))
     start = THREAT.ball(images).random_start()
-    full_signs = _signs(model, start, labels)
-    with half:
-        half_signs = _signs(model, start, labels)
-    assert (full_signs == half_signs).float().mean() >= share
-
-    settings: Any = dict(steps=10, generator=None)
-    robust = []
-    for context in (torch.autocast(device, enabled=False), half):
+    signs, robust = [], []
+    for half in (False, True):
         torch.manual_seed(0)
-        with context:
-            found = pgd(model, images, labels, THREAT, **settings)
+        with torch.autocast(device, dtype, enabled=half):
+            signs.append(_signs(model, start, labels))
+            found = PGD(steps=10)(model, images, labels, THREAT)
         with torch.no_grad():  # what is measured is the float32 model
             right = model(found).argmax(1) == labels
         robust.append(100 * right.float().mean().item())
+    share = 0.97 if dtype == torch.bfloat16 else 0.99
+    assert (signs[0] == signs[1]).float().mean() >= share
     assert robust[0] > 20
     assert abs(robust[0] - robust[1]) <= 1.0
 
@@ -126,16 +107,15 @@ class Linear(nn.Module):
         return self.layer(self.norm(self.conv(images)).mean((2, 3)))
 
 
-@pytest.mark.parametrize(
-    ('norm', 'channels'), [('linf', 1), ('l2', 3), ('linf', 4)]
-)
+@pytest.mark.parametrize('shape', [('linf', 1), ('l2', 3), ('linf', 4)])
 @pytest.mark.parametrize('given', [torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', [*ATTACKS, 'autoattack'])
 def test_the_state_of_an_attack_is_precise(
-    name: str, dtype: torch.dtype, given: torch.dtype, norm: str, channels: int
+    name: str, dtype: torch.dtype, given: torch.dtype, shape: tuple
 ) -> None:
-    if 'fgsm' in name and norm == 'l2':
+    norm, channels = shape
+    if 'fgsm' in name:
         norm = 'linf'  # single steps are its own
     torch.manual_seed(0)
     model = Linear(channels).eval().to(dtype)

@@ -19,35 +19,25 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def test_images_are_those_against_the_surrogate(checkpoint: str) -> None:
-    transfer = TASK_UTILS.build(
-        dict(
-            type='m2at_mm.Transfer',
-            surrogate=adversarial_cfg(),
-            checkpoint=checkpoint,
-            attack=dict(type='m2at_mm.PGD', steps=3),
-        )
-    )
+    cfg = dict(type='m2at_mm.Transfer', attack=dict(type='m2at_mm.PGD'))
+    cfg |= dict(surrogate=adversarial_cfg(), checkpoint=checkpoint)
+    transfer = TASK_UTILS.build(cfg)
     surrogate = build_adversarial(seed=1).eval()
-    images = torch.rand(3, 3, 32, 32)
-    labels = torch.tensor([0, 1, 2])
-    threat = ThreatModel()
+    batch = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2]), ThreatModel()
     torch.manual_seed(5)
-    expected = PGD(steps=3)(surrogate, images, labels, threat)
+    expected = PGD()(surrogate, *batch)
     torch.manual_seed(5)
 
     def attacked(images: torch.Tensor) -> torch.Tensor:
         raise AssertionError('the attacked model is not asked')
 
-    found = transfer(attacked, images, labels, threat, stop_when_fooled=True)
+    found = transfer(attacked, *batch, stop_when_fooled=True)
     assert torch.equal(found, expected)
 
 
-def test_default_attack_is_pgd20(checkpoint: str) -> None:
+def test_default_attack_and_checkpoint_of_another(checkpoint: str) -> None:
     attack = Transfer(adversarial_cfg(), checkpoint).attack
     assert isinstance(attack, PGD) and attack.steps == 20
-
-
-def test_checkpoint_of_another_network(checkpoint: str) -> None:
     other = adversarial_cfg(classifier=classifier_cfg(base_channels=8))
     with pytest.raises(ValueError, match='does not fit the surrogate'):
         Transfer(other, checkpoint)

@@ -1,4 +1,4 @@
-"""Standard, PGDAT, TRADES and MART against their published losses."""
+"""Standard, PGDAT, TRADES, MART, AVmixup and IAT against their papers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from tiny import build_adversarial
 from torch import Tensor
 
-from m2at_mm.methods import MART, PGDAT, TRADES, Standard
+from m2at_mm.methods import IAT, MART, PGDAT, TRADES, AVmixup, Standard
+from m2at_mm.methods.baselines import Mixup
 
-ROWS = torch.arange(6)
+ROWS, INF = torch.arange(6), float('inf')
 
 
 def kl(p: Tensor, q: Tensor) -> Tensor:
@@ -56,8 +57,7 @@ def test_trades(check: Any, soft: bool, beta: float) -> None:
     truth = check.scores if soft else F.one_hot(check.labels, 10)
 
     def reference(net: Any) -> Tensor:
-        p = net(check.images).softmax(1)
-        q = net(check.adversarial).softmax(1)
+        p, q = (x.softmax(1) for x in map(net, check.both))
         natural = -(truth * p.log()).sum(1).mean()
         return natural + beta * kl(p, q).mean()
 
@@ -69,14 +69,11 @@ def test_trades(check: Any, soft: bool, beta: float) -> None:
 @pytest.mark.parametrize('beta', [5.0, 0.0])
 def test_mart(check: Any, beta: float) -> None:
     def reference(net: Any) -> Tensor:
-        p = net(check.images).softmax(1)
-        q = net(check.adversarial).softmax(1)
-        others = q.clone()
-        others[ROWS, check.labels] = -1
-        boosted = -q[ROWS, check.labels].log() - torch.log(
-            1.0001 - others.max(1).values + 1e-12
-        )
-        unsure = 1 - p[ROWS, check.labels]
+        p, q = (x.softmax(1) for x in map(net, check.both))
+        others, own = q.clone(), (ROWS, check.labels)
+        others[own] = -1
+        margin = -torch.log(1.0001 - others.max(1).values + 1e-12)
+        boosted, unsure = -q[own].log() + margin, 1 - p[own]
         return boosted.mean() + beta * (kl(p, q) * unsure).mean()
 
     check.compare('MART', reference, beta=beta)
@@ -85,14 +82,77 @@ def test_mart(check: Any, beta: float) -> None:
 def test_mart_refuses_mixed_labels_at_build_time() -> None:
     mixup = dict(augments=dict(type='Mixup', alpha=0.8))
     data = dict(num_classes=10, batch_augments=mixup)
+    mart = dict(type='m2at_mm.MART')
     with pytest.raises(ValueError, match=r'needs hard labels.*batch_augments'):
-        build_adversarial(
-            method=dict(type='m2at_mm.MART'), data_preprocessor=data
-        )
+        build_adversarial(method=mart, data_preprocessor=data)
 
 
-@pytest.mark.parametrize('method', [TRADES, MART])
-@pytest.mark.parametrize('beta', [-1, float('inf')])
-def test_wrong_beta(method: Any, beta: float) -> None:
-    with pytest.raises(ValueError, match=f'beta={beta} must be a finite'):
-        method(beta=beta)
+def test_avmixup(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.9, 0.1])
+    monkeypatch.setattr(AVmixup, 'draw', lambda self, images: draws)
+
+    def reference(net: Any) -> Tensor:
+        images, targets = [], []
+        for n in range(6):  # one image at a time, as the paper writes it
+            x, a = check.images[n], draws[n]
+            vertex = (x + 2 * (check.adversarial[n] - x)).clip(0, 1)
+            images.append(a * x + (1 - a) * vertex)
+            y = F.one_hot(check.labels[n], 10).float()
+            smooth = torch.where(y == 1, 0.1, 0.9 / 9)
+            targets.append(a * y + (1 - a) * smooth)
+        logits = net(torch.stack(images))
+        return -(torch.stack(targets) * logits.log_softmax(1)).sum() / 6
+
+    losses = check.compare('AVmixup', reference)
+    assert losses.keys() == {'loss', 'kept_share', 'adversarial_accuracy'}
+    assert losses['kept_share'] == pytest.approx(1 - draws.mean().item())
+
+
+def test_iat(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = (
+        Mixup(torch.tensor(0.3), torch.tensor([5, 4, 3, 2, 1, 0])),
+        Mixup(torch.tensor(0.8), torch.tensor([1, 2, 0, 3, 5, 4])),
+    )
+    monkeypatch.setattr(IAT, 'draw', lambda self, images: drawn)
+
+    def reference(net: Any) -> Tensor:
+        total = torch.zeros(())
+        for images, (lam, other) in zip(check.both, drawn):
+            logits = net(lam * images + (1 - lam) * images[other])
+            total += lam * F.cross_entropy(logits, check.labels) / 2
+            loss = F.cross_entropy(logits, check.labels[other])
+            total += (1 - lam) * loss / 2
+        return total
+
+    losses = check.compare('IAT', reference)
+    assert losses.keys() == {'loss', 'adversarial_accuracy'}
+
+
+def test_draws_are_uniform() -> None:
+    torch.manual_seed(0)
+    draws = AVmixup().draw(torch.zeros(4000, 1, 1, 1))
+    assert draws.shape == (4000,)
+    assert draws.min() >= 0 and draws.max() <= 1
+    assert draws.mean().item() == pytest.approx(0.5, abs=0.03)
+    assert draws.var().item() == pytest.approx(1 / 12, abs=0.01)
+    ratios = []
+    for _ in range(500):
+        clean, adversarial = IAT().draw(torch.zeros(5, 1, 1, 1))
+        assert sorted(clean.partner.tolist()) == [0, 1, 2, 3, 4]
+        assert clean.ratio != adversarial.ratio
+        ratios.append(clean.ratio)
+    assert torch.stack(ratios).mean().item() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ('method', 'name', 'value'),
+    [
+        *((kind, 'beta', x) for kind in (TRADES, MART) for x in (-1, INF)),
+        (AVmixup, 'gamma', 0.5),
+        (AVmixup, 'clean_label', 1.1),
+        (AVmixup, 'vertex_label', -0.1),
+    ],
+)
+def test_wrong_settings(method: Any, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f'{name}={value} must be a finite'):
+        method(**{name: value})

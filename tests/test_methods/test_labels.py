@@ -7,7 +7,7 @@ from m2at_mm.methods.labels import one_hot, smooth_labels
 
 
 @pytest.mark.parametrize(
-    ('target', 'confidence', 'expected'),
+    ('target', 'kept', 'expected'),
     [
         ([0, 1, 0, 0, 0], 1.0, [0, 1, 0, 0, 0]),
         ([0, 1, 0, 0, 0], 0.6, [0.1, 0.6, 0.1, 0.1, 0.1]),
@@ -16,14 +16,11 @@ from m2at_mm.methods.labels import one_hot, smooth_labels
         ([0.75, 0.25], 0.8, [0.65, 0.35]),
         ([0.5, 0.5, 0], 0.7, [0.425, 0.425, 0.15]),
     ],
-    ids=['certain', 'smooth', 'uniform', 'wrong', 'two-classes', 'mixed'],
 )
-def test_smooth_labels(
-    target: list[float], confidence: float, expected: list[float]
-) -> None:
+def test_smooth_labels(target: list, kept: float, expected: list) -> None:
     given = torch.tensor([target], dtype=torch.float32)
 
-    smooth = smooth_labels(given, confidence)
+    smooth = smooth_labels(given, kept)
 
     assert smooth[0].tolist() == pytest.approx(expected, abs=1e-6)
     assert given[0].tolist() == target
