@@ -48,9 +48,9 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if '--debug' in sys.argv:
             raise
-        text = ' '.join(str(arg) for arg in error.args[:1]) or repr(error)
-        if isinstance(error, OSError):  # of two arguments or more
-            text = str(error)
+        # An OSError has two arguments or more.
+        told = [error] if isinstance(error, OSError) else error.args[:1]
+        text = ' '.join(map(str, told)) or repr(error)
         log = _log_traceback()
         where = f'traceback: {log}' if log else '--debug shows the traceback'
         sys.exit(
@@ -74,13 +74,7 @@ def _log_traceback() -> str | None:
 def add_common_arguments(
     parser: argparse.ArgumentParser, config: str | None = None
 ) -> None:
-    """Add the config, and the options of mmpretrain that every tool has.
-
-    Args:
-        parser (ArgumentParser): The tool's parser.
-        config (str, optional): Config where none is given. Defaults to None:
-            one must be given.
-    """
+    """Add the config, which may have a default, and mmpretrain's options."""
     add = parser.add_argument
     text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
     add('config', nargs='?' if config else None, default=config, help=text)
@@ -163,16 +157,12 @@ def set_work_dir(
 
 
 def use_amp(cfg: Config) -> None:
-    """Switch to automatic mixed precision.
+    """Switch a config, all else merged, to automatic mixed precision.
 
     float16 by default, as in mmpretrain. With
     ``optim_wrapper.dtype='bfloat16'``, whose range is that of float32, the
     loss is not scaled: after each scaled iteration the host reads whether a
     gradient overflowed, for which it waits for the GPU.
-
-    Args:
-        cfg (Config): Config with all other options merged; its
-            ``optim_wrapper`` is changed.
 
     Raises:
         ValueError: The config has a wrapper that is neither of MMEngine's.
@@ -191,30 +181,22 @@ def use_amp(cfg: Config) -> None:
 
 
 def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Merge what :func:`add_common_arguments` read, last of all."""
+    """Merge what :func:`add_common_arguments` read, last of all.
+
+    What a dataloader's config leaves open gets mmpretrain's defaults.
+    """
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    for field in LOADERS:
-        if cfg.get(field) is not None:
-            cfg[field] = _with_defaults(cfg[field], args)
-
-
-def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
-    """Mmpretrain's defaults for what a dataloader's config leaves open."""
-    filled = ConfigDict(
-        pin_memory=get_device() != 'cpu',
-        persistent_workers=True,
-        collate_fn=dict(type='default_collate'),
-    )
-    filled.update(loader)
-    # A base inside mmpretrain marks it, and MMEngine passes the mark on to
-    # the function.
-    if isinstance(filled.collate_fn, dict):
-        filled.collate_fn.pop('_scope_', None)
-    if args.no_pin_memory:
-        filled.pin_memory = False
+    cfg.merge_from_dict(args.cfg_options or {})
     stop_workers = getattr(args, 'no_persistent_workers', False)
-    if stop_workers or filled.get('num_workers', 0) == 0:
-        filled.persistent_workers = False
-    return filled
+    for loader in filter(None, map(cfg.get, LOADERS)):
+        loader.setdefault('pin_memory', get_device() != 'cpu')
+        loader.setdefault('persistent_workers', True)
+        loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
+        # A base inside mmpretrain marks it, and MMEngine passes the mark on
+        # to the function.
+        if isinstance(loader.collate_fn, dict):
+            loader.collate_fn.pop('_scope_', None)
+        if args.no_pin_memory:
+            loader.pin_memory = False
+        if stop_workers or not loader.get('num_workers'):
+            loader.persistent_workers = False

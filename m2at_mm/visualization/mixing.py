@@ -19,6 +19,7 @@ from m2at_mm.visualization.rendering import (
     amplified,
     amplitude,
     class_name,
+    describe_scores,
     make_grid,
     make_heading,
     show_panel,
@@ -40,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 _OWN = 'this config'
 _SAMPLES = 10001  # of a distribution, for its quantiles
+_Draws = dict[str, tuple[M2AT, MixRatios]]
 
 
 @dataclass
@@ -70,12 +72,7 @@ class _Variants:
     def of(
         cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
     ) -> Self:
-        """Attack a batch and mix it by each variant.
-
-        Args:
-            model (AdversarialClassifier): In eval mode, with method M2AT.
-            images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
-            labels (Tensor): int64, shape (N, ).
+        """Attack images in [0, 1], and mix them by each variant.
 
         Raises:
             ValueError: The model's method is not M2AT.
@@ -102,9 +99,7 @@ class _Variants:
         )
 
     @staticmethod
-    def _variants(
-        own: M2AT, images: Tensor
-    ) -> dict[str, tuple[M2AT, MixRatios]]:
+    def _variants(own: M2AT, images: Tensor) -> _Draws:
         """The variants by name, with draws that can be compared."""
         raise NotImplementedError
 
@@ -116,15 +111,10 @@ class MaskKinds(_Variants):
     """
 
     @staticmethod
-    def _variants(
-        own: M2AT, images: Tensor
-    ) -> dict[str, tuple[M2AT, MixRatios]]:
+    def _variants(own: M2AT, images: Tensor) -> _Draws:
         ratio = own.draw(images).ratio
         masks = {one: draw_masks(one, images, own.patch_size) for one in MASKS}
-        return {
-            kind: (M2AT(), MixRatios(mask, ratio))
-            for kind, mask in masks.items()
-        }
+        return {k: (M2AT(), MixRatios(v, ratio)) for k, v in masks.items()}
 
 
 class MethodOptions(_Variants):
@@ -135,29 +125,25 @@ class MethodOptions(_Variants):
     """
 
     @staticmethod
-    def _variants(
-        own: M2AT, images: Tensor
-    ) -> dict[str, tuple[M2AT, MixRatios]]:
+    def _variants(own: M2AT, images: Tensor) -> _Draws:
         masks: dict[str, Any] = dict(mask=own.mask, patch_size=own.patch_size)
         methods = {k: M2AT(**masks, **given) for k, given in VARIANTS.items()}
-        draws = methods['plain'].draw(images)
-        return {
-            name: (method, _for_method(draws, method))
-            for name, method in {**methods, _OWN: own}.items()
-        }
-
-
-def _for_method(draws: MixRatios, method: M2AT) -> MixRatios:
-    """Plain draws, with ratio and partners as a method's options say."""
-    ratio, partner = draws.ratio, None
-    if method.mix_alpha != 1:
-        alpha = torch.tensor(float(method.mix_alpha))
-        sample = torch.distributions.Beta(alpha, alpha).sample((_SAMPLES,))
-        # The plain ratio is uniform, so it says the quantile.
-        ratio = torch.quantile(sample.to(ratio), ratio)
-    if method.pairing == 'batch':
-        partner = torch.arange(len(ratio), device=ratio.device).roll(-1)
-    return MixRatios(draws.mask, ratio, partner)
+        mask, plain, _ = methods['plain'].draw(images)
+        found = {}
+        for name, method in {**methods, _OWN: own}.items():
+            ratio, partner = plain, None
+            if method.mix_alpha != 1:
+                alpha = torch.tensor(float(method.mix_alpha))
+                beta = torch.distributions.Beta(alpha, alpha)
+                # The plain ratio is uniform, so it says the quantile.
+                sample = beta.sample((_SAMPLES,)).to(plain)
+                ratio = torch.quantile(sample, plain)
+            if method.pairing == 'batch':
+                partner = torch.arange(len(plain), device=plain.device).roll(
+                    -1
+                )
+            found[name] = method, MixRatios(mask, ratio, partner)
+        return found
 
 
 def draw_mask_kinds(
@@ -178,20 +164,17 @@ def draw_mask_kinds(
     size = (1.5 * columns, 1.64 * num + 0.65)
     figure, axes = make_grid((num, columns), size, titles, heading)
     full = amplitude(batch.threat_model, batch.perturbation)
-    for row, line in enumerate(axes):
+    for row, (clean, change, *rest) in enumerate(axes):
         label = class_name(batch.labels[row], classes)
-        show_panel(line[0], batch.clean[row], label)
+        show_panel(clean, batch.clean[row], label)
         text = f'mixing ratio {batch.draws[MASKS[0]].ratio[row]:.2f}'
-        show_panel(line[1], amplified(batch.perturbation[row], full), text)
-        for place, kind in enumerate(MASKS):
-            mask, share = (
-                batch.draws[kind].mask[row],
-                batch.mixed[kind].kept_share,
-            )
-            first, second = line[2 * place + 2 : 2 * place + 4]
+        show_panel(change, amplified(batch.perturbation[row], full), text)
+        for first, second, kind in zip(rest[::2], rest[1::2], MASKS):
+            mask = batch.draws[kind].mask[row]
             show_panel(first, mask, f'covers {mask.mean():.2f}')
             kept = amplified(batch.kept[kind][row], full)
-            show_panel(second, kept, f'keeps {share[row]:.2f}')
+            share = batch.mixed[kind].kept_share[row]
+            show_panel(second, kept, f'keeps {share:.2f}')
     return figure
 
 
@@ -213,8 +196,7 @@ def draw_method_options(
         f'{heading}\n{_OWN}: {batch.own}',
     )
     full = amplitude(batch.threat_model, torch.stack([*batch.kept.values()]))
-    for row in range(num):
-        top, below = axes[2 * row : 2 * row + 2]
+    for row, (top, below) in enumerate(zip(axes[::2], axes[1::2])):
         name = class_name(batch.labels[row], classes)
         show_panel(top[0], batch.clean[row], f'label: {name}')
         below[0].set_axis_off()
@@ -222,22 +204,21 @@ def draw_method_options(
         below[1].set_ylabel('perturbation in it', fontsize=9)
         for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
             show_panel(top[column], mixed.images[row])
+            target = _describe_target(mixed.target[row], classes)
             show_panel(
                 below[column],
                 amplified(batch.kept[variant][row], full),
-                f'keeps {mixed.kept_share[row]:.2f}, target:\n'
-                f'{_describe_target(mixed.target[row], classes)}',
+                f'keeps {mixed.kept_share[row]:.2f}, target:\n{target}',
             )
     return figure
 
 
 def _describe_target(target: Tensor, classes: Classes) -> str:
     """The two likeliest classes, where there are two."""
-    values, indices = target.topk(2)
-    lines = [
-        f'{class_name(index, classes)} {100 * value:.0f} %'
-        for value, index in zip(values, indices)
-    ]
+    first = describe_scores(target, classes)
+    rest = target.clone()
+    rest[target.argmax()] = 0
     # Equal to the rest, as smoothed labels are, it is not one of two.
-    rest = target.sum() - values[0]
-    return '\n'.join(lines) if values[1] > 0.99 * rest > 0 else lines[0]
+    if rest.max() > 0.99 * rest.sum() > 0:
+        return f'{first}\n{describe_scores(rest, classes)}'
+    return first

@@ -20,7 +20,6 @@ Classes = Sequence[str] | None
 # Two that colour-blind people tell apart (Okabe and Ito, "Color Universal
 # Design", 2008); the texts say in words what they mean, too.
 RIGHT, WRONG = '#0072B2', '#D55E00'
-_LONGEST_NAME = 16  # characters; ImageNet's names fill lines
 
 
 def make_grid(
@@ -74,10 +73,9 @@ def amplified(perturbation: Tensor, full: float) -> Tensor:
 
 def class_name(index: int | Tensor, classes: Classes) -> str:
     """A class by its name, shortened, or by its number without names."""
-    name = str(classes[int(index)]) if classes else str(int(index))
-    if len(name) > _LONGEST_NAME:
-        name = name[: _LONGEST_NAME - 1] + '…'
-    return name
+    name = str(classes[int(index)] if classes else int(index))
+    # ImageNet's names fill lines.
+    return name if len(name) <= 16 else f'{name[:15]}…'
 
 
 def describe_scores(scores: Tensor, classes: Classes) -> str:

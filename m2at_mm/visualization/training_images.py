@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from matplotlib.figure import Figure
@@ -30,23 +30,21 @@ class TrainingImages:
     """What a method makes of a batch, with the predictions on it.
 
     What the method lacks is None: without a train attack only the clean
-    images are left.
+    images are left. Images are RGB in [0, 1], shape (N, C, H, W); scores and
+    targets are probabilities, shape (N, K).
 
     Attributes:
         method (str): The name of its class.
         threat_model (ThreatModel): Norm and radius.
-        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
+        clean (Tensor): Images.
         labels (Tensor): True labels, int64, shape (N, ).
-        clean_scores (Tensor): Predicted probabilities, shape (N, K).
-        adversarial (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
-        adversarial_scores (Tensor, optional): Predicted probabilities, shape
-            (N, K).
-        training (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
-        target (Tensor, optional): Targets of the training images,
-            probabilities, shape (N, K).
+        clean_scores (Tensor): Predictions on them.
+        adversarial (Tensor, optional): Images under the train attack.
+        adversarial_scores (Tensor, optional): Predictions on them.
+        training (Tensor, optional): Training images.
+        target (Tensor, optional): Their targets.
         keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
-        kept (Tensor, optional): The perturbation in the training images,
-            shape (N, C, H, W).
+        kept (Tensor, optional): The perturbation in the training images.
     """
 
     method: str
@@ -69,20 +67,16 @@ class TrainingImages:
 
         The model is in eval mode; images are in [0, 1], labels int64.
         """
+        name, attack = type(model.method).__name__, model.train_attack
         threat_model = copy(model.threat_model)  # schedules change it
-        with torch.no_grad():
-            scores = model(images).softmax(1)
-        name = type(model.method).__name__
+        scores = _scores(model, images)
         found = cls(name, threat_model, images, labels, scores)
-        if model.train_attack is not None:
-            found.adversarial = model.train_attack(
-                model, images, labels, threat_model
-            )
-            with torch.no_grad():
-                scores = model(found.adversarial).softmax(1)
-            found.adversarial_scores = scores
+        if attack is not None:
+            adversarial = attack(model, images, labels, threat_model)
+            found.adversarial = adversarial
+            found.adversarial_scores = _scores(model, adversarial)
             if model.method.needs_attack:
-                found._train(model, found.adversarial)
+                found._train(model, adversarial)
         return found
 
     def _train(
@@ -107,9 +101,7 @@ class TrainingImages:
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""
         tensors = {
-            one.name: getattr(self, one.name)[:num]
-            for one in fields(self)
-            if isinstance(getattr(self, one.name), Tensor)
+            k: v[:num] for k, v in vars(self).items() if isinstance(v, Tensor)
         }
         return replace(self, **tensors)
 
@@ -117,10 +109,11 @@ class TrainingImages:
         """Whether each image is right only without attack, None if unknown."""
         if self.adversarial_scores is None:
             return None
-        right = predicted_labels(self.clean_scores) == self.labels
-        return right & (
-            predicted_labels(self.adversarial_scores) != self.labels
+        clean, attacked = (
+            predicted_labels(one) == self.labels
+            for one in (self.clean_scores, self.adversarial_scores)
         )
+        return clean & ~attacked
 
     def columns(self) -> dict[str, Tensor]:
         """Panels by their titles, each (N, C or 1, H, W) in [0, 1]."""
@@ -156,6 +149,11 @@ class TrainingImages:
         return '\n'.join(lines)
 
 
+@torch.no_grad()
+def _scores(model: AdversarialClassifier, images: Tensor) -> Tensor:
+    return model(images).softmax(1)
+
+
 def draw_training_images(
     batch: TrainingImages, classes: Classes = None, note: str = ''
 ) -> Figure:
@@ -169,11 +167,11 @@ def draw_training_images(
     training target.
     """
     num, columns = len(batch.clean), batch.columns()
-    width = 1.75 * len(columns) + 2.2
+    # The title of a picture with one column needs more.
+    width = max(1.75 * len(columns) + 2.2, 5.0)
     figure, axes = make_grid(
         (num, len(columns) + 1),
-        # The title of a picture with one column needs more.
-        (max(width, 5.0), 1.45 * num + 0.8),
+        (width, 1.45 * num + 0.8),
         columns,
         make_heading(batch.method, batch.threat_model, note),
         fontsize=10,

@@ -75,7 +75,7 @@ def test_attacks_of_one_step(digits: Batch, attack: str) -> None:
     torch.manual_seed(0)
     expected = model.train_attack(model, *digits, model.threat_model)
     assert torch.equal(path.images[1], expected)
-    assert len(draw_step_frames(path)) == path.num_steps + 1 == 2
+    assert len(draw_step_frames(path)) == len(path.images) == 2
 
 
 def test_no_attack(digits: Batch) -> None:
