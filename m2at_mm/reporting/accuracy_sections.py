@@ -30,54 +30,74 @@ Results = Mapping[str, Any]
 def accuracies(results: Results) -> dict[str, Accuracy]:
     """Accuracy and interval by attack, with clean and the worst case.
 
-    Args:
-        results (Mapping): Content of ``results.json``, or one radius of its
-            sweep. Without ``intervals``, as in files of other projects, the
-            interval is the Wilson one for ``num_samples``.
+    The results are the content of ``results.json``, or one radius of its
+    sweep. Without ``intervals``, as in files of other projects, the interval
+    is the Wilson one for ``num_samples``.
     """
-    values = dict(results['attacks'], worst_case=results['worst_case'])
-    if 'clean' in results:
-        values = dict(clean=results['clean'], **values)
-    total = results['num_samples']
-    known = results.get('intervals') or {}
-    found = {}
-    for key, value in values.items():
-        right = round(value * total / 100)
-        interval = known.get(key) or wilson_interval(right, total)
-        found[key] = (value, tuple(interval))
-    return found
+    clean = {key: results[key] for key in ('clean',) if key in results}
+    values = {**clean, **results['attacks']}
+    values['worst_case'] = results['worst_case']
+    total, known = results['num_samples'], results.get('intervals') or {}
+    return {
+        key: (
+            value,
+            tuple(
+                known.get(key)
+                or wilson_interval(round(value * total / 100), total)
+            ),
+        )
+        for key, value in values.items()
+    }
 
 
 def evaluation(report: Report) -> Iterator[Markup]:
     """The final evaluation of ``tools/test.py``, with alarms."""
     results = {run.name: run.results for run in report.runs if run.results}
     found = {run: accuracies(one) for run, one in results.items()}
+    for name, one in results.items():
+        yield blocks.text(_verdict(name, one))
     if found:
-        for name, one in results.items():
-            yield blocks.text(_verdict(name, one))
         # The worst case comes last.
         attacks = dict.fromkeys(key for one in found.values() for key in one)
         del attacks['worst_case']
         columns = [*attacks, 'worst_case']
-        yield _accuracy_table(results, found, columns)
+        yield blocks.table(
+            'Accuracy in per cent, with 95 % Wilson intervals. worst_case: '
+            'classified correctly without attack and under every attack',
+            ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms'],
+            [
+                [
+                    run,
+                    (one.get('settings') or {}).get('checkpoint') or EMPTY,
+                    _radius(one),
+                    str(one['num_samples']),
+                    *(_cell(found[run].get(column)) for column in columns),
+                    str(len(one.get('alarms') or [])),
+                ]
+                for run, one in results.items()
+            ],
+        )
         shown = {run.name: found.get(run.name, {}) for run in report.runs}
         yield blocks.figures(
             [draw_intervals('final-accuracy', columns, shown)]
         )
     for run in report.runs:
-        if run.results is None:
-            yield blocks.text(
-                f'{run.name} has no results.json: tools/test.py with '
-                f'--out {run.folder / "results.json"} writes one.'
-            )
-            continue
-        yield from _alarms(run.name, run.results)
-        if not run.results.get('alarms'):
-            yield blocks.text(
-                f'{run.name}: no alarm, no sign of masked gradients.'
-            )
-        for note in run.results.get('notes') or []:
-            yield blocks.text(f'{run.name}: {note}')
+        yield from _remarks(run)
+
+
+def _remarks(run: RunLog) -> Iterator[Markup]:
+    if run.results is None:
+        yield blocks.text(
+            f'{run.name} has no results.json: tools/test.py with '
+            f'--out {run.folder / "results.json"} writes one.'
+        )
+        return
+    yield from _alarms(run.name, run.results)
+    notes = [*(run.results.get('notes') or [])]
+    if not run.results.get('alarms'):
+        notes.insert(0, 'no alarm, no sign of masked gradients.')
+    for note in notes:
+        yield blocks.text(f'{run.name}: {note}')
 
 
 def _verdict(run: str, results: Results) -> str:
@@ -117,42 +137,18 @@ def _cell(accuracy: Accuracy | None) -> str | tuple[str, str]:
     return f'{value:.1f}', f'{low:.1f} to {high:.1f}'
 
 
-def _accuracy_table(
-    results: Mapping[str, Results],
-    found: Mapping[str, Mapping[str, Accuracy]],
-    columns: Sequence[str],
-) -> Any:
-    return blocks.table(
-        'Accuracy in per cent, with 95 % Wilson intervals. worst_case: '
-        'classified correctly without attack and under every attack',
-        ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms'],
-        [
-            [
-                run,
-                (one.get('settings') or {}).get('checkpoint') or EMPTY,
-                _radius(one),
-                str(one['num_samples']),
-                *(_cell(found[run].get(column)) for column in columns),
-                str(len(one.get('alarms') or [])),
-            ]
-            for run, one in results.items()
-        ],
-    )
-
-
 def sweep(report: Report) -> Iterator[Markup]:
     """Accuracy against the radius."""
     points: dict[str, dict[float, Accuracy]] = {}
     notes = []
     for run in report.runs:
         points[run.name] = {}
-        if run.results is not None and 'sweep' in run.results:
-            results = run.results
-            source = 'worst case over the attacks of results.json'
-        elif run.name in report.measured:
-            results = report.measured[run.name].results
+        results, measured = run.results, report.measured.get(run.name)
+        source = 'worst case over the attacks of results.json'
+        if results is None or 'sweep' not in results:
+            results = measured.results if measured else None
             source = f'{ATTACK}, measured for this report'
-        else:
+        if results is None:
             source = 'no evaluation at several radii.'
             notes.append(blocks.text(f'{run.name}: {source}'))
             continue
@@ -237,9 +233,9 @@ def _confusions(
         title = 'Clean' if attack == 'clean' else f'Under {attack}'
         if len(names) > _MOST_CLASSES:
             yield _most_confused(title, counts, names)
-            continue
-        figure = draw_confusion(f'{name}-{number}', title, counts, names)
-        figures.append(figure)
+        else:
+            place = f'{name}-{number}'
+            figures.append(draw_confusion(place, title, counts, names))
     if figures:
         yield blocks.figures(figures)
 

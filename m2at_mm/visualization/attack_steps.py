@@ -14,18 +14,7 @@ from torch import Tensor
 from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.losses import LOSSES
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.visualization.rendering import (
-    RIGHT,
-    WRONG,
-    Classes,
-    amplified,
-    amplitude,
-    class_name,
-    describe_scores,
-    make_grid,
-    make_heading,
-    show_panel,
-)
+from m2at_mm.visualization import panels
 
 _MOST_COLUMNS = 11  # of a strip, the clean image and ten steps
 
@@ -92,7 +81,7 @@ class AttackSteps:
 
 
 def draw_attack_steps(
-    path: AttackSteps, classes: Classes = None, note: str = ''
+    path: AttackSteps, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw a strip for each image: clean, then after each step.
 
@@ -103,23 +92,23 @@ def draw_attack_steps(
     last, num = len(path.images) - 1, len(path.labels)
     columns = min(last + 1, _MOST_COLUMNS)
     shown = [round(k * last / (columns - 1)) for k in range(columns)]
-    figure, axes = make_grid(
+    figure, axes = panels.grid(
         (2 * num, columns),
         (max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
         map(_name, shown),
-        make_heading(path.what, path.threat_model, note),
+        panels.heading(path.what, path.threat_model, note),
         fontsize=10,
     )
     for row in range(num):
         for column, step in enumerate(shown):
             _draw_state(path, row, step, axes[2 * row :, column], classes)
-        label = f'label: {class_name(path.labels[row], classes)}'
+        label = f'label: {panels.class_name(path.labels[row], classes)}'
         axes[2 * row, 0].set_ylabel(label, fontsize=9, parse_math=False)
     return figure
 
 
 def draw_step_frames(
-    path: AttackSteps, classes: Classes = None, note: str = ''
+    path: AttackSteps, classes: panels.Classes = None, note: str = ''
 ) -> list[Figure]:
     """Draw the frames of an animation: the clean images, then each step.
 
@@ -127,7 +116,7 @@ def draw_step_frames(
     and a column per image.
     """
     num, frames = len(path.labels), []
-    heading = make_heading(path.what, path.threat_model, note)
+    heading = panels.heading(path.what, path.threat_model, note)
     for step in range(len(path.images)):
         # Fixed places: panels must not move from frame to frame.
         figure = Figure(figsize=(max(1.6 * num + 0.2, 5.0), 4.6))
@@ -136,7 +125,7 @@ def draw_step_frames(
         figure.subplots_adjust(**borders, hspace=0.06, wspace=0.08)
         for column in range(num):
             _draw_state(path, column, step, axes[:, column], classes)
-            label = class_name(path.labels[column], classes)
+            label = panels.class_name(path.labels[column], classes)
             axes[0, column].set_title(label, fontsize=9, parse_math=False)
         of = f' of {len(path.images) - 1}' if step else ''
         figure.suptitle(f'{heading}\n{_name(step)}{of}', fontsize=11)
@@ -145,20 +134,20 @@ def draw_step_frames(
 
 
 def _draw_state(
-    path: AttackSteps, image: int, step: int, axes: np.ndarray, names: Classes
+    path: AttackSteps, image: int, step: int, axes: np.ndarray, classes: Any
 ) -> None:
     """An image after a step, its perturbation below."""
     perturbation = path.images[:, image] - path.images[0, image]
-    full = amplitude(path.threat_model, perturbation)
+    full = panels.amplitude(path.threat_model, perturbation)
     scores = path.scores[step, image]
     wrong = int(scores.argmax()) != int(path.labels[image])
-    show_panel(axes[0], path.images[step, image])
-    show_panel(
+    panels.show(axes[0], path.images[step, image])
+    panels.show(
         axes[1],
-        amplified(perturbation[step], full),
+        panels.amplified(perturbation[step], full),
         f'loss {path.losses[step, image]:.2f}\n'
-        f'{describe_scores(scores, names)}\n' + ('wrong' if wrong else ''),
-        WRONG if wrong else RIGHT,
+        f'{panels.likeliest(scores, classes)}\n' + ('wrong' if wrong else ''),
+        panels.WRONG if wrong else panels.RIGHT,
     )
 
 

@@ -14,16 +14,7 @@ from m2at_mm.attacks import ThreatModel
 from m2at_mm.methods import M2AT, MixedBatch, MixRatios, draw_masks, one_hot
 from m2at_mm.methods.masking import MASKS
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.visualization.rendering import (
-    Classes,
-    amplified,
-    amplitude,
-    class_name,
-    describe_scores,
-    make_grid,
-    make_heading,
-    show_panel,
-)
+from m2at_mm.visualization import panels
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -147,7 +138,7 @@ class MethodOptions(_Variants):
 
 
 def draw_mask_kinds(
-    batch: MaskKinds, classes: Classes = None, note: str = ''
+    batch: MaskKinds, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw a row per image: the perturbation, and each kind of mask.
 
@@ -160,26 +151,27 @@ def draw_mask_kinds(
     titles = ['clean', 'perturbation']
     for kind in MASKS:
         titles += [f'mask={kind!r}', 'kept']
-    heading = make_heading('Masks of M2AT', batch.threat_model, note)
+    heading = panels.heading('Masks of M2AT', batch.threat_model, note)
     size = (1.5 * columns, 1.64 * num + 0.65)
-    figure, axes = make_grid((num, columns), size, titles, heading)
-    full = amplitude(batch.threat_model, batch.perturbation)
+    figure, axes = panels.grid((num, columns), size, titles, heading)
+    full = panels.amplitude(batch.threat_model, batch.perturbation)
     for row, (clean, change, *rest) in enumerate(axes):
-        label = class_name(batch.labels[row], classes)
-        show_panel(clean, batch.clean[row], label)
-        text = f'mixing ratio {batch.draws[MASKS[0]].ratio[row]:.2f}'
-        show_panel(change, amplified(batch.perturbation[row], full), text)
+        label = panels.class_name(batch.labels[row], classes)
+        panels.show(clean, batch.clean[row], label)
+        whole = panels.amplified(batch.perturbation[row], full)
+        ratio = batch.draws[MASKS[0]].ratio[row]
+        panels.show(change, whole, f'mixing ratio {ratio:.2f}')
         for first, second, kind in zip(rest[::2], rest[1::2], MASKS):
             mask = batch.draws[kind].mask[row]
-            show_panel(first, mask, f'covers {mask.mean():.2f}')
-            kept = amplified(batch.kept[kind][row], full)
+            panels.show(first, mask, f'covers {mask.mean():.2f}')
+            kept = panels.amplified(batch.kept[kind][row], full)
             share = batch.mixed[kind].kept_share[row]
-            show_panel(second, kept, f'keeps {share:.2f}')
+            panels.show(second, kept, f'keeps {share:.2f}')
     return figure
 
 
 def draw_method_options(
-    batch: MethodOptions, classes: Classes = None, note: str = ''
+    batch: MethodOptions, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw two rows per image: its training images, the perturbation in them.
 
@@ -188,37 +180,38 @@ def draw_method_options(
     kept of the perturbation, and the training target.
     """
     num, columns = len(batch.clean), len(batch.mixed) + 1
-    heading = make_heading('Options of M2AT', batch.threat_model, note)
-    figure, axes = make_grid(
+    heading = panels.heading('Options of M2AT', batch.threat_model, note)
+    figure, axes = panels.grid(
         (2 * num, columns),
         (1.6 * columns, 3.35 * num + 0.9),
         ['clean', *batch.mixed],
         f'{heading}\n{_OWN}: {batch.own}',
     )
-    full = amplitude(batch.threat_model, torch.stack([*batch.kept.values()]))
+    kept = torch.stack([*batch.kept.values()])
+    full = panels.amplitude(batch.threat_model, kept)
     for row, (top, below) in enumerate(zip(axes[::2], axes[1::2])):
-        name = class_name(batch.labels[row], classes)
-        show_panel(top[0], batch.clean[row], f'label: {name}')
+        name = panels.class_name(batch.labels[row], classes)
+        panels.show(top[0], batch.clean[row], f'label: {name}')
         below[0].set_axis_off()
         top[1].set_ylabel('training image', fontsize=9)
         below[1].set_ylabel('perturbation in it', fontsize=9)
         for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
-            show_panel(top[column], mixed.images[row])
+            panels.show(top[column], mixed.images[row])
             target = _describe_target(mixed.target[row], classes)
-            show_panel(
+            panels.show(
                 below[column],
-                amplified(batch.kept[variant][row], full),
+                panels.amplified(batch.kept[variant][row], full),
                 f'keeps {mixed.kept_share[row]:.2f}, target:\n{target}',
             )
     return figure
 
 
-def _describe_target(target: Tensor, classes: Classes) -> str:
+def _describe_target(target: Tensor, classes: panels.Classes) -> str:
     """The two likeliest classes, where there are two."""
-    first = describe_scores(target, classes)
+    first = panels.likeliest(target, classes)
     rest = target.clone()
     rest[target.argmax()] = 0
     # Equal to the rest, as smoothed labels are, it is not one of two.
     if rest.max() > 0.99 * rest.sum() > 0:
-        return f'{first}\n{describe_scores(rest, classes)}'
+        return f'{first}\n{panels.likeliest(rest, classes)}'
     return first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -13,16 +14,7 @@ from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.methods import TrainingBatch, one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.visualization.rendering import (
-    Classes,
-    amplified,
-    amplitude,
-    class_name,
-    describe_scores,
-    make_grid,
-    make_heading,
-    show_panel,
-)
+from m2at_mm.visualization import panels
 
 
 @dataclass
@@ -100,7 +92,7 @@ class TrainingImages:
 
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""
-        tensors = {
+        tensors: dict[str, Any] = {
             k: v[:num] for k, v in vars(self).items() if isinstance(v, Tensor)
         }
         return replace(self, **tensors)
@@ -117,29 +109,29 @@ class TrainingImages:
 
     def columns(self) -> dict[str, Tensor]:
         """Panels by their titles, each (N, C or 1, H, W) in [0, 1]."""
-        panels = {'clean': self.clean}
+        shown = {'clean': self.clean}
         if self.adversarial is not None:
             perturbation = self.adversarial - self.clean
-            full = amplitude(self.threat_model, perturbation)
+            full = panels.amplitude(self.threat_model, perturbation)
             if self.keep_map is not None:
-                panels['mask (share kept)'] = self.keep_map
-            panels['perturbation'] = amplified(perturbation, full)
+                shown['mask (share kept)'] = self.keep_map
+            shown['perturbation'] = panels.amplified(perturbation, full)
             if self.kept is not None:
-                panels['kept perturbation'] = amplified(self.kept, full)
+                shown['kept perturbation'] = panels.amplified(self.kept, full)
         if self.training is not None:
-            panels['training image'] = self.training
-        return panels
+            shown['training image'] = self.training
+        return shown
 
-    def describe(self, row: int, classes: Classes) -> str:
+    def describe(self, row: int, classes: panels.Classes) -> str:
         """Label, predictions and training target of an image, in lines."""
         label = int(self.labels[row])
-        name = class_name(label, classes)
+        name = panels.class_name(label, classes)
         lines = [
             f'label: {name}',
-            f'clean: {describe_scores(self.clean_scores[row], classes)}',
+            f'clean: {panels.likeliest(self.clean_scores[row], classes)}',
         ]
         if self.adversarial_scores is not None:
-            attacked = describe_scores(self.adversarial_scores[row], classes)
+            attacked = panels.likeliest(self.adversarial_scores[row], classes)
             lines.append(f'attacked: {attacked}')
         if self.keep_map is not None:
             lines.append(f'kept share: {self.keep_map[row].mean():.2f}')
@@ -151,11 +143,12 @@ class TrainingImages:
 
 @torch.no_grad()
 def _scores(model: AdversarialClassifier, images: Tensor) -> Tensor:
-    return model(images).softmax(1)
+    scores: Tensor = model(images).softmax(1)
+    return scores
 
 
 def draw_training_images(
-    batch: TrainingImages, classes: Classes = None, note: str = ''
+    batch: TrainingImages, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw a row per image.
 
@@ -169,18 +162,18 @@ def draw_training_images(
     num, columns = len(batch.clean), batch.columns()
     # The title of a picture with one column needs more.
     width = max(1.75 * len(columns) + 2.2, 5.0)
-    figure, axes = make_grid(
+    figure, axes = panels.grid(
         (num, len(columns) + 1),
         (width, 1.45 * num + 0.8),
         columns,
-        make_heading(batch.method, batch.threat_model, note),
+        panels.heading(batch.method, batch.threat_model, note),
         fontsize=10,
         width_ratios=[1] * len(columns) + [1.5],
     )
     place = dict(va='center', fontsize=9, parse_math=False)
     for row, line in enumerate(axes):
-        for panels, axis in zip(columns.values(), line):
-            show_panel(axis, panels[row])
+        for images, axis in zip(columns.values(), line):
+            panels.show(axis, images[row])
         line[-1].set_axis_off()
         line[-1].text(0.0, 0.5, batch.describe(row, classes), **place)
     return figure
