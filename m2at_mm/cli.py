@@ -53,10 +53,8 @@ def run(main: Callable[[], None]) -> None:
         text = ' '.join(map(str, told)) or repr(error)
         log = _log_traceback()
         where = f'traceback: {log}' if log else '--debug shows the traceback'
-        sys.exit(
-            f'{Path(sys.argv[0]).name}: {type(error).__name__}: '
-            f'{" ".join(text.split())}\n({where})'
-        )
+        what = f'{Path(sys.argv[0]).name}: {type(error).__name__}'
+        sys.exit(f'{what}: {" ".join(text.split())}\n({where})')
 
 
 def _log_traceback() -> str | None:
@@ -64,9 +62,9 @@ def _log_traceback() -> str | None:
     logger = MMLogger.get_current_instance()
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
-            level = dict(levelno=logging.ERROR, levelname='ERROR')
-            content = dict(name=logger.name, msg=traceback.format_exc())
-            handler.handle(logging.makeLogRecord(content | level))
+            text, level = traceback.format_exc(), logging.ERROR
+            place = (logger.name, level, __file__, 0)
+            handler.handle(logging.LogRecord(*place, text, None, None))
             return handler.baseFilename
     return None
 
@@ -79,14 +77,10 @@ def add_common_arguments(
     text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
     add('config', nargs='?' if config else None, default=config, help=text)
     add('--work-dir', help='folder for logs and checkpoints')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=_Options,
-        metavar='KEY=VALUE',
-        help='override settings of the config, like '
-        'model.method.scale=2.0 train_cfg.max_epochs=30',
-    )
+    text = 'override settings of the config, like model.method.scale=2.0 '
+    text += 'train_cfg.max_epochs=30'
+    how: Any = dict(nargs='+', action=_Options, metavar='KEY=VALUE')
+    add('--cfg-options', **how, help=text)
     text = 'disable pin_memory in dataloaders'
     add('--no-pin-memory', action='store_true', help=text)
     launchers = ['none', 'pytorch', 'slurm', 'mpi']
@@ -101,9 +95,8 @@ class _Options(DictAction):
     def __call__(self, *args: Any) -> None:
         for word in args[2]:
             if '=' not in word:
-                raise argparse.ArgumentError(
-                    self, f'{word!r} has no value: write KEY=VALUE'
-                )
+                text = f'{word!r} has no value: write KEY=VALUE'
+                raise argparse.ArgumentError(self, text)
         super().__call__(*args)
 
 
@@ -127,9 +120,8 @@ def load_config(name: str) -> Config:
             'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
         ) from error
     # The runner names its copy of the config after the file.
-    return Config(
-        cfg.to_dict(), cfg_text=cfg.text, filename=name.split('::')[-1]
-    )
+    path = name.split('::')[-1]
+    return Config(cfg.to_dict(), cfg_text=cfg.text, filename=path)
 
 
 def load_adversarial_config(name: str, recipe: str = 'standard') -> Config:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,7 @@ def export_state_dict(
     """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
 
     The keys are ``mean``, ``std``, and ``model.`` before those that the
-    classifier's own ``state_dict()`` has. The images are not used; the other
-    exports need them.
+    classifier's own ``state_dict()`` has. Other exports need the images.
     """
     weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}
     content = dict(mean=model.mean, std=model.std, **weights)
@@ -142,9 +140,8 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
 
 def _check_format(path: Path, suffix: str, needed: str) -> None:
     if path.suffix != suffix:
-        raise ValueError(
-            f'{path} must end in {suffix}, the suffix of this format'
-        )
+        told = f'{path} must end in {suffix}, the suffix of this format'
+        raise ValueError(told)
     if digit_version(torch.__version__) < digit_version(needed):
         raise RuntimeError(
             f'this format needs torch >= {needed}, but {torch.__version__} is '
@@ -153,12 +150,7 @@ def _check_format(path: Path, suffix: str, needed: str) -> None:
 
 
 @torch.no_grad()
-def _compare(
-    model: nn.Module,
-    images: Tensor,
-    saved: Callable[[Tensor], Tensor],
-    path: Path,
-) -> None:
+def _compare(model: nn.Module, images: Tensor, saved: Any, path: Path) -> None:
     expected = model(images)
     difference = (expected - saved(images)).abs().max() / expected.abs().max()
     tolerance = max(_TOLERANCE, 8 * torch.finfo(expected.dtype).eps)

@@ -10,15 +10,10 @@ from markupsafe import Markup
 from mmpretrain.evaluation import ConfusionMatrix
 
 from m2at_mm.evaluation.outcomes import wilson_interval
-from m2at_mm.reporting.figures import (
-    Accuracy,
-    draw_confusion,
-    draw_intervals,
-    draw_sweep,
-)
+from m2at_mm.reporting import figures
 from m2at_mm.reporting.html import EMPTY, blocks
-from m2at_mm.reporting.measurement import ATTACK, Report, class_names
-from m2at_mm.reporting.run_log import RunLog
+from m2at_mm.reporting.measurement import ATTACK, Report
+from m2at_mm.reporting.run_log import RunLog, class_names
 
 # Classes whose names and counts a confusion matrix has room for.
 _MOST_CLASSES = 20
@@ -27,27 +22,22 @@ _MOST_CONFUSED = 10
 Results = Mapping[str, Any]
 
 
-def accuracies(results: Results) -> dict[str, Accuracy]:
+def accuracies(results: Results) -> dict[str, figures.Accuracy]:
     """Accuracy and interval by attack, with clean and the worst case.
 
     The results are the content of ``results.json``, or one radius of its
     sweep. Without ``intervals``, as in files of other projects, the interval
     is the Wilson one for ``num_samples``.
     """
-    clean = {key: results[key] for key in ('clean',) if key in results}
-    values = {**clean, **results['attacks']}
-    values['worst_case'] = results['worst_case']
+    values = dict(results['attacks'], worst_case=results['worst_case'])
+    if 'clean' in results:
+        values = dict(clean=results['clean'], **values)
     total, known = results['num_samples'], results.get('intervals') or {}
-    return {
-        key: (
-            value,
-            tuple(
-                known.get(key)
-                or wilson_interval(round(value * total / 100), total)
-            ),
-        )
-        for key, value in values.items()
-    }
+    found = {}
+    for key, value in values.items():
+        counted = round(value * total / 100), total
+        found[key] = value, tuple(known.get(key) or wilson_interval(*counted))
+    return found
 
 
 def evaluation(report: Report) -> Iterator[Markup]:
@@ -78,9 +68,8 @@ def evaluation(report: Report) -> Iterator[Markup]:
             ],
         )
         shown = {run.name: found.get(run.name, {}) for run in report.runs}
-        yield blocks.figures(
-            [draw_intervals('final-accuracy', columns, shown)]
-        )
+        drawn = figures.draw_intervals('final-accuracy', columns, shown)
+        yield blocks.figures([drawn])
     for run in report.runs:
         yield from _remarks(run)
 
@@ -130,7 +119,7 @@ def _alarms(run: str, results: Results) -> Iterator[Markup]:
         yield blocks.warning(f'{run}: {alarm["name"]}: {alarm["message"]}')
 
 
-def _cell(accuracy: Accuracy | None) -> str | tuple[str, str]:
+def _cell(accuracy: figures.Accuracy | None) -> str | tuple[str, str]:
     if accuracy is None:
         return EMPTY
     value, (low, high) = accuracy
@@ -139,19 +128,19 @@ def _cell(accuracy: Accuracy | None) -> str | tuple[str, str]:
 
 def sweep(report: Report) -> Iterator[Markup]:
     """Accuracy against the radius."""
-    points: dict[str, dict[float, Accuracy]] = {}
+    points: dict[str, dict[float, figures.Accuracy]] = {}
     notes = []
     for run in report.runs:
         points[run.name] = {}
-        results, measured = run.results, report.measured.get(run.name)
+        results = run.results
         source = 'worst case over the attacks of results.json'
         if results is None or 'sweep' not in results:
-            results = measured.results if measured else None
+            if run.name not in report.measured:
+                text = f'{run.name}: no evaluation at several radii.'
+                notes.append(blocks.text(text))
+                continue
+            results = report.measured[run.name].results
             source = f'{ATTACK}, measured for this report'
-        if results is None:
-            source = 'no evaluation at several radii.'
-            notes.append(blocks.text(f'{run.name}: {source}'))
-            continue
         source += f', on {results["num_samples"]} test images.'
         notes.append(blocks.text(f'{run.name}: {source}'))
         if results is not run.results:
@@ -162,7 +151,7 @@ def sweep(report: Report) -> Iterator[Markup]:
             points[run.name][eps] = accuracies(one)['worst_case']
     radii = sorted({eps for one in points.values() for eps in one})
     if radii:
-        yield blocks.figures([draw_sweep('sweep-figure', points)])
+        yield blocks.figures([figures.draw_sweep('sweep-figure', points)])
         yield blocks.table(
             'Accuracy in per cent by radius, with 95 % Wilson intervals',
             ['run', *map(_in_pixels, radii)],
@@ -196,13 +185,12 @@ def _predictions(
         at = f'@{run.results["threat_model"]["eps"] * 255:.6g}/255'
         attacks = run.results['attacks']
         for name in sorted(attacks, key=attacks.__getitem__):
-            key = name if name in known else name + at
-            if key in known:
-                found = {k: known[k] for k in ('label', 'clean')}
+            found = {k: known[k] for k in ('label', 'clean')}
+            if (key := name if name in known else name + at) in known:
                 return {**found, name: known[key]}, (
-                    'From results.samples.npz, '
-                    f'{len(known["label"])} test images; {name} is the '
-                    f'strongest single attack there. {note}'
+                    f'From results.samples.npz, {len(known["label"])} test '
+                    f'images; {name} is the strongest single attack there. '
+                    f'{note}'
                 )
     if run.name in report.measured:
         outcome = report.measured[run.name].outcome
@@ -219,25 +207,25 @@ def _predictions(
 def _confusions(
     name: str, predictions: dict[str, np.ndarray], names: Sequence[str] | None
 ) -> Iterator[Markup]:
-    count = 1 + max(int(values.max()) for values in predictions.values())
+    labels = predictions.pop('label')
+    every = [labels, *predictions.values()]
+    count = 1 + max(int(values.max()) for values in every)
     if names is None or len(names) < count:
         names = [str(number) for number in range(count)]
-    figures = []
-    for number, (attack, predicted) in enumerate(predictions.items()):
-        if attack == 'label':
-            continue
+    drawn: list[Markup] = []
+    for attack, predicted in predictions.items():
         finite = predicted >= 0  # it is -1 where the logits are not finite
         counts = ConfusionMatrix.calculate(
-            predicted[finite], predictions['label'][finite], len(names)
+            predicted[finite], labels[finite], len(names)
         ).numpy()
         title = 'Clean' if attack == 'clean' else f'Under {attack}'
         if len(names) > _MOST_CLASSES:
             yield _most_confused(title, counts, names)
         else:
-            place = f'{name}-{number}'
-            figures.append(draw_confusion(place, title, counts, names))
-    if figures:
-        yield blocks.figures(figures)
+            place = f'{name}-{len(drawn)}'
+            drawn.append(figures.draw_confusion(place, title, counts, names))
+    if drawn:
+        yield blocks.figures(drawn)
 
 
 def _most_confused(

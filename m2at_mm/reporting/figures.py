@@ -14,12 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from m2at_mm.reporting.html import (
-    TEXT_COLOUR,
-    page_style,
-    series_colour,
-    to_svg,
-)
+from m2at_mm.reporting import html
 from m2at_mm.reporting.measurement import LossSurface
 from m2at_mm.reporting.run_log import Points
 
@@ -41,7 +36,7 @@ def _looks(
     """The runs with values, and how their lines look."""
     for number, (run, values) in enumerate(runs.items()):
         if values:
-            look = dict(color=series_colour(number), linewidth=1.6)
+            look = dict(color=html.series_colour(number), linewidth=1.6)
             look['linestyle'] = _LINES[number % len(_LINES)]
             look['marker'] = _MARKERS[number % len(_MARKERS)]
             yield run, values, dict(look, markersize=4)
@@ -60,7 +55,7 @@ def _with_legend(figure: Figure, entries: int) -> Figure:
     return figure
 
 
-@page_style
+@html.page_style
 def draw_curves(
     name: str,
     title: str,
@@ -98,11 +93,11 @@ def draw_curves(
     least, middle = 0.05 * max(abs(low), abs(high)), (low + high) / 2
     axes.set_ylim(min(low, middle - least), max(high, middle + least))
     if marks:
-        colour = dict(color=TEXT_COLOUR)
+        colour = dict(color=html.TEXT_COLOUR)
         axes.plot([], [], markersize=10, label='best', **_BEST, **colour)
         axes.plot([], [], markersize=7, label='last', **_LAST, **colour)
     _with_legend(figure, len(axes.get_legend_handles_labels()[0]))
-    return to_svg(figure, name, title, ' '.join(words))
+    return html.to_svg(figure, name, title, ' '.join(words))
 
 
 def _course(run: str, x: list[float], y: list[float], unit: str) -> str:
@@ -113,7 +108,7 @@ def _course(run: str, x: list[float], y: list[float], unit: str) -> str:
     return f'{text}.'
 
 
-@page_style
+@html.page_style
 def draw_intervals(
     name: str,
     attacks: Sequence[str],
@@ -139,10 +134,10 @@ def draw_intervals(
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
     _with_legend(figure, count)
-    return to_svg(figure, name, 'Final accuracy', ' '.join(words))
+    return html.to_svg(figure, name, 'Final accuracy', ' '.join(words))
 
 
-@page_style
+@html.page_style
 def draw_sweep(
     name: str, runs: Mapping[str, Mapping[float, Accuracy]]
 ) -> Markup:
@@ -162,10 +157,10 @@ def draw_sweep(
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
     _with_legend(figure, len(runs))
-    return to_svg(figure, name, 'Accuracy against eps', ' '.join(words))
+    return html.to_svg(figure, name, 'Accuracy against eps', ' '.join(words))
 
 
-@page_style
+@html.page_style
 def draw_confusion(
     name: str, title: str, counts: np.ndarray, classes: Sequence[str]
 ) -> Markup:
@@ -187,13 +182,12 @@ def draw_confusion(
         axes.text(column, row, f'{value:.0f}', **place)
     axes.set_xticks(range(len(classes)), classes, rotation=90)
     axes.set_yticks(range(len(classes)), classes)
-    words = ', '.join(
-        f'{label} {share[k, k]:.0f}' for k, label in enumerate(classes)
-    )
-    return to_svg(figure, name, title, f'Per cent right by class: {words}.')
+    each = (f'{label} {share[k, k]:.0f}' for k, label in enumerate(classes))
+    words = f'Per cent right by class: {", ".join(each)}.'
+    return html.to_svg(figure, name, title, words)
 
 
-@page_style
+@html.page_style
 def draw_surface(name: str, title: str, surface: LossSurface) -> Markup:
     """Draw the loss around an image, with the decision boundary."""
     steps, loss, wrong = surface.steps, surface.loss, surface.margin > 0
@@ -218,4 +212,4 @@ def draw_surface(name: str, title: str, surface: LossSurface) -> Markup:
         f'{loss[0, middle]:.3g} to {loss[-1, middle]:.3g} across. '
         f'{100 * wrong.mean():.0f} % of the area is misclassified.'
     )
-    return to_svg(figure, name, title, description)
+    return html.to_svg(figure, name, title, description)

@@ -10,13 +10,8 @@ from markupsafe import Markup
 from m2at_mm.attacks.logits import NO_LABEL
 from m2at_mm.reporting.figures import draw_surface
 from m2at_mm.reporting.html import blocks, to_img
-from m2at_mm.reporting.measurement import (
-    ATTACK,
-    Measurement,
-    Report,
-    class_names,
-)
-from m2at_mm.reporting.run_log import RunLog
+from m2at_mm.reporting.measurement import ATTACK, Measurement, Report
+from m2at_mm.reporting.run_log import RunLog, class_names
 
 
 def _class(run: RunLog, label: int) -> str:

@@ -12,24 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmpretrain.registry import DATASETS
 from torch import Tensor, nn
 
-from m2at_mm import cli
-from m2at_mm.attacks import (
-    ThreatModel,
-    attack_mode,
-    cross_entropy,
-    margin,
-    own_random_stream,
-)
+from m2at_mm import attacks, cli, evaluation
 from m2at_mm.attacks.logits import predicted_labels
-from m2at_mm.evaluation import (
-    Outcomes,
-    ResultStore,
-    RobustnessEvaluation,
-    Samples,
-)
 from m2at_mm.evaluation.attacked_model import Attackable
 from m2at_mm.evaluation.named_attacks import plan_attack
 from m2at_mm.evaluation.results import make_results
@@ -91,7 +77,7 @@ class Measurement:
     ``surfaces`` are around the first of them.
     """
 
-    outcome: Outcomes
+    outcome: evaluation.Outcomes
     results: dict[str, Any]
     examples: list[Example]
     surfaces: list[LossSurface]
@@ -125,20 +111,20 @@ def measure(run: RunLog, num_images: int) -> Measurement:
         runner = cli.build_trained_runner(_config(run, Path(folder)), _OPTIONS)
         model = bare_model(runner.model).eval()
         loader, own = runner.test_dataloader, model.threat_model
-        samples = Samples(
+        samples = evaluation.Samples(
             loader.dataset,
             model.data_preprocessor,
             loader.collate_fn,
             min(num_images, len(loader.dataset)),
         )
-        store = ResultStore(Path(folder, 'evaluation'), {})
+        store = evaluation.ResultStore(Path(folder, 'evaluation'), {})
         # The run's own radius first, then smaller and larger ones.
         largest = 1.0 if own.norm == 'linf' else float('inf')
         others = [own.eps * factor for factor in _RADII]
         others = [eps for eps in others if 0 < eps <= largest]
-        outcomes, probes = RobustnessEvaluation(model, samples, store).run(
-            [ATTACK], [own, *map(own.with_eps, others)]
-        )
+        run_all = evaluation.RobustnessEvaluation(model, samples, store).run
+        radii = [own, *map(own.with_eps, others)]
+        outcomes, probes = run_all([ATTACK], radii)
     few = samples.spread(_NUM_EXAMPLES)
     images, labels = next(iter(samples.batches([few])))
     first = (images[:_NUM_SURFACES], labels[:_NUM_SURFACES])
@@ -148,17 +134,6 @@ def measure(run: RunLog, num_images: int) -> Measurement:
         _examples(model, images, labels),
         loss_surfaces(Attackable(model), *first, own),
     )
-
-
-def class_names(config: dict[str, Any]) -> Sequence[str] | None:
-    """Names of the test dataset's classes, without the data themselves."""
-    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
-    given = (dataset.get('metainfo') or {}).get('classes')
-    kind = dataset.get('type')
-    if given is None and kind is not None:
-        kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
-        given = (getattr(kind, 'METAINFO', None) or {}).get('classes')
-    return given if isinstance(given, (list, tuple)) else None
 
 
 def _config(run: RunLog, folder: Path) -> Config:
@@ -183,7 +158,7 @@ def _examples(
 ) -> list[Example]:
     (_, settings), *_ = plan_attack(ATTACK, 2).parts
     attack = TASK_UTILS.build(settings)
-    with own_random_stream(images.device, 0):
+    with attacks.own_random_stream(images.device, 0):
         adversarial = attack(
             Attackable(model), images, labels, model.threat_model
         )
@@ -203,7 +178,7 @@ def loss_surfaces(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    threat_model: ThreatModel,
+    threat_model: attacks.ThreatModel,
     points: int = 21,
 ) -> list[LossSurface]:
     """Loss and margin along the gradient and a random direction.
@@ -220,9 +195,9 @@ def loss_surfaces(
         threat_model (ThreatModel): Norm and radius.
         points (int): At least 2. Defaults to 21.
     """
-    with attack_mode(model):
+    with attacks.attack_mode(model):
         leaf = images.clone().requires_grad_(True)
-        total = cross_entropy(model(leaf).float(), labels).sum()
+        total = attacks.cross_entropy(model(leaf).float(), labels).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(images.shape, generator=generator).to(images)
@@ -239,7 +214,7 @@ def loss_surfaces(
             logits = [model(row.clamp(0, 1)).float() for row in rows]
         grids = [
             torch.stack([score(one, label.expand(points)) for one in logits])
-            for score in (cross_entropy, margin)
+            for score in (attacks.cross_entropy, attacks.margin)
         ]
         arrays = (one.cpu().numpy() for one in (steps, *grids))
         surfaces.append(LossSurface(*arrays))

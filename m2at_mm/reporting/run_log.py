@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmpretrain.registry import DATASETS
 
 from m2at_mm.files import best_checkpoint, last_checkpoint
 
@@ -27,10 +28,8 @@ class RunLog:
     """A training, as the files in its work dir describe it.
 
     Attributes:
-        name (str): Name of the folder.
-        folder (Path): The work dir.
+        name (str): Name in the report.
         config_file (Path): The dumped config of the training.
-        config (dict): Its settings.
         unit (str): Of the curves' positions, ``'epoch'`` or ``'iteration'``.
         training (dict[str, Points]): Loss, lr and so on: value by position.
         validation (dict[str, Points]): ``robust/clean`` and so on, in per
@@ -245,3 +244,14 @@ def _read_evaluation(
     if (samples := folder / 'results.samples.npz').exists():
         predictions = _read(samples, lambda: dict(np.load(samples)), advice)
     return results, predictions
+
+
+def class_names(config: dict[str, Any]) -> Sequence[str] | None:
+    """Names of the test dataset's classes, without the data themselves."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    given = (dataset.get('metainfo') or {}).get('classes')
+    kind = dataset.get('type')
+    if given is None and kind is not None:
+        kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
+        given = (getattr(kind, 'METAINFO', None) or {}).get('classes')
+    return given if isinstance(given, (list, tuple)) else None

@@ -25,7 +25,6 @@ class AttackSteps:
 
     Attributes:
         what (str): The attack and the loss that it raises.
-        threat_model (ThreatModel): Norm and radius.
         images (Tensor): RGB in [0, 1], shape (K + 1, N, C, H, W).
         labels (Tensor): True labels, int64, shape (N, ).
         losses (Tensor): What the attack raises, shape (K + 1, N).

@@ -39,15 +39,9 @@ _Draws = dict[str, tuple[M2AT, MixRatios]]
 class _Variants:
     """A batch, attacked once, as several variants of M2AT train on it.
 
-    Attributes:
-        threat_model (ThreatModel): Norm and radius.
-        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-        labels (Tensor): True labels, int64, shape (N, ).
-        perturbation (Tensor): That of the train attack, shape (N, C, H, W).
-        own (str): The config's options that are not the plain ones.
-        draws (dict[str, MixRatios]): Masks, ratios and partners by variant.
-        mixed (dict[str, MixedBatch]): Training images by variant.
-        kept (dict[str, Tensor]): The perturbation in them.
+    Images are RGB in [0, 1], shape (N, C, H, W). By variant there are masks,
+    ratios and partners, training images, and the perturbation in them.
+    ``own`` names the config's options that are not the plain ones.
     """
 
     threat_model: ThreatModel

@@ -27,14 +27,7 @@ class TrainingImages:
 
     Attributes:
         method (str): The name of its class.
-        threat_model (ThreatModel): Norm and radius.
-        clean (Tensor): Images.
-        labels (Tensor): True labels, int64, shape (N, ).
-        clean_scores (Tensor): Predictions on them.
-        adversarial (Tensor, optional): Images under the train attack.
-        adversarial_scores (Tensor, optional): Predictions on them.
-        training (Tensor, optional): Training images.
-        target (Tensor, optional): Their targets.
+        target (Tensor, optional): Targets of the training images.
         keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
         kept (Tensor, optional): The perturbation in the training images.
     """
@@ -63,32 +56,29 @@ class TrainingImages:
         threat_model = copy(model.threat_model)  # schedules change it
         scores = _scores(model, images)
         found = cls(name, threat_model, images, labels, scores)
-        if attack is not None:
-            adversarial = attack(model, images, labels, threat_model)
-            found.adversarial = adversarial
-            found.adversarial_scores = _scores(model, adversarial)
-            if model.method.needs_attack:
-                found._train(model, adversarial)
-        return found
+        if attack is None:
+            return found
+        adversarial = attack(model, images, labels, threat_model)
+        found.adversarial = adversarial
+        found.adversarial_scores = _scores(model, adversarial)
+        if not model.method.needs_attack:
+            return found
 
-    def _train(
-        self, model: AdversarialClassifier, adversarial: Tensor
-    ) -> None:
         def batch_of(attacked: Tensor) -> TrainingBatch:
             return model.method.training_batch(
-                model, lambda *_: attacked, self.clean, self.labels
+                model, lambda *_: attacked, images, labels
             )
 
         # With another image in it, the change is more than the perturbation:
         # the same draws without one tell which part of it is.
-        with own_random_stream(self.clean.device):
-            unattacked = batch_of(self.clean)
+        with own_random_stream(images.device):
+            unattacked = batch_of(images)
         batch = batch_of(adversarial)
-        self.training = batch.images
-        self.target = one_hot(batch.target, model.num_classes)
+        found.training, found.keep_map = batch.images, batch.keep_map
+        found.target = one_hot(batch.target, model.num_classes)
         if batch.keep_map is not None:
-            self.keep_map = batch.keep_map
-            self.kept = batch.images - unattacked.images
+            found.kept = batch.images - unattacked.images
+        return found
 
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""

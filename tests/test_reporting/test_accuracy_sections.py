@@ -25,7 +25,7 @@ def test_intervals_are_computed_where_they_are_missing() -> None:
 
 
 def test_final_evaluation(report: Report) -> None:
-    page = Page(''.join(evaluation(report)))
+    page = Page(evaluation(report))
     ((head, row),) = page.tables
     attacks = ['clean', 'fgsm', 'pgd20', 'worst_case']
     start = ['run', 'checkpoint', 'eps', 'images']
@@ -51,7 +51,7 @@ def test_attacks_of_all_runs_and_the_worst_case_last(
     results = results_of({'autoattack': 40.0}, pgd_minus_autoattack=2.04)
     write_results(tmp_path / 'two', results)
     runs = [report.runs[0], read_run(tmp_path / 'two')]
-    page = Page(''.join(evaluation(Report(runs))))
+    page = Page(evaluation(Report(runs)))
     ((head, _, row),) = page.tables
     attacks = ['clean', 'fgsm', 'pgd20', 'autoattack', 'worst_case']
     assert head[4:-1] == attacks and row[5] == '–'
@@ -59,12 +59,12 @@ def test_attacks_of_all_runs_and_the_worst_case_last(
 
 
 def test_a_sweep_begins_with_clean(report: Report) -> None:
-    page = Page(''.join(sweep(report)))
+    page = Page(sweep(report))
     ((head, row),) = page.tables
     assert head == ['run', '0/255', '8/255'] and row[0] == 'one'
     assert row[1:] == ['80.0 71.1 to 86.7', '50.0 40.4 to 59.6']
     assert 'two: no evaluation at several radii.' in page.text
-    nothing = Page(''.join(sweep(Report(report.runs[1:]))))
+    nothing = Page(sweep(Report(report.runs[1:])))
     assert not nothing.tables and not nothing.all('svg')
 
 
@@ -74,7 +74,7 @@ def test_confusion_under_the_strongest_attack(report: Report, at: str) -> None:
     names = {name: name + at for name in ('fgsm', 'pgd20')}
     renamed = {names.get(k, k): v for k, v in run.predictions.items()}
     write_results(run.folder, run.results or {}, **renamed)
-    page = Page(''.join(confusions(Report([read_run(run.folder), other]))))
+    page = Page(confusions(Report([read_run(run.folder), other])))
     assert len(page.all('svg')) == 2
     assert 'Under pgd20' in page.text and 'Under fgsm' not in page.text
     # Clean, and under attack: one image has no finite logits.
@@ -91,6 +91,6 @@ def test_many_classes_become_a_table(tmp_path: Path) -> None:
     write_results(
         tmp_path, results, label=labels, clean=labels, pgd20=predicted
     )
-    page = Page(''.join(confusions(Report([read_run(tmp_path)]))))
+    page = Page(confusions(Report([read_run(tmp_path)])))
     (_, *clean), (_, *attacked) = page.tables
     assert clean == [] and attacked == [['3', '17', '2']]

@@ -15,7 +15,8 @@ from m2at_mm.attacks import ThreatModel
 from m2at_mm.datasets import Digits
 from m2at_mm.reporting import Measurement, Report, RunLog, measure, read_run
 from m2at_mm.reporting.image_sections import examples, surfaces
-from m2at_mm.reporting.measurement import class_names, loss_surfaces
+from m2at_mm.reporting.measurement import loss_surfaces
+from m2at_mm.reporting.run_log import class_names
 
 NUM = 12
 
@@ -67,12 +68,12 @@ def test_the_best_checkpoint_is_attacked_at_five_radii(
 
 def test_sections_show_them(run: RunLog, measured: Measurement) -> None:
     report = Report([run], {run.name: measured})
-    page = Page(''.join(examples(report)))
+    page = Page(examples(report))
     label = measured.examples[0].label
     assert len(page.all('img')) == 18
     assert page.all('img')[0]['alt'] == f'Clean test image 1, {label}'
     assert f'True class: {label}' in page.text
-    assert len(Page(''.join(surfaces(report))).all('svg')) == 3
+    assert len(Page(surfaces(report)).all('svg')) == 3
     assert [*examples(Report([run])), *surfaces(Report([run]))] == []
 
 

@@ -13,7 +13,7 @@ from m2at_mm.reporting.training_sections import (
 
 
 def test_overview(report: Report) -> None:
-    ((head, first, second),) = Page(''.join(overview(report))).tables
+    ((head, first, second),) = Page(overview(report)).tables
     names = ['run', 'method', 'network', 'data', 'eps', 'seed', 'trained']
     assert head == names
     trained = '3 epochs of 4'
@@ -24,15 +24,15 @@ def test_overview(report: Report) -> None:
 def test_differing_settings_are_open_and_common_ones_folded(
     report: Report,
 ) -> None:
-    page = Page(''.join(settings(report)))
+    page = Page(settings(report))
     assert page.tables[0][1:] == [
         ['model.method.type', 'm2at_mm.M2AT', 'm2at_mm.PGDAT']
     ]
     assert ['train_cfg.max_epochs', '4'] in page.tables[1]
     assert len(page.all('details')) == 1
-    alone = Page(''.join(settings(Report(report.runs[:1]))))
+    alone = Page(settings(Report(report.runs[:1])))
     assert len(alone.tables) == len(alone.all('details')) == 1
-    same = Page(''.join(settings(Report([report.runs[0]] * 2))))
+    same = Page(settings(Report([report.runs[0]] * 2)))
     assert 'All settings are the same.' in same.text
 
 
@@ -63,14 +63,14 @@ def test_differing_common_and_missing_settings() -> None:
 def test_best_last_and_what_was_lost(report: Report) -> None:
     found = [run.best_and_last for run in report.runs]
     assert found == [(2.0, 3.0), (1.0, 3.0)]
-    page = Page(''.join(curves(report)))
+    page = Page(curves(report))
     assert len(page.all('svg')) == 5  # loss, lr, clean, pgd10, worst
     row = ['one', 'robust/pgd10', '30.00 epoch 2', '25.00 epoch 3', '5.00']
     assert page.tables[0][1] == row
 
 
 def test_environment_and_commands(report: Report) -> None:
-    page = Page(''.join(origin(report)))
+    page = Page(origin(report))
     for row in (['commit', 'abc123', 'abc123'], ['seed', '7', '7']):
         assert row in page.tables[0]
     assert page.text.count("python tools/train.py 'a b.py'") == 2
@@ -82,6 +82,6 @@ def test_environment_and_commands(report: Report) -> None:
     )
     assert test in page.text
     next(folder.glob('*/*.log')).write_text('nothing')
-    page = Page(''.join(origin(Report([read_run(folder)]))))
+    page = Page(origin(Report([read_run(folder)])))
     assert page.tables[0][1:] == [['commit', 'not in the log']]
     assert f'python tools/train.py {config} --work-dir ' in page.text
