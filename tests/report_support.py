@@ -10,28 +10,8 @@ from typing import Any
 
 import numpy as np
 
-LOG = """\
-01/02 03:04:05 - mmengine - INFO -
-------------------------------------------------------------
-System environment:
-    sys.platform: linux
-    Python: 3.11.7 (main) [GCC 12.2.0]
-    PyTorch: 2.14.1
-    PyTorch compiling details: PyTorch built with:
-  - GCC 13.3
-
-Runtime environment:
-    seed: 7
-------------------------------------------------------------
-
-01/02 03:04:05 - mmengine - INFO - Config:
-    not: environment
-01/02 03:04:05 - mmengine - INFO - Origin:
-    m2at_mm: 0.1.0
-    commit: abc123
-    command: python tools/train.py 'a b.py'
-01/02 03:04:06 - mmengine - INFO - Epoch(train)  [1][ 5/10]  lr: 0.1
-"""
+DATA = Path(__file__).with_name('data')
+LOG = (DATA / 'report_log.txt').read_text()
 CONFIG = """\
 model = dict(
     method=dict(type='m2at_mm.{method}', scale=1.5),

@@ -25,21 +25,7 @@ def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, 'No space left on device')
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / 'a.txt'
-    path.write_text('old')
-
-    def fail(beside: Path) -> None:
-        beside.write_text('half')
-        full_disk()
-
-    with pytest.raises(OSError, match='No space'):
-        write_whole(path, fail)
-    assert path.read_text() == 'old'
-    assert names(tmp_path) == ['a.txt']
-
-
-@pytest.mark.parametrize('failing', [None, 'fsync', 'replace'])
+@pytest.mark.parametrize('failing', [None, 'fsync', 'replace', 'writing'])
 def test_new_content_or_the_old(
     failing: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -47,6 +33,9 @@ def test_new_content_or_the_old(
     replace_file(path, b'longer old content')
     if failing is None:
         replace_file(path, b'new')
+    elif failing == 'writing':
+        with pytest.raises(OSError, match='No space'):
+            write_whole(path, lambda new: full_disk(new.write_text('half')))
     else:
         monkeypatch.setattr(os, failing, full_disk)
         with pytest.raises(OSError, match=r'whole: make room') as error:

@@ -55,28 +55,32 @@ def _check_logits(
     torch.testing.assert_close(logits, expected, atol=atol, rtol=1e-4)
 
 
+def _in_sequence(net: nn.Module) -> nn.Module:
+    return nn.Sequential(Normalised(names=('mean', 'std')), net)
+
+
 SOURCES: dict[str, tuple[Callable, Callable]] = {
-    'bare': (lambda net: net, lambda weights: weights),
+    'bare': (nn.Module.eval, dict),
     'state_dict': (nn.DataParallel, lambda w: dict(state_dict=w, epoch=3)),
     'net': (Normalised, lambda w: dict(net=w, acc=91.0)),
-    'data parallel': (
-        lambda net: nn.DataParallel(Normalised(net)),
-        lambda weights: weights,
-    ),
-    'sequential': (
-        lambda net: nn.Sequential(Normalised(names=('mean', 'std')), net),
-        lambda weights: weights,
-    ),
+    'data parallel': (lambda net: nn.DataParallel(Normalised(net)), dict),
+    'sequential': (_in_sequence, dict),
 }
 
 
-@pytest.mark.parametrize('source', SOURCES)
-def test_logits_are_those_of_the_source(source: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('source', 'net', 'depth'),
+    [*((source, ResNet18, 18) for source in SOURCES), ('bare', ResNet50, 50)],
+)
+def test_logits_are_those_of_the_source(
+    source: str, net: Callable, depth: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     wrap, contain = SOURCES[source]
-    model = wrap(ResNet18()).eval()
+    model = wrap(net()).eval()
     torch.save(contain(model.state_dict()), tmp_path / 'source.pt')
     imported = import_checkpoint(tmp_path / 'source.pt')
+    assert imported.classifier['backbone']['depth'] == depth
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         _check_logits(imported, images, model(images))
@@ -84,16 +88,6 @@ def test_logits_are_those_of_the_source(source: str, tmp_path: Path) -> None:
     for found, given in ((imported.mean, MEAN), (imported.std, STD)):
         expected = pytest.approx([255 * x for x in given])
         assert found == (expected if normalised else None)
-
-
-def test_bottleneck_depth_is_found(tmp_path: Path) -> None:
-    net = ResNet50().eval()
-    torch.save(net.state_dict(), tmp_path / 'source.pt')
-    imported = import_checkpoint(tmp_path / 'source.pt')
-    assert imported.classifier['backbone']['depth'] == 50
-    images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        _check_logits(imported, images, net(images))
 
 
 def _with_layer(
@@ -150,37 +144,24 @@ def test_pre_activation_and_wide_nets(
     _check_logits(imported, images, expected, tolerance)
 
 
+ALONE = {'conv1.weight': torch.zeros(1), 'mean': torch.tensor(MEAN)}
+PIXELS = ALONE | dict(mean=255 * torch.tensor(MEAN), std=torch.tensor(STD))
+FEWER = {k: v for k, v in ResNet18().state_dict().items() if 'layer4' not in k}
+
+
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
         ({'conv.weight': torch.zeros(1)}, 'layout of the keys'),
         (dict(epoch=3), r"no tensors, only \['epoch'\]"),
         ([torch.zeros(1)], 'holds a list'),
-        (
-            {'mean': torch.tensor(MEAN), 'conv1.weight': torch.zeros(1)},
-            'mean of a normalisation layer alone',
-        ),
-        (
-            {
-                'mean': torch.tensor([125.0, 120.0, 110.0]),
-                'std': torch.tensor(STD),
-                'conv1.weight': torch.zeros(1),
-            },
-            'not on the scale of images',
-        ),
+        (ALONE, 'mean of a normalisation layer alone'),
+        (PIXELS, 'not on the scale of images'),
+        (FEWER, r'\(2, 2, 2, 0\) blocks'),
     ],
-    ids=['layout', 'no-tensors', 'list', 'mean-alone', 'pixel-scale'],
+    ids=['layout', 'no-tensors', 'list', 'mean-alone', 'pixel-scale', 'depth'],
 )
 def test_unknown_content(content: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / 'source.pt'
-    torch.save(content, path)
+    torch.save(content, tmp_path / 'source.pt')
     with pytest.raises(ValueError, match=message):
-        import_checkpoint(path)
-
-
-def test_other_depths_are_refused(tmp_path: Path) -> None:
-    weights = ResNet18().state_dict()
-    fewer = {k: v for k, v in weights.items() if 'layer4' not in k}
-    torch.save(fewer, tmp_path / 'source.pt')
-    with pytest.raises(ValueError, match=r'\(2, 2, 2, 0\) blocks'):
         import_checkpoint(tmp_path / 'source.pt')

@@ -123,19 +123,16 @@ def test_iteration_of_a_network_of_its_own(name: str, problem: Any) -> None:
             assert torch.allclose(parameter.grad, expected, atol=1e-6)
 
 
-def test_steps_are_those_of_the_attack(problem: Any) -> None:
+def test_of_a_runner_and_an_attack(problem: Any, tmp_path: Path) -> None:
     rival = RIVALS['plain'](*problem, FGSM(random_start=True, step=1.25))
     assert (rival.steps, rival.eps) == (1, 8 / 255)
     assert rival.step_size == pytest.approx(1.25 * 8 / 255, rel=1e-12)
 
-
-def test_of_a_runner(tmp_path: Path) -> None:
     runner = build_digits_runner(tmp_path, 8)
     rival = rivals.rivals_of(['limit'], runner)['limit']
     dataset = runner.train_dataloader.dataset
     labels = [dataset.get_data_info(i)['gt_label'] for i in range(8)]
-    assert rival.labels.tolist() == labels
-    assert rival.images.shape[0] == 8
+    assert rival.labels.tolist() == labels and len(rival.images) == 8
     assert 0 <= rival.images.min() and rival.images.max() <= 1
 
     model: Any = runner.model

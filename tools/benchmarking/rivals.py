@@ -184,7 +184,9 @@ def rivals_of(names: Sequence[str], runner: Runner) -> dict[str, Rival]:
     loader = runner.train_dataloader
     ((images, labels),) = batches_of(model, loader, loader.batch_size)
 
-    precision = partial(runner.optim_wrapper.optim_context, model)
+    def precision() -> Any:  # of the wrapper that is built by then
+        return runner.optim_wrapper.optim_context(model)
+
     problem = dict(model=model, images=images, labels=labels)
     return {k: RIVALS[k](**problem, precision=precision) for k in names}
 
