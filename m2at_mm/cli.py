@@ -103,15 +103,12 @@ class _Options(DictAction):
 def load_config(name: str) -> Config:
     """Load a config file, or ``PACKAGE::PATH`` of an OpenMMLab package.
 
-    MMEngine reads the latter only as a base of another config, so here it
-    becomes the base of an empty one.
-
     Raises:
         FileNotFoundError: There is no such config.
     """
     if '::' not in name:
         return Config.fromfile(name)
-    try:
+    try:  # MMEngine reads it only as a base of another config
         cfg = Config.fromstring(f'_base_ = [{name!r}]', file_format='.py')
     except FileNotFoundError as error:
         raise FileNotFoundError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -63,13 +62,3 @@ def run_tool(name: str, *words: Any, processes: int = 0) -> str:
     done = subprocess.run(command, **both, text=True, env=clean_env())
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
-
-
-def best_checkpoint(work_dir: Path) -> Path:
-    """The best checkpoint, not its published copy."""
-    (found,) = (
-        path
-        for path in work_dir.glob('best_*.pth')
-        if not re.search(r'-[0-9a-f]{8}\.pth$', path.name)
-    )
-    return found

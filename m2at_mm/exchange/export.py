@@ -24,10 +24,9 @@ class PlainClassifier(nn.Module):
     Args:
         classifier (nn.Module): An mmpretrain classifier; it is shared, not
             copied.
-        mean (Tensor, optional): Per channel, on the 0-255 scale, shape
-            (C, 1, 1). Defaults to None, zeros.
-        std (Tensor, optional): Likewise. Defaults to None, ones: as in
-            mmpretrain, the network then takes images in 0-255.
+        mean (Tensor, optional): On the 0-255 scale, shape (C, 1, 1); else 0.
+        std (Tensor, optional): Likewise; else 1: as in mmpretrain, the network
+            then takes images in 0-255.
     """
 
     mean: Tensor

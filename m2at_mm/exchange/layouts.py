@@ -49,10 +49,8 @@ def import_checkpoint(path: Path) -> Imported:
     the public robustness repositories (``conv1, bn1, layer1.0.conv1, ...,
     linear`` and ``block1.layer.0.conv1, ..., fc``) and torchvision's ResNets,
     with or without a wrapper's prefix, in or outside of a dict of other
-    things, and with or without a normalisation layer. An mmpretrain
-    checkpoint has its names already and needs no conversion.
-
-    The file is read with ``weights_only=True``.
+    things, and with or without a normalisation layer. The file is read with
+    ``weights_only=True``.
 
     Raises:
         ValueError: The layout is unknown, or the normalisation is not on the

@@ -51,22 +51,16 @@ def evaluation(report: Report) -> Iterator[Markup]:
         attacks = dict.fromkeys(key for one in found.values() for key in one)
         del attacks['worst_case']
         columns = [*attacks, 'worst_case']
-        yield blocks.table(
-            'Accuracy in per cent, with 95 % Wilson intervals. worst_case: '
-            'classified correctly without attack and under every attack',
-            ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms'],
-            [
-                [
-                    run,
-                    (one.get('settings') or {}).get('checkpoint') or EMPTY,
-                    _radius(one),
-                    str(one['num_samples']),
-                    *(_cell(found[run].get(column)) for column in columns),
-                    str(len(one.get('alarms') or [])),
-                ]
-                for run, one in results.items()
-            ],
-        )
+        rows = []
+        for name, one in results.items():
+            used = (one.get('settings') or {}).get('checkpoint') or EMPTY
+            about = [name, used, _radius(one), str(one['num_samples'])]
+            cells = [_cell(found[name].get(column)) for column in columns]
+            rows.append([*about, *cells, str(len(one.get('alarms') or []))])
+        head = ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms']
+        title = 'Accuracy in per cent, with 95 % Wilson intervals. worst_case:'
+        title += ' classified correctly without attack and under every attack'
+        yield blocks.table(title, head, rows)
         shown = {run.name: found.get(run.name, {}) for run in report.runs}
         drawn = figures.draw_intervals('final-accuracy', columns, shown)
         yield blocks.figures([drawn])
@@ -152,15 +146,12 @@ def sweep(report: Report) -> Iterator[Markup]:
     radii = sorted({eps for one in points.values() for eps in one})
     if radii:
         yield blocks.figures([figures.draw_sweep('sweep-figure', points)])
-        yield blocks.table(
-            'Accuracy in per cent by radius, with 95 % Wilson intervals',
-            ['run', *map(_in_pixels, radii)],
-            [
-                [run, *(_cell(one.get(eps)) for eps in radii)]
-                for run, one in points.items()
-                if one
-            ],
-        )
+        title = 'Accuracy in per cent by radius, with 95 % Wilson intervals'
+        shown = {run: one for run, one in points.items() if one}
+        rows = [
+            [r, *(_cell(p.get(x)) for x in radii)] for r, p in shown.items()
+        ]
+        yield blocks.table(title, ['run', *map(_in_pixels, radii)], rows)
     yield from notes
 
 
@@ -228,17 +219,12 @@ def _confusions(
         yield blocks.figures(drawn)
 
 
-def _most_confused(
-    title: str, counts: np.ndarray, names: Sequence[str]
-) -> Any:
+def _most_confused(title: str, counts: np.ndarray, names: Any) -> Any:
     wrong = counts - np.diag(counts.diagonal())
     order = np.argsort(-wrong, axis=None, kind='stable')[:_MOST_CONFUSED]
-    return blocks.table(
-        f'{title}: the most frequent confusions',
-        ['true class', 'predicted', 'images'],
-        [
-            [names[row], names[column], str(wrong[row, column])]
-            for row, column in zip(*np.unravel_index(order, wrong.shape))
-            if wrong[row, column]
-        ],
-    )
+    pairs = zip(*np.unravel_index(order, wrong.shape))
+    rows = [
+        [names[i], names[k], str(wrong[i, k])] for i, k in pairs if wrong[i, k]
+    ]
+    head = ['true class', 'predicted', 'images']
+    return blocks.table(f'{title}: the most frequent confusions', head, rows)

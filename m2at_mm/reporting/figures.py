@@ -47,12 +47,11 @@ def _new_figure(width: float, height: float, **labels: Any) -> Any:
     return figure, figure.add_subplot(**labels)
 
 
-def _with_legend(figure: Figure, entries: int) -> Figure:
+def _with_legend(figure: Figure, entries: int) -> None:
     """A legend below the axes, with a line per entry."""
     width, height = figure.get_size_inches()
     figure.set_size_inches(width, height + 0.2 * entries)
     figure.legend(loc='outside lower left', ncols=1, fontsize=8.5)
-    return figure
 
 
 @html.page_style
@@ -125,11 +124,11 @@ def draw_intervals(
         values, ends = (np.array(part) for part in zip(*found.values()))
         look.update(linestyle='none', capsize=2.5, xerr=abs(ends.T - values))
         axes.errorbar(values, rows + shift, label=run, **look)
-        listed = ', '.join(
+        each = [
             f'{key} {value:.1f} ({low:.1f} to {high:.1f})'
             for key, (value, (low, high)) in found.items()
-        )
-        words.append(f'{run}: {listed}.')
+        ]
+        words.append(f'{run}: {", ".join(each)}.')
     axes.set_yticks(range(len(attacks)), attacks)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)

@@ -33,13 +33,9 @@ _MEANING = {
 page_style = style.context(
     Path(__file__).with_name('templates') / 'figures.mplstyle'
 )
-templates = Environment(
-    loader=PackageLoader('m2at_mm.reporting'),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_FORM: Any = dict(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_LOADER = PackageLoader('m2at_mm.reporting')
+templates = Environment(loader=_LOADER, undefined=StrictUndefined, **_FORM)
 #: What sections are made of: the macros of ``templates/blocks.html``.
 blocks: Any = templates.get_template('blocks.html').module
 
@@ -95,6 +91,5 @@ def to_img(pixels: np.ndarray, alt: str) -> Markup:
     stream = io.BytesIO()
     imsave(stream, np.ascontiguousarray(pixels.clip(0, 1)), format='png')
     data = base64.b64encode(stream.getvalue()).decode()
-    return Markup('<img src="data:image/png;base64,{}" alt="{}">').format(
-        data, alt
-    )
+    img = Markup('<img src="data:image/png;base64,{}" alt="{}">')
+    return img.format(data, alt)

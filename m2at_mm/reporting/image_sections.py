@@ -46,11 +46,10 @@ def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
         for when, (label, share) in given.items():
             verdict = 'right' if label == example.label else 'wrong'
             shown = f'{100 * share:.0f} % ({verdict})'
-            lines.append(
-                f'{when}: logits that are not finite (wrong)'
-                if label == NO_LABEL
-                else f'{when}: {_class(run, label)}, {shown}'
-            )
+            if label == NO_LABEL:
+                lines.append(f'{when}: logits that are not finite (wrong)')
+            else:
+                lines.append(f'{when}: {_class(run, label)}, {shown}')
         what = f'test image {number}, {name}'
         images = [
             ('clean', to_img(example.clean, f'Clean {what}')),
@@ -74,14 +73,13 @@ def surfaces(report: Report) -> Iterator[Markup]:
     for number, run in enumerate(report.runs):
         if (found := report.measured.get(run.name)) is not None:
             yield blocks.heading(run.name)
-            figures = [
-                draw_surface(
-                    f'surface-{number}-{k}',
-                    f'Image {k + 1}, {_class(run, found.examples[k].label)}',
-                    surface,
+            figures = []
+            for k, surface in enumerate(found.surfaces):
+                title = (
+                    f'Image {k + 1}, {_class(run, found.examples[k].label)}'
                 )
-                for k, surface in enumerate(found.surfaces)
-            ]
+                name = f'surface-{number}-{k}'
+                figures.append(draw_surface(name, title, surface))
             yield blocks.figures(figures, small=True)
 
 

@@ -52,15 +52,11 @@ class Example:
 
 @dataclass(frozen=True)
 class LossSurface:
-    """The loss on a grid around an image.
+    """The loss on a grid of P x P points around an image.
 
-    Attributes:
-        steps (np.ndarray): Positions on both axes in units of the radius,
-            from -1 to 1, shape (P, ).
-        loss (np.ndarray): Cross-entropy, shape (P, P): a row per step in the
-            random direction, a column per step along the gradient.
-        margin (np.ndarray): Best wrong logit minus the right one, likewise;
-            above 0 the image is misclassified.
+    Positions on both axes are in units of the radius. ``loss`` (cross-entropy)
+    and ``margin`` (best wrong logit minus the right one) have a row per step
+    in the random direction and a column per step along the gradient.
     """
 
     steps: np.ndarray
@@ -111,12 +107,9 @@ def measure(run: RunLog, num_images: int) -> Measurement:
         runner = cli.build_trained_runner(_config(run, Path(folder)), _OPTIONS)
         model = bare_model(runner.model).eval()
         loader, own = runner.test_dataloader, model.threat_model
-        samples = evaluation.Samples(
-            loader.dataset,
-            model.data_preprocessor,
-            loader.collate_fn,
-            min(num_images, len(loader.dataset)),
-        )
+        how = model.data_preprocessor, loader.collate_fn
+        count = min(num_images, len(loader.dataset))
+        samples = evaluation.Samples(loader.dataset, *how, count)
         store = evaluation.ResultStore(Path(folder, 'evaluation'), {})
         # The run's own radius first, then smaller and larger ones.
         largest = 1.0 if own.norm == 'linf' else float('inf')
@@ -140,9 +133,8 @@ def _config(run: RunLog, folder: Path) -> Config:
     """The run's config, set up for its test images alone."""
     cfg = cli.load_adversarial_config(str(run.config_file))
     if cfg.get('test_dataloader') is None:
-        raise ValueError(
-            'the config has no test_dataloader, so there are no test images'
-        )
+        told = 'the config has no test_dataloader, so there are no test images'
+        raise ValueError(told)
     cfg.work_dir = str(folder)
     cfg.experiment_name = folder.name  # MMEngine keeps one log per name
     cfg.log_level = 'WARNING'
@@ -183,10 +175,9 @@ def loss_surfaces(
 ) -> list[LossSurface]:
     """Loss and margin along the gradient and a random direction.
 
-    A smooth slope along the gradient is what an attack can follow; a jagged
-    or flat one is a sign of masked gradients (arXiv 1902.06705, section 4).
-    Both directions end where ball and box end. The number of points on each
-    axis is odd, so that the image itself is one of them.
+    A jagged or flat slope along the gradient is a sign of masked gradients
+    (arXiv 1902.06705, section 4). Both directions end where ball and box end.
+    The number of points on each axis is odd, so that one is the image itself.
 
     Args:
         model (nn.Module): Maps images to logits of shape (N, K).

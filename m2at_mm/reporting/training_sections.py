@@ -35,16 +35,12 @@ def overview(report: Report) -> Iterator[Markup]:
     for run in report.runs:
         flat = {k: v for k, v in _flatten(run.config) if v != 'None'}
         values = [flat.get(name, EMPTY) for name in _OVERVIEW.values()]
+        shown = [value.rpartition('m2at_mm.')[2] for value in values]
         length = 'max_epochs' if run.unit == 'epoch' else 'max_iters'
         wanted = flat.get(f'train_cfg.{length}')
-        rows.append(
-            [
-                run.name,
-                *(value.rpartition('m2at_mm.')[2] for value in values),
-                f'{run.end:.4g} {run.unit}s'
-                + (f' of {wanted}' if wanted else ''),
-            ]
-        )
+        trained = f'{run.end:.4g} {run.unit}s'
+        trained += f' of {wanted}' if wanted else ''
+        rows.append([run.name, *shown, trained])
     head = ['run', *_OVERVIEW, 'trained']
     yield blocks.table('What was trained', head, rows)
 
@@ -114,17 +110,11 @@ def curves(report: Report) -> Iterator[Markup]:
     for number, metric in enumerate(metrics):
         lines = {run.name: run.validation.get(metric, {}) for run in runs}
         per_cent = metric.startswith(('robust/', 'accuracy/'))
-        figures.append(
-            draw_curves(
-                f'curve-validation-{number}',
-                f'Validation: {metric.removeprefix("robust/")}',
-                lines,
-                unit,
-                'accuracy (%)' if per_cent else metric,
-                end,
-                {k: m for k, m in marks.items() if set(m) <= set(lines[k])},
-            )
-        )
+        axis = unit, 'accuracy (%)' if per_cent else metric, end
+        known = {k: m for k, m in marks.items() if set(m) <= set(lines[k])}
+        name = f'curve-validation-{number}'
+        title = f'Validation: {metric.removeprefix("robust/")}'
+        figures.append(draw_curves(name, title, lines, *axis, known))
     yield blocks.figures(figures)
     if not marks:
         yield blocks.text('The logs have no validation.')

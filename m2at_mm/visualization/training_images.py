@@ -48,10 +48,7 @@ class TrainingImages:
     def of(
         cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
     ) -> TrainingImages:
-        """Attack a batch and make training images of it.
-
-        The model is in eval mode; images are in [0, 1], labels int64.
-        """
+        """Attack images in [0, 1], and have the method train on them."""
         name, attack = type(model.method).__name__, model.train_attack
         threat_model = copy(model.threat_model)  # schedules change it
         scores = _scores(model, images)
@@ -142,12 +139,11 @@ def draw_training_images(
 ) -> Figure:
     """Draw a row per image.
 
-    The columns are the clean image, M2AT's mask weighted by the mixing ratio
-    (white where the whole perturbation is kept), the perturbation and its
-    kept part, both amplified so that +-eps fills the scale (under l2, their
-    largest value), and the training image, as far as the method has them.
-    The text gives the predictions before and after the train attack, and the
-    training target.
+    As far as the method has them, the columns are the clean image, M2AT's mask
+    weighted by the mixing ratio (white where the whole perturbation is kept),
+    the perturbation and its kept part, both amplified so that +-eps fills the
+    scale (under l2, their largest value), and the training image. The text
+    gives the predictions before and after the attack, and the target.
     """
     num, columns = len(batch.clean), batch.columns()
     # The title of a picture with one column needs more.

@@ -18,8 +18,6 @@ from m2at_mm.reporting.image_sections import examples, surfaces
 from m2at_mm.reporting.measurement import loss_surfaces
 from m2at_mm.reporting.run_log import class_names
 
-NUM = 12
-
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunLog:
@@ -30,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunLog:
 
 @pytest.fixture(scope='module')
 def measured(run: RunLog) -> Measurement:
-    return measure(run, NUM)
+    return measure(run, 12)
 
 
 def test_the_best_checkpoint_is_attacked_at_five_radii(
@@ -45,7 +43,7 @@ def test_the_best_checkpoint_is_attacked_at_five_radii(
     positions = [int(k) for k in outcome.positions]
     labels = [dataset[k]['gt_label'] for k in positions]
     assert outcome.labels.tolist() == labels
-    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2  # NUM
+    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2  # 12
     assert not (run.folder / 'evaluation').exists()
     assert len([*run.folder.glob('*/vis_data')]) == 1
 
@@ -80,8 +78,7 @@ def test_sections_show_them(run: RunLog, measured: Measurement) -> None:
 def test_few_images_and_a_checkpoint_of_another_network(
     run: RunLog, tmp_path: Path
 ) -> None:
-    folder = tmp_path / 'run'
-    shutil.copytree(run.folder, folder)
+    folder = shutil.copytree(run.folder, tmp_path / 'run')
     (config,) = folder.glob('*/vis_data/config.py')
     with config.open('a') as file:
         file.write("test_dataloader['dataset'].update(indices=3)\n")

@@ -81,7 +81,7 @@ def test_methods_that_train_on_the_attack(digits: Batch, method: str) -> None:
         assert torch.equal(value, before[key])
 
 
-def test_training_images_of_avmixup(digits: Batch) -> None:
+def test_training_images_of_avmixup_and_iat(digits: Batch) -> None:
     method = dict(type='m2at_mm.AVmixup', gamma=2.0, vertex_label=0.1)
     batch = make(digits, **method)
     own = batch.target[range(N), batch.labels]
@@ -90,11 +90,8 @@ def test_training_images_of_avmixup(digits: Batch) -> None:
     vertex = (2 * batch.adversarial - batch.clean).clamp(0, 1)
     expected = (1 - share) * batch.clean + share * vertex
     assert torch.allclose(batch.training, expected, atol=1e-5)
-
-
-def test_training_images_of_iat(digits: Batch) -> None:
+    # IAT mixes labels as the adversarial images.
     batch = make(digits, type='m2at_mm.IAT')
-    # Labels are mixed as the adversarial images are.
     weights = batch.target[:, batch.labels]
     assert torch.allclose(weights.sum(1), torch.ones(N))
     expected = torch.einsum('ij,jchw->ichw', weights, batch.adversarial)

@@ -33,9 +33,7 @@ class Entry:
         return f'{self.mean[figure]:.1f}{spread}'
 
 
-def summarise(
-    results: Mapping[str, Sequence[dict[str, Any]]],
-) -> list[Entry]:
+def summarise(results: Mapping[str, Sequence[dict[str, Any]]]) -> list[Entry]:
     """Average the ``results.json`` of each method over its seeds, if any."""
     entries = []
     for name, runs in results.items():
