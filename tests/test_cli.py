@@ -54,14 +54,11 @@ def test_dataloader_defaults_follow_the_command_line() -> None:
     assert cfg.test_dataloader.collate_fn is list
 
 
-def test_origin_names_version_commit_and_command(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_origin_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('sys.argv', ['tools/train.py', 'a config.py'])
     first, *lines = start.describe_origin().splitlines()
     told = dict(line.strip().split(': ', 1) for line in lines)
-    assert first == 'Origin:'
-    assert told['m2at_mm'] == __version__
+    assert first == 'Origin:' and told['m2at_mm'] == __version__
     assert told['command'] == "python tools/train.py 'a config.py'"
     assert re.match(r'[0-9a-f]{7}|v?\d|none|unknown', told['commit'])
 
@@ -92,9 +89,7 @@ def test_deterministic_runs_set_up_the_gpu_library(
         (dict(loss_scale=512.0), 512.0),
     ],
 )
-def test_half_precision_scales_the_loss_where_it_must(
-    given: dict, scale: Any
-) -> None:
+def test_half_precision_scales_the_loss(given: dict, scale: Any) -> None:
     cfg = cli.Config(dict(optim_wrapper=given))
     cli.use_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'

@@ -31,9 +31,7 @@ def measured(run: RunLog) -> Measurement:
     return measure(run, 12)
 
 
-def test_the_best_checkpoint_is_attacked_at_five_radii(
-    run: RunLog, measured: Measurement
-) -> None:
+def test_the_best_is_attacked(run: RunLog, measured: Measurement) -> None:
     results, outcome = measured.results, measured.outcome
     radii = [one['threat_model']['eps'] * 255 for one in results['sweep']]
     assert radii == pytest.approx([8, 16, 32, 48, 64])
@@ -75,9 +73,7 @@ def test_sections_show_them(run: RunLog, measured: Measurement) -> None:
     assert [*examples(Report([run])), *surfaces(Report([run]))] == []
 
 
-def test_few_images_and_a_checkpoint_of_another_network(
-    run: RunLog, tmp_path: Path
-) -> None:
+def test_few_images_and_another_network(run: RunLog, tmp_path: Path) -> None:
     folder = shutil.copytree(run.folder, tmp_path / 'run')
     (config,) = folder.glob('*/vis_data/config.py')
     with config.open('a') as file:

@@ -27,7 +27,7 @@ FRAME = (DATA / 'report_frame.html').read_text()
 
 
 @pytest.fixture(scope='module')
-def work_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def work_dirs(tmp_path_factory: Any) -> list[Path]:
     """Two runs of two epochs of forty digits."""
     root = tmp_path_factory.mktemp('runs')
     for name, settings in METHODS.items():

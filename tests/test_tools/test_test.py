@@ -11,17 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tools_support
 import torch
 from tiny import build_stock, classifier_cfg
-from tools_support import (
-    DIGITS,
-    MAIN,
-    NARROW,
-    ROOT,
-    clean_env,
-    cli_options,
-    run_tool,
-)
+from tools_support import DIGITS, MAIN, NARROW, ROOT, cli_options, run_tool
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
@@ -77,7 +70,7 @@ def test_killed_evaluation_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     work_dir = tmp_path / 'killed'
     command = [sys.executable, ROOT / 'tools' / 'test.py', *words]
     command = [*map(str, command), '--work-dir', str(work_dir)]
-    quiet = dict(env=clean_env(), stdout=subprocess.DEVNULL)
+    quiet = dict(env=tools_support.clean_env(), stdout=subprocess.DEVNULL)
     process = subprocess.Popen(command, **quiet)
     deadline = time.monotonic() + 300
     done: list[Path] = []

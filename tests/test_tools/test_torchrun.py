@@ -36,10 +36,10 @@ class DieOnce(Hook):
         self.mark, self.iteration = Path(mark), iteration
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.rank == 1 and runner.iter == self.iteration:
-            if not self.mark.exists():
-                self.mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        now = runner.rank == 1 and runner.iter == self.iteration
+        if now and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -98,13 +98,11 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dying(tmp_path: Path) -> dict[str, Any]:
     """A config whose second process dies in the second epoch, once."""
     (tmp_path / 'die_once.py').write_text(DIE_ONCE)
-    config = tmp_path / 'config.py'
-    config.write_text(
-        f'_base_ = [{str(DIGITS)!r}]\n'
-        "custom_imports = dict(imports=['die_once'])\n"
-        "custom_hooks = [dict(type='mmengine.DieOnce', iteration=4,\n"
-        f'    mark={str(tmp_path / "mark")!r})]\n'
-    )
+    config, mark = tmp_path / 'config.py', str(tmp_path / 'mark')
+    hook = f"type='mmengine.DieOnce', iteration=4, mark={mark!r}"
+    text = "custom_imports = dict(imports=['die_once'])\n"
+    text += f'_base_ = [{str(DIGITS)!r}]\ncustom_hooks = [dict({hook})]\n'
+    config.write_text(text)
     return dict(config=config, PYTHONPATH=f'{tmp_path}:{ROOT}')
 
 

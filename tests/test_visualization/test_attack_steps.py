@@ -5,11 +5,7 @@ import torch
 from picture_support import EPS, NAMES, Batch, K, N, shown, tiny_model
 
 from m2at_mm.attacks import pgd
-from m2at_mm.visualization import (
-    AttackSteps,
-    draw_attack_steps,
-    draw_step_frames,
-)
+from m2at_mm.visualization import AttackSteps, attack_steps
 
 STEPS = 4
 
@@ -63,7 +59,7 @@ def test_attacks_of_one_step(digits: Batch, attack: str) -> None:
     torch.manual_seed(0)
     expected = model.train_attack(model, *digits, model.threat_model)
     assert torch.equal(path.images[1], expected)
-    assert len(draw_step_frames(path)) == len(path.images) == 2
+    assert len(attack_steps.draw_step_frames(path)) == len(path.images) == 2
     model.train_attack = None
     with pytest.raises(ValueError, match='train_attack=None has no steps'):
         AttackSteps.of(model, *digits)
@@ -75,10 +71,10 @@ def test_strip_and_frames(digits: Batch) -> None:
     # Known predictions: the second image becomes wrong.
     path.scores = torch.eye(K)[path.labels].repeat(STEPS + 1, 1, 1)
     path.scores[2:, 1] = torch.eye(K)[8]
-    figure = draw_attack_steps(path, NAMES, note='a note')
+    figure = attack_steps.draw_attack_steps(path, NAMES, note='a note')
     assert len(figure.axes) == 2 * N * (STEPS + 1)
     assert 'PGD' in figure.get_suptitle() and 'a note' in figure.get_suptitle()
-    frames = draw_step_frames(path, NAMES)
+    frames = attack_steps.draw_step_frames(path, NAMES)
     assert len(frames) == STEPS + 1
     assert len({tuple(frame.get_size_inches()) for frame in frames}) == 1
     for row in range(N):
@@ -108,7 +104,7 @@ def test_strip_and_frames(digits: Batch) -> None:
 def test_a_long_path_is_shown_in_parts(digits: Batch, steps: int) -> None:
     model = tiny_model(steps=steps, step_size='1/255')
     path = AttackSteps.of(model, *(one[:1] for one in digits))
-    figure = draw_attack_steps(path)
+    figure = attack_steps.draw_attack_steps(path)
     titles = [axis.get_title() for axis in figure.axes[:11]]
     assert len(figure.axes) == 22 and len(set(titles)) == 11
     assert titles[0] == 'clean' and titles[-1] == f'step {steps}'

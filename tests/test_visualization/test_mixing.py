@@ -7,12 +7,7 @@ import torch
 from picture_support import EPS, Batch, K, N, made, shown
 
 from m2at_mm.methods.masking import MASKS
-from m2at_mm.visualization import (
-    MaskKinds,
-    MethodOptions,
-    draw_mask_kinds,
-    draw_method_options,
-)
+from m2at_mm.visualization import MaskKinds, MethodOptions, mixing
 from m2at_mm.visualization.mixing import VARIANTS
 
 PLAIN, SCALE, ALPHA, PAIRING, LABEL, LITERAL = VARIANTS
@@ -47,14 +42,14 @@ def test_kinds_share_perturbation_and_ratio(grey: Batch, pairing: str) -> None:
 
 def test_texts_of_masks_are_the_means(grey: Batch) -> None:
     batch = made(MaskKinds, grey)
-    figure = draw_mask_kinds(batch, note='a note')
+    figure = mixing.draw_mask_kinds(batch, note='a note')
     columns = 2 + 2 * len(MASKS)
     assert len(figure.axes) == N * columns
     assert 'a note' in figure.get_suptitle()
     titles = [axis.get_title() for axis in figure.axes[2:columns:2]]
     assert titles == [f'mask={kind!r}' for kind in MASKS]
     for row in range(N):
-        axes = figure.axes[row * columns : (row + 1) * columns]
+        axes = figure.axes[row * columns :][:columns]
         lam = float(batch.draws['pixel'].ratio[row])
         assert axes[0].get_xlabel() == str(int(grey[1][row]))
         assert axes[1].get_xlabel() == f'mixing ratio {lam:.2f}'
@@ -117,7 +112,7 @@ def test_ratio_and_partner_of_an_option(grey: Batch) -> None:
 
 def test_figure_of_options(grey: Batch) -> None:
     found = made(MethodOptions, grey, scale=1.5)
-    figure = draw_method_options(found, note='a note')
+    figure = mixing.draw_method_options(found, note='a note')
     columns = 2 + len(VARIANTS)
     assert len(figure.axes) == 2 * N * columns
     heading = figure.get_suptitle()
