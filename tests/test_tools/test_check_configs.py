@@ -181,7 +181,7 @@ def test_what_only_the_recipe_breaks_fails(
         ({}, True, 'None'),
     ],
 )
-def test_did_not_happen(changed: Any, adversarial: bool, problem: str) -> None:
+def test_problem_told(changed: Any, adversarial: bool, problem: str) -> None:
     check = _Check()
     check.losses, check.metrics = [1.0, 1.0], {'robust/worst': 0.0}
     check.changed = True
