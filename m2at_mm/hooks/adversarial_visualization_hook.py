@@ -24,8 +24,11 @@ from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import random_streams, set_random_streams
 from m2at_mm.runner.train_loops import refuse_epochs
-from m2at_mm.visualization import TrainingImages, draw_training_images
-from m2at_mm.visualization.rendering import figure_pixels
+from m2at_mm.visualization import (
+    TrainingImages,
+    draw_training_images,
+    figure_pixels,
+)
 
 # No slash: MMEngine's local backend makes a file of the name.
 _PICTURE = 'training_images'
