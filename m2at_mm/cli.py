@@ -48,15 +48,13 @@ def run(main: Callable[[], None]) -> None:
     except Exception as error:
         if '--debug' in sys.argv:
             raise
-        text = ' '.join(str(arg) for arg in error.args[:1]) or repr(error)
-        if isinstance(error, OSError):  # of two arguments or more
-            text = str(error)
+        # An OSError has two arguments or more.
+        told = [error] if isinstance(error, OSError) else error.args[:1]
+        text = ' '.join(map(str, told)) or repr(error)
         log = _log_traceback()
         where = f'traceback: {log}' if log else '--debug shows the traceback'
-        sys.exit(
-            f'{Path(sys.argv[0]).name}: {type(error).__name__}: '
-            f'{" ".join(text.split())}\n({where})'
-        )
+        what = f'{Path(sys.argv[0]).name}: {type(error).__name__}'
+        sys.exit(f'{what}: {" ".join(text.split())}\n({where})')
 
 
 def _log_traceback() -> str | None:
@@ -64,9 +62,9 @@ def _log_traceback() -> str | None:
     logger = MMLogger.get_current_instance()
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
-            level = dict(levelno=logging.ERROR, levelname='ERROR')
-            content = dict(name=logger.name, msg=traceback.format_exc())
-            handler.handle(logging.makeLogRecord(content | level))
+            text, level = traceback.format_exc(), logging.ERROR
+            place = (logger.name, level, __file__, 0)
+            handler.handle(logging.LogRecord(*place, text, None, None))
             return handler.baseFilename
     return None
 
@@ -74,25 +72,15 @@ def _log_traceback() -> str | None:
 def add_common_arguments(
     parser: argparse.ArgumentParser, config: str | None = None
 ) -> None:
-    """Add the config, and the options of mmpretrain that every tool has.
-
-    Args:
-        parser (ArgumentParser): The tool's parser.
-        config (str, optional): Config where none is given. Defaults to None:
-            one must be given.
-    """
+    """Add the config, which may have a default, and mmpretrain's options."""
     add = parser.add_argument
     text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
     add('config', nargs='?' if config else None, default=config, help=text)
     add('--work-dir', help='folder for logs and checkpoints')
-    add(
-        '--cfg-options',
-        nargs='+',
-        action=_Options,
-        metavar='KEY=VALUE',
-        help='override settings of the config, like '
-        'model.method.scale=2.0 train_cfg.max_epochs=30',
-    )
+    text = 'override settings of the config, like model.method.scale=2.0 '
+    text += 'train_cfg.max_epochs=30'
+    how: Any = dict(nargs='+', action=_Options, metavar='KEY=VALUE')
+    add('--cfg-options', **how, help=text)
     text = 'disable pin_memory in dataloaders'
     add('--no-pin-memory', action='store_true', help=text)
     launchers = ['none', 'pytorch', 'slurm', 'mpi']
@@ -107,24 +95,20 @@ class _Options(DictAction):
     def __call__(self, *args: Any) -> None:
         for word in args[2]:
             if '=' not in word:
-                raise argparse.ArgumentError(
-                    self, f'{word!r} has no value: write KEY=VALUE'
-                )
+                text = f'{word!r} has no value: write KEY=VALUE'
+                raise argparse.ArgumentError(self, text)
         super().__call__(*args)
 
 
 def load_config(name: str) -> Config:
     """Load a config file, or ``PACKAGE::PATH`` of an OpenMMLab package.
 
-    MMEngine reads the latter only as a base of another config, so here it
-    becomes the base of an empty one.
-
     Raises:
         FileNotFoundError: There is no such config.
     """
     if '::' not in name:
         return Config.fromfile(name)
-    try:
+    try:  # MMEngine reads it only as a base of another config
         cfg = Config.fromstring(f'_base_ = [{name!r}]', file_format='.py')
     except FileNotFoundError as error:
         raise FileNotFoundError(
@@ -133,9 +117,8 @@ def load_config(name: str) -> Config:
             'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
         ) from error
     # The runner names its copy of the config after the file.
-    return Config(
-        cfg.to_dict(), cfg_text=cfg.text, filename=name.split('::')[-1]
-    )
+    path = name.split('::')[-1]
+    return Config(cfg.to_dict(), cfg_text=cfg.text, filename=path)
 
 
 def load_adversarial_config(name: str, recipe: str = 'standard') -> Config:
@@ -163,16 +146,12 @@ def set_work_dir(
 
 
 def use_amp(cfg: Config) -> None:
-    """Switch to automatic mixed precision.
+    """Switch a config, all else merged, to automatic mixed precision.
 
     float16 by default, as in mmpretrain. With
     ``optim_wrapper.dtype='bfloat16'``, whose range is that of float32, the
     loss is not scaled: after each scaled iteration the host reads whether a
     gradient overflowed, for which it waits for the GPU.
-
-    Args:
-        cfg (Config): Config with all other options merged; its
-            ``optim_wrapper`` is changed.
 
     Raises:
         ValueError: The config has a wrapper that is neither of MMEngine's.
@@ -191,30 +170,22 @@ def use_amp(cfg: Config) -> None:
 
 
 def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Merge what :func:`add_common_arguments` read, last of all."""
+    """Merge what :func:`add_common_arguments` read, last of all.
+
+    What a dataloader's config leaves open gets mmpretrain's defaults.
+    """
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
-    for field in LOADERS:
-        if cfg.get(field) is not None:
-            cfg[field] = _with_defaults(cfg[field], args)
-
-
-def _with_defaults(loader: ConfigDict, args: argparse.Namespace) -> ConfigDict:
-    """Mmpretrain's defaults for what a dataloader's config leaves open."""
-    filled = ConfigDict(
-        pin_memory=get_device() != 'cpu',
-        persistent_workers=True,
-        collate_fn=dict(type='default_collate'),
-    )
-    filled.update(loader)
-    # A base inside mmpretrain marks it, and MMEngine passes the mark on to
-    # the function.
-    if isinstance(filled.collate_fn, dict):
-        filled.collate_fn.pop('_scope_', None)
-    if args.no_pin_memory:
-        filled.pin_memory = False
+    cfg.merge_from_dict(args.cfg_options or {})
     stop_workers = getattr(args, 'no_persistent_workers', False)
-    if stop_workers or filled.get('num_workers', 0) == 0:
-        filled.persistent_workers = False
-    return filled
+    for loader in filter(None, map(cfg.get, LOADERS)):
+        loader.setdefault('pin_memory', get_device() != 'cpu')
+        loader.setdefault('persistent_workers', True)
+        loader.setdefault('collate_fn', ConfigDict(type='default_collate'))
+        # A base inside mmpretrain marks it, and MMEngine passes the mark on
+        # to the function.
+        if isinstance(loader.collate_fn, dict):
+            loader.collate_fn.pop('_scope_', None)
+        if args.no_pin_memory:
+            loader.pin_memory = False
+        if stop_workers or not loader.get('num_workers'):
+            loader.persistent_workers = False

@@ -22,18 +22,14 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 def write_whole(
     path: Path, write: Callable[[Path], Any], shared: bool = True
 ) -> None:
-    """Write a file beside its place, then rename it.
+    """Have a file written beside its place, then rename it.
 
-    Args:
-        path (Path): Where the file belongs. Its folder is made.
-        write (Callable): Writes the file at the path that it is given.
-        shared (bool): Whether several processes may write it at a time. Where
-            only one does, what a killed process left beside is overwritten.
-            Defaults to True.
+    Its folder is made. Where only one process writes it at a time, it is not
+    ``shared``: what a killed process left beside is overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    suffix = f'{os.getpid()}.tmp' if shared else 'unfinished'
-    beside = path.with_name(f'.{path.name}.{suffix}')
+    mark = f'{os.getpid()}.tmp' if shared else 'unfinished'
+    beside = path.with_name(f'.{path.name}.{mark}')
     try:
         write(beside)
         os.replace(beside, path)
@@ -44,7 +40,6 @@ def write_whole(
 def replace_file(path: str | Path, content: bytes) -> None:
     """Give a file new content, which reaches the disk before its place.
 
-    Whatever happens meanwhile, ``path`` holds its old content or the new one.
     Only one process may write it at a time.
 
     Raises:
@@ -74,38 +69,29 @@ def name_last_checkpoint(work_dir: str, checkpoint: str) -> None:
 
 
 def last_checkpoint(work_dir: Path) -> Path | None:
-    """The checkpoint that ``last_checkpoint`` names, None if there is none.
-
-    The folder may have been moved since.
-    """
+    """The checkpoint that ``last_checkpoint`` names, None if there is none."""
     note = work_dir / 'last_checkpoint'
     if not note.is_file():
         return None
     path = Path(note.read_text(encoding='utf-8').strip())
-    beside = work_dir / path.name
-    return next((one for one in (beside, path) if one.is_file()), None)
+    places = (work_dir / path.name, path)  # the folder may have been moved
+    return next(filter(Path.is_file, places), None)
 
 
 def best_checkpoint(work_dir: Path) -> Path | None:
     """The newest ``best_*.pth`` that is no copy made for publishing."""
-    found = [
-        path
-        for path in work_dir.glob('best_*.pth')
-        if not re.search(r'-[0-9a-f]{8}$', path.stem)
-    ]
+    copy = re.compile(r'-[0-9a-f]{8}\.pth$')
+    found = (p for p in work_dir.glob('best_*.pth') if not copy.search(p.name))
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
 @contextmanager
 def only_run_in(work_dir: str) -> Iterator[None]:
-    """Keep other runs out of a work dir until this one ends.
+    """Keep other runs out of a work dir, which is made, until this one ends.
 
     Two runs would write the same checkpoints. The system gives the lock back
     when the process ends, however it does. Of several processes of one run,
     the first one holds it.
-
-    Args:
-        work_dir (str): Folder of the run. It is made if it is not there.
 
     Raises:
         RuntimeError: Another run is in it.
@@ -117,9 +103,8 @@ def only_run_in(work_dir: str) -> Iterator[None]:
         return
     folder = Path(work_dir)
     if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(
-            f'work_dir={work_dir!r} is a file: give a folder'
-        )
+        told = f'work_dir={work_dir!r} is a file: give a folder'
+        raise NotADirectoryError(told)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / '.lock').open('a+') as file:
         try:

@@ -1,9 +1,7 @@
 """Registries of m2at_mm, each a child of one of MMEngine's root registries.
 
 With them a config finds our types as ``m2at_mm.NAME`` under any default
-scope and without ``custom_imports``. Attacks and methods are in
-:data:`TASK_UTILS`, data preprocessors in :data:`MODELS`: MMEngine has no
-registry of their own for them.
+scope and without ``custom_imports``.
 """
 
 from typing import Any
@@ -13,7 +11,6 @@ from mmengine.registry import Registry
 
 
 def _child(root: Registry, *packages: str) -> Registry:
-    """A registry for what these packages of m2at_mm register."""
     locations = [f'm2at_mm.{package}' for package in packages]
     return Registry(root.name, parent=root, locations=locations)
 
@@ -44,11 +41,6 @@ TASK_UTILS = _child(_root.TASK_UTILS, 'attacks', 'methods')
 
 
 def type_name(kind: Any) -> str:
-    """The name of a type that is written as a class or as a string.
-
-    Args:
-        kind (type | str): Like ``CIFAR10``, ``'CIFAR10'`` or
-            ``'mmpretrain.CIFAR10'``.
-    """
+    """``'CIFAR10'`` of the class, of its name or of ``'scope.CIFAR10'``."""
     name = kind.__name__ if isinstance(kind, type) else str(kind)
     return name.split('.')[-1]

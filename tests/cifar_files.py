@@ -15,7 +15,6 @@ from m2at_mm.datasets import CIFAR10
 
 NAMES = CIFAR10.METAINFO['classes']
 TRAIN, TEST = 6, 3  # images per class in the small folders made here
-DOWNLOADER = 'download_and_extract_archive'
 
 
 def pixels(part: str, label: int, index: int) -> np.ndarray:
@@ -61,11 +60,10 @@ def make_official(
     tests = [(label, i) for i in range(TEST) for label in range(labels)]
     folder = root / cls.base_folder
     key = 'labels' if cls is CIFAR10 else 'fine_labels'
-    entries = [
-        write_batch(folder / 'a', 'train', order[:25], key),
-        write_batch(folder / 'b', 'train', order[25:], key),
-    ]
-    monkeypatch.setattr(cls, 'train_list', entries, raising=False)
-    entries = [write_batch(folder / 'c', 'test', tests[::-1], key)]
-    monkeypatch.setattr(cls, 'test_list', entries, raising=False)
+    for name, files in (
+        ('train_list', dict(a=('train', order[:25]), b=('train', order[25:]))),
+        ('test_list', dict(c=('test', tests[::-1]))),
+    ):
+        entries = [write_batch(folder / k, *files[k], key) for k in files]
+        monkeypatch.setattr(cls, name, entries, raising=False)
     return [('train', *item) for item in order]

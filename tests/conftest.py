@@ -64,13 +64,11 @@ def cifar10_images(cifar10_root: Path) -> CifarImages:
 
     def load(n: int) -> tuple[Tensor, Tensor]:
         folders = sorted((cifar10_root / 'test').iterdir())
-        files = [sorted(folder.iterdir()) for folder in folders]
+        turns = zip(*(sorted(folder.iterdir()) for folder in folders))
+        files = [file for turn in turns for file in turn][:n]
         labels = torch.arange(n) % len(folders)
-        images = [
-            np.array(Image.open(files[k % len(folders)][k // len(folders)]))
-            for k in range(n)
-        ]
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        images = np.stack([np.array(Image.open(file)) for file in files])
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
         return pixels.contiguous().float() / 255, labels
 
     return load
@@ -81,7 +79,7 @@ def _load_resnet18(state_dict: dict[str, Tensor]) -> nn.Module:
 
     In eval mode and without gradients of the parameters.
     """
-    from train_robust_network import build_network
+    from tiny import build_network
 
     model = build_network(width=len(state_dict['backbone.conv1.weight']))
     model.load_state_dict(state_dict)
@@ -104,16 +102,11 @@ def undefended_model() -> nn.Module:
         pytest.skip('pyautoattack, which ships the model, is not installed')
     path = Path(spec.origin).parent / 'examples' / 'model_test.pt'
     state_dict = torch.load(path, map_location='cpu', weights_only=True)
-    return _load_resnet18(
-        {_mmpretrain_key(key): value for key, value in state_dict.items()}
-    )
-
-
-def _mmpretrain_key(key: str) -> str:
-    """`linear` is the head's `fc`, `shortcut` is `downsample`."""
-    if key.startswith('linear.'):
-        return key.replace('linear.', 'head.fc.')
-    return 'backbone.' + key.replace('.shortcut.', '.downsample.')
+    renamed = {}
+    for key, value in state_dict.items():
+        name = 'backbone.' + key.replace('.shortcut.', '.downsample.')
+        renamed[name.replace('backbone.linear.', 'head.fc.')] = value
+    return _load_resnet18(renamed)
 
 
 @pytest.fixture(autouse=True)
@@ -132,7 +125,5 @@ def _end_data_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, '__init__', noted)
     yield
-    for reference in made:
-        iterator = reference()
-        if iterator is not None:
-            iterator._shutdown_workers()
+    for iterator in filter(None, [reference() for reference in made]):
+        iterator._shutdown_workers()

@@ -37,14 +37,10 @@ class TwoConvolutions(nn.Sequential):
     """The least network with running statistics."""
 
     def __init__(self) -> None:
-        super().__init__(
-            nn.Conv2d(3, 4, 3, stride=2, bias=False),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Conv2d(4, 8, 3, stride=2, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-        )
+        super().__init__()
+        for given, out in ((3, 4), (4, 8)):
+            self.append(nn.Conv2d(given, out, 3, stride=2, bias=False))
+            self.extend((nn.BatchNorm2d(out), nn.ReLU()))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return (super().forward(images),)
@@ -52,14 +48,8 @@ class TwoConvolutions(nn.Sequential):
 
 def quick_cfg(num_classes: int = 10) -> dict:
     """A classifier for tests in which it may be any."""
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(type='TwoConvolutions'),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead', num_classes=num_classes, in_channels=8
-        ),
-    )
+    cfg = classifier_cfg(num_classes, base_channels=1)
+    return dict(cfg, backbone=dict(type='TwoConvolutions'))
 
 
 def small_digits_config(
@@ -71,18 +61,11 @@ def small_digits_config(
 ) -> Config:
     """A tiny network and attacks of one step on ``num_images`` digits."""
     cfg = copy.deepcopy(_digits_config())
-    cfg.merge_from_dict(
-        dict(
-            work_dir=str(work_dir),
-            # Runners of one name and second would share their visualizer.
-            experiment_name=f'{work_dir.parent.name}-{work_dir.name}',
-            model=dict(
-                classifier=dict(_delete_=True, **network(num_classes)),
-                train_attack=dict(steps=1),
-                eval_attacks=dict(pgd10=dict(steps=1)),
-            ),
-        )
-    )
+    cfg.work_dir = str(work_dir)
+    # Runners of one name and second would share their visualizer.
+    cfg.experiment_name = f'{work_dir.parent.name}-{work_dir.name}'
+    cfg.model.classifier = network(num_classes)
+    cfg.model.train_attack.steps = cfg.model.eval_attacks.pgd10.steps = 1
     for loader in ('train', 'val', 'test'):
         part = cfg[f'{loader}_dataloader']
         part.batch_size = batch_size
@@ -99,9 +82,8 @@ def build_digits_runner(
     **settings: Any,
 ) -> Runner:
     """Epochs of one iteration of ``num_images`` digits."""
-    cfg = small_digits_config(
-        work_dir, num_images, num_images, num_classes, network
-    )
+    sizes = num_images, num_images, num_classes
+    cfg = small_digits_config(work_dir, *sizes, network)
     cfg.train_cfg.max_epochs = epochs
     cfg.merge_from_dict(settings)
     return Runner.from_cfg(cfg)

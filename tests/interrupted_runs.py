@@ -65,29 +65,18 @@ def build_runner(
     """
     cfg = small_digits_config(work_dir, IMAGES, BATCH, network=quick_cfg)
     cfg.train_cfg = dict(LOOPS[loop])
-    by_epoch = loop == 'epochs'
-    checkpoint = dict(
-        by_epoch=by_epoch,
-        interval=1 if by_epoch else 2,
-        max_keep_ckpts=-1,
-        published_keys=None,
-    )
-    hooks = dict(
-        checkpoint=checkpoint,
-        rng_state=dict(type='m2at_mm.RNGStateHook'),
-        ema=dict(type='EMAHook'),
-        logger=dict(interval=1),
-    )
+    hooks, by_epoch = cfg.default_hooks, loop == 'epochs'
+    hooks.checkpoint.update(max_keep_ckpts=-1, published_keys=None)
+    hooks.checkpoint.update(by_epoch=by_epoch, interval=1 if by_epoch else 2)
+    hooks.rng_state = dict(type='m2at_mm.RNGStateHook')
+    hooks.ema, hooks.logger.interval = dict(type='EMAHook'), 1
+    cfg.randomness.seed = None
     schedule = dict(type='CosineAnnealingLR', T_max=9, by_epoch=False)
-    cfg.merge_from_dict(
-        dict(randomness=dict(seed=None), default_hooks=hooks)
-        | dict(param_scheduler=dict(schedule, _delete_=True))
-    )
+    cfg.param_scheduler = schedule
     if not whole_batches:
         cfg.data_preprocessor.augment = None
-        cfg.train_dataloader.dataset.update(
-            pipeline=AUGMENTED, whole_batches=False
-        )
+        data = dict(pipeline=AUGMENTED, whole_batches=False)
+        cfg.train_dataloader.dataset.update(data)
     if loop == 'iterations':
         endless = dict(type='InfiniteSampler', shuffle=True)
         cfg.train_dataloader.sampler = endless
@@ -151,11 +140,8 @@ def same_ends(first: Path, second: Path, *parts: str) -> None:
     ends = [end_of(folder) for folder in (first, second)]
     for part in parts:
         same(*(end[part] for end in ends), part)
-    names, others = (
-        {path.name for path in folder.glob('*.pth')}
-        for folder in (first, second)
-    )
-    assert names == others
+    names, others = (one.glob('*.pth') for one in (first, second))
+    assert {path.name for path in names} == {path.name for path in others}
 
 
 def scalars(runner: Runner, name: str) -> list[float]:

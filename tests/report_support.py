@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-LOG = """\
-01/02 03:04:05 - mmengine - INFO -
-------------------------------------------------------------
-System environment:
-    sys.platform: linux
-    Python: 3.11.7 (main) [GCC 12.2.0]
-    PyTorch: 2.14.1
-    PyTorch compiling details: PyTorch built with:
-  - GCC 13.3
-
-Runtime environment:
-    seed: 7
-------------------------------------------------------------
-
-01/02 03:04:05 - mmengine - INFO - Config:
-    not: environment
-01/02 03:04:05 - mmengine - INFO - Origin:
-    m2at_mm: 0.1.0
-    commit: abc123
-    command: python tools/train.py 'a b.py'
-01/02 03:04:06 - mmengine - INFO - Epoch(train)  [1][ 5/10]  lr: 0.1
-"""
+DATA = Path(__file__).with_name('data')
+LOG = (DATA / 'report_log.txt').read_text()
 CONFIG = """\
 model = dict(
     method=dict(type='m2at_mm.{method}', scale=1.5),
@@ -56,19 +36,16 @@ def write_session(
     data.mkdir(parents=True)
     (folder / start / f'{start}.log').write_text(LOG)
     (data / 'config.py').write_text(CONFIG.format(method=method))
-    records = []
+    text = ''
     for epoch, value in zip(epochs, robust):
         step = 10 * epoch - 5
         at = dict(epoch=epoch, iter=step, step=step)
+        text += json.dumps(dict(lr=0.1, loss=2 / step, **at)) + '\n'
         figures = dict(clean=50 + value, pgd10=value, worst=value - 1)
         shown = {f'robust/{k}': v for k, v in figures.items()}
-        records += [
-            dict(lr=0.1, loss=2 / step, **at),
-            {**shown, 'step': epoch},
-        ]
-    path = data / 'scalars.json'
-    for one in (path, data / f'{start}.json'):
-        one.write_text(''.join(json.dumps(one) + '\n' for one in records))
+        text += json.dumps({**shown, 'step': epoch}) + '\n'
+    for name in (start, 'scalars'):
+        (path := data / f'{name}.json').write_text(text)
     return path
 
 
@@ -98,7 +75,7 @@ def write_results(
 
 
 class Page(HTMLParser):
-    """A page or a part of one, checked when it is read.
+    """A page, or the blocks of a part, checked when it is read.
 
     Attributes:
         elements (list[tuple[str, dict]]): Start tags with their attributes.
@@ -106,12 +83,12 @@ class Page(HTMLParser):
         tables (list[list[list[str]]]): Tables of rows of cells.
     """
 
-    def __init__(self, html: str) -> None:
+    def __init__(self, blocks: Iterable[str]) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str]]] = []
         self.text, self._in_cell = '', False
         self.tables: list[list[list[str]]] = []
-        self.feed(html)
+        self.feed(''.join(blocks))
         self.close()
         self._check()
 
@@ -144,12 +121,11 @@ class Page(HTMLParser):
         ids = [attrs['id'] for _, attrs in self.elements if 'id' in attrs]
         assert len(ids) == len(set(ids))
         links = ('src', 'href', 'xlink:href', 'srcset', 'action')
-        for key, value in (
-            item for _, attrs in self.elements for item in attrs.items()
-        ):
-            inner = value.startswith('data:') or value[1:] in ids
-            assert inner or key not in links, value
-            assert 'url(' not in value.replace('url(#', ''), value
+        for _, attrs in self.elements:
+            for key, value in attrs.items():
+                inner = value.startswith('data:') or value[1:] in ids
+                assert inner or key not in links, value
+                assert 'url(' not in value.replace('url(#', ''), value
         assert '@import' not in self.text and 'url(' not in self.text
         assert not self.all('script')
         assert all(attrs['alt'].strip() for attrs in self.all('img'))

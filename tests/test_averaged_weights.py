@@ -11,14 +11,12 @@ from digits_runner import quick_cfg, small_digits_config
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+EMA = dict(type='EMAHook', update_buffers=True)
 AVERAGES = {
-    'ema': dict(type='EMAHook', momentum=0.3, update_buffers=True),
-    'swa': dict(
-        type='EMAHook',
-        ema_type='StochasticWeightAverage',
-        update_buffers=True,
-    ),
+    'ema': dict(EMA, momentum=0.3),
+    'swa': dict(EMA, ema_type='StochasticWeightAverage'),
 }
+WRAPPERS = ['OptimWrapper', 'm2at_mm.AWPOptimWrapper']
 
 
 def _config(folder: Path, average: dict, wrapper: str) -> Config:
@@ -35,12 +33,8 @@ def _config(folder: Path, average: dict, wrapper: str) -> Config:
 
 
 @pytest.mark.parametrize('kind', AVERAGES)
-@pytest.mark.parametrize(
-    'wrapper', ['OptimWrapper', 'm2at_mm.AWPOptimWrapper']
-)
-def test_validation_and_checkpoint_use_the_average(
-    kind: str, wrapper: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_average_is_validated(kind: str, wrapper: str, tmp_path: Path) -> None:
     cfg = _config(tmp_path, AVERAGES[kind], wrapper)
     runner = Runner.from_cfg(cfg)
     logged: list[dict[str, Any]] = []

@@ -7,6 +7,7 @@ import pickle
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,12 +43,10 @@ OPTIONS = {
     'model.label_smoothing=1': 'label_smoothing=1 must be.*below 1',
     'model.eval_attacks.worst.type=m2at_mm.PGD': 'another name',
     'model.classifier.backbone.type=ResNot': 'ResNot.*not in',
-    'model.classifier.head.num_classes=5': (
-        "label [5-9], outside the model's classes 0 to 4.*num_classes"
-    ),
-    'default_hooks.checkpoint.save_best=robust/pgd7': (
-        "save_best='robust/pgd7' will never be reported.*pgd10"
-    ),
+    'model.classifier.head.num_classes=5': "label [5-9], outside the model's "
+    'classes 0 to 4.*num_classes',
+    'default_hooks.checkpoint.save_best=robust/pgd7': "save_best='robust/pgd7"
+    "' will never be reported.*pgd10",
     'default_hooks.guard.type=m2at_mm.CollapseGuardHook '
     'default_hooks.guard.action=pray': "action='pray'.*choose",
     'default_hooks.pictures.type=m2at_mm.AdversarialVisualizationHook '
@@ -64,32 +63,26 @@ ROOTS = ' '.join(
 #: Command lines; `{name}` is a file of the fixture or a config below.
 COMMANDS = {
     'train no_such.py': 'no_such.py',
-    'train mmpretrain::no/such.py': (
-        'there is no config mmpretrain::no/such.py.*resnet18'
-    ),
+    'train mmpretrain::no/such.py': 'there is no config mmpretrain::no/such.py'
+    '.*resnet18',
     'train mmpretrain::simclr/simclr_resnet50_8xb32-coslr-200e_in1k.py '
     '--recipe m2at': 'SimCLR learns without labels.*fine-tune',
     'train mmpretrain::csra/resnet101-csra_1xb16_voc07-448px.py '
     '--recipe m2at': 'CSRAClsHead gives an image several labels.*LinearCls',
     'train {digits} --recipe m2at': 'already',
-    'train {stock} --recipe m2at-finetune --cfg-options ' + ROOTS: (
-        'load_from is empty.*load_from=CHECKPOINT'
-    ),
+    f'train {{stock}} --recipe m2at-finetune --cfg-options {ROOTS}': 'load_fr'
+    'om is empty.*load_from=CHECKPOINT',
     'train {schedule}': "'threat_model.epz'",
-    'train {cifar} --cfg-options train_dataloader.dataset.data_root=/none': (
-        '/none'
-    ),
+    'train {cifar} --cfg-options {none}': '/none',
     'train {cifar} --cfg-options train_dataloader.dataset.val_size=10 '
     'train_dataloader.dataset.data_root={damaged}': r'0001\.jpg',
     'train {digits} --resume {code}': 'could run code',
     'train {digits} --recipe m3at': "invalid choice: 'm3at'",
     'train {digits} --cfg-options a': "--cfg-options: 'a'.*KEY=VALUE",
-    'train {digits} --launcher pytorch': (
-        'needs the environment that torchrun sets'
-    ),
-    'train {digits} --launcher slurm': (
-        "launcher='slurm' gives each process a GPU.*torchrun"
-    ),
+    'train {digits} --launcher pytorch': 'needs the environment that torchrun '
+    'sets',
+    'train {digits} --launcher slurm': "launcher='slurm' gives each process a "
+    'GPU.*torchrun',
     'train {awp} --amp': '--amp would replace.*AWPOptimWrapper',
     'train {digits} --work-dir {work}/notes.txt': (
         'notes.txt. is a file.*folder'
@@ -110,14 +103,10 @@ COMMANDS = {
     ),
     'benchmark {digits} --rounds 0': '--rounds=0 must be',
     # Before the data are read.
-    'benchmark {n_fgsm} --cfg-options '
-    'train_dataloader.dataset.data_root=/none': (
-        'train_attack=NFGSM has no number of steps'
-    ),
+    'benchmark {n_fgsm} --cfg-options {none}': 'train_attack=NFGSM has no '
+    'number of steps',
     'benchmark {digits} --validation no_such.pth': 'no_such.pth',
-    'compare {plan} --work-dir {work}/runs --out {work}/results': (
-        'plan.*runs'
-    ),
+    'compare {plan} --work-dir {work}/runs --out {work}/results': 'plan.*runs',
     'report {work}/none --out {work}/page.html': 'none',
     'convert_checkpoint import {foreign} {own}': 'own.pth exists',
     'check_configs no/such.py': 'no config of mmpretrain has one.*no/such',
@@ -163,6 +152,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {path.stem: str(path) for path in folder.iterdir()} | dict(
         digits=str(DIGITS),
         cifar=str(MAIN),
+        none='train_dataloader.dataset.data_root=/none',
         n_fgsm=str(ROOT / 'configs' / 'n-fgsm_resnet18_cifar10.py'),
         stock='mmpretrain::resnet/resnet18_8xb16_cifar10.py',
     )
@@ -179,22 +169,14 @@ def work_dir(tmp_path: Path) -> Path:
     return folder
 
 
+TRAIN = {f'train {{digits}} --cfg-options {k}': v for k, v in OPTIONS.items()}
+
+
 @pytest.mark.parametrize(
-    ('command', 'message'),
-    [
-        *(
-            ('train {digits} --cfg-options ' + option, message)
-            for option, message in OPTIONS.items()
-        ),
-        *COMMANDS.items(),
-    ],
+    ('command', 'message'), [*TRAIN.items(), *COMMANDS.items()]
 )
 def test_is_refused_at_once(
-    command: str,
-    message: str,
-    files: dict[str, str],
-    work_dir: Path,
-    tmp_path: Path,
+    command: str, message: str, files: Any, work_dir: Path, tmp_path: Path
 ) -> None:
     tool, *words = shlex.split(command.format(**files, work=work_dir))
     if tool in ('train', 'test'):

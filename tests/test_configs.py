@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mmpretrain
 import pytest
 import torch
 from mmengine.config import Config
@@ -13,31 +14,25 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from tiny import raw_batch
 
-from m2at_mm.cli import load_config
 from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import DATASETS, MODELS
 
+STOCK = Path(mmpretrain.__file__).parent / '.mim' / 'configs' / 'resnet'
 CONFIGS = sorted(config_root().glob('*.py'))
 # The method of each name that does not spell it.
 METHODS = {'fast-at': 'PGDAT', 'n-fgsm': 'PGDAT', 'm2at-awp-ema': 'M2AT'}
 # Configs whose only difference from M2AT's is the model's method and attack.
 SAME_BUDGET = ['pgd-at', 'standard', 'trades', 'mart', 'avmixup', 'iat']
-# The backbones at a fraction of their size, with what the head then gets.
-NARROW: dict[str, tuple[dict[str, int], int]] = {
-    'ResNet_CIFAR': (dict(base_channels=8, stem_channels=8), 64),
-    'm2at_mm.PreActResNet_CIFAR': (dict(base_channels=8), 64),
-    'm2at_mm.WideResNet_CIFAR': (dict(depth=10, widen_factor=1), 64),
+# The backbones at a fraction of their size; the head gets 64 channels.
+NARROW: dict[str, dict[str, int]] = {
+    'ResNet_CIFAR': dict(base_channels=8, stem_channels=8),
+    'm2at_mm.PreActResNet_CIFAR': dict(base_channels=8),
+    'm2at_mm.WideResNet_CIFAR': dict(depth=10, widen_factor=1),
 }
 
 
-def _load(name: str) -> Config:
-    return Config.fromfile(config_root() / f'{name}.py')
-
-
-def _build(cfg: Config) -> Any:
-    init_default_scope('mmpretrain')
-    settings = dict(cfg.data_preprocessor)
-    return MODELS.build(dict(cfg.model, data_preprocessor=settings))
+def _load(name: str, rest: str = '_resnet18_cifar10') -> Config:
+    return Config.fromfile(config_root() / f'{name}{rest}.py')
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
@@ -47,12 +42,14 @@ def test_config_builds_and_trains_a_step(path: Path) -> None:
         dataset = dict(cfg[f'{part}_dataloader'].dataset, lazy_init=True)
         assert DATASETS.build(dataset).split == part
     backbone = cfg.model.classifier.backbone
-    narrow, cfg.model.classifier.head.in_channels = NARROW[backbone.type]
-    backbone.update(narrow)
+    backbone.update(NARROW[backbone.type])
+    cfg.model.classifier.head.in_channels = 64
     if 'steps' in (cfg.model.train_attack or {}):
         cfg.model.train_attack.steps = 2
     torch.manual_seed(0)
-    model = _build(cfg).train()
+    init_default_scope('mmpretrain')
+    cfg.model.data_preprocessor = cfg.data_preprocessor
+    model = MODELS.build(cfg.model).train()
     name = path.stem.split('_')[0]
     method = METHODS.get(name, name.replace('-', ''))
     assert type(model.method).__name__.lower() == method.lower()
@@ -70,11 +67,8 @@ def test_config_builds_and_trains_a_step(path: Path) -> None:
 
 
 def test_network_and_transforms_are_those_of_mmpretrain() -> None:
-    stock = load_config('mmpretrain::resnet/resnet18_8xb16_cifar10.py')
-    stock = Config(_without_scope(stock.to_dict()))
-    ours, free = (
-        _load(f'{name}_resnet18_cifar10') for name in ('m2at', 'free-at')
-    )
+    stock = Config.fromfile(STOCK / 'resnet18_8xb16_cifar10.py')
+    ours, free = _load('m2at'), _load('free-at')
     # The one difference, which changes initial weights and nothing else.
     stock.model.backbone.zero_init_residual = False
     assert ours.model.classifier == stock.model
@@ -88,20 +82,14 @@ def test_network_and_transforms_are_those_of_mmpretrain() -> None:
     assert free.data_preprocessor.augment is None
     assert not free.train_dataloader.dataset.whole_batches
     assert free.train_dataloader.dataset.pipeline == pipeline
-    ours = _load('m2at_resnet18_cifar100')
-    stock = load_config('mmpretrain::resnet/resnet50_8xb16_cifar100.py')
+    ours = _load('m2at', '_resnet18_cifar100')
+    stock = Config.fromfile(STOCK / 'resnet50_8xb16_cifar100.py')
     for name in ('mean', 'std', 'num_classes', 'to_rgb'):
         assert ours.data_preprocessor[name] == stock.data_preprocessor[name]
 
 
-def _without_scope(part: Any) -> Any:
-    if isinstance(part, dict):
-        return {k: _without_scope(part[k]) for k in part if k != '_scope_'}
-    return [*map(_without_scope, part)] if isinstance(part, list) else part
-
-
 def test_training_is_that_of_the_robust_overfitting_literature() -> None:
-    cfg = _load('m2at_resnet18_cifar10')
+    cfg = _load('m2at')
     sgd = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
     assert cfg.optim_wrapper.optimizer == sgd
     assert cfg.train_dataloader.batch_size == 128
@@ -111,9 +99,7 @@ def test_training_is_that_of_the_robust_overfitting_literature() -> None:
 
 @pytest.mark.parametrize('method', SAME_BUDGET)
 def test_methods_differ_in_nothing_else(method: str) -> None:
-    ours, other = (
-        _load(f'{name}_resnet18_cifar10') for name in ('m2at', method)
-    )
+    ours, other = _load('m2at'), _load(method)
     other.model.method = ours.model.method
     other.model.train_attack = ours.model.train_attack
     assert other.to_dict() == ours.to_dict()
@@ -121,10 +107,8 @@ def test_methods_differ_in_nothing_else(method: str) -> None:
 
 @pytest.mark.parametrize('recipe', recipe_names())
 def test_recipe_has_the_settings_of_the_config(recipe: str) -> None:
-    recipe_cfg = Config.fromfile(
-        config_root() / '_base_' / 'recipes' / f'{recipe}.py'
-    )
+    recipe_cfg = _load(f'_base_/recipes/{recipe}', '')
     method = recipe.removesuffix('-finetune')  # the same, but for a schedule
-    config = _load(f'{method}_resnet18_cifar10').model.to_dict()
+    config = _load(method).model.to_dict()
     config.pop('classifier')
     assert recipe_cfg.model.to_dict() == config

@@ -4,35 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
-from docs_support import DOCS, PAGES
+from docs_support import DOCS, PAGES, load_script
 from mmengine.config import Config
 
+from comparison.summary import summarise, to_markdown
+
+SCRIPT = load_script('make_results')
 RESULTS = DOCS / 'results'
-NARROW = {
-    'standard': 'standard',
-    'PGD-AT': 'pgd-at',
-    'M2AT, scale 1, perturbed_label 0.5': 'm2at_scale1.0_label0.5',
-    'M2AT, scale 1.5, perturbed_label 0.7': 'm2at_scale1.5_label0.7',
-    'M2AT, scale 2, perturbed_label 0.8': 'm2at_scale2.0_label0.8',
-}
-FULL = {
-    'undefended': 'undefended',
-    'plain robust': 'plain_robust',
-    **{key: NARROW[key] for key in NARROW if key != 'standard'},
-}
-FINETUNE = ('stock', 'm2at-finetune')
 # Attacks of each page's table, between clean accuracy and worst case.
 ATTACKS = {
-    'narrow_resnet18_12e': ('pgd20', 'cw20'),
-    'full_evaluation': tuple(
-        'fgsm pgd20 pgd100 cw20 cw100 autoattack'.split()
-    ),
-    'finetune': ('pgd20', 'cw20', 'apgd-ce', 'apgd-t'),
+    'narrow_resnet18_12e': 'pgd20 cw20',
+    'full_evaluation': 'fgsm pgd20 pgd100 cw20 cw100 autoattack',
+    'finetune': 'pgd20 cw20 apgd-ce apgd-t',
 }
 
 
@@ -46,13 +35,20 @@ def _words(page: str) -> str:
 
 def _rows(page: str) -> list[list[str]]:
     """Cells of the table's rows, without head and rule."""
-    lines = re.findall(r'^\|.*', (RESULTS / f'{page}.md').read_text(), re.M)
-    return [[cell.strip() for cell in row[1:-1].split('|')] for row in lines][
-        2:
-    ]
+    text = (RESULTS / f'{page}.md').read_text()
+    _, _, *rows = re.findall(r'^\|(.*)\|$', text, re.M)
+    return [[cell.strip() for cell in row.split('|')] for row in rows]
 
 
-def _shown(values: list[float]) -> list[str]:
+def _file(name: str) -> str:
+    """The file of a network that a table names."""
+    m2at = re.fullmatch('M2AT, scale (.*), perturbed_label (.*)', name)
+    if m2at:
+        return f'm2at_scale{float(m2at[1])}_label{m2at[2]}'
+    return name.lower().replace(' ', '_')
+
+
+def _shown(values: Iterable[float]) -> list[str]:
     return [f'{value:.1f}' for value in values]
 
 
@@ -60,17 +56,16 @@ def _shown(values: list[float]) -> list[str]:
 def test_each_row_is_of_its_file(page: str) -> None:
     rows = _rows(page)
     assert len(rows) == len([*(RESULTS / page).glob('*.json')])
-    for number, (name, *figures) in enumerate(rows):
-        file = NARROW.get(name)
+    for name, *figures in rows:
+        file = _file(name)
         if page == 'narrow_resnet18_12e':
             file = f'{file}_seed{figures.pop(0)}'
-        elif page == 'full_evaluation':
-            file = FULL[name]
-        else:
-            file = FINETUNE[number]
+        elif page == 'finetune':
+            first = name == rows[0][0]
+            file = 'stock' if first else 'm2at-finetune'
         run = _load(RESULTS / page / f'{file}.json')
-        expected = [run['clean'], *(run['attacks'][a] for a in ATTACKS[page])]
-        expected.append(run['worst_case'])
+        attacks = [run['attacks'][one] for one in ATTACKS[page].split()]
+        expected = [run['clean'], *attacks, run['worst_case']]
         if page == 'full_evaluation':
             expected.append(run['pgd_minus_autoattack'])
         assert figures == _shown(expected), name
@@ -84,14 +79,11 @@ def test_collapse_table_is_of_its_figures() -> None:
     runs = _load(RESULTS / 'collapse.json')
     assert runs['pgd-at']['errors'] == []
     assert runs['fast-at']['errors'][0].startswith('catastrophic overfitting')
-    expected = [
-        [
-            str(epoch + 1),
-            *_shown([run[key][epoch] for key in ('clean', 'fgsm', 'pgd')]),
-        ]
-        for run in (runs['fast-at'], runs['pgd-at'])
-        for epoch in range(len(run['clean']))
-    ]
+    expected = []
+    for run in (runs['fast-at'], runs['pgd-at']):
+        figures = zip(run['clean'], run['fgsm'], run['pgd'])
+        rows = enumerate(map(_shown, figures), 1)
+        expected += [[str(epoch), *row] for epoch, row in rows]
     assert [row[1:5] for row in _rows('collapse')] == expected
 
 
@@ -107,18 +99,17 @@ def test_coverage_counts_are_those_of_its_figures() -> None:
     for status in ('works', 'refused', 'upstream', 'fails'):
         count = sum(one['status'] == status for one in configs)
         assert f'| {status} | {count} |' in page
+    assert count == 0  # of those that fail
     stock = [one for one in configs if one['model'] == 'ImageClassifier']
     works = sum(one['status'] == 'works' for one in stock)
     assert f'{len(stock)} of them with an ImageClassifier' in page
     assert f'of which {works} work' in page
-    assert not any(one['status'] == 'fails' for one in configs)
 
 
 def test_interrupted_trainings_are_all_equal() -> None:
     files = RESULTS.glob('interruptions_*.json')
     trials = [trial for file in files for trial in _load(file)]
-    assert len(trials) == 20
-    assert all(trial['differs'] == [] for trial in trials)
+    assert [trial['differs'] for trial in trials] == [[]] * 20
     writing = sum(trial['writing'] for trial in trials)
     said = f'20 trainings, {writing} of them killed while'
     assert said in _words('interruptions.md')
@@ -138,11 +129,80 @@ def test_hooks_of_the_documents_train(heading: str, tmp_path: Path) -> None:
     pictures = list(tmp_path.glob('*/vis_data/vis_image/*.png'))
     assert len(pictures) == ('pictures' in hooks)
     if pictures:
-        shown = re.findall(r'\((images/[^)]*)\)', rest)
-        assert len(shown) == 2
-        for name in shown:
+        one, other = re.findall(r'\((images/[^)]*)\)', rest)
+        for name in (one, other):
             assert f'--out docs/{name}' in rest
             assert (DOCS / name).stat().st_size < 300_000
     else:
         assert set(hooks) == {'attack_schedule', 'guard'}
         assert runner.model.threat_model.eps == pytest.approx(2.6 / 255)
+
+
+@pytest.mark.parametrize(
+    'path', SCRIPT.tables(), ids=lambda path: str(path.relative_to(DOCS))
+)
+def test_tables_are_up_to_date(path: Path) -> None:
+    text = path.read_text('utf-8')
+    assert SCRIPT.fill(text, SCRIPT.tables()[path]) == text, (
+        'run `python docs/scripts/make_results.py`'
+    )
+
+
+@pytest.mark.parametrize(
+    'path', sorted(RESULTS.glob('*.md')), ids=lambda path: path.stem
+)
+def test_no_table_is_typed(path: Path) -> None:
+    """Each is generated, or what tools/compare.py wrote."""
+    text = path.read_text('utf-8')
+    typed = re.sub(r'<!-- (\w+): .*?<!-- /\1 -->', '', text, flags=re.DOTALL)
+    tables = ''.join(re.findall(r'^\|.*\n', typed, re.MULTILINE))
+    if tables:
+        runs = _load(path.with_suffix('.json'))
+        assert tables == to_markdown(summarise(runs))
+
+
+def test_every_evaluation_is_on_the_page() -> None:
+    files = [*RESULTS.glob('*/*.json')]
+    evaluated = [path for path in files if 'worst_case' in _load(path)]
+    shown = SCRIPT.experiments()
+    folders = {path.parent.name for path in evaluated}
+    assert folders <= set(shown)
+    for folder in folders:
+        count = sum(path.parent.name == folder for path in evaluated)
+        assert count == sum(map(len, shown[folder].values()))
+
+
+def test_a_new_comparison_is_picked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluation(clean: float, worst: float) -> dict[str, Any]:
+        attacks = {'pgd20': worst + 2, 'cw20': worst}
+        rest = dict(worst_case=worst, num_samples=100, alarms=[])
+        return dict(clean=clean, attacks=attacks, **rest)
+
+    runs = {
+        'trades': [evaluation(50, 20), evaluation(52, 21)],
+        'm2at': [evaluation(60, 10)],
+    }
+    (tmp_path / 'compare_narrow.json').write_text(json.dumps(runs))
+    (tmp_path / 'compare_narrow.md').write_text('| method |')
+    (tmp_path / 'compare_narrow.png').write_bytes(b'')
+    monkeypatch.setattr(SCRIPT, 'RESULTS', tmp_path)
+    (item,) = SCRIPT.experiments().items()
+    part = SCRIPT.overview(*item)
+    assert part.startswith(
+        '## [All methods under one small budget](compare_narrow.md)\n'
+    )
+    assert (
+        '| TRADES | 2 | 51.0 ± 1.0 | 22.5 ± 0.5 | 20.5 ± 0.5 | 2.0 |' in part
+    )
+    assert '| M2AT | 1 | 60.0 | 12.0 | 10.0 | 2.0 |' in part
+    assert '(compare_narrow.png)' in part
+    assert '| 51.0 | 20.5 |' in SCRIPT.table_of_method('trades')
+
+
+def test_a_page_without_a_place_for_the_table_is_told() -> None:
+    with pytest.raises(
+        ValueError, match=r'no <!-- runs: make_results\.py -->'
+    ):
+        SCRIPT.fill('# Page', {'runs': '| a |'})

@@ -24,14 +24,9 @@ class Die(BaseTransform):
 
 
 def test_a_killed_worker_ends_training(tmp_path: Path) -> None:
-    loader = dict(
-        num_workers=1,
-        batch_size=4,
-        dataset=dict(
-            pipeline=[dict(type='mmengine.Die'), dict(type='PackInputs')],
-            whole_batches=False,
-        ),
-    )
+    pipeline = [dict(type='mmengine.Die'), dict(type='PackInputs')]
+    dataset = dict(pipeline=pipeline, whole_batches=False)
+    loader = dict(num_workers=1, batch_size=4, dataset=dataset)
     runner = build_digits_runner(tmp_path, 20, train_dataloader=loader)
     # Which of the two depends on who notices first.
     ends = r'DataLoader worker.*(killed|exited unexpectedly)'

@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 from lock_holder import holder
 
-from m2at_mm.files import (
-    best_checkpoint,
-    last_checkpoint,
-    only_run_in,
-    replace_file,
-    write_whole,
-)
+from m2at_mm import files
+from m2at_mm.files import best_checkpoint, last_checkpoint, only_run_in
 
 
 def names(folder: Path) -> list[str]:
@@ -25,32 +20,26 @@ def full_disk(*_: object) -> None:
     raise OSError(errno.ENOSPC, 'No space left on device')
 
 
-def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / 'a.txt'
-    path.write_text('old')
-
-    def fail(beside: Path) -> None:
-        beside.write_text('half')
-        full_disk()
-
-    with pytest.raises(OSError, match='No space'):
-        write_whole(path, fail)
-    assert path.read_text() == 'old'
-    assert names(tmp_path) == ['a.txt']
+def half(beside: Path) -> None:
+    beside.write_text('half')
+    full_disk()
 
 
-@pytest.mark.parametrize('failing', [None, 'fsync', 'replace'])
+@pytest.mark.parametrize('failing', [None, 'fsync', 'replace', 'writing'])
 def test_new_content_or_the_old(
     failing: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / 'new' / 'a.pth'
-    replace_file(path, b'longer old content')
+    files.replace_file(path, b'longer old content')
     if failing is None:
-        replace_file(path, b'new')
+        files.replace_file(path, b'new')
+    elif failing == 'writing':
+        with pytest.raises(OSError, match='No space'):
+            files.write_whole(path, half)
     else:
         monkeypatch.setattr(os, failing, full_disk)
         with pytest.raises(OSError, match=r'whole: make room') as error:
-            replace_file(path, b'new')
+            files.replace_file(path, b'new')
         assert error.value.errno == errno.ENOSPC
         assert error.value.filename == str(path)
     content = path.read_bytes()
@@ -88,11 +77,9 @@ def test_second_run_is_kept_out_until_the_first_is_dead(
 ) -> None:
     folder = str(tmp_path / 'a' / 'b')
     with holder(Path(folder)) as pid:
-        with pytest.raises(
-            RuntimeError, match=f'in use by process {pid} on .*another'
-        ):
-            with only_run_in(folder):
-                pass
+        told = f'in use by process {pid} on .*another'
+        with pytest.raises(RuntimeError, match=told), only_run_in(folder):
+            pass
         monkeypatch.setenv('RANK', '1')
         with only_run_in(folder):  # another rank needs no lock
             pass

@@ -6,7 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from config_coverage.shrink import forget_checkpoints
 pytestmark = pytest.mark.slow
 DOCUMENT = ROOT / 'docs' / 'your_config.md'
 STOCK_TRAIN = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
+TOOL = 'm2at_mm/.mim/tools/train.py'
+Train = Callable[..., str]
 PARTS = ('train', 'val', 'test')
 # A step on a few images in this process alone.
 FEW = ('num_workers=0', 'persistent_workers=False', 'batch_size=4')
@@ -60,103 +63,92 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(installed: Path, folder: Path, *words: Any) -> str:
-    """Run Python outside of the repository; what it printed."""
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=clean_env() | dict(PYTHONPATH=str(installed), PYTHONSAFEPATH='1'),
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+@pytest.fixture
+def train(installed: Path, folder: Path) -> Train:
+    """Function that trains outside of the repository; what was printed."""
+
+    def run(*words: Any, options: Iterable[str] = ()) -> str:
+        env = dict(PYTHONPATH=str(installed), PYTHONSAFEPATH='1')
+        words = (*words, '--cfg-options', *SMALL, *options)
+        done = subprocess.run(
+            [sys.executable, *map(str, words)],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=clean_env() | env,
+        )
+        assert done.returncode == 0, done.stdout[-4000:]
+        assert 'robust/worst' in done.stdout
+        return done.stdout
+
+    return run
 
 
 def image_folders(root: Path, classes: int, cifar10: Path) -> None:
     """``{train,val}/<class>/`` with a real image each."""
     images = sorted((cifar10 / 'train').glob('*/0*'))
     images = images[:: max(1, len(images) // 100)]
-    for part in ('train', 'val'):
-        for number in range(classes):
-            target = root / part / f'n{number:08d}'
-            target.mkdir(parents=True)
-            image = images[number % len(images)]
-            shutil.copy(image, target / f'0{image.suffix}')
+    for part, number in product(('train', 'val'), range(classes)):
+        target = root / part / f'n{number:08d}'
+        target.mkdir(parents=True)
+        image = images[number % len(images)]
+        shutil.copy(image, target / f'0{image.suffix}')
 
 
-def test_the_model_index_is_installed_with_what_it_names(
-    installed: Path,
-) -> None:
+def test_the_model_index_has_what_it_names(installed: Path) -> None:
     mim = installed / 'm2at_mm' / '.mim'
     index = load(str(mim / 'model-index.yml'))
     index.build_models_with_collections()
     assert len(index.models) == len(list((mim / 'configs').glob('*.py')))
-    for model in index.models:
-        assert (mim / model.config).is_file()
+    assert all((mim / model.config).is_file() for model in index.models)
 
 
 def test_one_flag_on_a_stock_config(
-    installed: Path, folder: Path, cifar10_root: Path
+    train: Train, installed: Path, folder: Path, cifar10_root: Path
 ) -> None:
     (folder / 'data').mkdir()
     (folder / 'data' / 'cifar10').symlink_to(cifar10_root)
-    words = ['mmpretrain::resnet/resnet18_8xb16_cifar10.py']
-    words += ['--recipe', 'm2at', '--cfg-options', *SMALL]
-    words += [f'{part}_dataloader.dataset.val_size=20' for part in PARTS]
-    tool = installed / 'm2at_mm' / '.mim' / 'tools' / 'train.py'
-    output = run(installed, folder, tool, *words)
-    assert 'robust/worst' in output
+    config = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    sizes = [f'{part}_dataloader.dataset.val_size=20' for part in PARTS]
+    train(installed / TOOL, config, '--recipe', 'm2at', options=sizes)
     work_dir = folder / 'work_dirs' / 'resnet18_8xb16_cifar10_m2at'
     assert list(work_dir.glob('best_robust_pgd10_epoch_1.pth'))
     (log,) = work_dir.glob('*/*.log')
     assert 'commit: none, the package is installed' in log.read_text('utf-8')
 
 
-def test_own_config_with_the_training_tool_of_mmpretrain(
-    installed: Path, folder: Path, cifar10_root: Path
+@pytest.mark.parametrize('by_mim', [False, True])
+def test_own_config_with_the_tools_of_openmmlab(
+    by_mim: bool, train: Train, folder: Path, cifar10_root: Path
 ) -> None:
+    if by_mim:
+        pytest.importorskip('mim', reason='openmim is not installed')
     image_folders(folder / 'data' / 'imagenet', 1000, cifar10_root)
-    words = ['my_resnet50.py', '--cfg-options', *SMALL]
-    output = run(installed, folder, STOCK_TRAIN, *words)
-    assert 'robust/worst' in output
+    if by_mim:
+        words = ['-m', 'mim', 'train', 'm2at_mm', 'my_resnet50.py']
+        output = train(*words, '--work-dir', 'work_dirs/my_resnet50')
+        assert 'Training finished successfully' in output
+    else:
+        train(STOCK_TRAIN, 'my_resnet50.py')
     assert list((folder / 'work_dirs' / 'my_resnet50').glob('best_*.pth'))
 
 
 def test_fine_tuning_a_vision_transformer(
-    installed: Path, folder: Path, cifar10_root: Path
+    train: Train, installed: Path, folder: Path, cifar10_root: Path
 ) -> None:
     image_folders(folder / 'data' / 'flowers', 5, cifar10_root)
     stock = Config.fromfile(folder / 'my_vit.py')
     forget_checkpoints(stock)
-    classifier = MODELS.build(
-        dict(stock.model, data_preprocessor=stock.data_preprocessor)
-    )
-    checkpoint = dict(meta={}, state_dict=classifier.state_dict())
+    stock.model.data_preprocessor = stock.data_preprocessor
+    before = MODELS.build(stock.model).state_dict()
+    checkpoint = dict(meta={}, state_dict=before)
     torch.save(checkpoint, folder / 'vit-base-p16.pth')
-    words = ['my_vit.py', '--recipe', 'm2at-finetune', '--cfg-options']
-    words += ['load_from=vit-base-p16.pth', 'optim_wrapper.optimizer.lr=1e-3']
-    words += [*SMALL, 'model.classifier.backbone.frozen_stages=12']
-    tool = installed / 'm2at_mm' / '.mim' / 'tools' / 'train.py'
-    output = run(installed, folder, tool, *words)
-    assert 'robust/worst' in output
+    options = ['load_from=vit-base-p16.pth', 'optim_wrapper.optimizer.lr=1e-3']
+    options += ['model.classifier.backbone.frozen_stages=12']
+    words = ['my_vit.py', '--recipe', 'm2at-finetune']
+    train(installed / TOOL, *words, options=options)
     (best,) = (folder / 'work_dirs/my_vit_m2at-finetune').glob('best_*1.pth')
     after = torch.load(best, weights_only=False)['state_dict']
-    before = checkpoint['state_dict']
     moved = {key for key in after if not torch.equal(after[key], before[key])}
     assert moved and all(key.startswith('head.') for key in moved)
-
-
-@pytest.mark.skipif(
-    find_spec('mim') is None, reason='openmim is not installed'
-)
-def test_training_by_mim(
-    installed: Path, folder: Path, cifar10_root: Path
-) -> None:
-    image_folders(folder / 'data' / 'imagenet', 1000, cifar10_root)
-    words = ['-m', 'mim', 'train', 'm2at_mm', 'my_resnet50.py']
-    words += ['--work-dir', 'runs/1', '--cfg-options', *SMALL]
-    output = run(installed, folder, *words)
-    assert 'Training finished successfully' in output
-    assert list((folder / 'runs' / '1').glob('best_*.pth'))

@@ -13,33 +13,25 @@ from torch import nn
 
 from m2at_mm import registry
 
-REGISTRIES = {
-    name: value
-    for name, value in vars(registry).items()
-    if isinstance(value, Registry)
+# Our public types by the registry that a config finds them in.
+NAMES = {
+    'MODELS': 'AdversarialClassifier AdversarialDataPreprocessor '
+    'PreActResNet_CIFAR WideResNet_CIFAR',
+    'MODEL_WRAPPERS': 'AdversarialDistributedDataParallel',
+    'TASK_UTILS': 'M2AT PGDAT Standard TRADES MART AVmixup IAT FreeAT '
+    'PGD FGSM NFGSM AutoAttack Transfer',
+    'OPTIM_WRAPPERS': 'AWPOptimWrapper AWPAmpOptimWrapper',
+    'LOOPS': 'RepeatedBatchTrainLoop ResumableEpochTrainLoop '
+    'RobustnessTestLoop',
+    'METRICS': 'RobustAccuracy',
+    'HOOKS': 'AdversarialVisualizationHook AttackScheduleHook '
+    'CollapseGuardHook InputCheckHook PreemptionHook RNGStateHook '
+    'RobustOverfittingHook RuntimeInfoHook SafeCheckpointHook '
+    'SyncBuffersHook',
+    'DATASETS': 'CIFAR10 CIFAR100 Digits',
+    'FUNCTIONS': 'whole_batch_collate',
 }
-# Our public types, and the registry that a config finds each in.
-TYPES = {
-    name: kind
-    for kind, names in {
-        'MODELS': 'AdversarialClassifier AdversarialDataPreprocessor '
-        'PreActResNet_CIFAR WideResNet_CIFAR',
-        'MODEL_WRAPPERS': 'AdversarialDistributedDataParallel',
-        'TASK_UTILS': 'M2AT PGDAT Standard TRADES MART AVmixup IAT FreeAT '
-        'PGD FGSM NFGSM AutoAttack Transfer',
-        'OPTIM_WRAPPERS': 'AWPOptimWrapper AWPAmpOptimWrapper',
-        'LOOPS': 'RepeatedBatchTrainLoop ResumableEpochTrainLoop '
-        'RobustnessTestLoop',
-        'METRICS': 'RobustAccuracy',
-        'HOOKS': 'AdversarialVisualizationHook AttackScheduleHook '
-        'CollapseGuardHook InputCheckHook PreemptionHook RNGStateHook '
-        'RobustOverfittingHook RuntimeInfoHook SafeCheckpointHook '
-        'SyncBuffersHook',
-        'DATASETS': 'CIFAR10 CIFAR100 Digits',
-        'FUNCTIONS': 'whole_batch_collate',
-    }.items()
-    for name in names.split()
-}
+TYPES = {one: kind for kind in NAMES for one in NAMES[kind].split()}
 # Looks types up as the Runner does, where nobody has imported m2at_mm.
 LOOK_UP = """
 import importlib, json, sys
@@ -59,17 +51,21 @@ print(json.dumps(types))
 """
 
 
-@pytest.mark.parametrize('name', REGISTRIES)
+def test_no_registry_is_left_out() -> None:
+    every = vars(registry).items()
+    assert {k for k, one in every if isinstance(one, Registry)} == {*NAMES}
+
+
+@pytest.mark.parametrize('name', NAMES)
 def test_registry(name: str) -> None:
     """A child of MMEngine's root that imports and holds our types."""
-    child, root = REGISTRIES[name], getattr(mmengine.registry, name)
+    child, root = (getattr(one, name) for one in (registry, mmengine.registry))
     assert child.parent is root and root.children['m2at_mm'] is child
     assert (child.scope, child.name) == ('m2at_mm', root.name)
     places = tuple(child._locations)
     assert tuple(import_module(place).__name__ for place in places) == places
     child.import_from_location()
-    expected = {cls for cls, kind in TYPES.items() if kind == name}
-    assert set(child.module_dict) == expected
+    assert set(child.module_dict) == set(NAMES[name].split())
     for cls in child.module_dict.values():
         assert cls.__module__.startswith(places)
 
@@ -91,7 +87,6 @@ def test_types_are_found_without_an_import(source: str) -> None:
 def test_classifier_is_not_taken_for_a_distributed_wrapper() -> None:
     """Else the Runner would neither move it to the GPU nor wrap it."""
     cls = registry.MODELS.get('AdversarialClassifier')
-
     assert cls is not None
     assert cls not in registry.MODEL_WRAPPERS.module_dict.values()
     model = cls.__new__(cls)

@@ -46,18 +46,13 @@ ATTACKS: dict[str, dict[str, Any]] = {
 }
 
 #: Settings of every method by its class's name, with its recipe's attack.
+_OTHERS = dict(TRADES='kl pgd', IAT='n-fgsm', Standard=None, FreeAT=None)
 RECIPES: dict[str, dict[str, Any]] = {
-    name: dict(method=dict(type=f'm2at_mm.{name}'), train_attack=attack)
-    for name, attack in {
-        'Standard': None,
-        'PGDAT': PGD,
-        'M2AT': PGD,
-        'TRADES': ATTACKS['kl pgd'],
-        'MART': PGD,
-        'AVmixup': PGD,
-        'IAT': ATTACKS['n-fgsm'],
-        'FreeAT': None,
-    }.items()
+    name: dict(
+        method=dict(type=f'm2at_mm.{name}'),
+        train_attack=ATTACKS.get(_OTHERS.get(name, 'pgd')),
+    )
+    for name in 'Standard PGDAT M2AT TRADES MART AVmixup IAT FreeAT'.split()
 }
 
 # mmpretrain's CIFAR-10 statistics, on the 0-255 scale.
@@ -68,15 +63,13 @@ STD = [51.5865, 50.847, 51.255]
 def classifier_cfg(num_classes: int = 10, **backbone: Any) -> dict:
     """ResNet-18 for CIFAR, sixteen times narrower than the standard one."""
     backbone = dict(base_channels=4, stem_channels=4) | backbone
+    width = 8 * backbone['base_channels']
+    head = dict(type='LinearClsHead', num_classes=num_classes)
     return dict(
         type='ImageClassifier',
         backbone=dict(type='ResNet_CIFAR', depth=18, **backbone),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(
-            type='LinearClsHead',
-            num_classes=num_classes,
-            in_channels=8 * backbone['base_channels'],
-        ),
+        head=dict(head, in_channels=width),
     )
 
 
@@ -106,6 +99,13 @@ def build_stock(cfg: dict | None = None, **settings: Any) -> Any:
     """The same classifier as mmpretrain builds it, with its preprocessor."""
     cfg = cfg or classifier_cfg()
     cfg['data_preprocessor'] = dict(mean=MEAN, std=STD) | settings
+    return MMPRETRAIN_MODELS.build(cfg)
+
+
+def build_network(width: int) -> Any:
+    """A CIFAR ResNet-18 from images in [0, 1] to logits."""
+    widths = dict(base_channels=width, stem_channels=width)
+    cfg = classifier_cfg(**widths, zero_init_residual=False)
     return MMPRETRAIN_MODELS.build(cfg)
 
 

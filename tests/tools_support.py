@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -14,24 +13,20 @@ ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / 'configs' / 'm2at_resnet18_cifar10.py'
 DIGITS = ROOT / 'configs' / 'm2at_resnet18-w16_digits.py'
 
-_BACKBONE = 'model.classifier.backbone'
+# A ResNet-18 of this width.
+NARROW: dict[str, Any] = {
+    'model.classifier.backbone.base_channels': 8,
+    'model.classifier.backbone.stem_channels': 8,
+    'model.classifier.head.in_channels': 64,
+}
 # The network of configs/m2at_resnet18-w16_digits.py at half its width, with
 # an attack of two steps.
-TINY: dict[str, Any] = {
-    f'{_BACKBONE}.base_channels': 8,
-    f'{_BACKBONE}.stem_channels': 8,
-    'model.classifier.head.in_channels': 64,
+TINY: dict[str, Any] = NARROW | {
     'model.train_attack.steps': 2,
     'model.train_attack.step_size': '16/255',
     'val_dataloader.dataset.indices': 50,
     'param_scheduler.milestones': '[100]',
     'default_hooks.logger.interval': 1,
-}
-# The same width for the CIFAR-10 configs.
-NARROW: dict[str, Any] = {
-    f'{_BACKBONE}.base_channels': 8,
-    f'{_BACKBONE}.stem_channels': 8,
-    'model.classifier.head.in_channels': 64,
 }
 
 
@@ -63,22 +58,7 @@ def run_tool(name: str, *words: Any, processes: int = 0) -> str:
         command += ['-m', 'torch.distributed.run', '--standalone']
         command += [f'--nproc_per_node={processes}']
     command += [str(ROOT / 'tools' / f'{name}.py'), *map(str, words)]
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=clean_env(),
-    )
+    both: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(command, **both, text=True, env=clean_env())
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
-
-
-def best_checkpoint(work_dir: Path) -> Path:
-    """The best checkpoint, not its published copy."""
-    (found,) = (
-        path
-        for path in work_dir.glob('best_*.pth')
-        if not re.search(r'-[0-9a-f]{8}\.pth$', path.name)
-    )
-    return found

@@ -20,15 +20,9 @@ from mmengine.runner import Runner
 from rich.console import Console
 
 import m2at_mm
-from benchmarking import rivals
+from benchmarking import rivals, timing
 from benchmarking.flops import count_flops, peak_flops
 from benchmarking.summary import summarise, to_table
-from benchmarking.timing import (
-    Finished,
-    Interleaving,
-    PartClock,
-    time_all_reduce,
-)
 from benchmarking.validation import time_validation
 from m2at_mm import cli
 from m2at_mm.checks import check_count
@@ -44,17 +38,12 @@ def parse_args() -> argparse.Namespace:
         for name, kind in rivals.RIVALS.items()
     )
     parser = cli.Parser(description=__doc__, epilog=texts)
-    cli.add_common_arguments(
-        parser, str(config_root() / 'pgd-at_resnet18_cifar10.py')
-    )
+    config = config_root() / 'pgd-at_resnet18_cifar10.py'
+    cli.add_common_arguments(parser, str(config))
     add = parser.add_argument
-    add(
-        '--against',
-        nargs='*',
-        choices=list(rivals.RIVALS),
-        default=rivals.INSTALLED,
-        help='what to time beside it (default: all that are installed)',
-    )
+    text = 'what to time beside it (default: all that are installed)'
+    known, installed = list(rivals.RIVALS), rivals.INSTALLED
+    add('--against', nargs='*', choices=known, default=installed, help=text)
     text = "recipes whose method is timed, too, with the config's attack"
     names = recipe_names()
     add('--methods', nargs='+', choices=names, default=[], help=text)
@@ -102,7 +91,9 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
 
 
 def train_until_finished(
-    cfg: Config, args: argparse.Namespace, hook: Interleaving | PartClock
+    cfg: Config,
+    args: argparse.Namespace,
+    hook: timing.Interleaving | timing.PartClock,
 ) -> Runner:
     """Train the config with a hook that ends it."""
     cfg = copy.deepcopy(cfg)
@@ -111,7 +102,7 @@ def train_until_finished(
     runner.register_hook(hook)
     try:
         runner.train()
-    except Finished:
+    except timing.Finished:
         return runner
     raise ValueError(
         f'max_epochs={runner.max_epochs} of train_cfg ended before all was '
@@ -123,20 +114,18 @@ def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
     """All figures, as they are written to JSON."""
     methods = partial(rivals.switches_of, args.methods)
     others = partial(rivals.rivals_of, args.against)
-    contest = Interleaving(methods, others, args.rounds, args.block)
+    contest = timing.Interleaving(methods, others, args.rounds, args.block)
     runner = train_until_finished(cfg, args, contest)
-    model = bare_model(runner.model)
     limit = contest.rivals.get('limit')
     flops = count_flops(limit) if limit else None
     # Of all processes together; the floating-point operations are of one.
     batch_size = cfg.train_dataloader.batch_size * get_world_size()
-    peak = peak_flops() if args.amp else None
-    results = summarise(
-        contest.times, batch_size, contest.peak_memory, flops, peak
-    )
+    known = contest.peak_memory, flops, peak_flops() if args.amp else None
+    results = summarise(contest.times, batch_size, *known)
     if get_world_size() > 1:
-        results['all_reduce'] = time_all_reduce(model, args.rounds)
-    clock = PartClock(args.rounds * args.block)
+        model = bare_model(runner.model)
+        results['all_reduce'] = timing.time_all_reduce(model, args.rounds)
+    clock = timing.PartClock(args.rounds * args.block)
     train_until_finished(cfg, args, clock)
     return dict(
         settings=settings_of(cfg, args),
@@ -148,9 +137,7 @@ def measure(args: argparse.Namespace, cfg: Config) -> dict[str, Any]:
     )
 
 
-def measure_validation(
-    args: argparse.Namespace, cfg: Config
-) -> dict[str, Any]:
+def measure_validation(args: argparse.Namespace, cfg: Config) -> Any:
     """The figures of a robust validation."""
     runner = cli.build_trained_runner(cfg, args)
     loader = runner.test_dataloader
@@ -198,17 +185,14 @@ def report(results: dict[str, Any]) -> None:
     }
     parts = results.get('parts', {})
     for part, seconds in parts.items():
-        waited = results['waits'][part]
-        lines[part] = (
-            f'{1000 * seconds:8.2f} ms {seconds / sum(parts.values()):7.1%}'
-            + (f', {1000 * waited:.2f} ms waited' if waited > 1e-4 else '')
-        )
+        share, waited = seconds / sum(parts.values()), results['waits'][part]
+        lines[part] = f'{1000 * seconds:8.2f} ms {share:7.1%}'
+        if waited > 1e-4:
+            lines[part] += f', {1000 * waited:.2f} ms waited'
     if 'all_reduce' in results:
         sent = results['all_reduce']
-        lines['exchange alone'] = (
-            f'{1000 * sent["seconds"]:8.2f} ms, '
-            f'{sent["bytes"] / 2**20:.1f} MiB a process'
-        )
+        size = f'{sent["bytes"] / 2**20:.1f} MiB a process'
+        lines['exchange alone'] = f'{1000 * sent["seconds"]:8.2f} ms, {size}'
     for name, line in lines.items():
         console.print(f'{name:>18}: {line}')
 

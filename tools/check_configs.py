@@ -11,8 +11,6 @@ import json
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
@@ -37,11 +35,8 @@ _IMAGES_PER_CLASS = 20
 def parse_args() -> argparse.Namespace:
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
-    add(
-        'patterns',
-        nargs='*',
-        help='parts of config names, like resnet/ or vit-base (default: all)',
-    )
+    text = 'parts of config names, like resnet/ or vit-base (default: all)'
+    add('patterns', nargs='*', help=text)
     add('--recipe', default='m2at', choices=recipe_names(), help='what to try')
     add('--per-family', type=int, metavar='N', help='only N of each family')
     add('--images', type=Path, help='{train,test}/<class>/*; digits without')
@@ -52,45 +47,22 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_configs(patterns: list[str], per_family: int | None) -> list[str]:
-    """Paths inside mmpretrain's configs.
-
-    Raises:
-        ValueError: No config fits the patterns.
-    """
-    names = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
-    found = sorted(
-        name.as_posix()
-        for name in names
-        if '_base_' not in name.parts
-        and (not patterns or any(one in name.as_posix() for one in patterns))
-    )
+    """Paths inside mmpretrain's configs."""
+    paths = (path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py'))
+    names = sorted(p.as_posix() for p in paths if '_base_' not in p.parts)
+    wanted = patterns or ['']
+    found = [name for name in names if any(one in name for one in wanted)]
     if not found:
         raise ValueError(f'no config of mmpretrain has one of {patterns}')
     by_family = groupby(found, lambda name: name.split('/')[0])
     return [name for _, one in by_family for name in islice(one, per_family)]
 
 
-@contextmanager
-def image_folder(given: Path | None) -> Iterator[Path]:
-    """A few of the given images, or embedded digits, for a while."""
-    with tempfile.TemporaryDirectory() as folder:
-        if given is None:
-            write_digits(Path(folder))
-        else:
-            link_few(given, Path(folder))
-        yield Path(folder)
-
-
 def link_few(images: Path, folder: Path) -> None:
-    """A large folder would be listed anew for each config.
-
-    Raises:
-        FileNotFoundError: It lacks one of the two folders.
-    """
+    """A large folder would be listed anew for each config."""
     if not all((images / part).is_dir() for part in ('train', 'test')):
-        raise FileNotFoundError(
-            f'--images {images} has no folders train and test'
-        )
+        told = f'--images {images} has no folders train and test'
+        raise FileNotFoundError(told)
     for label in [*images.glob('train/*'), *images.glob('test/*')]:
         few = folder / label.relative_to(images)
         few.mkdir(parents=True)
@@ -120,11 +92,7 @@ def identity(args: argparse.Namespace) -> dict[str, str]:
 
 
 def load_done(args: argparse.Namespace) -> dict[str, Outcome]:
-    """What an earlier run found, without what failed.
-
-    Raises:
-        ValueError: It was another recipe, or other images or versions.
-    """
+    """What an earlier run found, without what failed."""
     if args.out is None or not args.out.with_suffix('.json').exists():
         return {}
     path = args.out.with_suffix('.json')
@@ -182,23 +150,24 @@ def main() -> None:
     configs = find_configs(args.patterns, args.per_family)
     done = load_done(args)
     todo = [name for name in configs if name not in done]
-    with image_folder(args.images) as images:
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder)
+        if args.images is None:
+            write_digits(images)
+        else:
+            link_few(args.images, images)
         for one in run_all(todo, args.recipe, images, args.jobs, args.timeout):
             done[one.config] = one
-            count = sum(name in done for name in configs)
+            at = f'[{sum(name in done for name in configs)}/{len(configs)}]'
             note = f': {one.note}' if one.note else ''
-            print(
-                f'[{count}/{len(configs)}] {one.config}: {one.status}{note} '
-                f'({one.seconds:.0f} s)',
-                flush=True,
-            )
+            told = f'{at} {one.config}: {one.status}{note}'
+            print(f'{told} ({one.seconds:.0f} s)', flush=True)
             if args.out is not None:
                 save(list(done.values()), args, page=False)
     outcomes = [done[name] for name in sorted(done)]
     if args.out is not None:
         save(outcomes, args, page=True)
-    failed = [one.config for one in outcomes if one.status == 'fails']
-    if failed:
+    if failed := [one.config for one in outcomes if one.status == 'fails']:
         sys.exit(f'{len(failed)} configs fail: {failed}')
 
 

@@ -22,10 +22,8 @@ TRAIN = Path(__file__).with_name('train.py')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = cli.Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    form = argparse.RawDescriptionHelpFormatter
+    parser = cli.Parser(description=__doc__, formatter_class=form)
     add = parser.add_argument
     add('config', help='of a short training')
     add('--work-dir', type=Path, required=True, help='empty or missing')
@@ -56,17 +54,14 @@ def main() -> None:
     for number in range(args.runs):
         part = args.work_dir / f'killed_{number:02d}'
         pause = None if number % 4 == 3 else pace
-        lines, writing = kill_and_resume(
-            command, part, num_lines, pause, draws
-        )
+        moment = num_lines, pause, draws
+        lines, writing = kill_and_resume(command, part, *moment)
         differs = differences(whole, part)
         trials.append(dict(lines=lines, writing=writing, differs=differs))
-        print(
-            f'{part.name}: killed after {lines} lines'
-            f'{" while writing a checkpoint" if writing else ""}: '
-            f'{"; ".join(differs[:3]) or "equal bit for bit"}',
-            flush=True,
-        )
+        when = ' while writing a checkpoint' if writing else ''
+        found = '; '.join(differs[:3]) or 'equal bit for bit'
+        told = f'{part.name}: killed after {lines} lines{when}: {found}'
+        print(told, flush=True)
     if args.out:
         args.out.write_text(json.dumps(trials, indent=2) + '\n', 'utf-8')
     unequal = sum(bool(trial['differs']) for trial in trials)

@@ -28,9 +28,8 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('plan', type=Path, help='config with runs, seeds, common, evaluation')
     add('--work-dir', type=Path, required=True, help='folder of the runs')
-    add(
-        '--out', type=Path, required=True, help='for OUT.md, OUT.png, OUT.json'
-    )
+    text = 'for OUT.md, OUT.png, OUT.json'
+    add('--out', type=Path, required=True, help=text)
     add('--jobs', type=int, default=1, help='runs at a time, sharing the CPUs')
     return parser.parse_args()
 
@@ -73,15 +72,13 @@ def _call(tool: str, words: list[Any], folder: Path, threads: int) -> int:
 
 
 def _checkpoint(folder: Path, plan: Plan) -> Path:
-    which = plan.checkpoint
-    find = last_checkpoint if which == 'last' else best_checkpoint
-    found = find(folder)
-    if found is None:
-        raise FileNotFoundError(
-            f'{folder} has no {which} checkpoint: give the configs save_best, '
-            "or set checkpoint='last' in the plan"
-        )
-    return found
+    find = last_checkpoint if plan.checkpoint == 'last' else best_checkpoint
+    if (found := find(folder)) is not None:
+        return found
+    raise FileNotFoundError(
+        f'{folder} has no {plan.checkpoint} checkpoint: give the configs '
+        "save_best, or set checkpoint='last' in the plan"
+    )
 
 
 def collect(plan: Plan, work_dir: Path) -> dict[str, list[dict[str, Any]]]:
@@ -97,8 +94,7 @@ def collect(plan: Plan, work_dir: Path) -> dict[str, list[dict[str, Any]]]:
 
 def write(found: dict[str, list[dict[str, Any]]], out: Path) -> None:
     """Write table, picture and the figures behind them."""
-    entries = summarise(found)
-    if not entries:
+    if not (entries := summarise(found)):
         return
     table = to_markdown(entries)
     figures = json.dumps(found, indent=2) + '\n'
@@ -115,17 +111,16 @@ def main() -> None:
     args = parse_args()
     plan = load_plan(args.plan)
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
-    messages = []
+    failed = []
     with ThreadPoolExecutor(args.jobs) as pool:
         for message in pool.map(
             lambda run: finish(run, plan, args.work_dir, threads), plan
         ):
-            messages.append(message)
+            if 'failed' in message:
+                failed.append(message)
             print(message, flush=True)
     write(collect(plan, args.work_dir), args.out)
-    failed = [message for message in messages if 'failed' in message]
-    if failed:
-        sys.exit('\n'.join(failed))
+    sys.exit('\n'.join(failed) or None)
 
 
 if __name__ == '__main__':

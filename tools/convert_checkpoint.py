@@ -10,23 +10,15 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
-from m2at_mm import cli
-from m2at_mm.exchange import (
-    CLAIM_FIELDS,
-    PlainClassifier,
-    export_onnx,
-    export_program,
-    export_state_dict,
-    import_checkpoint,
-    make_claim,
-)
+from m2at_mm import cli, exchange
+from m2at_mm.exchange import CLAIM_FIELDS, PlainClassifier
 from m2at_mm.files import write_whole
 from m2at_mm.registry import MODELS
 
 _EXPORTS = {
-    'state-dict': export_state_dict,
-    'program': export_program,
-    'onnx': export_onnx,
+    'state-dict': exchange.export_state_dict,
+    'program': exchange.export_program,
+    'onnx': exchange.export_onnx,
 }
 # mmpretrain's dataset config by number of classes.
 _DATASETS = {10: 'cifar10_bs16', 100: 'cifar100_bs16', 1000: 'imagenet_bs32'}
@@ -44,33 +36,25 @@ def parse_args() -> argparse.Namespace:
     """Arguments of the three commands."""
     parser = cli.Parser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    bring = commands.add_parser(
-        'import',
-        help='a checkpoint of another project into mmpretrain names, with '
-        'the config that belongs to it',
-    )
+    text = 'a checkpoint of another project into mmpretrain names, with the '
+    text += 'config that belongs to it'
+    bring = commands.add_parser('import', help=text)
     bring.add_argument('source', type=Path, help='checkpoint file')
-    bring.add_argument(
-        'out', type=Path, help='.pth file; the config goes beside it, as .py'
-    )
+    text = '.pth file; the config goes beside it, as .py'
+    bring.add_argument('out', type=Path, help=text)
     give = commands.add_parser('export', help='a model of images in [0, 1]')
     cli.add_common_arguments(give)
     give.add_argument('checkpoint', help='checkpoint file')
     give.add_argument('out', type=Path, help='file to write')
-    give.add_argument(
-        '--format',
-        choices=_EXPORTS,
-        required=True,
-        help='state-dict: weights, mean and std; program: torch.export, '
-        '.pt2; onnx: .onnx, compared by onnxruntime',
-    )
+    text = 'state-dict: weights, mean and std; program: torch.export, .pt2; '
+    text += 'onnx: .onnx, compared by onnxruntime'
+    give.add_argument('--format', choices=_EXPORTS, required=True, help=text)
     size = 'height and width of the images, one number if they are equal'
     give.add_argument('--size', type=int, nargs='+', default=[32], help=size)
     channels = 'channels of the images'
     give.add_argument('--channels', type=int, default=3, help=channels)
-    claim = commands.add_parser(
-        'claim', help="results with AutoAttack in RobustBench's form"
-    )
+    text = "results with AutoAttack in RobustBench's form"
+    claim = commands.add_parser('claim', help=text)
     claim.add_argument('results', type=Path, help='results.json')
     claim.add_argument('out', type=Path, help='JSON file to write')
     claim.add_argument('--dataset', default='cifar10')
@@ -86,10 +70,9 @@ def bring_in(args: argparse.Namespace) -> None:
     """The command ``import``."""
     config = args.out.with_suffix('.py')
     if config.exists():
-        raise FileExistsError(
-            f'{config} exists: give another name for the checkpoint'
-        )
-    imported = import_checkpoint(args.source)
+        told = f'{config} exists: give another name for the checkpoint'
+        raise FileExistsError(told)
+    imported = exchange.import_checkpoint(args.source)
     dataset = _DATASETS.get(imported.num_classes)
     if dataset is None or imported.num_channels != 3:
         raise ValueError(
@@ -120,8 +103,7 @@ def bring_in(args: argparse.Namespace) -> None:
 def give_out(args: argparse.Namespace) -> None:
     """The command ``export``."""
     cfg = cli.load_adversarial_config(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg.merge_from_dict(args.cfg_options or {})
     wrapper = MODELS.build(cli.model_config(cfg))
     load_checkpoint(wrapper, args.checkpoint, map_location='cpu', strict=True)
     draw = torch.Generator().manual_seed(0)
@@ -135,7 +117,7 @@ def write_claim(args: argparse.Namespace) -> None:
     """The command ``claim``."""
     about = {name: getattr(args, name) for name in CLAIM_FIELDS}
     results = json.loads(args.results.read_text(encoding='utf-8'))
-    claim = make_claim(results, args.dataset, **about)
+    claim = exchange.make_claim(results, args.dataset, **about)
     text = json.dumps(claim, indent=2) + '\n'
     write_whole(args.out, lambda file: file.write_text(text))
     print(f'claim: {args.out}')

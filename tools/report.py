@@ -20,14 +20,9 @@ def parse_args() -> argparse.Namespace:
     add('work_dirs', nargs='+', type=Path, metavar='WORK_DIR', help=text)
     text = 'the page, like report.html; one that is there is replaced'
     add('--out', type=Path, required=True, help=text)
-    add(
-        '--num-images',
-        type=int,
-        default=200,
-        metavar='N',
-        help='attack N test images of each run, spread over the classes '
-        '(default: 200)',
-    )
+    text = 'attack N test images of each run, spread over the classes '
+    text += '(default: 200)'
+    add('--num-images', type=int, default=200, metavar='N', help=text)
     text = 'report on the files alone, without loading data and networks'
     add('--no-model', action='store_true', help=text)
     return parser.parse_args()
@@ -54,10 +49,10 @@ def measure_all(runs: Sequence[RunLog], num_images: int) -> Report:
     measured, missing = {}, {}
     for run in runs:
         if run.checkpoint is None:
-            missing[run.name] = (
-                f'{run.folder} has neither best_*.pth nor the file that '
-                'last_checkpoint names'
+            files = (
+                'neither best_*.pth nor the file that last_checkpoint names'
             )
+            missing[run.name] = f'{run.folder} has {files}'
             continue
         print(f'{run.name}: attacking with {run.checkpoint.name}', flush=True)
         try:
@@ -73,10 +68,9 @@ def main() -> None:
     args = parse_args()
     check(args)
     runs = read_runs(args.work_dirs)
-    if args.no_model:
-        missing = {run.name: '--no-model was given' for run in runs}
-        report = Report(runs, missing=missing)
-    else:
+    missing = {run.name: '--no-model was given' for run in runs}
+    report = Report(runs, missing=missing)
+    if not args.no_model:
         report = measure_all(runs, args.num_images)
     page = render(report)
     write_whole(args.out, lambda path: path.write_text(page, encoding='utf-8'))

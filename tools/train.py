@@ -20,26 +20,17 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     text = 'make a classification config of mmpretrain adversarial'
     add('--recipe', choices=recipe_names(), help=text)
-    add(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='go on from a checkpoint; without one, from the latest of the '
-        'work dir',
-    )
-    for name, text in (
-        ('amp', 'automatic mixed precision'),
-        ('no-validate', 'do not validate during training'),
-        (
-            'auto-scale-lr',
-            'scale the learning rate by actual over base batch size',
-        ),
-        (
-            'no-persistent-workers',
-            'disable persistent_workers in dataloaders',
-        ),
-    ):
+    text = 'go on from a checkpoint; without one, from the latest of the work '
+    text += 'dir'
+    add('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=text)
+    flags = {
+        'amp': 'automatic mixed precision',
+        'no-validate': 'do not validate during training',
+        'auto-scale-lr': 'scale the learning rate by actual over base batch '
+        'size',
+        'no-persistent-workers': 'disable persistent_workers in dataloaders',
+    }
+    for name, text in flags.items():
         add(f'--{name}', action='store_true', help=text)
     return parser.parse_args()
 
@@ -73,13 +64,9 @@ def main() -> None:
     cfg = load_config(args)
     with only_run_in(cfg.work_dir):
         runner = cli.build_runner(cfg, args)
-        cli.show_head(
-            runner,
-            'training',
-            'train',
-            attack=cfg.model.get('train_attack', 'of the method'),
-            method=cfg.model.get('method', 'none'),
-        )
+        attack = cfg.model.get('train_attack', 'of the method')
+        told = dict(attack=attack, method=cfg.model.get('method', 'none'))
+        cli.show_head(runner, 'training', 'train', **told)
         runner.train()
 
 

@@ -43,14 +43,10 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     text = 'checkpoint file; without one the network is untrained'
     add('checkpoint', nargs='?', help=text)
-    add(
-        '--show',
-        choices=list(KINDS),
-        default='rows',
-        help='rows: from the clean to the training image (default); steps: '
-        'the path of the attack; masks: each kind of mask; options: what '
-        "M2AT's options do",
-    )
+    text = 'rows: from the clean to the training image (default); steps: the '
+    text += 'path of the attack; masks: each kind of mask; options: what '
+    text += "M2AT's options do"
+    add('--show', choices=list(KINDS), default='rows', help=text)
     text = 'the picture, e.g. m2at.png; steps.gif for an animation of steps'
     add('--out', type=Path, required=True, help=text)
     text = 'N test images, spread over the classes (default: 6)'
@@ -97,9 +93,8 @@ def main() -> None:
         runner = cli.build_trained_runner(load_config(args, log_dir), args)
     model = runner.model.eval()
     loader = runner.test_dataloader
-    samples = Samples(
-        loader.dataset, model.data_preprocessor, loader.collate_fn
-    )
+    prepare = model.data_preprocessor
+    samples = Samples(loader.dataset, prepare, loader.collate_fn)
     chosen = samples.spread(args.num_images)
     ((images, labels),) = samples.batches([chosen])
     look, draw = KINDS[args.show]

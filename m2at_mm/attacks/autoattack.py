@@ -16,7 +16,7 @@ from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.attacks.malt import malt
 from m2at_mm.attacks.random_stream import own_random_stream
-from m2at_mm.checks import check_choice
+from m2at_mm.checks import check_choice, check_count
 from m2at_mm.registry import TASK_UTILS
 
 # The attacks of each version, in order.
@@ -42,11 +42,7 @@ _TARGETS = 9
 def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
     """The attacks of a version of AutoAttack that the classes allow."""
     check_choice('version', version, _VERSIONS)
-    if num_classes < 2:
-        raise ValueError(
-            f'num_classes={num_classes}: a model with one class cannot be '
-            'attacked'
-        )
+    check_count('num_classes', num_classes, least=2)
     names = _VERSIONS[version]
     if num_classes == 3:  # which the loss of apgd-t cannot compare
         names = tuple(name.replace('apgd-t', 'apgd-dlr') for name in names)

@@ -13,7 +13,12 @@ from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import BN_MODES
 from m2at_mm.attacks.logits import COMPILE_MODES, predicted_labels
 from m2at_mm.attacks.losses import LOSSES
-from m2at_mm.attacks.threat_model import Pixels, ThreatModel, parse_length
+from m2at_mm.attacks.threat_model import (
+    Pixels,
+    ThreatModel,
+    parse_length,
+    parse_pixels,
+)
 from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.registry import TASK_UTILS
 
@@ -112,7 +117,7 @@ class PGD(Attack):
         """A quarter of the radius, or ``step_size``."""
         if self.step_size is None:
             return self.step_factor * self.step * threat_model.eps
-        return self.step_factor * parse_length(self.step_size, 'step_size')
+        return self.step_factor * parse_pixels(self.step_size, 'step_size')
 
     def _start(self, batch: Batch) -> Tensor:
         if not self.random_start:

@@ -35,7 +35,7 @@ def parse_pixels(value: Pixels, name: str) -> float:
 
 
 def parse_length(value: Pixels, name: str) -> float:
-    """A size; a plain number above 1 is nearly always on the 0-255 scale."""
+    """Read a size; refuse plain numbers above 1, nearly always of 0-255."""
     length = parse_pixels(value, name)
     if length > 1 and '/' not in str(value):
         raise ValueError(

@@ -1,11 +1,8 @@
-"""CIFAR-10 and CIFAR-100 with a fixed validation split held out of training.
-
-Robust training overfits (https://arxiv.org/abs/2002.11569), so its best epoch
-must be chosen; to choose it on the test images would flatter the result.
-"""
+"""CIFAR with a validation split: robust overfitting (arXiv 2002.11569)."""
 
 from __future__ import annotations
 
+import copy
 import os
 import os.path as osp
 import socket
@@ -54,18 +51,14 @@ class CIFAR10(WholeBatches, _CIFAR10):
     the classes, so that ``indices=N`` gives a balanced first N. Of a folder
     only the images that the split and ``indices`` ask for are read. A sample
     has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
+    Further arguments are mmpretrain's and those of :class:`WholeBatches`.
 
     Args:
-        data_root (str): The folder with the data.
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.
-        metainfo (dict, optional): Meta information; names of classes in it
-            rename the labels and leave their order. Defaults to None.
         download (bool): Whether to try to get the official files if there
             are no data; a failure leaves nothing behind. Defaults to True.
         val_size (int): Number of images in ``val``, a multiple of the number
             of classes. Defaults to 1000.
-        lazy_init (bool): Whether to load at first use. Defaults to False.
-        **kwargs: As of mmpretrain's ``CIFAR10`` and :class:`WholeBatches`.
 
     Raises:
         ValueError: An argument, a class folder or an image is wrong.
@@ -78,9 +71,7 @@ class CIFAR10(WholeBatches, _CIFAR10):
         self,
         data_root: str = '',
         split: str = 'train',
-        metainfo: dict[str, Any] | None = None,
-        download: bool = True,
-        *,
+        *args: Any,
         val_size: int = 1000,
         lazy_init: bool = False,
         **kwargs: Any,
@@ -95,11 +86,10 @@ class CIFAR10(WholeBatches, _CIFAR10):
             )
         self.val_size = val_size
         super().__init__(
-            data_root=osp.expanduser(data_root),
+            osp.expanduser(data_root),
             # The parent knows no 'val', and warns of training in test_mode.
-            split='train' if split == 'train' else 'test',
-            metainfo=metainfo,
-            download=download,
+            'train' if split == 'train' else 'test',
+            *args,
             lazy_init=True,
             **kwargs,
         )
@@ -114,9 +104,9 @@ class CIFAR10(WholeBatches, _CIFAR10):
             place = osp.abspath(place)
         folder = osp.join(place, 'test' if self.split == 'test' else 'train')
         official = self._check_integrity()
-        found = official or osp.isdir(folder)
+        missing = not official and not osp.isdir(folder)
         error = None
-        if not found and self.download and dist.is_main_process():
+        if missing and self.download and dist.is_main_process():
             try:
                 self._download(place)
             except Exception as caught:  # of urllib, ssl, tarfile, os, ...
@@ -130,22 +120,17 @@ class CIFAR10(WholeBatches, _CIFAR10):
         raise FileNotFoundError(self._advice(folder, error)) from error
 
     def _load_official(self) -> list[dict[str, Any]]:
-        """Load the samples of the split with the parent's loader."""
-        asked = self.split
-        # The parent reads the test files for anything but 'train'.
-        self.split = 'test' if asked == 'test' else 'train'
-        try:
-            samples = super().load_data_list()
-        finally:
-            self.split = asked
+        parent = copy.copy(self)
+        if self.split == 'val':  # unknown to the parent
+            parent.split = 'train'
+        samples = super(CIFAR10, parent).load_data_list()
         labels = np.array([sample['gt_label'] for sample in samples])
         part = self._part(labels)
-        if asked == 'val':
+        if self.split == 'val':
             part = round_robin(labels, part)
         return [samples[i] for i in part]
 
     def _load_folder(self, folder: str) -> list[dict[str, Any]]:
-        """Read the images of the split that ``indices`` asks for."""
         paths, labels = self._list_folder(folder)
         part = round_robin(labels, self._part(labels))
         self.data_list = [
@@ -154,8 +139,8 @@ class CIFAR10(WholeBatches, _CIFAR10):
         # Before any image is read; so full_init must not do it again.
         if self._indices is not None:
             self.data_list = self._get_unserialized_subset(self._indices)
-        count = len(self.data_list)
-        print_log(f'reading {count} images from {folder}', logger='current')
+        text = f'reading {len(self.data_list)} images from {folder}'
+        print_log(text, logger='current')
         samples = [dict(s, img=_read_image(s['img'])) for s in self.data_list]
         self._indices = None
         return samples
@@ -178,14 +163,10 @@ class CIFAR10(WholeBatches, _CIFAR10):
         return val if self.split == 'val' else train
 
     def _list_folder(self, folder: str) -> tuple[list[str], np.ndarray]:
-        """List the image files and their labels, class by class."""
         names = self.METAINFO['classes']
         files = {
             entry.name: sorted(
-                osp.join(entry.path, name)
-                for name in scandir(
-                    entry.path, IMAGE_SUFFIXES, case_sensitive=False
-                )
+                scandir(entry.path, IMAGE_SUFFIXES, case_sensitive=False)
             )
             for entry in os.scandir(folder)
             if entry.is_dir() and not entry.name.startswith('.')
@@ -199,7 +180,7 @@ class CIFAR10(WholeBatches, _CIFAR10):
                 f'{"/".join(IMAGE_SUFFIXES)} files: {missing}, unexpected: '
                 f'{unexpected}; rename, fill or remove them'
             )
-        paths = [path for name in names for path in files[name]]
+        paths = [osp.join(folder, n, file) for n in names for file in files[n]]
         counts = [len(files[name]) for name in names]
         return paths, np.repeat(np.arange(len(names)), counts)
 
@@ -217,10 +198,9 @@ class CIFAR10(WholeBatches, _CIFAR10):
             else:
                 before = socket.getdefaulttimeout()
                 socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+                settings = dict(filename=self.filename, md5=self.tgz_md5)
                 try:
-                    download_and_extract_archive(
-                        self.url, tmp, filename=self.filename, md5=self.tgz_md5
-                    )
+                    download_and_extract_archive(self.url, tmp, **settings)
                 finally:
                     socket.setdefaulttimeout(before)
             target = root / self.base_folder
@@ -229,7 +209,6 @@ class CIFAR10(WholeBatches, _CIFAR10):
                 file.replace(target / file.name)
 
     def _advice(self, folder: str, error: Exception | None) -> str:
-        """Say what was looked for, where, and how to get it."""
         place = osp.dirname(folder)
         batches = osp.join(place, self.base_folder)
         state = 'incomplete' if osp.isdir(batches) else 'missing'
@@ -252,12 +231,10 @@ class CIFAR100(CIFAR10, _CIFAR100):
 
 def _read_image(path: str) -> np.ndarray:
     """Read an image as RGB in 0..255, uint8, shape (32, 32, 3)."""
+    # Named: the pixels must not depend on mmcv's global setting.
+    settings = dict(channel_order='rgb', backend='cv2')
     try:
-        content = Path(path).read_bytes()
-        # Backend named: the pixels must not depend on mmcv's global setting.
-        img: np.ndarray = mmcv.imfrombytes(
-            content, channel_order='rgb', backend='cv2'
-        )
+        img: np.ndarray = mmcv.imfrombytes(Path(path).read_bytes(), **settings)
     except (OSError, cv2.error) as error:
         text = f'cannot read the image {path}; replace it or remove it'
         raise ValueError(text) from error

@@ -12,10 +12,6 @@ from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
 from m2at_mm.datasets.whole_batches import WholeBatches
 from m2at_mm.registry import DATASETS
 
-# Of 174 to 183 images per class: 300 test and 200 validation images in all.
-TEST_PER_CLASS = 30
-VAL_PER_CLASS = 20
-
 
 @DATASETS.register_module()
 class Digits(WholeBatches):
@@ -24,29 +20,16 @@ class Digits(WholeBatches):
     The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. The
     split is fixed: 'train' has 1,297 images, 'val' 200 and 'test' 300, the
     latter two with equally many of each class. Samples are in the order and
-    form of :class:`CIFAR10`.
-
-    Args:
-        split (str): 'train', 'val' or 'test'. Defaults to 'train'.
-        metainfo (dict, optional): Meta information. Defaults to None.
-        **kwargs: As of mmpretrain's ``BaseDataset`` and
-            :class:`WholeBatches`.
-
-    Raises:
-        ImportError: scikit-learn is not installed.
+    form of :class:`CIFAR10`, arguments as of :class:`WholeBatches`. An
+    ImportError tells where scikit-learn is not installed.
     """
 
     METAINFO = {'classes': tuple('0123456789')}
 
-    def __init__(
-        self,
-        split: str = 'train',
-        metainfo: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, split: str = 'train', **kwargs: Any) -> None:
         check_choice('split', split, SPLITS)
         self.split = split
-        super().__init__(ann_file='', metainfo=metainfo, **kwargs)
+        super().__init__(ann_file='', **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Load the samples of the split."""
@@ -57,13 +40,12 @@ class Digits(WholeBatches):
                 'm2at_mm.Digits needs scikit-learn; install it with '
                 "pip install 'm2at_mm[demo]'"
             ) from error
-        digits = load_digits()
-        labels = digits.target
-        sizes = [TEST_PER_CLASS, VAL_PER_CLASS]
-        test, val, train = stratified_split(labels, sizes)
-        part = {'train': train, 'val': val, 'test': test}[self.split]
+        images, labels = load_digits(return_X_y=True)
+        # Of 174 to 183 per class: 300 test and 200 validation images in all.
+        parts = stratified_split(labels, [30, 20])
+        part = dict(zip(('test', 'val', 'train'), parts))[self.split]
         return [
-            {'img': _to_rgb(digits.images[i]), 'gt_label': int(labels[i])}
+            {'img': _to_rgb(images[i]), 'gt_label': int(labels[i])}
             for i in round_robin(labels, part)
         ]
 
@@ -73,9 +55,9 @@ class Digits(WholeBatches):
 
 
 def _to_rgb(values: np.ndarray) -> np.ndarray:
-    """Scale 8x8 values in 0..16 to a 32x32 RGB image in 0..255."""
+    """Scale 64 values in 0..16 to a 32x32 RGB image in 0..255."""
     gray = mmcv.imresize(
-        (values * (255 / 16)).astype(np.float32),
+        (values * (255 / 16)).astype(np.float32).reshape(8, 8),
         (32, 32),
         interpolation='bicubic',
         backend='cv2',

@@ -10,7 +10,6 @@ from torch.utils.data import ConcatDataset
 
 
 def _wrapped(dataset: Any) -> list[Any]:
-    """The dataset inside a wrapper of one; nothing of other datasets."""
     inside = getattr(dataset, '__dict__', {})
     # _dataset is that of MMEngine's num_batch_per_epoch.
     return [inside[name] for name in ('dataset', '_dataset') if name in inside]
@@ -27,8 +26,8 @@ def inner_datasets(dataset: Any) -> Iterator[Any]:
 def labels_of(dataset: Any) -> np.ndarray | None:
     """The labels of the images that a dataset gives, without reading them.
 
-    They have shape (len(dataset), ), or are None where a label is known only
-    after reading the image. Raises KeyError where images have no labels.
+    Of shape (len(dataset), ), or None where only reading an image tells its
+    label. Raises KeyError where images have no labels.
     """
     joined = isinstance(dataset, ConcatDataset)
     parts = dataset.datasets if joined else _wrapped(dataset)
@@ -53,10 +52,7 @@ def labels_of(dataset: Any) -> np.ndarray | None:
 
 
 def labelled_datasets(dataset: Any) -> Iterator[tuple[Any, np.ndarray]]:
-    """The datasets with images whose labels are known, and those labels.
-
-    They are those of the images that ``dataset`` gives, int64 of shape (N, ).
-    """
+    """The datasets whose labels are known, and those of what they give."""
     if isinstance(dataset, ConcatDataset):
         for one in dataset.datasets:
             yield from labelled_datasets(one)

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ from mmengine.dist import get_rank
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-# Whether the reader of an image chose the streams, see given_streams().
+# Whether a reader of images has chosen the streams already.
 _given_streams = False
 
 
+@dataclass(eq=False, repr=False)
 class SeededPipeline:
     """A dataset's pipeline with random streams of its own for each image.
 
@@ -27,26 +29,16 @@ class SeededPipeline:
     augments as an uninterrupted one with the same number of workers. The
     streams outside are left as they were.
 
-    Args:
-        pipeline (Callable): The dataset's own.
-        seed (int): Seed of the training.
-        epoch (Tensor): The epoch, int64 of shape (), in shared memory, so
-            that persistent workers see it change.
-        part (int): Number of the dataset where several are concatenated.
-            Defaults to 0.
     """
 
-    def __init__(
-        self,
-        pipeline: Callable[[dict[str, Any]], Any],
-        seed: int,
-        epoch: Tensor,
-        part: int = 0,
-    ) -> None:
-        self.pipeline = pipeline
-        self.seed = seed
-        self.part = part
-        self.epoch = epoch
+    pipeline: Callable[[dict[str, Any]], Any]
+    seed: int
+    #: int64 of shape (), in shared memory: persistent workers see it change.
+    epoch: Tensor
+    #: Number of the dataset where several are concatenated.
+    part: int = 0
+
+    def __post_init__(self) -> None:
         self.rank = get_rank()
         self._counted_epoch = -1
         self._times: Counter[int] = Counter()
@@ -65,7 +57,7 @@ class SeededPipeline:
         process = (self.rank,) if worker is None else (self.rank, worker.seed)
         image = (self.part, int(index), self._times[index])
         self._times[index] += 1
-        with _streams_of((self.seed, *process, epoch, *image)):
+        with given_streams((self.seed, *process, epoch, *image)):
             return self.pipeline(data)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,8 +68,10 @@ class SeededPipeline:
 
 
 @contextmanager
-def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
-    """Seed the streams of Python, NumPy and PyTorch inside by ``draw``."""
+def given_streams(draw: tuple[int, ...]) -> Iterator[None]:
+    """Seed the random streams by ``draw``; no SeededPipeline inside does."""
+    global _given_streams
+    before, _given_streams = _given_streams, True
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
     first, second, third = np.random.SeedSequence(draw).generate_state(3)
     random.seed(int(first))
@@ -87,18 +81,7 @@ def _streams_of(draw: tuple[int, ...]) -> Iterator[None]:
     try:
         yield
     finally:
+        _given_streams = before
         random.setstate(kept[0])
         np.random.set_state(kept[1])
         torch.set_rng_state(kept[2])
-
-
-@contextmanager
-def given_streams(draw: tuple[int, ...]) -> Iterator[None]:
-    """Seed the streams inside by ``draw``, in place of a SeededPipeline's."""
-    global _given_streams
-    before, _given_streams = _given_streams, True
-    try:
-        with _streams_of(draw):
-            yield
-    finally:
-        _given_streams = before

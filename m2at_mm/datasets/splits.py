@@ -14,15 +14,10 @@ _SPLIT_SEED = 0
 def stratified_split(
     labels: np.ndarray, sizes: Sequence[int]
 ) -> list[np.ndarray]:
-    """Split samples into parts with the same number of every class.
+    """Split samples by labels, (N, ), to parts of ``sizes`` of every class.
 
-    The n-th sample of a class always goes to the same part, however the
-    classes are interleaved. Of labels, shape (N, ), and the samples per class
-    of every part but the last, which takes the rest.
-
-    Returns:
-        list[ndarray]: Ascending sample indices of the ``len(sizes) + 1``
-        parts.
+    Ascending indices of each part and of the rest. The n-th sample of a class
+    always goes to the same part, however the classes are interleaved.
     """
     rng = np.random.RandomState(_SPLIT_SEED)
     parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]
@@ -34,10 +29,9 @@ def stratified_split(
 
 
 def round_robin(labels: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Order samples so that every first N of them are balanced.
+    """Order samples, ``part`` of shape (M, ), so that every first N balance.
 
-    The first sample of every class in class order, then the second ones, ...
-    ``part``, shape (M, ), are the samples' indices into ``labels``.
+    The first one of every class in class order, then the second ones, ...
     """
     rank = np.empty(len(part), dtype=np.int64)
     for label in np.unique(labels[part]):

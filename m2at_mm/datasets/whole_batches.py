@@ -19,20 +19,16 @@ class WholeBatches(BaseDataset):
     With ``whole_batches`` a dataloader gets all pixels of a batch in one
     tensor and all labels in one object: no Python object per sample is
     transformed, collated and sent from a worker. Random crops and flips are
-    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`.
-    It is fastest with ``serialize_data=False``. A single sample, and with it
-    a wrapper like ``ConcatDataset``, gives what it always gave.
+    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`,
+    and a ValueError tells of transforms in the pipeline. It is fastest with
+    ``serialize_data=False``. A single sample, and with it a wrapper like
+    ``ConcatDataset``, gives what it always gave.
 
     Args:
-        *args: See mmpretrain's ``BaseDataset``.
         whole_batches (bool): Whether to give batches as
             ``dict(inputs=Tensor, data_samples=BatchLabels)``, for training
             with ``collate_fn=dict(type='m2at_mm.whole_batch_collate')``.
-            Defaults to False.
-        **kwargs: See mmpretrain's ``BaseDataset``.
-
-    Raises:
-        ValueError: ``whole_batches`` with transforms in the pipeline.
+            Defaults to False. Others: see mmpretrain's ``BaseDataset``.
     """
 
     def __init__(
@@ -44,21 +40,14 @@ class WholeBatches(BaseDataset):
             self._check_pipeline()
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[Any]:
-        """A batch of N samples, or a list of them without ``whole_batches``.
-
-        The batch has ``inputs``, uint8 of shape (N, C, H, W), and
-        ``data_samples``.
-        """
+        """A batch, inputs uint8 of (N, C, H, W), or else a list of samples."""
         if not self.whole_batches:
             return [self[index] for index in indices]
         self._check_pipeline()
         self.full_init()
-        # get_data_info would copy each sample once more.
-        read = (
-            self.get_data_info
-            if self.serialize_data
-            else self.data_list.__getitem__
-        )
+        read = self.get_data_info
+        if not self.serialize_data:  # it would copy each sample once more
+            read = self.data_list.__getitem__
         samples = [read(index) for index in indices]
         pixels = np.stack([sample['img'] for sample in samples])
         labels = [sample['gt_label'] for sample in samples]
@@ -70,8 +59,7 @@ class WholeBatches(BaseDataset):
     def get_gt_labels(self) -> np.ndarray:
         """The class of each image, int64 of shape (len(self), )."""
         if self.serialize_data:
-            labels: np.ndarray = super().get_gt_labels()
-            return labels
+            return np.asarray(super().get_gt_labels())
         # The parent copies each image on the way.
         self.full_init()
         return np.array([sample['gt_label'] for sample in self.data_list])

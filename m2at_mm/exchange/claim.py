@@ -15,16 +15,11 @@ def make_claim(
 ) -> dict[str, Any]:
     """The JSON of a model in RobustBench's ``model_info``.
 
-    Args:
-        results (dict): Results of ``tools/test.py``, with AutoAttack.
-        dataset (str): Name of the dataset, like ``'cifar10'``.
-        **about (str): Any of :data:`CLAIM_FIELDS`. What is missing is left
-            empty, to be filled in.
-
-    Returns:
-        dict: Accuracies as strings in per cent, and ``num_samples`` and
-        ``alarms`` besides RobustBench's fields, so that nobody takes a claim
-        on a subset for one on the test set.
+    The results are those of ``tools/test.py``, with AutoAttack, on a dataset
+    like ``'cifar10'``. What of :data:`CLAIM_FIELDS` is missing is left empty,
+    to be filled in. Accuracies are strings in per cent. ``num_samples`` and
+    ``alarms`` stand besides RobustBench's fields, so that nobody takes a claim
+    on a subset for one on the test set.
 
     Raises:
         ValueError: The results are without AutoAttack, or a field is unknown.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,9 @@ class PlainClassifier(nn.Module):
     Args:
         classifier (nn.Module): An mmpretrain classifier; it is shared, not
             copied.
-        mean (Tensor, optional): Per channel, on the 0-255 scale, shape
-            (C, 1, 1). Defaults to None, zeros.
-        std (Tensor, optional): Likewise. Same shape. Defaults to None,
-            ones: as in mmpretrain, the network then takes images in 0-255.
+        mean (Tensor, optional): On the 0-255 scale, shape (C, 1, 1); else 0.
+        std (Tensor, optional): Likewise; else 1: as in mmpretrain, the network
+            then takes images in 0-255.
     """
 
     mean: Tensor
@@ -49,10 +47,7 @@ class PlainClassifier(nn.Module):
 
     @classmethod
     def of(cls, wrapper: Any) -> PlainClassifier:
-        """The classifier inside an ``AdversarialClassifier``, not a copy.
-
-        It is in eval mode from then on.
-        """
+        """Share an ``AdversarialClassifier``'s classifier, in eval mode."""
         preprocessor = wrapper.data_preprocessor
         statistics = (getattr(preprocessor, n, None) for n in ('mean', 'std'))
         return cls(wrapper.classifier, *statistics)
@@ -60,9 +55,8 @@ class PlainClassifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, K), of images in [0, 1], shape (N, C, H, W)."""
         normalised = (at_entrance(self, images) - self.mean) / self.std
-        return classifier_logits(
-            self.model, at_entrance(self.model, normalised)
-        )
+        entered = at_entrance(self.model, normalised)
+        return classifier_logits(self.model, entered)
 
 
 def export_state_dict(
@@ -71,8 +65,7 @@ def export_state_dict(
     """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
 
     The keys are ``mean``, ``std``, and ``model.`` before those that the
-    classifier's own ``state_dict()`` has. The images are not used; the other
-    exports need them.
+    classifier's own ``state_dict()`` has. Other exports need the images.
     """
     weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}
     content = dict(mean=model.mean, std=model.std, **weights)
@@ -82,11 +75,8 @@ def export_state_dict(
 def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
     """Save with ``torch.export``; ``torch.export.load(path).module()`` runs.
 
-    Args:
-        model (PlainClassifier): The model.
-        images (Tensor): Examples in [0, 1], at least 2, shape (N, C, H, W).
-            N stays free.
-        path (Path): The file, with the suffix ``.pt2``.
+    The images are examples in [0, 1], at least 2, shape (N, C, H, W); N stays
+    free. The path has the suffix ``.pt2``.
 
     Raises:
         ValueError: The suffix is another one.
@@ -94,29 +84,22 @@ def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
             2.2.
     """
     _check_format(path, '.pt2', '2.2')
-    program = torch.export.export(
-        model, (images,), dynamic_shapes=({0: torch.export.Dim('batch')},)
-    )
+    batches = ({0: torch.export.Dim('batch')},)
+    program = torch.export.export(model, (images,), dynamic_shapes=batches)
 
     def write(file: Path) -> None:
         with file.open('wb') as stream:  # by its name it needs the suffix
             torch.export.save(program, stream)
 
     write_whole(path, write)
-    with path.open('rb') as stream:
-        loaded = torch.export.load(stream).module()
-    _compare(model, images, loaded, path)
+    _compare(model, images, torch.export.load(str(path)).module(), path)
 
 
 def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
     """Save as ONNX, and compare the logits by onnxruntime.
 
-    Args:
-        model (PlainClassifier): The model.
-        images (Tensor): Examples in [0, 1], at least 2, shape (N, C, H, W).
-            N stays free.
-        path (Path): The file, with the suffix ``.onnx``. The input is named
-            ``images``, the output ``logits``.
+    The images are as in :func:`export_program`. The path has the suffix
+    ``.onnx``; the input is named ``images``, the output ``logits``.
 
     Raises:
         ImportError: The packages of the extra ``export`` are missing.
@@ -144,9 +127,8 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
     )
     assert program is not None
     write_whole(path, lambda file: program.save(str(file)))
-    session = onnxruntime.InferenceSession(
-        str(path), providers=['CPUExecutionProvider']
-    )
+    cpu = ['CPUExecutionProvider']
+    session = onnxruntime.InferenceSession(str(path), providers=cpu)
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run(None, {'images': images.numpy()})
@@ -157,9 +139,8 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
 
 def _check_format(path: Path, suffix: str, needed: str) -> None:
     if path.suffix != suffix:
-        raise ValueError(
-            f'{path} must end in {suffix}, the suffix of this format'
-        )
+        told = f'{path} must end in {suffix}, the suffix of this format'
+        raise ValueError(told)
     if digit_version(torch.__version__) < digit_version(needed):
         raise RuntimeError(
             f'this format needs torch >= {needed}, but {torch.__version__} is '
@@ -168,12 +149,7 @@ def _check_format(path: Path, suffix: str, needed: str) -> None:
 
 
 @torch.no_grad()
-def _compare(
-    model: nn.Module,
-    images: Tensor,
-    saved: Callable[[Tensor], Tensor],
-    path: Path,
-) -> None:
+def _compare(model: nn.Module, images: Tensor, saved: Any, path: Path) -> None:
     expected = model(images)
     difference = (expected - saved(images)).abs().max() / expected.abs().max()
     tolerance = max(_TOLERANCE, 8 * torch.finfo(expected.dtype).eps)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmpretrain.models.backbones.resnet import Bottleneck, ResNet
+from mmpretrain.models.backbones.resnet import BasicBlock, ResNet
 from torch import Tensor
 
 StateDict = dict[str, Tensor]
@@ -18,13 +18,6 @@ StateDict = dict[str, Tensor]
 _CONTAINERS = ('state_dict', 'model_state_dict', 'model', 'net')
 _PREFIXES = ('module.', 'model.', 'net.', 'backbone.model.')
 _NORMALISATION = {'mean': 'mean', 'mu': 'mean', 'std': 'std', 'sigma': 'std'}
-# TRADES' wide ResNet has a stage that its forward pass never uses.
-_UNUSED = ('sub_block1.',)
-# Depth by blocks per stage and kind of block.
-_DEPTHS: dict[tuple[Any, bool], int] = {
-    (blocks, kind is Bottleneck): depth
-    for depth, (kind, blocks) in ResNet.arch_settings.items()
-}
 
 
 @dataclass
@@ -37,8 +30,8 @@ class Imported:
         mean (list[float], optional): Mean of the normalisation that was
             inside, per channel on the 0-255 scale; None if there was none.
         std (list[float], optional): Its standard deviation, likewise.
-        num_channels (int): Channels of the images.
-        num_classes (int): Classes of the head.
+        num_channels (int): Of the images.
+        num_classes (int): Of the head.
     """
 
     classifier: dict[str, Any]
@@ -56,14 +49,8 @@ def import_checkpoint(path: Path) -> Imported:
     the public robustness repositories (``conv1, bn1, layer1.0.conv1, ...,
     linear`` and ``block1.layer.0.conv1, ..., fc``) and torchvision's ResNets,
     with or without a wrapper's prefix, in or outside of a dict of other
-    things, and with or without a normalisation layer. An mmpretrain
-    checkpoint has its names already and needs no conversion.
-
-    Args:
-        path (Path): The file. It is read with ``weights_only=True``.
-
-    Returns:
-        Imported: The weights and the config they belong to.
+    things, and with or without a normalisation layer. The file is read with
+    ``weights_only=True``.
 
     Raises:
         ValueError: The layout is unknown, or the normalisation is not on the
@@ -74,12 +61,11 @@ def import_checkpoint(path: Path) -> Imported:
     channels = _count_channels(state_dict)
     mean, std, state_dict = _split_normalisation(state_dict, channels)
     # `linear` and `fc` are the head's `fc`, all else is the backbone's.
+    # TRADES' wide ResNet has a stage that its forward pass never uses.
     weights = {
-        re.sub(
-            r'^backbone\.(linear|fc)\.', 'head.fc.', f'backbone.{key}'
-        ): value
-        for key, value in _strip_prefixes(state_dict).items()
-        if not key.startswith(_UNUSED)
+        re.sub(r'^backbone\.(linear|fc)\.', 'head.fc.', f'backbone.{k}'): v
+        for k, v in _strip_prefixes(state_dict).items()
+        if not k.startswith('sub_block1.')
     }
     backbone = _backbone_config(weights, path)
     if channels != 3:
@@ -91,10 +77,8 @@ def import_checkpoint(path: Path) -> Imported:
         in_channels=in_channels,
         loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
     )
-    neck = dict(type='GlobalAveragePooling')
-    classifier = dict(
-        type='ImageClassifier', backbone=backbone, neck=neck, head=head
-    )
+    classifier = dict(type='ImageClassifier', backbone=backbone, head=head)
+    classifier['neck'] = dict(type='GlobalAveragePooling')
     return Imported(classifier, weights, mean, std, channels, num_classes)
 
 
@@ -164,17 +148,13 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
     """The backbone's config; its weights get mmpretrain's last names."""
     keys = {key.removeprefix('backbone.') for key in weights}
     wide = 'block1.layer.0.conv1.weight' in keys
-    pre_activation = 'bn1.weight' not in keys
     if not (wide or {'conv1.weight', 'layer1.0.conv1.weight'} <= keys):
-        known = (
-            'ResNets and pre-activation ResNets with conv1, layer1.0.conv1, '
-            '... and linear or fc, and wide ResNets with '
-            'block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs no '
-            'conversion'
-        )
         raise ValueError(
             f'{path}: the layout of the keys {sorted(keys)[:4]}, ... is not '
-            f'known. Known are {known}'
+            'known. Known are ResNets and pre-activation ResNets with conv1, '
+            'layer1.0.conv1, ... and linear or fc, and wide ResNets with '
+            'block1.layer.0.conv1, ...; a checkpoint of mmpretrain needs no '
+            'conversion'
         )
     if 'head.fc.weight' not in keys:
         raise ValueError(f'{path} has no layer linear or fc')
@@ -187,7 +167,7 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
         depth=_resnet_depth(keys, path),
         base_channels=len(weights['backbone.layer1.0.conv1.weight']),
     )
-    if pre_activation:
+    if 'bn1.weight' not in keys:
         return dict(type='m2at_mm.PreActResNet_CIFAR', **config)
     for key in [key for key in weights if '.shortcut.' in key]:
         new = key.replace('.shortcut.', '.downsample.')
@@ -199,20 +179,25 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
 
 def _resnet_depth(keys: set[str], path: Path) -> int:
     blocks = tuple(_count_blocks(keys, f'layer{n}.') for n in (1, 2, 3, 4))
-    depth = _DEPTHS.get((blocks, 'layer1.0.conv3.weight' in keys))
-    if depth is None:
+    basic = 'layer1.0.conv3.weight' not in keys
+    found = [
+        depth
+        for depth, (kind, stages) in ResNet.arch_settings.items()
+        if (stages, kind is BasicBlock) == (blocks, basic)
+    ]
+    if not found:
         raise ValueError(
             f'{path}: a ResNet with {blocks} blocks is not one of depth '
-            f'{sorted(set(_DEPTHS.values()))}'
+            f'{sorted(ResNet.arch_settings)}'
         )
     if not keys & {'bn1.weight', 'bn.weight'}:
         raise ValueError(
             f'{path}: a ResNet with neither bn1 after the stem nor bn before '
             'the pooling is not known here'
         )
-    return depth
+    return int(found[0])
 
 
 def _count_blocks(keys: set[str], stage: str) -> int:
-    parts = (key.removeprefix(stage) for key in keys if key.startswith(stage))
-    return len({part.split('.')[0] for part in parts})
+    rest = (key.removeprefix(stage) for key in keys if key.startswith(stage))
+    return len({one.split('.')[0] for one in rest})

@@ -32,7 +32,6 @@ from m2at_mm.visualization import (
 
 # No slash: MMEngine's local backend makes a file of the name.
 _PICTURE = 'training_images'
-_SUCCESS = 'attack_success'
 _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 
 
@@ -41,38 +40,28 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
-    After each ``interval`` epochs or iterations the runner's visualizer, with
-    whatever ``vis_backends`` it has, is given the picture
-    ``training_images`` (see
+    After each ``interval`` epochs or iterations the runner's visualizer is
+    given the picture ``training_images`` (see
     :func:`m2at_mm.visualization.draw_training_images`), ``attack_success``,
     the percentage of the images that are classified correctly without attack
     and wrongly under the train attack, and ``threat_model.eps``, unless
     :class:`AttackScheduleHook` logs it. Steps are counted in iterations.
 
     Random starts and masks are the same every time, so only the network
-    differs: the one in training, not the average of an EMAHook, in eval mode.
-    Only the main process computes pictures. Training is bit for bit what it
-    is without the hook. A picture that fails, as with a full disk, is logged
-    as an error, and training goes on.
+    differs: the one in training, not the average of an EMAHook. Training is
+    bit for bit what it is without the hook. A picture that fails, as with a
+    full disk, is logged as an error, and training goes on.
 
     Args:
-        interval (int): Epochs or iterations between pictures. Defaults to 1.
+        interval (int): Epochs or iterations between pictures.
         by_epoch (bool): Whether ``interval`` counts epochs, else iterations.
-            Defaults to True.
         num_images (int): Number of images of the validation set, or of the
             training set where there is none, spread over its classes.
-            Defaults to 128.
-        num_rows (int): How many of them the picture shows. Defaults to 4.
+        num_rows (int): How many of them the picture shows.
 
     Raises:
-        ValueError: At the start of training, the visualizer has no backend,
-            the loop has no epochs to count, or the model cannot be run in one
-            process alone.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     pictures=dict(
-        ...         type='m2at_mm.AdversarialVisualizationHook', interval=10))
+        ValueError: The visualizer has no backend, the loop no epochs to
+            count, or the model cannot be run in one process alone.
     """
 
     interval: int = 1
@@ -99,20 +88,16 @@ class AdversarialVisualizationHook(Hook):
         _check_runs_alone(runner.model)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Show after an epoch."""
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
             self._show(runner, f'epoch {runner.epoch + 1}', runner.iter)
 
     def after_train_iter(self, runner: Runner, *args: Any, **_: Any) -> None:
-        """Show after an iteration."""
-        if self.by_epoch:
-            return
-        if self.every_n_train_iters(runner, self.interval):
+        due = self.every_n_train_iters(runner, self.interval)
+        if due and not self.by_epoch:
             step = runner.iter + 1
             self._show(runner, f'iteration {step}', step)
 
     def after_train(self, runner: Runner) -> None:
-        """Log how many pictures are missing."""
         if self._failures:
             runner.logger.error(
                 f'{self._failures} pictures or curves of '
@@ -125,14 +110,12 @@ class AdversarialVisualizationHook(Hook):
             return
         # Backends draw numbers, too, as some do for their names.
         streams = random_streams()
-        try:
-            with self._going_on(runner, f'pictures of {note}'):
-                picture, success = self._look(runner)
-                with self._going_on(runner, f'curves of {note}'):
-                    _add_curves(runner, picture, success, step)
-                _add_picture(runner, picture, note, step)
-        finally:
-            set_random_streams(streams)
+        with self._going_on(runner, f'pictures of {note}'):
+            found = self._look(runner)
+            with self._going_on(runner, f'curves of {note}'):
+                _add_curves(runner, found, step)
+            _add_picture(runner, found[0].first(self.num_rows), note, step)
+        set_random_streams(streams)
 
     @contextmanager
     def _going_on(self, runner: Runner, what: str) -> Iterator[None]:
@@ -146,41 +129,36 @@ class AdversarialVisualizationHook(Hook):
                 f'{type(error).__name__}: {error}'
             )
 
-    def _look(self, runner: Runner) -> tuple[TrainingImages, float | None]:
-        """Compute the picture, and the attack's success in per cent."""
+    def _look(self, runner: Runner) -> list[TrainingImages]:
         model = bare_model(runner.model)
         device = next(model.parameters()).device
-        if not self._batches:
-            self._batches = watched_batches(
-                runner, self.num_images, self.num_rows
-            )
+        self._batches = self._batches or watched_batches(
+            runner, self.num_images, self.num_rows
+        )
         with attack_mode(model), own_random_stream(device, 0):
-            found = [
+            return [
                 TrainingImages.of(model, *(one.to(device) for one in batch))
                 for batch in self._batches
             ]
-        fooled = [hit for one in found if (hit := one.fooled()) is not None]
-        success = torch.cat(fooled).float().mean() if fooled else None
-        picture = found[0].first(self.num_rows)
-        return picture, None if success is None else 100 * float(success)
 
 
 def _add_curves(
-    runner: Runner, picture: TrainingImages, success: float | None, step: int
+    runner: Runner, found: list[TrainingImages], step: int
 ) -> None:
-    if success is not None:
-        runner.visualizer.add_scalar(_SUCCESS, success, step)
+    fooled = [hit for one in found if (hit := one.fooled()) is not None]
+    add_scalar = runner.visualizer.add_scalar
+    if fooled:
+        success = 100 * float(torch.cat(fooled).float().mean())
+        add_scalar('attack_success', success, step)
     if f'train/{_EPS}' not in runner.message_hub.log_scalars:
-        eps = picture.threat_model.eps
-        runner.visualizer.add_scalar(_EPS, eps, step)
+        add_scalar(_EPS, found[0].threat_model.eps, step)
 
 
 def _add_picture(
     runner: Runner, picture: TrainingImages, note: str, step: int
 ) -> None:
-    classes = getattr(watched_loader(runner).dataset, 'metainfo', {}).get(
-        'classes'
-    )
+    dataset = watched_loader(runner).dataset
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
     figure = draw_training_images(picture, classes, note)
     runner.visualizer.add_image(_PICTURE, figure_pixels(figure), step)
     for backend in runner.visualizer._vis_backends.values():
@@ -195,19 +173,16 @@ def _add_picture(
 
 def _check_runs_alone(model: nn.Module) -> None:
     """Raise ValueError if other processes must take part in a forward."""
-    if is_model_wrapper(model) and not isinstance(
-        model, DistributedDataParallel
-    ):
+    is_ddp = isinstance(model, DistributedDataParallel)
+    if is_model_wrapper(model) and not is_ddp:
         raise ValueError(
             f'{type(model).__name__} spreads a model over processes, and '
             'pictures are made in one: remove AdversarialVisualizationHook, '
             'or train with AdversarialDistributedDataParallel'
         )
-    attack = bare_model(model).train_attack
-    synchronised = any(
-        isinstance(m, nn.SyncBatchNorm) for m in model.modules()
-    )
-    if synchronised and getattr(attack, 'bn_mode', 'eval') == 'batch':
+    bn_mode = getattr(bare_model(model).train_attack, 'bn_mode', 'eval')
+    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
+    if norms and bn_mode == 'batch':
         raise ValueError(
             "train_attack.bn_mode='batch' with sync_bn needs all processes, "
             'and pictures are made in one: remove '

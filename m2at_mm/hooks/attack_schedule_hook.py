@@ -6,8 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from itertools import pairwise
+from dataclasses import dataclass, fields
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -15,7 +14,7 @@ from mmengine.runner import Runner
 
 from m2at_mm.attacks.threat_model import Pixels, parse_pixels
 from m2at_mm.checks import check_choice, check_number
-from m2at_mm.methods import M2AT, Standard
+from m2at_mm.methods import Standard
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.train_loops import refuse_epochs
@@ -28,9 +27,8 @@ _OWNERS = ('threat_model', 'train_attack', 'method')
 class AttackScheduleHook(Hook):
     """Change settings of the threat model, attack or method while training.
 
-    The value depends on epoch or iteration alone, so a resumed run goes on
-    where it was, and is logged under the setting's name. Validation uses the
-    settings of the config, so its figures can be compared over epochs.
+    The value depends on epoch or iteration alone, and is logged under the
+    setting's name. Validation uses the settings of the config.
 
     Args:
         schedules (Sequence[dict]): One per setting, with
@@ -39,57 +37,56 @@ class AttackScheduleHook(Hook):
               the train attack or the method was given, like
               ``'threat_model.eps'``, ``'train_attack.steps'`` (rounded) or
               ``'method.scale'``; or ``'label_smoothing'``.
-            - ``values`` (Sequence[float | str]): For ``'linear'`` and
-              ``'cosine'``, the first and the last value; for ``'step'``, one
-              more than there are milestones. Sizes in pixels also as
-              ``'8/255'``.
+            - ``values`` (Sequence[float | str]): The first and the last
+              value; for ``'step'``, one more than there are milestones. Sizes
+              in pixels also as ``'8/255'``.
             - ``milestones`` (Sequence[int]): Epochs or iterations, counted
-              from 0, ascending. For ``'linear'`` and ``'cosine'``, where the
-              change begins and where it ends; for ``'step'``, where each next
-              value begins.
-            - ``curve`` (str): ``'linear'``, ``'cosine'`` (half a period) or
-              ``'step'``. Defaults to ``'linear'``.
-            - ``by_epoch`` (bool): Whether milestones are epochs, else
-              iterations, as a loop by iterations needs. Defaults to True.
+              from 0, where the change begins and where it ends; for
+              ``'step'``, where each next value begins.
+            - ``curve`` (str): ``'linear'`` (default), ``'cosine'`` (half a
+              period) or ``'step'``.
+            - ``by_epoch`` (bool): Whether milestones are epochs (default),
+              else iterations, as a loop by iterations needs.
 
     Raises:
-        ValueError: A schedule is incomplete or contradicts itself. At the
-            start of training, the loop has no epochs to count, or a setting
-            does not exist, is no number, is not used in this training or
-            does not allow one of the values.
+        ValueError: A schedule is incomplete or contradicts itself, or the
+            training does not use the setting or does not allow a value.
 
     Example:
-        >>> eps = dict(param='threat_model.eps', values=['0/255', '8/255'],
-        ...            milestones=[0, 10])
-        >>> default_hooks = dict(
-        ...     attack_schedule=dict(
-        ...         type='m2at_mm.AttackScheduleHook', schedules=[eps]))
+        >>> dict(type='m2at_mm.AttackScheduleHook', schedules=[
+        ...     dict(param='threat_model.eps', values=['0/255', '8/255'],
+        ...          milestones=[0, 10])])
     """
 
     def __init__(self, schedules: Sequence[dict[str, Any]]) -> None:
-        self.schedules = [_read(schedule) for schedule in schedules]
+        known = {one.name for one in fields(_Schedule)}
+        for schedule in schedules:
+            unknown = schedule.keys() - known
+            if unknown or not isinstance(schedule.get('param'), str):
+                raise ValueError(
+                    f'schedule {schedule} needs param, the dotted name of a '
+                    "setting like 'threat_model.eps', and no unknown settings "
+                    f'{sorted(unknown)}'
+                )
+        self.schedules = [_Schedule(**schedule) for schedule in schedules]
         names = [schedule.param for schedule in self.schedules]
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f'schedules set {sorted(twice)} more than once')
 
     def before_train(self, runner: Runner) -> None:
-        """Find the settings and check that they allow the values."""
         for schedule in self.schedules:
             if schedule.by_epoch:
                 refuse_epochs(runner, f'the schedule of {schedule.param!r}')
             schedule.bind(bare_model(runner.model))
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Set what is scheduled by epoch."""
         self._apply(runner, by_epoch=True)
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Set what is scheduled by iteration."""
         self._apply(runner, by_epoch=False)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Validate with the settings of the config."""
         for schedule in self.schedules:
             schedule.reset()
 
@@ -115,11 +112,11 @@ class _Schedule:
     milestones: Sequence[int] = ()
     curve: str = 'linear'
     by_epoch: bool = True
-    #: What has the setting, once training begins.
-    owner: Any = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         param, at = self.param, list(self.milestones)
+        # What has the setting, once training begins.
+        self.owner: Any = None
         check_choice(f'curve of {param!r}', self.curve, CURVES)
         self._numbers = [
             parse_pixels(value, f'values of {param!r}')
@@ -127,11 +124,8 @@ class _Schedule:
             else float(value)
             for value in self.values
         ]
-        if (
-            not at
-            or not all(isinstance(time, int) and time >= 0 for time in at)
-            or any(a >= b for a, b in pairwise(at))
-        ):
+        whole = all(isinstance(time, int) and time >= 0 for time in at)
+        if not at or not whole or at != sorted(set(at)):
             raise ValueError(
                 f'milestones={at} of {param!r} must be ascending whole '
                 'numbers of at least 0'
@@ -143,17 +137,6 @@ class _Schedule:
                 f'curve={self.curve!r} of {param!r} needs %s values and %s '
                 'milestones, but got %s and %s' % (*needed, *given)
             )
-
-    def value_at(self, time: int) -> float:
-        """The value in epoch or iteration ``time``, counted from 0."""
-        if self.curve == 'step':
-            return self._numbers[sum(time >= at for at in self.milestones)]
-        begin, end = self.milestones
-        share = min(1.0, max(0, time - begin) / (end - begin))
-        if self.curve == 'cosine':
-            share = (1 - math.cos(math.pi * share)) / 2
-        first, last = self._numbers
-        return first + share * (last - first)
 
     def bind(self, model: Any) -> None:
         """Find the setting, and refuse values that it does not allow."""
@@ -182,31 +165,25 @@ class _Schedule:
         kind(**{**given, self._name: value})
 
     def apply(self, time: int) -> float:
-        """Change the setting; the value in force, rounded if it is whole."""
-        value = self._rounded(self.value_at(time))
+        """Set and return the value in epoch or iteration ``time``, from 0."""
+        numbers, at = self._numbers, self.milestones
+        if self.curve == 'step':
+            value = numbers[sum(time >= begin for begin in at)]
+        else:
+            share = min(1.0, max(0, time - at[0]) / (at[1] - at[0]))
+            if self.curve == 'cosine':
+                share = (1 - math.cos(math.pi * share)) / 2
+            value = numbers[0] + share * (numbers[1] - numbers[0])
+        value = self._rounded(value)
         setattr(self.owner, self._name, value)
         return float(value)
 
     def reset(self) -> None:
-        """Give the setting the value of the config again."""
         if self.owner is not None:
             setattr(self.owner, self._name, self._configured)
 
     def _rounded(self, value: float) -> float:
         return value if self._kinds & {'float', 'Pixels'} else round(value)
-
-
-def _read(schedule: dict[str, Any]) -> _Schedule:
-    unknown = schedule.keys() - {
-        one.name for one in fields(_Schedule) if one.init
-    }
-    if unknown or not isinstance(schedule.get('param'), str):
-        raise ValueError(
-            f'schedule {schedule} needs param, the dotted name of a setting '
-            "like 'threat_model.eps', and no unknown settings "
-            f'{sorted(unknown)}'
-        )
-    return _Schedule(**schedule)
 
 
 def _find(part: str, name: str, owner: Any) -> set[str]:
@@ -233,22 +210,20 @@ def _find(part: str, name: str, owner: Any) -> set[str]:
 
 
 def _arguments(kind: type) -> dict[str, Any]:
-    """Annotations of the constructor's arguments."""
     parameters = inspect.signature(kind).parameters
     return {name: one.annotation for name, one in parameters.items()}
 
 
 def _check_used(model: Any, part: str, name: str) -> None:
-    method = model.method
-    used = f'method={type(method).__name__}'
+    method, used = model.method, f'method={type(model.method).__name__}'
     if part == 'train_attack':
         unused = not method.needs_attack
     elif part == 'threat_model':
         unused = isinstance(method, Standard)
     else:
-        unused = name == 'patch_size' and isinstance(method, M2AT)
-        unused = unused and method.mask != 'patch'
-        used = f'method.mask={getattr(method, "mask", None)!r}'
+        mask = getattr(method, 'mask', 'patch')
+        unused = name == 'patch_size' and mask != 'patch'
+        used = f'method.mask={mask!r}'
     if unused:
         raise ValueError(
             f"param='{part}.{name}' would change nothing, as {used} does not "

@@ -37,8 +37,7 @@ class CollapseGuardHook(Hook):
     the same few images, by FGSM from the clean image and by PGD:
 
     - catastrophic overfitting (arXiv 2001.03994): the accuracy under PGD is
-      less than half of that under FGSM, and more than ``max_gap`` points below
-      it;
+      below half of that under FGSM, and more than ``max_gap`` points lower;
     - chance: the clean accuracy is no better than guessing, after
       ``patience`` or after it was better once.
 
@@ -52,31 +51,22 @@ class CollapseGuardHook(Hook):
             and optimiser go back to the last checkpoint that was sound;
             schedule, data and random draws go on. ``'lower_step'``: the same,
             and the steps of the train attack become ``step_factor`` of their
-            length for the rest of the training. Defaults to ``'stop'``.
-        interval (int): Epochs or iterations between checks. Defaults to 1.
+            length for the rest of the training.
+        interval (int): Epochs or iterations between checks.
         num_images (int): Images of the validation set, else of the training
-            set, spread over its classes. Defaults to 128.
+            set, spread over its classes.
         steps (int): Steps of PGD, each a quarter of the radius long.
-            Defaults to 10.
-        max_gap (float): In points of accuracy. Defaults to 10.0.
+        max_gap (float): In points of accuracy.
         patience (int): Epochs or iterations in which guessing is no failure.
-            Defaults to 5.
-        step_factor (float): For ``'lower_step'``, in (0, 1). Defaults to 0.5.
-        max_rollbacks (int): After these training is stopped. Defaults to 3.
+        step_factor (float): For ``'lower_step'``, in (0, 1).
+        max_rollbacks (int): After these training is stopped.
         by_epoch (bool): Whether ``interval`` and ``patience`` count epochs,
-            else iterations, as a loop by iterations needs. Defaults to True.
+            else iterations, as a loop by iterations needs.
 
     Raises:
-        ValueError: An argument is out of its range. At the start of training,
-            the model is no AdversarialClassifier, the loop has no epochs to
-            count, there is no step to lower, or no checkpoint would be there
-            to go back to.
-        FloatingPointError: The loss is not finite, see above.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     collapse_guard=dict(
-        ...         type='m2at_mm.CollapseGuardHook', action='rollback'))
+        ValueError: An argument is out of its range, or the model, the loop,
+            the train attack or the checkpoints do not allow the action.
+        FloatingPointError: The loss is not finite.
     """
 
     # After the hooks that average weights and statistics.
@@ -98,7 +88,7 @@ class CollapseGuardHook(Hook):
             check_count(name, getattr(self, name))
         check_number('max_gap', self.max_gap, above=0, below=100)
         check_number('step_factor', self.step_factor, above=0, below=1)
-        self._attacks = dict(fgsm=FGSM(), pgd=PGD(steps=self.steps))
+        self._pgd = PGD(steps=self.steps)
         self._goes_back = self.action in ('rollback', 'lower_step')
         self._batches: list[tuple[Tensor, Tensor]] = []
         self._first_bad: Tensor | None = None
@@ -113,11 +103,9 @@ class CollapseGuardHook(Hook):
         )
 
     def before_train(self, runner: Runner) -> None:
-        """Check what the action needs, and go on from a checkpoint."""
         if self.by_epoch:
-            train_loops.refuse_epochs(
-                runner, f'guard.interval={self.interval}'
-            )
+            setting = f'guard.interval={self.interval}'
+            train_loops.refuse_epochs(runner, setting)
         model = bare_model(runner.model)
         if not hasattr(model, 'threat_model'):
             raise ValueError(
@@ -136,7 +124,6 @@ class CollapseGuardHook(Hook):
             _scale_step(model, self._memory['step_factor'])
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Note the checkpoint that was saved after a good check."""
         if self._memory['sound']:
             saved = runner.message_hub.runtime_info.get('last_ckpt')
             if saved != self._memory['ckpt_before']:
@@ -146,7 +133,6 @@ class CollapseGuardHook(Hook):
     def after_train_iter(
         self, runner: Runner, *_: Any, outputs: Any = None, **__: Any
     ) -> None:
-        """Look at the loss that is logged anyway, and check if it is due."""
         done = runner.iter + 1
         loss = (outputs or {}).get('loss')
         if loss is not None:
@@ -166,7 +152,6 @@ class CollapseGuardHook(Hook):
             self._check(runner, 'iteration', done)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Attack the fixed images and judge."""
         self.look_at_losses(runner)
         done = runner.epoch + 1
         if self.by_epoch and done % self.interval == 0:
@@ -192,11 +177,11 @@ class CollapseGuardHook(Hook):
 
     def _check(self, runner: Runner, unit: str, done: int) -> None:
         found: list[Any] = [None]
-        if dist.is_main_process():
-            try:
+        try:
+            if dist.is_main_process():
                 found = [self._measure(runner)]
-            except Exception as error:  # the others wait for an answer
-                found = [error]
+        except Exception as error:  # the others wait for an answer
+            found = [error]
         dist.broadcast_object_list(found)
         (figures,) = found
         if isinstance(figures, Exception):
@@ -213,7 +198,6 @@ class CollapseGuardHook(Hook):
             runner.train_loop.stop_training = True
 
     def _measure(self, runner: Runner) -> dict[str, float]:
-        """Accuracy in per cent on the fixed images."""
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         if not self._batches:
@@ -222,19 +206,15 @@ class CollapseGuardHook(Hook):
         with attack_mode(model), own_random_stream(device, 0), torch.no_grad():
             for batch in self._batches:
                 images, labels = (one.to(device) for one in batch)
-                for name, attack in (('clean', None), *self._attacks.items()):
-                    attacked = images
-                    if attack is not None:
-                        attacked = attack(
-                            model, images, labels, model.threat_model
-                        )
-                    hits = predicted_labels(model(attacked)) == labels
+                given = model, images, labels, model.threat_model
+                attacked = dict(fgsm=FGSM()(*given), pgd=self._pgd(*given))
+                for name, inputs in (dict(clean=images) | attacked).items():
+                    hits = predicted_labels(model(inputs)) == labels
                     right[name] += int(hits.sum())
         total = sum(len(labels) for _, labels in self._batches)
         return {name: 100 * hits / total for name, hits in right.items()}
 
     def _judge(self, figures: dict[str, float], runner: Runner) -> str | None:
-        """What is wrong, None if nothing is."""
         done = 1 + (runner.epoch if self.by_epoch else runner.iter)
         gap = figures['fgsm'] - figures['pgd']
         # At large radii several steps always do more than one.

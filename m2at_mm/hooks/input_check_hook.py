@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,28 +12,21 @@ import torch
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
-from mmengine.runner import BaseLoop, Runner, find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.utils.data import Subset
 
 from m2at_mm.datasets.inside import inner_datasets, labelled_datasets
-from m2at_mm.evaluation.robust_accuracy import (
-    RobustAccuracy,
-    refuse_several_views,
-)
+from m2at_mm.evaluation import robust_accuracy
 from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS, type_name
+from m2at_mm.runner.train_loops import is_training
 
 # The last layer in mmpretrain's classifiers, and in those of timm and others.
 _HEADS = ('head.', 'fc.', 'classifier.')
 # Counts that no result depends on, and tables that transformers fit to the
 # image size while they load.
-_OPTIONAL = (
-    'num_batches_tracked',
-    'pos_embed',
-    'relative_position',
-    'relative_coords',
-)
+_OPTIONAL = 'num_batches_tracked|pos_embed|relative_(position|coords)'
 
 
 @HOOKS.register_module()
@@ -53,15 +47,11 @@ class InputCheckHook(Hook):
 
     Args:
         needs_checkpoint (bool): Refuse to train from random weights, for
-            fine-tuning. Defaults to False.
+            fine-tuning.
 
     Raises:
         ValueError: At the start, one of these is found.
         FileNotFoundError: The file of a checkpoint is missing.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     input_check=dict(type='m2at_mm.InputCheckHook'))
     """
 
     priority = 'VERY_HIGH'
@@ -70,11 +60,13 @@ class InputCheckHook(Hook):
         self.needs_checkpoint = needs_checkpoint
 
     def before_run(self, runner: Runner) -> None:
-        """Look for the weights that training begins with."""
-        start = _checkpoint_file(runner)
-        if start is not None and '://' not in start:
-            _check_readable(start)
-        if not _is_training(runner):
+        start = runner._load_from
+        last = Path(runner.work_dir, 'last_checkpoint')
+        if start is None and runner._resume and last.is_file():
+            start = find_latest_checkpoint(runner.work_dir)
+        if start is not None and '://' not in str(start):
+            _check_readable(str(start))
+        if not is_training(runner):
             return
         pretrained = _pretrained(_network(runner))
         for key, path in pretrained.items():
@@ -86,36 +78,29 @@ class InputCheckHook(Hook):
                 )
         # Classifiers of timm and Hugging Face load by themselves.
         classifier = runner.cfg.get('model', {}).get('classifier') or {}
-        if self.needs_checkpoint and not (
-            start or pretrained or classifier.get('pretrained')
-        ):
+        weights = start or pretrained or classifier.get('pretrained')
+        if self.needs_checkpoint and not weights:
             raise ValueError(
                 'fine-tuning needs trained weights, but load_from is empty: '
                 'give --cfg-options load_from=CHECKPOINT, or train from the '
                 'start with the recipe without -finetune'
             )
 
-    def after_load_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
-        """Compare the checkpoint's tensors with the model's."""
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         # MMEngine would run this text as Python, for a setting of its first
         # versions; no checkpoint of MMEngine 0.10 has it.
         checkpoint.get('meta', {}).pop('config', None)
         weights = checkpoint.get('state_dict', checkpoint)
         # A model saved from inside DataParallel; MMEngine strips it, too.
         loaded, own = (
-            {
-                key.removeprefix('module.'): getattr(value, 'shape', value)
-                for key, value in tensors.items()
-            }
-            for tensors in (weights, _network(runner).state_dict())
+            {k.removeprefix('module.'): getattr(v, 'shape', v) for k, v in one}
+            for one in (weights.items(), _network(runner).state_dict().items())
         )
-        may_differ = _is_training(runner) and not runner._resume
+        may_differ = is_training(runner) and not runner._resume
         problems = [
             key
             for key in own | loaded
-            if not any(part in key for part in _OPTIONAL)
+            if not re.search(_OPTIONAL, key)
             and not (may_differ and key.startswith(_HEADS))
             and own.get(key) != loaded.get(key)
         ]
@@ -130,7 +115,6 @@ class InputCheckHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Check labels, batches, and the best checkpoint's figure."""
         _check_labels(runner, runner.train_dataloader.dataset)
         _check_collation(runner.train_dataloader)
         _check_augmented_once(runner)
@@ -139,13 +123,12 @@ class InputCheckHook(Hook):
             _check_save_best(runner)
 
     def before_test(self, runner: Runner) -> None:
-        """Check the labels, and that robust accuracy has one view."""
-        metrics = getattr(runner.test_loop, 'evaluator', None)
+        evaluator = getattr(runner.test_loop, 'evaluator', None)
+        metrics = map(type, getattr(evaluator, 'metrics', ()))
         if isinstance(bare_model(runner.model), BaseTTAModel) and any(
-            isinstance(metric, RobustAccuracy)
-            for metric in getattr(metrics, 'metrics', ())
+            issubclass(one, robust_accuracy.RobustAccuracy) for one in metrics
         ):
-            refuse_several_views()
+            robust_accuracy.refuse_several_views()
         _check_labels(runner, runner.test_dataloader.dataset)
 
 
@@ -153,20 +136,6 @@ def _network(runner: Runner) -> Any:
     """What has the weights: also the model inside one of several views."""
     model = bare_model(runner.model)
     return model.module if isinstance(model, BaseTTAModel) else model
-
-
-def _is_training(runner: Runner) -> bool:
-    # The Runner builds its train loop only to train.
-    return isinstance(runner._train_loop, BaseLoop)
-
-
-def _checkpoint_file(runner: Runner) -> str | None:
-    """What the runner will load or go on from, None if there is nothing."""
-    if runner._load_from is not None:
-        return str(runner._load_from)
-    if runner._resume and Path(runner.work_dir, 'last_checkpoint').is_file():
-        return str(find_latest_checkpoint(runner.work_dir))
-    return None
 
 
 def _check_readable(path: str) -> None:
@@ -202,13 +171,13 @@ def _brief(error: Exception) -> str:
 
 
 def _pretrained(model: nn.Module) -> dict[str, str]:
-    """The pretrained weights that modules are initialised with, by module."""
     found = {}
     for name, module in model.named_modules():
         given = getattr(module, 'init_cfg', None) or ()
-        for init in [given] if isinstance(given, dict) else given:
-            kind = type_name(init['type']) if init else None
-            if kind in ('Pretrained', 'PretrainedInit'):
+        for init in (
+            [given] if isinstance(given, dict) else filter(None, given)
+        ):
+            if type_name(init['type']) in ('Pretrained', 'PretrainedInit'):
                 found[name] = str(init.get('checkpoint', ''))
     return found
 
@@ -271,10 +240,8 @@ def _transforms(step: Any) -> Iterator[str]:
 
 def _check_save_best(runner: Runner) -> None:
     attacks = getattr(_network(runner), 'eval_attacks', None)
-    if attacks is None:
-        return
-    known = ['clean', 'worst', *attacks]
-    for hook in runner.hooks:
+    known = ['clean', 'worst', *(attacks or ())]
+    for hook in runner.hooks if attacks is not None else ():
         for figure in getattr(hook, 'key_indicators', None) or []:
             prefix, _, name = figure.partition('/')
             if prefix == 'robust' and name not in known:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from types import FrameType
@@ -15,7 +16,7 @@ import torch
 from mmengine import dist
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from m2at_mm.checks import check_count
@@ -24,6 +25,7 @@ from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
 from m2at_mm.hooks.safe_checkpoint_hook import ATOMIC_LOCAL
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.train_loops import is_training
 
 #: 128 + SIGTERM, as shells write it.
 EXIT_CODE = 143
@@ -35,23 +37,18 @@ class PreemptionHook(Hook):
     """Save a checkpoint and end with exit code 143 on SIGTERM.
 
     Schedulers like Slurm send SIGTERM some time before they kill a job. The
-    iteration is finished first, and gradients that are being accumulated are
-    applied. In a validation the run ends at once, as a resumed run repeats
-    it, if the epoch's checkpoint is there; otherwise after it. A second
-    SIGTERM ends the process as without this hook. With
+    iteration is finished first, and accumulated gradients are applied. In a
+    validation the run ends at once if the epoch's checkpoint is there, else
+    after it. A second SIGTERM ends the process as without this hook. With
     :class:`m2at_mm.ResumableEpochTrainLoop` and
     :class:`m2at_mm.RNGStateHook`, ``--resume`` goes on with the next batch.
 
     Args:
         interval (int): With several processes, the iterations after which
-            they ask each other for the signal, at least 1. Defaults to 10.
+            they ask each other for the signal.
 
     Raises:
         SystemExit: SIGTERM came; with code 143.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     preemption=dict(type='m2at_mm.PreemptionHook'))
     """
 
     # After the CheckpointHook, which may save the same iteration.
@@ -67,15 +64,13 @@ class PreemptionHook(Hook):
         self._left_over: str | None = None
 
     def before_run(self, runner: Runner) -> None:
-        """Have data workers obey their parent alone, once they are started."""
         # Schedulers send the signal to them, too.
-        if isinstance(runner._train_loop, BaseLoop):
+        if is_training(runner):
             end_with_parent(runner.train_dataloader)
             if runner.val_loop is not None:
                 end_with_parent(runner.val_dataloader)
 
     def before_train(self, runner: Runner) -> None:
-        """Listen for SIGTERM."""
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
         self._last_ckpt = _last_saved(runner)
         try:
@@ -88,7 +83,6 @@ class PreemptionHook(Hook):
             )
 
     def after_train(self, runner: Runner) -> None:
-        """Listen no more."""
         if self._stock_handler is not None:
             signal.signal(signal.SIGTERM, self._stock_handler)
             self._stock_handler = None
@@ -101,32 +95,28 @@ class PreemptionHook(Hook):
         self._asked = True
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Save and end if the signal came to any process."""
         done = runner.iter + 1
         self._look_at_checkpoint(runner, done)
-        alone = dist.get_world_size() == 1
-        if not alone and not self.every_n_train_iters(runner, self.interval):
-            return
+        interval = self.interval if dist.get_world_size() > 1 else 1
         # Gradients that are being accumulated are in no checkpoint.
-        if runner.optim_wrapper.should_update() and self._came_to_any():
-            if self._saved_iter != done:
-                _save(runner)
-            self._end(runner, done)
+        if (
+            self.every_n_train_iters(runner, interval)
+            and runner.optim_wrapper.should_update()
+        ):
+            asked = torch.tensor(float(self._asked))
+            dist.all_reduce(asked, 'max')
+            if asked:
+                if self._saved_iter != done:
+                    _save(runner)
+                self._end(runner, done)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Note what the CheckpointHook saved."""
         self._look_at_checkpoint(runner, runner.iter)
 
     def after_val_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """End if the signal came and the training before it is saved."""
-        if dist.get_world_size() == 1 and self._asked:
-            if self._saved_iter == runner.iter:
-                self._end(runner, runner.iter)
-
-    def _came_to_any(self) -> bool:
-        asked = torch.tensor(float(self._asked))
-        dist.all_reduce(asked, 'max')
-        return bool(asked)
+        saved = self._saved_iter == runner.iter
+        if saved and self._asked and dist.get_world_size() == 1:
+            self._end(runner, runner.iter)
 
     def _look_at_checkpoint(self, runner: Runner, done: int) -> None:
         """Note the CheckpointHook's last; this hook's own is outdated then."""
@@ -148,7 +138,6 @@ class PreemptionHook(Hook):
 
 
 def _last_saved(runner: Runner) -> str | None:
-    """Path of the CheckpointHook's last checkpoint."""
     hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
     return getattr(next(hooks, None), 'last_ckpt', None)
 
@@ -163,11 +152,9 @@ def _save(runner: Runner) -> None:
     name = f'preempted_iter_{runner.iter + 1}.pth'
     path = str(Path(runner.work_dir) / name)
     runner.message_hub.update_info(_KEY, path)
+    storage = dict(backend=ATOMIC_LOCAL)
     runner.save_checkpoint(
-        runner.work_dir,
-        name,
-        by_epoch=False,
-        backend_args=dict(backend=ATOMIC_LOCAL),
+        runner.work_dir, name, by_epoch=False, backend_args=storage
     )
     if dist.is_main_process():
         name_last_checkpoint(runner.work_dir, path)
@@ -176,32 +163,25 @@ def _save(runner: Runner) -> None:
 def end_with_parent(dataloader: DataLoader[Any]) -> None:
     """Let the workers of a dataloader end by SIGTERM of their parent alone.
 
-    Schedulers send SIGTERM to all processes of a job. A data worker that ends
-    by it lets the dataloader raise a RuntimeError before the training can
-    save anything. Workers that run already are as before, and so are all on a
-    system without ``sigwaitinfo``, as macOS.
+    One that ended by a scheduler's would let the dataloader raise before the
+    training can save. Workers that run already, or on macOS, stay as before.
     """
     if hasattr(signal, 'sigwaitinfo'):
-        dataloader.worker_init_fn = _WaitForParent(dataloader.worker_init_fn)
+        stock = dataloader.worker_init_fn
+        dataloader.worker_init_fn = partial(_start_worker, stock)
 
 
-class _WaitForParent:
-    """A ``worker_init_fn`` around another; sent to workers by pickling."""
-
-    def __init__(self, inner: Callable[[int], None] | None) -> None:
-        self.inner = inner
-
-    def __call__(self, worker_id: int) -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        # Threads that start from now on leave the signal to this one, too.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        Thread(target=_wait_for, args=(parent.pid,), daemon=True).start()
-        if self.inner is not None:
-            self.inner(worker_id)
+def _start_worker(stock: Callable[[int], None] | None, worker_id: int) -> None:
+    # Threads that start from now on leave the signal to this one, too.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    Thread(target=_wait_for_parent, daemon=True).start()
+    if stock is not None:
+        stock(worker_id)
 
 
-def _wait_for(parent: int | None) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
         pass
     os._exit(0)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import EarlyStoppingHook, Hook
-from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from m2at_mm.registry import HOOKS
@@ -46,13 +44,7 @@ class RNGStateHook(Hook):
     anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on.
 
     Raises:
-        ValueError: At the start of training, the sampler never ends though
-            the loop counts epochs, or gives each of several processes all
-            images.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     rng_state=dict(type='m2at_mm.RNGStateHook'))
+        ValueError: The sampler does not fit the loop or the processes.
     """
 
     # Before the CheckpointHook, after the others.
@@ -65,7 +57,6 @@ class RNGStateHook(Hook):
         self._began = False
 
     def before_run(self, runner: Runner) -> None:
-        """Have a validation repeated once all hooks are ready."""
         for hook in list(runner.hooks):
             if isinstance(hook, EarlyStoppingHook):
                 # Before a new best checkpoint is saved, which holds its state.
@@ -76,60 +67,45 @@ class RNGStateHook(Hook):
     # --- saving ---
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Gather the streams of all processes for a checkpoint."""
         if self._loaded is not None:  # the epoch's last batch was done, too
             self._go_on(runner)
             runner.message_hub.update_info('iter', runner.iter - 1)
         self.gather(runner, at_epoch_end=True)
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Gather the streams where a checkpoint is about to be saved."""
         if train_loops.checkpoint_follows(runner):
             self.gather(runner, at_epoch_end=False)
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
-        """Put the streams into the checkpoint."""
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         if self._states:
             checkpoint[_KEY] = self._states
         checkpoint[_HOOKS] = process_state.hook_states(runner)
 
     def gather(self, runner: Runner, at_epoch_end: bool) -> None:
         """Collect the streams for the next checkpoint; all processes must."""
-        self._states = dict(
-            ranks=dist.all_gather_object(
-                process_state.process_state(runner.model)
-            ),
-            at_epoch_end=at_epoch_end,
-        )
+        own = process_state.process_state(runner.model)
+        ranks = dist.all_gather_object(own)
+        self._states = dict(ranks=ranks, at_epoch_end=at_epoch_end)
 
     # --- resuming ---
 
-    def after_load_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
-        """Take the streams out of a checkpoint that is resumed from."""
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         # In training, a guard goes back to earlier weights and nothing else.
         if not runner._resume or self._began:
             return
-        process_state.set_hook_states(
-            runner, restored(checkpoint.get(_HOOKS, {}))
-        )
+        states = restored(checkpoint.get(_HOOKS, {}))
+        process_state.set_hook_states(runner, states)
         loaded = checkpoint.get(_KEY)
         problem = _why_not(loaded, runner)
         if problem is None:
             self._loaded = loaded
         else:
-            print_log(
+            runner.logger.warning(
                 f'{problem}. The run goes on with other draws than the '
-                'interrupted one',
-                logger='current',
-                level=logging.WARNING,
+                'interrupted one'
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Make the data repeatable, and go on with the streams."""
         data_order.check_sampler(runner)
         self._began = True
         forgotten = process_state.hooks_that_forget(runner)
@@ -142,8 +118,8 @@ class RNGStateHook(Hook):
         data_order.make_repeatable(runner, self._epoch)
         if dist.get_world_size() > 1:
             self._draw_apart(runner)
-        if self._loaded is not None:
-            loaded = self._loaded
+        loaded = self._loaded
+        if loaded is not None:
             self._go_on(runner)
             if not loaded['at_epoch_end']:
                 # Once more, after the batches that are skipped.
@@ -159,14 +135,12 @@ class RNGStateHook(Hook):
             data_order.seed_epoch(loader, seed, runner.epoch)
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Go on after the batches that were skipped."""
         if self._loaded is not None:
             self._go_on(runner)
 
     def _go_on(self, runner: Runner) -> None:
         assert self._loaded is not None
-        own = self._loaded['ranks'][dist.get_rank()]
-        self._loaded = None
+        own, self._loaded = self._loaded['ranks'][dist.get_rank()], None
         process_state.set_process_state(runner.model, own)
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
@@ -174,10 +148,10 @@ class RNGStateHook(Hook):
     def _draw_apart(self, runner: Runner) -> None:
         """MMEngine seeds all processes alike by default."""
         has_own_way = hasattr(runner.model, 'keep_random_streams')
-        if data_order.draws_differ(runner):
-            if has_own_way:
-                runner.model.keep_random_streams()
-        elif not has_own_way:
+        differ = data_order.draws_differ(runner)
+        if differ and has_own_way:
+            runner.model.keep_random_streams()
+        elif not differ and not has_own_way:
             torch.manual_seed(torch.initial_seed() + dist.get_rank())
 
     # --- validation ---
@@ -190,7 +164,6 @@ class RNGStateHook(Hook):
         set_random_seed(data_order.common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
-        """Give training its streams back."""
         own = self._states['ranks'][dist.get_rank()]
         process_state.set_random_streams(own['streams'])
         # A checkpoint saved from here on needs no other validation.
@@ -212,7 +185,6 @@ class _RevalidationHook(Hook):
 
 
 def _why_not(loaded: dict[str, Any] | None, runner: Runner) -> str | None:
-    """Why a run cannot go on with the streams of a checkpoint."""
     if loaded is None:
         return 'the checkpoint holds no random streams'
     saved, here = len(loaded['ranks']), dist.get_world_size()
@@ -229,13 +201,11 @@ def _why_not(loaded: dict[str, Any] | None, runner: Runner) -> str | None:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether what was trained last is followed by a validation."""
     loop = runner.train_loop
     validated = runner.message_hub.runtime_info.get(_VALIDATED)
     if loop.iter == 0 or validated == loop.iter:
         return False
     if not train_loops.counts_epochs(runner):
         return train_loops.validation_follows(runner, loop.iter)
-    if loop.iter * loop.max_epochs != loop.epoch * loop.max_iters:
-        return False  # in the middle of an epoch
-    return train_loops.validation_follows(runner, loop.epoch)
+    whole_epochs = loop.iter * loop.max_epochs == loop.epoch * loop.max_iters
+    return whole_epochs and train_loops.validation_follows(runner, loop.epoch)

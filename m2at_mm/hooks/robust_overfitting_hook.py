@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
+from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 
 from m2at_mm.checks import check_number
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.train_loops import counts_epochs
+from m2at_mm.runner.train_loops import counts_epochs, is_training
 
 _KEY = 'robust_history'
 
@@ -25,26 +25,19 @@ class RobustOverfittingHook(Hook):
     where the last one is more than ``max_loss`` points lower.
 
     Args:
-        max_loss (float): In points of accuracy, not negative. Defaults to
-            2.0, above the noise of 1,000 images.
+        max_loss (float): In points of accuracy, not negative. By default
+            above the noise of 1,000 images.
 
     Raises:
         ValueError: ``max_loss`` is negative.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     overfitting=dict(type='m2at_mm.RobustOverfittingHook'))
     """
 
     def __init__(self, max_loss: float = 2.0) -> None:
         check_number('max_loss', max_loss, 0)
         self.max_loss = max_loss
 
-    def after_val_epoch(
-        self, runner: Runner, metrics: dict[str, float] | None = None
-    ) -> None:
-        """Note the figures, also for a run that will be resumed."""
-        if not isinstance(runner._train_loop, BaseLoop):  # no training
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        if not is_training(runner):
             return
         robust = {
             name: float(value)
@@ -56,7 +49,6 @@ class RobustOverfittingHook(Hook):
         runner.message_hub.update_info(_KEY, {**known, step: robust})
 
     def after_train(self, runner: Runner) -> None:
-        """Log the comparison."""
         known = runner.message_hub.runtime_info.get(_KEY, {})
         if len(known) < 2:
             return
@@ -65,16 +57,15 @@ class RobustOverfittingHook(Hook):
         for name, value in known[last].items():
             steps = [step for step in sorted(known) if name in known[step]]
             best = max(steps, key=lambda step: known[step][name])
-            lost = known[best][name] - value
+            lost, log = known[best][name] - value, runner.logger.info
             text = (
                 f'{name}: best {known[best][name]:.1f} % after {unit} {best}, '
                 f'last {value:.1f} % after {unit} {last}'
             )
-            level = logging.INFO
             if lost > self.max_loss:
-                level = logging.WARNING
+                log = runner.logger.warning
                 text += (
                     f'. {lost:.1f} points were lost to robust overfitting: '
                     'use the best checkpoint, or end training sooner'
                 )
-            runner.logger.log(level, text)
+            log(text)

@@ -26,30 +26,19 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
     before a validation and before a checkpoint. What is logged and saved is
     the same. A hook that reads ``train/loss`` from the message hub at another
     time finds the value of the last log.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     runtime_info=dict(type='m2at_mm.RuntimeInfoHook'))
     """
 
     def __init__(self) -> None:
         self._unread: list[dict[str, Any]] = []
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, outputs: Any = None, **_: Any
     ) -> None:
-        """Keep the logged values, and read all where they are needed."""
-        # Copies: a CUDA graph writes its next output over this one.
-        kept = {
-            name: value.detach().clone()
-            if isinstance(value, Tensor)
-            else value
-            for name, value in (outputs or {}).items()
-        }
+        kept = dict(outputs or {})
+        for name, value in kept.items():
+            if isinstance(value, Tensor):
+                # A CUDA graph writes its next output over this one.
+                kept[name] = value.detach().clone()
         self._unread.append(kept)
         if len(self._unread) >= _MOST_UNREAD or any(
             hook.every_n_inner_iters(batch_idx, hook.interval)
@@ -60,7 +49,6 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
             self._read(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Read what is left of the epoch."""
         self._read(runner)
 
     def before_val(self, runner: Runner) -> None:
@@ -68,37 +56,24 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         self._read(runner)
         super().before_val(runner)
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         """Put all values into the checkpoint, which holds the history."""
         if self._unread:
             self._read(runner)
             checkpoint['message_hub'] = runner.message_hub.state_dict()
 
     def after_train(self, runner: Runner) -> None:
-        """Read what is left."""
         self._read(runner)
         super().after_train(runner)
 
     def _read(self, runner: Runner) -> None:
-        """Move all values to the host at once, in the order they came."""
         values = [pair for one in self._unread for pair in one.items()]
         self._unread = []
         tensors = [value for _, value in values if isinstance(value, Tensor)]
-        read = iter(_read_all(tensors))
+        devices = [one.device for one in tensors if one.device.type != 'cpu']
+        device = devices[0] if devices else 'cpu'
+        numbers = [one.to(device, torch.float64).squeeze() for one in tensors]
+        read = iter(torch.stack(numbers).tolist() if numbers else [])
         for name, value in values:
-            if isinstance(value, Tensor):
-                value = next(read)
-            runner.message_hub.update_scalar(f'train/{name}', value)
-
-
-def _read_all(tensors: list[Tensor]) -> list[float]:
-    """The numbers in tensors of one element, in one transfer."""
-    if not tensors:
-        return []
-    devices = [one.device for one in tensors if one.device.type != 'cpu']
-    device = devices[0] if devices else 'cpu'
-    numbers = [one.to(device, torch.float64).squeeze() for one in tensors]
-    found: list[float] = torch.stack(numbers).tolist()
-    return found
+            number = next(read) if isinstance(value, Tensor) else value
+            runner.message_hub.update_scalar(f'train/{name}', number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ class AtomicLocalBackend(LocalBackend):
     """MMEngine's local files, where ``put`` never leaves half a file."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes, see :func:`m2at_mm.files.replace_file`."""
         replace_file(filepath, obj)
 
 
@@ -46,12 +46,6 @@ class SafeCheckpointHook(CheckpointHook):
 
     Raises:
         OSError: A checkpoint cannot be written, as on a full disk.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     checkpoint=dict(
-        ...         type='m2at_mm.SafeCheckpointHook', interval=1,
-        ...         max_keep_ckpts=1, save_best='robust/pgd10'))
     """
 
     backend_args: dict[str, Any] | None
@@ -59,7 +53,6 @@ class SafeCheckpointHook(CheckpointHook):
     _outdated: list[str]
 
     def before_train(self, runner: Runner) -> None:
-        """See CheckpointHook; remove what an interrupted run left over."""
         if self.backend_args is None and self.file_client_args is None:
             where = self.out_dir or runner.work_dir
             if type(get_file_backend(where)) is LocalBackend:
@@ -82,40 +75,34 @@ class SafeCheckpointHook(CheckpointHook):
             # Of the run that goes on: it may be the last one of all.
             self.last_ckpt = last
 
-    def before_save_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         """Save only what ``weights_only=True`` loads, without this package."""
         # MMEngine's OneCycleLR puts its curve, a function, into its state; a
         # scheduler that goes on has its own.
-        schedulers = checkpoint.get('param_schedulers', [])
-        if isinstance(schedulers, dict):
-            schedulers = [one for part in schedulers.values() for one in part]
-        for state in schedulers:
+        parts = checkpoint.get('param_schedulers', [])
+        parts = parts.values() if isinstance(parts, dict) else [parts]
+        for state in itertools.chain(*parts):
             for key in [key for key in state if callable(state[key])]:
                 del state[key]
         make_plain(checkpoint)
 
-    def after_load_checkpoint(
-        self, runner: Runner, checkpoint: dict[str, Any]
-    ) -> None:
-        """Restore what :meth:`before_save_checkpoint` replaced."""
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
         restore(checkpoint)
 
+    # With _save_best_checkpoint the only one of MMEngine's methods that writes
+    # or removes checkpoints in training. As there, but the old one goes last.
     def _save_checkpoint_with_step(
         self, runner: Runner, step: int, meta: dict[str, Any]
     ) -> None:
-        """As in CheckpointHook, but the old one goes last."""
-        # With _save_best_checkpoint the only one of MMEngine's methods that
-        # writes or removes checkpoints in training.
+        hub = runner.message_hub
         if self.max_keep_ckpts > 0 and step not in [*self.keep_ckpt_ids][-1:]:
             ids = self.keep_ckpt_ids
             if len(ids) == self.max_keep_ckpts:
                 self._outdated.append(self._path(ids.popleft()))
             ids.append(step)
-            runner.message_hub.update_info('keep_ckpt_ids', list(ids))
+            hub.update_info('keep_ckpt_ids', list(ids))
         self.last_ckpt = self._path(step)
-        runner.message_hub.update_info('last_ckpt', self.last_ckpt)
+        hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
             self.out_dir,
             self.filename_tmpl.format(step),
@@ -131,10 +118,7 @@ class SafeCheckpointHook(CheckpointHook):
             name_last_checkpoint(runner.work_dir, self.last_ckpt)
         self._remove_outdated()
 
-    def _save_best_checkpoint(
-        self, runner: Runner, metrics: dict[str, float]
-    ) -> None:
-        """As in CheckpointHook, but the old one goes last."""
+    def _save_best_checkpoint(self, runner: Runner, metrics: Any) -> None:
         # Without training, in runner.val(), there is nothing to save.
         if self.file_backend is not None:
             super()._save_best_checkpoint(runner, metrics)
@@ -142,19 +126,17 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
         """As in CheckpointHook, in place of an earlier copy of the same."""
-        stem = Path(ckpt_path).stem
-        earlier = set(Path(ckpt_path).parent.glob(f'{stem}-{_HASH}.pth'))
+        path = Path(ckpt_path)
+        earlier = set(path.parent.glob(f'{path.stem}-{_HASH}.pth'))
         super()._publish_model(runner, ckpt_path)
         if is_main_process():
-            copies = set(Path(ckpt_path).parent.glob(f'{stem}-{_HASH}.pth'))
-            for path in earlier if copies > earlier else ():
-                path.unlink()
+            copies = set(path.parent.glob(f'{path.stem}-{_HASH}.pth'))
+            for copy in earlier if copies > earlier else ():
+                copy.unlink()
 
     def _path(self, step: int) -> str:
-        path: str = self.file_backend.join_path(
-            self.out_dir, self.filename_tmpl.format(step)
-        )
-        return path
+        name = self.filename_tmpl.format(step)
+        return str(self.file_backend.join_path(self.out_dir, name))
 
     def _remove_outdated(self) -> None:
         backend = self.file_backend.backend

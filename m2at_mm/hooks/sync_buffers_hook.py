@@ -22,10 +22,6 @@ class SyncBuffersHook(StockSyncBuffersHook):
     averages them after an epoch, and before a validation inside one; this one
     also before a checkpoint by iteration, and also those of average weights
     (EMAHook). With one process it does nothing.
-
-    Example:
-        >>> default_hooks = dict(
-        ...     sync_buffers=dict(type='m2at_mm.SyncBuffersHook'))
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -33,19 +29,16 @@ class SyncBuffersHook(StockSyncBuffersHook):
         self.called_in_train = counts_epochs(runner)
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Average all running statistics that a checkpoint will hold."""
         # Inside an epoch that goes on each process resumes with its own.
         if not counts_epochs(runner) and checkpoint_follows(runner):
             self._average(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Average them where no end of an epoch did."""
         if not self.called_in_train:
             self._average(runner)
         self.called_in_train = False
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Average all running statistics."""
         self._average(runner)
         self.called_in_train = True
 

@@ -22,8 +22,7 @@ def watched_batches(
 ) -> list[tuple[Tensor, Tensor]]:
     """Read up to ``count`` images and labels, spread over the classes.
 
-    They are on the CPU, in batches of the loader's size, or of ``least``
-    where that is more. No draw of the training is taken.
+    They are on the CPU, in batches of the loader's size, at least ``least``.
     """
     loader, model = watched_loader(runner), bare_model(runner.model)
     # PyTorch's loader draws a seed, too.

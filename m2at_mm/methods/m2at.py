@@ -115,12 +115,9 @@ class M2AT(Method):
         adversarial = attack(model, images, target)
         scores = one_hot(target, model.num_classes)
         mixed = self.mix(images, adversarial, scores, self.draw(images))
-        return TrainingBatch(
-            mixed.images,
-            mixed.target if self.changes_labels else target,
-            dict(kept_share=mixed.kept_share.mean()),
-            mixed.keep_map,
-        )
+        target = mixed.target if self.changes_labels else target
+        log = dict(kept_share=mixed.kept_share.mean())
+        return TrainingBatch(mixed.images, target, log, mixed.keep_map)
 
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor

@@ -21,7 +21,7 @@ from m2at_mm.model_wrappers.transparent_keys import make_transparent
 from m2at_mm.registry import MODELS, TASK_UTILS
 from m2at_mm.structures import BatchLabels, stack_targets
 
-Samples = list[DataSample] | BatchLabels | None
+Labels = list[DataSample] | BatchLabels | None
 
 _PGD10 = dict(type='m2at_mm.PGD', steps=10)  # of a quarter of the radius
 
@@ -53,8 +53,8 @@ class AdversarialClassifier(BaseModel):
         init_cfg (dict, optional): See MMEngine's ``BaseModule``.
 
     Raises:
-        ValueError: The head cannot be attacked, or method or loss cannot be
-            trained towards the soft targets that the settings make.
+        ValueError: The head cannot be attacked, or the settings make soft
+            targets, and method or loss take labels only.
 
     Example:
         >>> model = dict(_delete_=True, classifier=_base_.model,
@@ -87,11 +87,9 @@ class AdversarialClassifier(BaseModel):
         self.label_smoothing = label_smoothing
         build = TASK_UTILS.build
         self.method: Method = build(method or dict(type='m2at_mm.M2AT'))
-        if self.method.needs_attack and not train_attack:
-            train_attack = _PGD10
-        self.train_attack: Attack | None = (
-            build(train_attack) if train_attack else None
-        )
+        self.train_attack: Attack | None = None
+        if train_attack or self.method.needs_attack:
+            self.train_attack = build(train_attack or _PGD10)
         if eval_attacks is None:
             eval_attacks = dict(pgd10=_PGD10)
         for name in {'clean', 'worst'} & eval_attacks.keys():
@@ -127,14 +125,7 @@ class AdversarialClassifier(BaseModel):
         self._accepted = targets.accepted_targets(
             self.classifier, self.num_classes
         )
-        targets.check_soft_targets(
-            self.classifier,
-            self._accepted,
-            self.method,
-            self.label_smoothing,
-            getattr(self.data_preprocessor, 'batch_augments', None)
-            is not None,
-        )
+        targets.check_soft_targets(self, self._accepted)
 
     @property
     def num_classes(self) -> int | None:
@@ -143,15 +134,13 @@ class AdversarialClassifier(BaseModel):
         return known
 
     def forward(
-        self,
-        inputs: Tensor,
-        data_samples: Samples = None,
-        mode: str = 'tensor',
+        self, inputs: Tensor, data_samples: Labels = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give."""
         if mode == 'tensor':
-            given = self._network_input(inputs)
-            return heads.classifier_logits(self.classifier, given)
+            return heads.classifier_logits(
+                self.classifier, self._network_input(inputs)
+            )
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
@@ -160,7 +149,7 @@ class AdversarialClassifier(BaseModel):
             f"mode={mode!r} is unknown: choose 'tensor', 'loss' or 'predict'"
         )
 
-    def loss(self, inputs: Tensor, data_samples: Samples) -> dict[str, Tensor]:
+    def loss(self, inputs: Tensor, data_samples: Labels) -> dict[str, Tensor]:
         """The method's losses of a batch, see :meth:`Method.loss`."""
         target = stack_targets(data_samples, soft=True)
         if target is None:
@@ -168,22 +157,21 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        target, accepted = target.to(inputs.device), self._accepted
-        target = targets.trainable_target(target, accepted, self.method)
+        target = targets.trainable_target(
+            target.to(inputs.device), self._accepted, self.method
+        )
         with differentiable_checkpoints():
-            train, attack = self.method.loss, self.attack_in_training
-            if self.loss_replay is None:
-                return train(self, attack, inputs, target)
-            losses: dict[str, Tensor] = self.loss_replay.record(inputs, target)
-            return losses
+            if self.loss_replay is not None:
+                losses: dict[str, Tensor]
+                losses = self.loss_replay.record(inputs, target)
+                return losses
+            attack = self.attack_in_training
+            return self.method.loss(self, attack, inputs, target)
 
     def supervised_loss(
         self, images: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The classifier's own losses, see :func:`heads.losses_and_logits`.
-
-        Targets are labels, int64 (N, ), or probabilities (N, K).
-        """
+        """As :func:`heads.losses_and_logits`, with images in [0, 1]."""
         share = self.label_smoothing
         if share or target.ndim == 2 or not self._accepted.labels:
             # Some binary losses take probabilities only.
@@ -195,7 +183,7 @@ class AdversarialClassifier(BaseModel):
         return heads.losses_and_logits(self.classifier, inputs, target)
 
     def predict(
-        self, inputs: Tensor, data_samples: Samples = None
+        self, inputs: Tensor, data_samples: Labels = None
     ) -> list[DataSample]:
         """Predict clean images, and attacked ones if there are labels.
 
@@ -221,21 +209,20 @@ class AdversarialClassifier(BaseModel):
         target = stack_targets(data_samples, soft=False)
         if self.eval_attacks and target is not None:
             target = hard_labels(target.to(inputs.device))
-            labels = {
-                name: self._labels_under_attack(attack, inputs, target)
-                for name, attack in self.eval_attacks.items()
-            }
-            for index, sample in enumerate(found):
-                sample.set_field(
-                    {name: those[index] for name, those in labels.items()},
-                    'adversarial_pred_labels',
-                )
+            labels = [
+                self._labels_under_attack(attack, inputs, target)
+                for attack in self.eval_attacks.values()
+            ]
+            for sample, *those in zip(found, *labels):
+                predicted = dict(zip(self.eval_attacks, those))
+                sample.set_field(predicted, 'adversarial_pred_labels')
         return found
 
     def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
         """The classifier's features of images in [0, 1]."""
-        given = self._network_input(inputs)
-        return self.classifier.extract_feat(given, **kwargs)
+        return self.classifier.extract_feat(
+            self._network_input(inputs), **kwargs
+        )
 
     def _network_input(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the classifier takes them, normalised."""

@@ -27,30 +27,18 @@ class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     MMEngine gives all processes the same seed, so they would draw the same
     starts and masks for different images. This class offsets PyTorch's seed
     by the rank at the first training step; weights and the order of the data
-    stay common. The attack runs inside the wrapped module's forward pass and
-    causes no communication. The arguments are those of
+    stay common. The attack causes no communication. Arguments are those of
     :class:`mmengine.model.MMDistributedDataParallel`, with the defaults of
     MMEngine's runner.
-
-    Example:
-        >>> model_wrapper_cfg = dict(
-        ...     type='m2at_mm.AdversarialDistributedDataParallel')
     """
 
     def __init__(
-        self,
-        module: nn.Module,
-        device_ids: list[int] | None = None,
-        broadcast_buffers: bool = False,
-        **kwargs: Any,
+        self, module: nn.Module, device_ids: Any = None, **kwargs: Any
     ) -> None:
-        on_cpu = all(p.device.type == 'cpu' for p in module.parameters())
-        super().__init__(
-            module=module,
-            device_ids=None if on_cpu else device_ids,
-            broadcast_buffers=broadcast_buffers,
-            **kwargs,
-        )
+        if all(p.device.type == 'cpu' for p in module.parameters()):
+            device_ids = None
+        kwargs = dict(broadcast_buffers=False) | kwargs
+        super().__init__(module=module, device_ids=device_ids, **kwargs)
         self._draws_apart = get_rank() == 0
 
     def keep_random_streams(self) -> None:

@@ -7,16 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmpretrain.models import VGG
-from mmpretrain.models.heads import (
-    ClsHead,
-    ConformerHead,
-    EfficientFormerClsHead,
-    LeViTClsHead,
-    MultiLabelClsHead,
-    MultiTaskHead,
-    VigClsHead,
-)
+from mmpretrain.models import VGG, heads
 from torch import Tensor, nn
 
 from m2at_mm.attacks.context import attack_mode
@@ -26,13 +17,13 @@ from m2at_mm.model_wrappers.targets import as_samples, loss_modules
 
 def why_unsupported(head: type) -> str | None:
     """Why a class of heads cannot be attacked, None if it can."""
-    if issubclass(head, MultiLabelClsHead):
+    if issubclass(head, heads.MultiLabelClsHead):
         return (
             'gives an image several labels, but the attacks and their '
             'accuracy are those of one label per image: give LinearClsHead '
             'where every image has one'
         )
-    if issubclass(head, MultiTaskHead):
+    if issubclass(head, heads.MultiTaskHead):
         return 'has several tasks, but an attack needs one set of classes'
     return None
 
@@ -40,26 +31,21 @@ def why_unsupported(head: type) -> str | None:
 def count_classes(classifier: nn.Module) -> int | None:
     """The number of a classifier's logits, None if it does not tell."""
     head = getattr(classifier, 'head', None)
-    if isinstance(head, VigClsHead):
+    if isinstance(head, heads.VigClsHead):
         return int(head.fc2.out_features)
-    found: int | None = getattr(head, 'num_classes', None)
-    if head is None:  # of timm or Hugging Face
-        network = getattr(classifier, 'model', None)
-        config = getattr(network, 'config', None)
-        found = getattr(config, 'num_labels', None) or getattr(
-            network, 'num_classes', None
-        )
-    return found
+    if head is not None:
+        return getattr(head, 'num_classes', None)
+    network = getattr(classifier, 'model', None)  # of timm or Hugging Face
+    config = getattr(network, 'config', None)
+    labels: int | None = getattr(config, 'num_labels', None)
+    return labels or getattr(network, 'num_classes', None)
 
 
 def needs_plain_layout(classifier: nn.Module) -> bool:
-    """Whether a network cannot take images in channels-last layout.
-
-    mmpretrain's VGG flattens its features by ``view``. And for strided 1x1
-    convolutions whose input channels don't fill a vector (16 floats at most),
-    oneDNN writes the weights' gradient out of bounds on CPUs: wrong gradients
-    or a crash.
-    """
+    """Whether a network cannot take images in channels-last layout."""
+    # mmpretrain's VGG flattens its features by `view`. And for strided 1x1
+    # convolutions whose input channels don't fill a vector (16 floats at
+    # most), oneDNN writes the weights' gradient out of bounds on CPUs.
     return any(
         isinstance(module, VGG)
         or (
@@ -83,13 +69,6 @@ def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
     return logits
 
 
-def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
-    """Whether a classifier loses the dimension of a batch of one image."""
-    with attack_mode(classifier), torch.no_grad():
-        scores: Any = classifier(image, mode='tensor')
-    return isinstance(scores, Tensor) and scores.ndim == 1
-
-
 def losses_and_logits(
     classifier: Any, inputs: Tensor, target: Tensor
 ) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -97,55 +76,49 @@ def losses_and_logits(
 
     The logits, of shape (N, K), are those of the same forward pass and of the
     attacked function, also where the loss adds a margin to them; None if the
-    head is not called.
+    head is not called. The distilled LeViT and EfficientFormer learn from the
+    average of their two heads' logits, as mmpretrain's DeiT does.
     """
-    num = len(inputs)
+    num, head = len(inputs), getattr(classifier, 'head', None)
     if num == 1 and _squeezes(classifier, inputs):
-        # Twice the same image has the same mean loss.
+        # It loses the batch's dimension. Twice the same image has the same
+        # mean loss.
         inputs, target = torch.cat([inputs] * 2), torch.cat([target] * 2)
-    with _recorded_logits(classifier) as seen:
-        losses = _losses(classifier, inputs, target)
+    samples = as_samples(target)
+    losses: dict[str, Tensor]
+    with _recorded_logits(classifier) as seen, _trainable(classifier):
+        if isinstance(head, heads.EfficientFormerClsHead) and head.dist:
+            # Its own loss refuses to.
+            features = classifier.extract_feat(inputs)
+            losses = heads.ClsHead.loss(head, features, samples)
+        else:
+            losses = classifier.loss(inputs, samples)
     return losses, seen[0][:num] if seen else None
 
 
-def _losses(
-    classifier: Any, inputs: Tensor, target: Tensor
-) -> dict[str, Tensor]:
-    """The classifier's own losses, also of heads that only predict.
-
-    The distilled LeViT and EfficientFormer learn from the average of their
-    two heads' logits, as mmpretrain's DeiT does.
-    """
-    head = getattr(classifier, 'head', None)
-    samples = as_samples(target)
-    losses: dict[str, Tensor]
-    with _trainable(classifier):
-        if isinstance(head, EfficientFormerClsHead) and head.dist:
-            # Its own loss refuses to.
-            features = classifier.extract_feat(inputs)
-            losses = ClsHead.loss(head, features, samples)
-        else:
-            losses = classifier.loss(inputs, samples)
-    return losses
+def _squeezes(classifier: nn.Module, image: Tensor) -> bool:
+    with attack_mode(classifier), torch.no_grad():
+        scores: Any = classifier(image, mode='tensor')
+    return isinstance(scores, Tensor) and scores.ndim == 1
 
 
 def _joined(head: nn.Module | None, scores: Any) -> Any:
     """One row of logits per image: Conformer's two are added."""
-    return sum(scores) if isinstance(head, ConformerHead) else scores
+    return sum(scores) if isinstance(head, heads.ConformerHead) else scores
 
 
 @contextmanager
 def _trainable(classifier: nn.Module) -> Iterator[None]:
     """Let a distilled LeViT head give one output in train mode, too."""
-    head = getattr(classifier, 'head', None)
-    if not (isinstance(head, LeViTClsHead) and head.training):
-        yield
-        return
-    head.training = False  # of the head itself; its batch norms still train
+    head: Any = getattr(classifier, 'head', None)
+    switched = isinstance(head, heads.LeViTClsHead) and head.training
+    if switched:
+        head.training = False  # of the head alone; its batch norms train on
     try:
         yield
     finally:
-        head.training = True
+        if switched:
+            head.training = True
 
 
 @contextmanager

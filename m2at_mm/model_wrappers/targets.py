@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmpretrain.models import TimmClassifier
@@ -38,14 +38,7 @@ def loss_modules(classifier: nn.Module) -> list[nn.Module]:
 def accepted_targets(
     classifier: nn.Module, num_classes: int | None
 ) -> AcceptedTargets:
-    """Try copies of a classifier's loss modules on a few targets.
-
-    Without the number of classes nothing is tried, and both kinds of targets
-    count as accepted.
-
-    Raises:
-        ValueError: A loss takes neither labels nor probabilities.
-    """
+    """What all losses accept; anything if the classes are unknown."""
     if num_classes is None:
         return AcceptedTargets(True, True, True)
     # As mmpretrain's classifiers call it.
@@ -54,7 +47,7 @@ def accepted_targets(
         try_targets(module, num_classes, averaged)
         for module in loss_modules(classifier)
     ]
-    return AcceptedTargets(*(all(kind) for kind in zip(*found)))
+    return AcceptedTargets(*map(all, zip(*found)))
 
 
 def try_targets(
@@ -73,7 +66,7 @@ def try_targets(
     sharp[torch.arange(num), labels] += 0.9
     flat = (sharp + 1 / num_classes) / 2
     kwargs = dict(avg_factor=num) if averaged else {}
-    results: list[Tensor | Exception] = []
+    results: list[Any] = []
     for target in (labels, sharp, flat):
         try:
             # A copy, as SeesawLoss counts the labels that it sees.
@@ -89,27 +82,18 @@ def try_targets(
             f'(N, ) nor probabilities of shape (N, {num_classes}), as it '
             f'says {str(hard)!r}: give another loss, or other settings of it'
         ) from hard
+    labelled, mixed, again = (isinstance(one, Tensor) for one in results)
     # LabelSmoothLoss(mode='multi_label') only asks which scores are not 0.
-    scores = (
-        isinstance(first, Tensor)
-        and isinstance(second, Tensor)
-        and not torch.equal(first, second)
-    )
-    return AcceptedTargets(
-        isinstance(hard, Tensor), scores, isinstance(first, Tensor)
-    )
+    scores = mixed and again and not torch.equal(first, second)
+    return AcceptedTargets(labelled, scores, mixed)
 
 
-def check_soft_targets(
-    classifier: nn.Module,
-    accepted: AcceptedTargets,
-    method: Method,
-    label_smoothing: float,
-    mixes: bool,
-) -> None:
-    """Refuse soft targets that method or loss can't be trained towards."""
+def check_soft_targets(model: Any, accepted: AcceptedTargets) -> None:
+    """Refuse soft targets that a model's method or loss can't learn."""
+    method: Method = model.method
+    mixes = getattr(model.data_preprocessor, 'batch_augments', None)
     name = f'method={type(method).__name__!r}'
-    if method.needs_hard_labels and mixes:
+    if method.needs_hard_labels and mixes is not None:
         raise ValueError(
             f'{name} needs hard labels, but batch_augments mix them: remove '
             'batch_augments from data_preprocessor (train_cfg.augments in the '
@@ -117,18 +101,19 @@ def check_soft_targets(
         )
     sources = {
         name: method.changes_labels,
-        f'label_smoothing={label_smoothing}': label_smoothing > 0,
-        'batch_augments': mixes and not accepted.mixtures,
+        f'label_smoothing={model.label_smoothing}': model.label_smoothing > 0,
+        'batch_augments': mixes is not None and not accepted.mixtures,
     }
     soft = [source for source, is_soft in sources.items() if is_soft]
     if soft and not accepted.scores:
-        losses = [type(one).__name__ for one in loss_modules(classifier)]
+        modules = loss_modules(model.classifier)
+        losses = ', '.join(type(one).__name__ for one in modules)
         raise ValueError(
-            f'{" and ".join(soft)} give soft targets, but '
-            f'loss={", ".join(losses)} takes labels only: leave them out '
-            '(M2AT keeps labels with clean_label=1, perturbed_label=1 and '
-            "pairing='self'; PGDAT, TRADES and MART always do), or give a "
-            'loss that takes probabilities, like CrossEntropyLoss'
+            f'{" and ".join(soft)} give soft targets, but loss={losses} takes '
+            'labels only: leave them out (M2AT keeps labels with '
+            "clean_label=1, perturbed_label=1 and pairing='self'; PGDAT, "
+            'TRADES and MART always do), or give a loss that takes '
+            'probabilities, like CrossEntropyLoss'
         )
 
 
@@ -137,8 +122,7 @@ def trainable_target(
 ) -> Tensor:
     """Labels of shape (N, ), or probabilities of shape (N, K) as floats.
 
-    Integers of shape (N, K) are one-hot labels, see mmpretrain's
-    ``to_onehot``.
+    Integers of shape (N, K) are one-hot labels.
 
     Raises:
         ValueError: Probabilities are given to what takes labels only.
@@ -148,10 +132,10 @@ def trainable_target(
         return target.argmax(1) if hard else target.float()
     if target.ndim == 2 and hard:
         raise ValueError(
-            'the batch has probabilities of shape '
-            f'{tuple(target.shape)} as targets, but the method '
-            f'{type(method).__name__} or the loss takes labels only: '
-            'give gt_label in place of gt_score, and mix no images'
+            f'the batch has probabilities of shape {tuple(target.shape)} as '
+            f'targets, but the method {type(method).__name__} or the loss '
+            'takes labels only: give gt_label in place of gt_score, and mix '
+            'no images'
         )
     return target
 

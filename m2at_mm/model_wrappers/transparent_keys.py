@@ -14,27 +14,21 @@ def make_transparent(wrapper: nn.Module, child: str) -> None:
 
     The wrapper must have no parameter or persistent buffer of its own, and
     the child's name must not be ``'module'``, which MMEngine strips itself.
-    The versions in ``_metadata`` move along, so that the module that reads a
-    checkpoint of an older layout still converts it.
+    The versions in ``_metadata`` move along.
     """
     wrapper._register_state_dict_hook(partial(_leave_out, child))
     wrapper._register_load_state_dict_pre_hook(partial(_put_in, child))
 
 
 def _leave_out(
-    child: str,
-    wrapper: nn.Module,
-    state_dict: dict[str, Any],
-    prefix: str,
-    local_metadata: dict[str, Any],
+    child: str, wrapper: nn.Module, state_dict: Any, prefix: str, *_: Any
 ) -> None:
     module = getattr(wrapper, child)
     if module._state_dict_hooks:
         # A hook that returns a new dict, as that of timm's and Hugging
         # Face's classifiers, is heard only on a root module.
-        for key in [
-            k for k in state_dict if k.startswith(f'{prefix}{child}.')
-        ]:
+        old = [k for k in state_dict if k.startswith(f'{prefix}{child}.')]
+        for key in old:
             del state_dict[key]
         for key, value in module.state_dict().items():
             state_dict[prefix + key] = value
@@ -49,12 +43,7 @@ def _leave_out(
             metadata[prefix[:-1]] = own
 
 
-def _put_in(
-    child: str,
-    state_dict: dict[str, Any],
-    prefix: str,
-    *_: Any,
-) -> None:
+def _put_in(child: str, state_dict: Any, prefix: str, *_: Any) -> None:
     _rename(state_dict, prefix, f'{prefix}{child}.')
     metadata = getattr(state_dict, '_metadata', None)
     if metadata is not None:
@@ -67,6 +56,5 @@ def _put_in(
 
 
 def _rename(entries: dict[str, Any], old: str, new: str) -> None:
-    """Replace the beginning ``old`` of keys by ``new``, in place."""
     for key in [key for key in entries if key.startswith(old)]:
         entries[new + key[len(old) :]] = entries.pop(key)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,32 +27,21 @@ class AWPOptimWrapper(OptimWrapper):
     v = gamma * ||w|| / ||g|| * g; the optimiser steps from w along the
     gradient at w + v. The images are attacked once per iteration, and all
     random draws are the same in both passes. With several processes v is made
-    from their mean gradient.
-
-    It costs one more forward and backward pass per iteration. With gradient
-    accumulation each part of the batch has a perturbation of its own.
+    from their mean gradient; with gradient accumulation each part of the
+    batch has its own.
 
     Args:
         *args: See :class:`mmengine.optim.OptimWrapper`.
         gamma (float): Size of the perturbation relative to the weights, not
             negative. The authors take 0.01 for PGD-AT and 0.005 for TRADES.
         warmup_iters (int): Iterations before the weights are perturbed.
-        **kwargs: See :class:`mmengine.optim.OptimWrapper`.
-
-    Example:
-        >>> optim_wrapper = dict(
-        ...     type='m2at_mm.AWPOptimWrapper',
-        ...     optimizer=dict(type='SGD', lr=0.1))
+        **kw: See :class:`mmengine.optim.OptimWrapper`.
     """
 
     def __init__(
-        self,
-        *args: Any,
-        gamma: float = 0.01,
-        warmup_iters: int = 0,
-        **kwargs: Any,
+        self, *args: Any, gamma: float = 0.01, warmup_iters: int = 0, **kw: Any
     ) -> None:
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, **kw)
         check_number('gamma', gamma, 0)
         check_count('warmup_iters', warmup_iters, 0)
         self.gamma = gamma
@@ -75,17 +64,13 @@ class AWPOptimWrapper(OptimWrapper):
                 'every backward pass, and adversarial weight perturbation '
                 'needs a second one: choose another method, or OptimWrapper'
             )
-        with ExitStack() as stack:
-            stack.enter_context(super().optim_context(model))
-            if self._inner_count >= self.warmup_iters:
-                self._replay = stack.enter_context(LossReplay(bare))
+        if self._inner_count >= self.warmup_iters:
+            self._replay = LossReplay(bare)
+        with super().optim_context(model), self._replay or nullcontext():
             yield
 
     def update_params(
-        self,
-        loss: Tensor,
-        step_kwargs: dict[str, Any] | None = None,
-        zero_kwargs: dict[str, Any] | None = None,
+        self, loss: Tensor, step_kwargs: Any = None, zero_kwargs: Any = None
     ) -> None:
         """Step from the old weights, along the gradient at the perturbed."""
         replay, self._replay = self._replay, None
@@ -109,7 +94,18 @@ class AWPOptimWrapper(OptimWrapper):
             for parameter in model.parameters()
             if parameter.requires_grad and parameter.ndim > 1
         ]
-        gradients = self._gradients(loss, weights)
+        # The perturbation does not depend on the scale, but half precision
+        # underflows without it.
+        scaler = getattr(self, 'loss_scaler', None)
+        scaled = loss if scaler is None else scaler.scale(loss)
+        gradients = [
+            torch.zeros_like(weight) if gradient is None else gradient
+            for weight, gradient in zip(
+                weights,
+                torch.autograd.grad(scaled, weights, allow_unused=True),
+            )
+        ]
+        dist.all_reduce_params(gradients, op='mean')
         kept = [weight.detach().clone() for weight in weights]
         try:
             with torch.no_grad():
@@ -120,26 +116,6 @@ class AWPOptimWrapper(OptimWrapper):
             with torch.no_grad():
                 for weight, old in zip(weights, kept):
                     weight.copy_(old)
-
-    def _gradients(
-        self, loss: Tensor, weights: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """The loss's gradients, averaged over the processes."""
-        # The perturbation does not depend on the scale, but half precision
-        # underflows without it.
-        scaler = getattr(self, 'loss_scaler', None)
-        scaled = loss if scaler is None else scaler.scale(loss)
-        found = torch.autograd.grad(scaled, weights, allow_unused=True)
-        gradients = [
-            torch.zeros_like(weight) if one is None else one
-            for weight, one in zip(weights, found)
-        ]
-        if dist.get_world_size() > 1:
-            flat = torch.cat([one.flatten() for one in gradients])
-            dist.all_reduce(flat, 'mean')
-            parts = flat.split([one.numel() for one in gradients])
-            gradients = [p.view_as(one) for p, one in zip(parts, gradients)]
-        return gradients
 
 
 def _perturbation(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:

@@ -7,22 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from m2at_mm.model_wrappers import AdversarialClassifier
+
 
 class LossReplay:
     """Records one call of an adversarial classifier's loss, and repeats it.
 
-    The repetition trains on the adversarial images that were found, with the
-    same masks, partners and dropout, but with the weights as they are then.
-    Buffers, like batch norm's running statistics, go back to where they were
-    before the first pass, so that an iteration updates them once.
-
-    Example:
-        >>> with LossReplay(model) as replay:
-        ...     losses = model(images, samples, mode='loss')
-        ...     losses_again = replay.repeat()
+    The repetition has the adversarial images that were found and the same
+    draws, but the weights as they are then. Buffers, like batch norm's
+    running statistics, are updated once.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: AdversarialClassifier) -> None:
         self.model = model
         self._call: tuple[Tensor, Tensor] | None = None
 
@@ -35,20 +31,17 @@ class LossReplay:
 
     def record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
         """The method's losses, the first time; the model calls this."""
-        self._call = images, target
-        self._buffers = [one.clone() for one in self._own_buffers()]
+        model, self._call = self.model, (images, target)
+        self._buffers = [one.clone() for one in model.classifier.buffers()]
         self._start = _random_state(images.device)
         self._found: list[tuple[Tensor, list[Tensor]]] = []
 
         def attack(*args: Any) -> Tensor:
-            adversarial: Tensor = self.model.attack_in_training(*args)
+            adversarial: Tensor = model.attack_in_training(*args)
             self._found.append((adversarial, _random_state(images.device)))
             return adversarial
 
-        losses: dict[str, Tensor] = self.model.method.loss(
-            self.model, attack, images, target
-        )
-        return losses
+        return model.method.loss(model, attack, images, target)
 
     def repeat(self) -> dict[str, Tensor]:
         """The same losses with the present weights."""
@@ -57,25 +50,20 @@ class LossReplay:
                 'no loss was recorded: call the model with '
                 "mode='loss' inside the LossReplay"
             )
-        images, target = self._call
         with torch.no_grad():
-            for buffer, old in zip(self._own_buffers(), self._buffers):
+            buffers = self.model.classifier.buffers()
+            for buffer, old in zip(buffers, self._buffers):
                 buffer.copy_(old)
-        _set_random_state(self._start, images.device)
+        device = self._call[0].device
+        _set_random_state(self._start, device)
         found = iter(self._found)
 
         def attack(*_: Any) -> Tensor:
             adversarial, state = next(found)
-            _set_random_state(state, images.device)
+            _set_random_state(state, device)
             return adversarial
 
-        losses: dict[str, Tensor] = self.model.method.loss(
-            self.model, attack, images, target
-        )
-        return losses
-
-    def _own_buffers(self) -> list[Tensor]:
-        return list(self.model.classifier.buffers())
+        return self.model.method.loss(self.model, attack, *self._call)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:

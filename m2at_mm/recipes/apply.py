@@ -11,27 +11,21 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
 from m2at_mm.checks import check_choice
-from m2at_mm.recipes.fit import fit_labels, fit_mask, fit_radius
+from m2at_mm.recipes.fit import fit_m2at, fit_radius, loaded_datasets
 from m2at_mm.recipes.support import why_refused
-from m2at_mm.recipes.types import loaded_datasets
 from m2at_mm.registry import type_name
 
-_WRAPPER = 'm2at_mm.AdversarialClassifier'
 # Hooks of MMEngine that ours replace.
 _STOCK_HOOKS = dict(
     checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook'
 )
-# mmpretrain datasets that have only train and test files, and ours, which
-# hold a validation split out of the training files.
-_HELD_OUT = {'CIFAR10': 'm2at_mm.CIFAR10', 'CIFAR100': 'm2at_mm.CIFAR100'}
+# mmpretrain datasets that have only train and test files; ours of the same
+# name hold a validation split out of the training files.
+_HELD_OUT = {'CIFAR10', 'CIFAR100'}
 
 
 def config_root() -> Path:
-    """The folder of this package's configs, installed or in a checkout.
-
-    Raises:
-        FileNotFoundError: The installation is incomplete.
-    """
+    """The folder of this package's configs, installed or in a checkout."""
     package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim' / 'configs', package.parent / 'configs'):
         if (root / '_base_' / 'recipes').is_dir():
@@ -48,24 +42,16 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in folder.glob('*.py'))
 
 
-def is_adversarial(cfg: Config) -> bool:
-    """Whether the config's model is an adversarial classifier already."""
-    kind = (cfg.get('model') or {}).get('type')
-    return type_name(kind) == _WRAPPER.split('.')[-1]
-
-
 def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     """Make a classification config train and validate adversarially.
 
     The model is wrapped in an ``AdversarialClassifier`` with the recipe's
-    threat model, attacks and method. Validation also reports robust accuracy
-    and the best checkpoint is chosen by it, on images held out of the
-    training set where mmpretrain's dataset has no validation split. Network,
-    optimiser, schedule, augmentation and batch size stay the config's own;
-    only a recipe for fine-tuning brings a short schedule.
+    threat model, attacks and method. The best checkpoint is chosen by robust
+    accuracy, on images held out of the training set where mmpretrain's
+    dataset has no validation split. The rest stays the config's own; only a
+    recipe for fine-tuning brings a schedule.
 
-    The recipes' radius of 8/255 is that of CIFAR: where the pipeline gives
-    the network images of more than 64 pixels, it becomes 4/255, with steps in
+    For images of more than 64 pixels the radius becomes 4/255, with steps in
     proportion. M2AT's masks are made of a vision transformer's patches, and
     its labels stay hard where the config's loss takes no others.
 
@@ -76,32 +62,18 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         **overrides: Merged into the recipe's ``model``, like
             ``threat_model=dict(eps='4/255')``.
 
-    Returns:
-        Config: The adversarial config.
-
     Raises:
         ValueError: There is no such recipe, the config is adversarial
             already, or it is none of single-label classification.
-
-    Example:
-        >>> cfg = Config.fromfile('my_config.py')
-        >>> cfg = apply_recipe(cfg, 'm2at', method=dict(scale=2.0))
     """
     check_choice('recipe', name, recipe_names())
-    if is_adversarial(cfg):
-        raise ValueError(
-            f'recipe {name!r} cannot be applied: the model is a {_WRAPPER} '
-            'already. Use the config without a recipe, or change its '
-            'model.method'
-        )
     reason = why_refused(cfg)
     if reason is not None:
         raise ValueError(f'recipe {name!r} cannot be applied: {reason}')
     recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
     if 'eps' not in overrides.get('threat_model', {}):
         fit_radius(recipe, cfg)
-    fit_mask(recipe, cfg.model)
-    fit_labels(recipe, cfg.model)
+    fit_m2at(recipe, cfg.model)
     recipe.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(cfg)
     recipe.model.classifier = cfg.model
@@ -136,20 +108,20 @@ def _hold_out_validation(cfg: Config) -> None:
     if not train or not val:
         return
     tested = [dataset for dataset in val if dataset.get('split') == 'test']
-    stock = set(map(_type, train)) & set(map(_type, tested))
-    replaced = {name: _HELD_OUT[name] for name in stock if name in _HELD_OUT}
+    replaced = sorted(_HELD_OUT & {*map(_type, train)} & {*map(_type, tested)})
     if replaced:
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
         for loader in ('train', 'val', 'test'):
             for dataset in loaded_datasets(cfg, loader):
                 if _type(dataset) in replaced:
-                    dataset.type = replaced[_type(dataset)]
+                    dataset.type = f'm2at_mm.{_type(dataset)}'
                     if loader == 'val' and dataset.get('split') == 'test':
                         dataset.split = 'val'
+        ours = ', '.join(f'm2at_mm.{name}' for name in replaced)
         print_log(
             'validation uses images held out of the training set: '
-            f'{", ".join(replaced)} is read by {", ".join(replaced.values())}',
+            f'{", ".join(replaced)} is read by {ours}',
             logger='current',
         )
     elif val == loaded_datasets(cfg, 'test'):
@@ -167,7 +139,6 @@ def _type(dataset: ConfigDict) -> str:
 
 
 def _select_under_attack(cfg: Config) -> None:
-    """Take evaluators, hooks and wrapper from our default runtime."""
     runtime = Config.fromfile(config_root() / '_base_' / 'default_runtime.py')
     for part in ('val', 'test'):
         key = f'{part}_evaluator'
@@ -203,11 +174,8 @@ def _select_under_attack(cfg: Config) -> None:
 
 
 def _with_metric(evaluator: Any, metric: ConfigDict) -> Any:
-    """An evaluator's config with one metric more."""
     if isinstance(evaluator, dict) and 'metrics' in evaluator:
-        evaluator = copy.deepcopy(evaluator)
-        evaluator['metrics'] = _with_metric(evaluator['metrics'], metric)
-        return evaluator
-    if isinstance(evaluator, (list, tuple)):
-        return [*evaluator, metric]
-    return [evaluator, metric] if evaluator else [metric]
+        metrics = _with_metric(evaluator['metrics'], metric)
+        return dict(evaluator, metrics=metrics)
+    given = evaluator if isinstance(evaluator, (list, tuple)) else [evaluator]
+    return [*filter(None, given), metric]

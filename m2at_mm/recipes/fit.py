@@ -1,8 +1,9 @@
-"""Fits a recipe, written for CIFAR, to other images and networks."""
+"""Fits a recipe, written for CIFAR, to the images and network of a config."""
 
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from typing import Any
 
@@ -12,13 +13,6 @@ from mmpretrain.registry import MODELS
 
 from m2at_mm.attacks import parse_pixels
 from m2at_mm.model_wrappers.targets import try_targets
-from m2at_mm.recipes.types import (
-    attack_configs,
-    constructor_defaults,
-    inner_backbone,
-    loaded_datasets,
-    model_class,
-)
 from m2at_mm.registry import type_name
 
 # Up to this side in pixels the usual linf radius is 8/255, as on CIFAR.
@@ -33,20 +27,14 @@ _SMALLEST_TOKEN = 8
 
 
 def fit_radius(recipe: Config, cfg: Config) -> None:
-    """Halve a linf recipe's radius and steps for large images.
-
-    Args:
-        recipe (Config): Its ``model`` is changed.
-        cfg (Config): The classification config.
-    """
+    """Halve a linf recipe's radius and steps for large images."""
     threat = recipe.model.threat_model
     images = _large_images(cfg)
     if images is None or threat.norm != 'linf':
         return
-    factor = parse_pixels(_EPS_LARGE_IMAGES, 'eps') / parse_pixels(
-        threat.eps, 'eps'
-    )
+    usual = parse_pixels(threat.eps, 'eps')
     threat.eps = _EPS_LARGE_IMAGES
+    factor = parse_pixels(threat.eps, 'eps') / usual
     for attack in attack_configs(recipe.model):
         if attack.get('step_size') is not None:
             size = parse_pixels(attack.step_size, 'step_size') * factor
@@ -77,45 +65,29 @@ def _side(transform: ConfigDict) -> int | None:
     """The longer side of the images that a transform gives, if it sets one."""
     for name in ('crop_size', 'scale', 'size'):
         size = transform.get(name)
-        if isinstance(size, int):
-            return size
-        if isinstance(size, (list, tuple)) and all(
-            isinstance(side, int) for side in size
-        ):
-            return int(max(size))
+        sides = size if isinstance(size, (list, tuple)) else [size]
+        if all(isinstance(side, int) for side in sides):
+            return int(max(sides))
     return None
 
 
-def fit_mask(recipe: Config, classifier: ConfigDict) -> None:
-    """Give M2AT masks of a vision transformer's patches.
-
-    Args:
-        recipe (Config): Its ``model.method`` is changed.
-        classifier (ConfigDict): The classification config's model.
-    """
-    method = recipe.model.method
-    size = token_size(classifier)
-    if type_name(method.type) != 'M2AT' or size is None:
-        return
-    method.setdefault('mask', 'patch')
-    method.setdefault('patch_size', size)
-    print_log(
-        f"M2AT's masks are made of the network's patches of {size} pixels; "
-        "rectangles instead: --cfg-options model.method.mask='rectangle'",
-        logger='current',
-    )
-
-
-def fit_labels(recipe: Config, classifier: ConfigDict) -> None:
-    """Keep M2AT's labels hard where the loss takes no others.
-
-    Args:
-        recipe (Config): Its ``model.method`` is changed.
-        classifier (ConfigDict): The classification config's model.
-    """
+def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
+    """Mask a transformer's patches; keep labels hard where the loss must."""
     method, head = recipe.model.method, classifier.get('head') or {}
+    if type_name(method.type) != 'M2AT':
+        return
+    size = token_size(classifier)
+    if size is not None:
+        method.setdefault('mask', 'patch')
+        method.setdefault('patch_size', size)
+        print_log(
+            f"M2AT's masks are made of the network's patches of {size} "
+            'pixels; rectangles instead: --cfg-options '
+            "model.method.mask='rectangle'",
+            logger='current',
+        )
     loss, num_classes = head.get('loss'), head.get('num_classes')
-    if type_name(method.type) != 'M2AT' or not (loss and num_classes):
+    if not (loss and num_classes):
         return
     module = MODELS.build(copy.deepcopy(loss))
     if not try_targets(module, num_classes).scores:
@@ -130,26 +102,68 @@ def fit_labels(recipe: Config, classifier: ConfigDict) -> None:
 def token_size(classifier: ConfigDict) -> int | None:
     """Side in pixels of the patches that a network cuts an image into.
 
-    Args:
-        classifier (ConfigDict): Config of a classifier.
-
-    Returns:
-        int, optional: The side, or None for networks whose config names no
-        such patches, or oblong ones, or ones below 8 pixels.
+    None where a config names no such patches, oblong ones, or ones below 8
+    pixels.
     """
     backbone = inner_backbone(classifier)
     size: Any = None
     if backbone is None:  # timm's and Hugging Face's names tell it
-        found = re.search(
-            r'patch(\d+)(?!\d)', str(classifier.get('model_name'))
-        )
-        size = int(found.group(1)) if found else None
+        found = re.search(r'patch(\d+)', str(classifier.get('model_name')))
+        size = int(found[1]) if found else None
     else:
         kind = model_class(backbone.get('type'))
         default = constructor_defaults(kind).get('patch_size')
         size = backbone.get('patch_size', default)
     if isinstance(size, (list, tuple)) and len(set(size)) == 1:
         size = size[0]
-    if not isinstance(size, int) or size < _SMALLEST_TOKEN:
-        return None
-    return size
+    token = isinstance(size, int) and size >= _SMALLEST_TOKEN
+    return size if token else None
+
+
+def model_class(kind: Any) -> Any | None:
+    """The class of a model, backbone or head, None if it is unknown."""
+    if kind is None or isinstance(kind, type):
+        return kind
+    return MODELS.get(str(kind))
+
+
+def constructor_defaults(kind: Any | None) -> dict[str, Any]:
+    """Names and defaults of a class's arguments, its bases' included.
+
+    Where there is no default, it is ``inspect.Parameter.empty``.
+    """
+    found: dict[str, Any] = {}
+    for base in kind.__mro__ if kind is not None else ():
+        parameters = inspect.signature(base.__init__).parameters
+        for name, parameter in parameters.items():
+            if found.get(name, parameter.empty) is parameter.empty:
+                found[name] = parameter.default
+    return found
+
+
+def attack_configs(model: ConfigDict) -> list[ConfigDict]:
+    """The training and validation attacks of an adversarial classifier."""
+    found = [model.get('train_attack')]
+    found += (model.get('eval_attacks') or {}).values()
+    return [attack for attack in found if attack]
+
+
+def leaf_datasets(dataset: ConfigDict | None) -> list[ConfigDict]:
+    """The datasets with images inside those that repeat or join others."""
+    if not dataset:
+        return []
+    inside = dataset.get('datasets') or [dataset.get('dataset')]
+    return [leaf for one in inside for leaf in leaf_datasets(one)] or [dataset]
+
+
+def loaded_datasets(cfg: Config, part: str) -> list[ConfigDict]:
+    """The datasets with images of the train, val or test dataloader."""
+    return leaf_datasets((cfg.get(f'{part}_dataloader') or {}).get('dataset'))
+
+
+def inner_backbone(classifier: ConfigDict) -> ConfigDict | None:
+    """The backbone, or the one inside an adapter such as LoRA's."""
+    backbone = classifier.get('backbone')
+    while backbone is not None and 'module' in backbone:
+        backbone = backbone.module
+    return backbone

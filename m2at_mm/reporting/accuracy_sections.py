@@ -10,15 +10,10 @@ from markupsafe import Markup
 from mmpretrain.evaluation import ConfusionMatrix
 
 from m2at_mm.evaluation.outcomes import wilson_interval
-from m2at_mm.reporting.figures import (
-    Accuracy,
-    draw_confusion,
-    draw_intervals,
-    draw_sweep,
-)
+from m2at_mm.reporting import figures
 from m2at_mm.reporting.html import EMPTY, blocks
-from m2at_mm.reporting.measurement import ATTACK, Report, class_names
-from m2at_mm.reporting.run_log import RunLog
+from m2at_mm.reporting.measurement import ATTACK, Report
+from m2at_mm.reporting.run_log import RunLog, class_names
 
 # Classes whose names and counts a confusion matrix has room for.
 _MOST_CLASSES = 20
@@ -27,24 +22,21 @@ _MOST_CONFUSED = 10
 Results = Mapping[str, Any]
 
 
-def accuracies(results: Results) -> dict[str, Accuracy]:
+def accuracies(results: Results) -> dict[str, figures.Accuracy]:
     """Accuracy and interval by attack, with clean and the worst case.
 
-    Args:
-        results (Mapping): Content of ``results.json``, or one radius of its
-            sweep. Without ``intervals``, as in files of other projects, the
-            interval is the Wilson one for ``num_samples``.
+    The results are the content of ``results.json``, or one radius of its
+    sweep. Without ``intervals``, as in files of other projects, the interval
+    is the Wilson one for ``num_samples``.
     """
     values = dict(results['attacks'], worst_case=results['worst_case'])
     if 'clean' in results:
         values = dict(clean=results['clean'], **values)
-    total = results['num_samples']
-    known = results.get('intervals') or {}
+    total, known = results['num_samples'], results.get('intervals') or {}
     found = {}
     for key, value in values.items():
-        right = round(value * total / 100)
-        interval = known.get(key) or wilson_interval(right, total)
-        found[key] = (value, tuple(interval))
+        counted = round(value * total / 100), total
+        found[key] = value, tuple(known.get(key) or wilson_interval(*counted))
     return found
 
 
@@ -52,32 +44,43 @@ def evaluation(report: Report) -> Iterator[Markup]:
     """The final evaluation of ``tools/test.py``, with alarms."""
     results = {run.name: run.results for run in report.runs if run.results}
     found = {run: accuracies(one) for run, one in results.items()}
+    for name, one in results.items():
+        yield blocks.text(_verdict(name, one))
     if found:
-        for name, one in results.items():
-            yield blocks.text(_verdict(name, one))
         # The worst case comes last.
         attacks = dict.fromkeys(key for one in found.values() for key in one)
         del attacks['worst_case']
         columns = [*attacks, 'worst_case']
-        yield _accuracy_table(results, found, columns)
+        rows = []
+        for name, one in results.items():
+            used = (one.get('settings') or {}).get('checkpoint') or EMPTY
+            about = [name, used, _radius(one), str(one['num_samples'])]
+            cells = [_cell(found[name].get(column)) for column in columns]
+            rows.append([*about, *cells, str(len(one.get('alarms') or []))])
+        head = ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms']
+        title = 'Accuracy in per cent, with 95 % Wilson intervals. worst_case:'
+        title += ' classified correctly without attack and under every attack'
+        yield blocks.table(title, head, rows)
         shown = {run.name: found.get(run.name, {}) for run in report.runs}
-        yield blocks.figures(
-            [draw_intervals('final-accuracy', columns, shown)]
-        )
+        drawn = figures.draw_intervals('final-accuracy', columns, shown)
+        yield blocks.figures([drawn])
     for run in report.runs:
-        if run.results is None:
-            yield blocks.text(
-                f'{run.name} has no results.json: tools/test.py with '
-                f'--out {run.folder / "results.json"} writes one.'
-            )
-            continue
-        yield from _alarms(run.name, run.results)
-        if not run.results.get('alarms'):
-            yield blocks.text(
-                f'{run.name}: no alarm, no sign of masked gradients.'
-            )
-        for note in run.results.get('notes') or []:
-            yield blocks.text(f'{run.name}: {note}')
+        yield from _remarks(run)
+
+
+def _remarks(run: RunLog) -> Iterator[Markup]:
+    if run.results is None:
+        yield blocks.text(
+            f'{run.name} has no results.json: tools/test.py with '
+            f'--out {run.folder / "results.json"} writes one.'
+        )
+        return
+    yield from _alarms(run.name, run.results)
+    notes = [*(run.results.get('notes') or [])]
+    if not run.results.get('alarms'):
+        notes.insert(0, 'no alarm, no sign of masked gradients.')
+    for note in notes:
+        yield blocks.text(f'{run.name}: {note}')
 
 
 def _verdict(run: str, results: Results) -> str:
@@ -110,52 +113,28 @@ def _alarms(run: str, results: Results) -> Iterator[Markup]:
         yield blocks.warning(f'{run}: {alarm["name"]}: {alarm["message"]}')
 
 
-def _cell(accuracy: Accuracy | None) -> str | tuple[str, str]:
+def _cell(accuracy: figures.Accuracy | None) -> str | tuple[str, str]:
     if accuracy is None:
         return EMPTY
     value, (low, high) = accuracy
     return f'{value:.1f}', f'{low:.1f} to {high:.1f}'
 
 
-def _accuracy_table(
-    results: Mapping[str, Results],
-    found: Mapping[str, Mapping[str, Accuracy]],
-    columns: Sequence[str],
-) -> Any:
-    return blocks.table(
-        'Accuracy in per cent, with 95 % Wilson intervals. worst_case: '
-        'classified correctly without attack and under every attack',
-        ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms'],
-        [
-            [
-                run,
-                (one.get('settings') or {}).get('checkpoint') or EMPTY,
-                _radius(one),
-                str(one['num_samples']),
-                *(_cell(found[run].get(column)) for column in columns),
-                str(len(one.get('alarms') or [])),
-            ]
-            for run, one in results.items()
-        ],
-    )
-
-
 def sweep(report: Report) -> Iterator[Markup]:
     """Accuracy against the radius."""
-    points: dict[str, dict[float, Accuracy]] = {}
+    points: dict[str, dict[float, figures.Accuracy]] = {}
     notes = []
     for run in report.runs:
         points[run.name] = {}
-        if run.results is not None and 'sweep' in run.results:
-            results = run.results
-            source = 'worst case over the attacks of results.json'
-        elif run.name in report.measured:
+        results = run.results
+        source = 'worst case over the attacks of results.json'
+        if results is None or 'sweep' not in results:
+            if run.name not in report.measured:
+                text = f'{run.name}: no evaluation at several radii.'
+                notes.append(blocks.text(text))
+                continue
             results = report.measured[run.name].results
             source = f'{ATTACK}, measured for this report'
-        else:
-            source = 'no evaluation at several radii.'
-            notes.append(blocks.text(f'{run.name}: {source}'))
-            continue
         source += f', on {results["num_samples"]} test images.'
         notes.append(blocks.text(f'{run.name}: {source}'))
         if results is not run.results:
@@ -166,16 +145,13 @@ def sweep(report: Report) -> Iterator[Markup]:
             points[run.name][eps] = accuracies(one)['worst_case']
     radii = sorted({eps for one in points.values() for eps in one})
     if radii:
-        yield blocks.figures([draw_sweep('sweep-figure', points)])
-        yield blocks.table(
-            'Accuracy in per cent by radius, with 95 % Wilson intervals',
-            ['run', *map(_in_pixels, radii)],
-            [
-                [run, *(_cell(one.get(eps)) for eps in radii)]
-                for run, one in points.items()
-                if one
-            ],
-        )
+        yield blocks.figures([figures.draw_sweep('sweep-figure', points)])
+        title = 'Accuracy in per cent by radius, with 95 % Wilson intervals'
+        shown = {run: one for run, one in points.items() if one}
+        rows = [
+            [r, *(_cell(p.get(x)) for x in radii)] for r, p in shown.items()
+        ]
+        yield blocks.table(title, ['run', *map(_in_pixels, radii)], rows)
     yield from notes
 
 
@@ -200,13 +176,12 @@ def _predictions(
         at = f'@{run.results["threat_model"]["eps"] * 255:.6g}/255'
         attacks = run.results['attacks']
         for name in sorted(attacks, key=attacks.__getitem__):
-            key = name if name in known else name + at
-            if key in known:
-                found = {k: known[k] for k in ('label', 'clean')}
+            found = {k: known[k] for k in ('label', 'clean')}
+            if (key := name if name in known else name + at) in known:
                 return {**found, name: known[key]}, (
-                    'From results.samples.npz, '
-                    f'{len(known["label"])} test images; {name} is the '
-                    f'strongest single attack there. {note}'
+                    f'From results.samples.npz, {len(known["label"])} test '
+                    f'images; {name} is the strongest single attack there. '
+                    f'{note}'
                 )
     if run.name in report.measured:
         outcome = report.measured[run.name].outcome
@@ -223,38 +198,33 @@ def _predictions(
 def _confusions(
     name: str, predictions: dict[str, np.ndarray], names: Sequence[str] | None
 ) -> Iterator[Markup]:
-    count = 1 + max(int(values.max()) for values in predictions.values())
+    labels = predictions.pop('label')
+    every = [labels, *predictions.values()]
+    count = 1 + max(int(values.max()) for values in every)
     if names is None or len(names) < count:
         names = [str(number) for number in range(count)]
-    figures = []
-    for number, (attack, predicted) in enumerate(predictions.items()):
-        if attack == 'label':
-            continue
+    drawn: list[Markup] = []
+    for attack, predicted in predictions.items():
         finite = predicted >= 0  # it is -1 where the logits are not finite
         counts = ConfusionMatrix.calculate(
-            predicted[finite], predictions['label'][finite], len(names)
+            predicted[finite], labels[finite], len(names)
         ).numpy()
         title = 'Clean' if attack == 'clean' else f'Under {attack}'
         if len(names) > _MOST_CLASSES:
             yield _most_confused(title, counts, names)
-            continue
-        figure = draw_confusion(f'{name}-{number}', title, counts, names)
-        figures.append(figure)
-    if figures:
-        yield blocks.figures(figures)
+        else:
+            place = f'{name}-{len(drawn)}'
+            drawn.append(figures.draw_confusion(place, title, counts, names))
+    if drawn:
+        yield blocks.figures(drawn)
 
 
-def _most_confused(
-    title: str, counts: np.ndarray, names: Sequence[str]
-) -> Any:
+def _most_confused(title: str, counts: np.ndarray, names: Any) -> Any:
     wrong = counts - np.diag(counts.diagonal())
     order = np.argsort(-wrong, axis=None, kind='stable')[:_MOST_CONFUSED]
-    return blocks.table(
-        f'{title}: the most frequent confusions',
-        ['true class', 'predicted', 'images'],
-        [
-            [names[row], names[column], str(wrong[row, column])]
-            for row, column in zip(*np.unravel_index(order, wrong.shape))
-            if wrong[row, column]
-        ],
-    )
+    pairs = zip(*np.unravel_index(order, wrong.shape))
+    rows = [
+        [names[i], names[k], str(wrong[i, k])] for i, k in pairs if wrong[i, k]
+    ]
+    head = ['true class', 'predicted', 'images']
+    return blocks.table(f'{title}: the most frequent confusions', head, rows)

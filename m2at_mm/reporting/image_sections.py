@@ -10,19 +10,8 @@ from markupsafe import Markup
 from m2at_mm.attacks.logits import NO_LABEL
 from m2at_mm.reporting.figures import draw_surface
 from m2at_mm.reporting.html import blocks, to_img
-from m2at_mm.reporting.measurement import (
-    ATTACK,
-    Measurement,
-    Report,
-    class_names,
-)
-from m2at_mm.reporting.run_log import RunLog
-
-
-def _measured(report: Report) -> Iterator[tuple[int, RunLog, Measurement]]:
-    for number, run in enumerate(report.runs):
-        if run.name in report.measured:
-            yield number, run, report.measured[run.name]
+from m2at_mm.reporting.measurement import ATTACK, Measurement, Report
+from m2at_mm.reporting.run_log import RunLog, class_names
 
 
 def _class(run: RunLog, label: int) -> str:
@@ -32,15 +21,16 @@ def _class(run: RunLog, label: int) -> str:
 
 def examples(report: Report) -> Iterator[Markup]:
     """Images before and after the attack, with the predictions."""
-    for number, (_, run, found) in enumerate(_measured(report)):
-        if number == 0:
-            yield blocks.text(
-                f'Some test images under {ATTACK} at the radius of the run. '
-                'The perturbation is amplified so that the radius fills the '
-                'scale; grey is no change.'
-            )
-        yield blocks.heading(run.name)
-        yield blocks.examples(_panels(run, found))
+    if report.measured:
+        yield blocks.text(
+            f'Some test images under {ATTACK} at the radius of the run. '
+            'The perturbation is amplified so that the radius fills the '
+            'scale; grey is no change.'
+        )
+    for run in report.runs:
+        if (found := report.measured.get(run.name)) is not None:
+            yield blocks.heading(run.name)
+            yield blocks.examples(_panels(run, found))
 
 
 def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
@@ -50,19 +40,17 @@ def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
         change = example.adversarial - example.clean
         largest = threat.eps if threat.norm == 'linf' else abs(change).max()
         amplified = 0.5 + change / (2 * max(largest, 1e-12))
-        lines = [f'True class: {_class(run, example.label)}']
-        for when, (label, share) in (
-            ('Clean', example.predicted),
-            ('Adversarial', example.attacked),
-        ):
+        name = _class(run, example.label)
+        lines = [f'True class: {name}']
+        given = dict(Clean=example.predicted, Adversarial=example.attacked)
+        for when, (label, share) in given.items():
             verdict = 'right' if label == example.label else 'wrong'
-            lines.append(
-                f'{when}: logits that are not finite (wrong)'
-                if label == NO_LABEL
-                else f'{when}: {_class(run, label)}, {100 * share:.0f} % '
-                f'({verdict})'
-            )
-        what = f'test image {number}, {_class(run, example.label)}'
+            shown = f'{100 * share:.0f} % ({verdict})'
+            if label == NO_LABEL:
+                lines.append(f'{when}: logits that are not finite (wrong)')
+            else:
+                lines.append(f'{when}: {_class(run, label)}, {shown}')
+        what = f'test image {number}, {name}'
         images = [
             ('clean', to_img(example.clean, f'Clean {what}')),
             ('perturbation', to_img(amplified, f'Perturbation of {what}')),
@@ -73,23 +61,30 @@ def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
 
 def surfaces(report: Report) -> Iterator[Markup]:
     """The loss around images along the gradient and a random direction."""
-    for position, (number, run, found) in enumerate(_measured(report)):
-        if position == 0:
-            yield blocks.text(
-                'Cross-entropy around some of these images, up to one radius '
-                'of the run along the gradient (the steepest step in the '
-                'norm) and along a random direction. White lines are decision '
-                'boundaries, the cross is the clean image. A smooth slope to '
-                'the right is what an attack follows; a flat or jagged one is '
-                'a sign of masked gradients.'
-            )
-        yield blocks.heading(run.name)
-        figures = [
-            draw_surface(
-                f'surface-{number}-{k}',
-                f'Image {k + 1}, {_class(run, found.examples[k].label)}',
-                surface,
-            )
-            for k, surface in enumerate(found.surfaces)
-        ]
-        yield blocks.figures(figures, small=True)
+    if report.measured:
+        yield blocks.text(
+            'Cross-entropy around some of these images, up to one radius '
+            'of the run along the gradient (the steepest step in the '
+            'norm) and along a random direction. White lines are decision '
+            'boundaries, the cross is the clean image. A smooth slope to '
+            'the right is what an attack follows; a flat or jagged one is '
+            'a sign of masked gradients.'
+        )
+    for number, run in enumerate(report.runs):
+        if (found := report.measured.get(run.name)) is not None:
+            yield blocks.heading(run.name)
+            figures = []
+            for k, surface in enumerate(found.surfaces):
+                title = (
+                    f'Image {k + 1}, {_class(run, found.examples[k].label)}'
+                )
+                name = f'surface-{number}-{k}'
+                figures.append(draw_surface(name, title, surface))
+            yield blocks.figures(figures, small=True)
+
+
+def left_out(report: Report) -> Iterator[Markup]:
+    """Which runs were not measured, and why."""
+    for name, reason in report.missing.items():
+        text = f'{name} was not attacked for this report: {reason}'
+        yield blocks.warning(text)

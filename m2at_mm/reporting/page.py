@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 
 from markupsafe import Markup
@@ -12,18 +12,9 @@ from m2at_mm.reporting import (
     image_sections,
     training_sections,
 )
-from m2at_mm.reporting.html import blocks, templates
+from m2at_mm.reporting.html import templates
 from m2at_mm.reporting.measurement import Report
 from m2at_mm.version import __version__
-
-
-def left_out(report: Report) -> Iterator[Markup]:
-    """Which runs were not measured, and why."""
-    for name, reason in report.missing.items():
-        yield blocks.warning(
-            f'{name} was not attacked for this report: {reason}'
-        )
-
 
 #: The sections in their order: id, title, and what turns the data into HTML
 #: blocks. A section without blocks is left out.
@@ -36,7 +27,7 @@ SECTIONS: list[tuple[str, str, Callable[[Report], Iterable[Markup]]]] = [
     ('classes', 'Confusion by class', accuracy_sections.confusions),
     ('examples', 'Examples', image_sections.examples),
     ('surfaces', 'Loss surface', image_sections.surfaces),
-    ('left-out', 'Not measured', left_out),
+    ('left-out', 'Not measured', image_sections.left_out),
     ('environment', 'Environment and commands', training_sections.origin),
 ]
 

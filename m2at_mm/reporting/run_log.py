@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config
+from mmpretrain.registry import DATASETS
 
 from m2at_mm.files import best_checkpoint, last_checkpoint
 
 _ENVIRONMENT = ('System environment:', 'Runtime environment:', 'Origin:')
 _NOT_METRICS = ('time', 'data_time', 'step', 'epoch', 'iter', 'memory')
 _RESULTS = ('clean', 'attacks', 'worst_case', 'num_samples', 'threat_model')
-_EVALUATE_AGAIN = 'write it anew with tools/test.py, or remove it'
 
 Points = dict[float, float]
 
@@ -29,20 +28,16 @@ class RunLog:
     """A training, as the files in its work dir describe it.
 
     Attributes:
-        name (str): Name of the folder.
-        folder (Path): The work dir.
+        name (str): Name in the report.
         config_file (Path): The dumped config of the training.
-        config (dict): Its settings.
-        unit (str): Unit of the curves' positions, ``'epoch'`` or
-            ``'iteration'``.
+        unit (str): Of the curves' positions, ``'epoch'`` or ``'iteration'``.
         training (dict[str, Points]): Loss, lr and so on: value by position.
         validation (dict[str, Points]): ``robust/clean`` and so on, in per
             cent.
         environment (dict[str, str]): Versions, seed, commit and command, as
             far as the log has them.
         results (dict, optional): Content of ``results.json``.
-        predictions (dict[str, np.ndarray]): Content of
-            ``results.samples.npz``; empty if it is missing.
+        predictions (dict[str, np.ndarray]): Of ``results.samples.npz``.
         checkpoint (Path, optional): The best, else the last one.
     """
 
@@ -72,10 +67,9 @@ class RunLog:
 
     @property
     def best_and_last(self) -> tuple[float, float] | None:
-        """Positions of the best and of the last validation.
+        """Positions of :attr:`selected` where it is best, and of its last.
 
-        The best is that of :attr:`selected`, the first among equals. A loss
-        is best where it is lowest.
+        A loss is best where it is lowest. Of equals the first one is best.
         """
         if self.selected is None:
             return None
@@ -91,16 +85,13 @@ class RunLog:
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunLog]:
-    """Read several work dirs; see :func:`read_run`.
-
-    Folders of the same name are told apart by their parents' names.
+    """Read work dirs, those of the same name told apart by their parents.
 
     Raises:
         ValueError: A folder is given twice.
     """
     places = [folder.resolve() for folder in folders]
-    twice = {place for place in places if places.count(place) > 1}
-    if twice:
+    if twice := {place for place in places if places.count(place) > 1}:
         raise ValueError(
             f'work dir {str(min(twice))!r} is given twice: name each run once'
         )
@@ -113,70 +104,54 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunLog:
-    """Read the work dir of a training.
+    """Read the work dir of a training, by default under the folder's name.
 
     A run that was interrupted and resumed has a log for each start. They are
     joined; where two cover the same epochs, the later one counts.
-
-    Args:
-        folder (Path): The work dir.
-        name (str, optional): Name of the run in the report. Defaults to
-            None, the folder's name.
-
-    Returns:
-        RunLog: Without results or predictions where those files are missing.
 
     Raises:
         FileNotFoundError: There is no such folder, or no log in it.
         ValueError: A file exists and cannot be read.
     """
+    place = f'work dir {str(folder)!r}'
     if not folder.is_dir():
         raise FileNotFoundError(
-            f'work dir {str(folder)!r} is not a folder: give the --work-dir '
-            'of a training'
+            f'{place} is not a folder: give the --work-dir of a training'
         )
-    sessions = _sessions(folder)
+    # MMEngine writes the same records a second time, under the start's name.
+    sessions = [
+        path
+        for path in sorted(folder.glob('*/vis_data/*.json'))
+        if path.name == 'scalars.json'
+        or not path.with_name('scalars.json').exists()
+    ]
     if not sessions:
         raise FileNotFoundError(
-            f'work dir {str(folder)!r} has no log of a training, '
-            '*/vis_data/scalars.json: give the --work-dir of tools/train.py'
+            f'{place} has no log of a training, */vis_data/scalars.json: give '
+            'the --work-dir of tools/train.py'
         )
-    training: dict[str, Points] = {}
-    validation: dict[str, Points] = {}
+    curves: tuple[dict[str, Points], dict[str, Points]] = {}, {}
     for session in sessions:
         start = session.parent.parent
         log = start / f'{start.name}.log'
         text = log.read_text('utf-8', 'replace') if log.is_file() else ''
         found = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]', text)
         per_epoch = int(found[-1]) if found else None
-        _join(_read_records(session, per_epoch), training, validation)
+        _join(_read_records(session, per_epoch), *curves)
     config_file = sessions[-1].with_name('config.py')
-    with _reading(config_file, 'put the config of the training there'):
-        config = Config.fromfile(config_file).to_dict()
+    advice = 'put the config of the training there'
+    config = _read(config_file, lambda: Config.fromfile(config_file), advice)
     return RunLog(
-        name=_shown(name or folder.resolve().name),
-        folder=folder,
-        config_file=config_file,
-        config=config,
-        unit='epoch' if per_epoch else 'iteration',
-        training=training,
-        validation=validation,
-        environment=_read_environment(text),
-        results=_read_results(folder / 'results.json'),
-        predictions=_read_predictions(folder / 'results.samples.npz'),
-        checkpoint=best_checkpoint(folder) or last_checkpoint(folder),
+        _shown(name or folder.resolve().name),
+        folder,
+        config_file,
+        config.to_dict(),
+        'epoch' if per_epoch else 'iteration',
+        *curves,
+        _read_environment(text),
+        *_read_evaluation(folder),
+        best_checkpoint(folder) or last_checkpoint(folder),
     )
-
-
-def _sessions(folder: Path) -> list[Path]:
-    """The records of each start of the training."""
-    # MMEngine writes the same records a second time, under the start's name.
-    return [
-        path
-        for path in sorted(folder.glob('*/vis_data/*.json'))
-        if path.name == 'scalars.json'
-        or not path.with_name('scalars.json').exists()
-    ]
 
 
 def _shown(name: str) -> str:
@@ -186,11 +161,10 @@ def _shown(name: str) -> str:
     return f'./{shown}' if shown.startswith('_') else shown
 
 
-@contextmanager
-def _reading(path: Path, advice: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside into an error with advice."""
+def _read(path: Path, read: Callable[[], Any], advice: str) -> Any:
+    """Turn whatever goes wrong into an error with advice."""
     try:
-        yield
+        return read()
     # A config is Python code and may raise anything.
     except Exception as error:
         raise ValueError(
@@ -254,20 +228,30 @@ def _read_environment(text: str) -> dict[str, str]:
     return found
 
 
-def _read_results(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    with _reading(path, _EVALUATE_AGAIN):
-        results = dict(json.loads(path.read_text('utf-8')))
-    for key in _RESULTS:
-        if key not in results:
-            raise ValueError(f'{path} has no {key!r}: {_EVALUATE_AGAIN}')
-    return results
+def _read_evaluation(
+    folder: Path,
+) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+    """Results and predictions, as far as they are there."""
+    advice = 'write it anew with tools/test.py, or remove it'
+    results, predictions = None, {}
+    if (path := folder / 'results.json').exists():
+        results = _read(
+            path, lambda: dict(json.loads(path.read_bytes())), advice
+        )
+        for key in _RESULTS:
+            if key not in results:
+                raise ValueError(f'{path} has no {key!r}: {advice}')
+    if (samples := folder / 'results.samples.npz').exists():
+        predictions = _read(samples, lambda: dict(np.load(samples)), advice)
+    return results, predictions
 
 
-def _read_predictions(path: Path) -> dict[str, np.ndarray]:
-    if not path.exists():
-        return {}
-    with _reading(path, _EVALUATE_AGAIN):
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+def class_names(config: dict[str, Any]) -> Sequence[str] | None:
+    """Names of the test dataset's classes, without the data themselves."""
+    dataset = (config.get('test_dataloader') or {}).get('dataset') or {}
+    given = (dataset.get('metainfo') or {}).get('classes')
+    kind = dataset.get('type')
+    if given is None and kind is not None:
+        kind = kind if isinstance(kind, type) else DATASETS.get(str(kind))
+        given = (getattr(kind, 'METAINFO', None) or {}).get('classes')
+    return given if isinstance(given, (list, tuple)) else None

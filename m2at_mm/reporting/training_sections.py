@@ -31,34 +31,18 @@ _NOT_COMPARED = ('work_dir', '_scope_')
 
 def overview(report: Report) -> Iterator[Markup]:
     """What was trained, and for how long."""
-    yield blocks.table(
-        'What was trained',
-        ['run', *_OVERVIEW, 'trained'],
-        [
-            [
-                run.name,
-                *(_at(run.config, path) for path in _OVERVIEW.values()),
-                _length(run),
-            ]
-            for run in report.runs
-        ],
-    )
-
-
-def _length(run: RunLog) -> str:
-    wanted = (run.config.get('train_cfg') or {}).get(
-        'max_epochs' if run.unit == 'epoch' else 'max_iters'
-    )
-    text = f'{run.end:.4g} {run.unit}s'
-    return f'{text} of {wanted}' if wanted else text
-
-
-def _at(config: dict[str, Any], path: str) -> str:
-    """A setting by its dotted name, a dash if there is none."""
-    value: Any = config
-    for key in path.split('.'):
-        value = value.get(key) if isinstance(value, dict) else None
-    return EMPTY if value is None else str(value).rpartition('m2at_mm.')[2]
+    rows = []
+    for run in report.runs:
+        flat = {k: v for k, v in _flatten(run.config) if v != 'None'}
+        values = [flat.get(name, EMPTY) for name in _OVERVIEW.values()]
+        shown = [value.rpartition('m2at_mm.')[2] for value in values]
+        length = 'max_epochs' if run.unit == 'epoch' else 'max_iters'
+        wanted = flat.get(f'train_cfg.{length}')
+        trained = f'{run.end:.4g} {run.unit}s'
+        trained += f' of {wanted}' if wanted else ''
+        rows.append([run.name, *shown, trained])
+    head = ['run', *_OVERVIEW, 'trained']
+    yield blocks.table('What was trained', head, rows)
 
 
 def settings(report: Report) -> Iterator[Markup]:
@@ -66,21 +50,18 @@ def settings(report: Report) -> Iterator[Markup]:
     different, common = compare_settings([run.config for run in report.runs])
     several = len(report.runs) > 1
     if different:
-        yield blocks.table(
-            'Settings that differ between the runs',
-            ['setting', *(run.name for run in report.runs)],
-            [
-                [name, *(EMPTY if v is None else v for v in values)]
-                for name, values in different.items()
-            ],
-            'settings',
-        )
+        title = 'Settings that differ between the runs'
+        head = ['setting', *(run.name for run in report.runs)]
+        rows = [
+            [name, *(EMPTY if v is None else v for v in values)]
+            for name, values in different.items()
+        ]
+        yield blocks.table(title, head, rows, 'settings')
     elif several:
         yield blocks.text('All settings are the same.')
     title = 'Common settings' if several else 'All settings'
-    table = blocks.table(
-        title, ['setting', 'value'], common.items(), 'settings'
-    )
+    head = ['setting', 'value']
+    table = blocks.table(title, head, common.items(), 'settings')
     yield blocks.folded(f'{title} ({len(common)})', table)
 
 
@@ -89,27 +70,20 @@ def compare_settings(
 ) -> tuple[dict[str, tuple[str | None, ...]], dict[str, str]]:
     """Separate the settings that differ from those that all configs share.
 
-    Returns:
-        tuple: By dotted name, the differing settings with a value per config,
-        None where one lacks it, and the common ones with their value.
+    By dotted name, the differing settings have a value per config, None where
+    one lacks it, and the common ones their value.
     """
     flat = [dict(_flatten(config)) for config in configs]
-    different, common = {}, {}
-    for name in dict.fromkeys(name for one in flat for name in one):
-        values = tuple(one.get(name) for one in flat)
-        if len(set(values)) == 1:
-            common[name] = str(values[0])
-        else:
-            different[name] = values
-    return different, common
+    names = dict.fromkeys(name for one in flat for name in one)
+    values = {name: tuple(one.get(name) for one in flat) for name in names}
+    common = {k: str(v[0]) for k, v in values.items() if len(set(v)) == 1}
+    return {k: v for k, v in values.items() if k not in common}, common
 
 
 def _flatten(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
     """Pairs of a dotted name and a value; a list of numbers is a value."""
-    nested: dict[Any, Any] = {}
-    if isinstance(value, dict):
-        nested = value
-    elif isinstance(value, (list, tuple)) and any(
+    nested: dict[Any, Any] = value if isinstance(value, dict) else {}
+    if isinstance(value, (list, tuple)) and any(
         isinstance(part, (dict, list, tuple)) for part in value
     ):
         nested = dict(enumerate(value))
@@ -136,40 +110,27 @@ def curves(report: Report) -> Iterator[Markup]:
     for number, metric in enumerate(metrics):
         lines = {run.name: run.validation.get(metric, {}) for run in runs}
         per_cent = metric.startswith(('robust/', 'accuracy/'))
-        figures.append(
-            draw_curves(
-                f'curve-validation-{number}',
-                f'Validation: {metric.removeprefix("robust/")}',
-                lines,
-                unit,
-                'accuracy (%)' if per_cent else metric,
-                end,
-                {k: m for k, m in marks.items() if set(m) <= set(lines[k])},
-            )
-        )
+        axis = unit, 'accuracy (%)' if per_cent else metric, end
+        known = {k: m for k, m in marks.items() if set(m) <= set(lines[k])}
+        name = f'curve-validation-{number}'
+        title = f'Validation: {metric.removeprefix("robust/")}'
+        figures.append(draw_curves(name, title, lines, *axis, known))
     yield blocks.figures(figures)
-    if marks:
-        yield blocks.table(
-            'Robust overfitting: difference of the last validation from the '
-            'best',
-            ['run', 'figure', 'best', 'last', 'lost'],
-            [_overfitting(run) for run in runs],
-        )
-    else:
+    if not marks:
         yield blocks.text('The logs have no validation.')
+        return
+    title = 'Robust overfitting: difference of the last validation from the '
+    head = ['run', 'figure', 'best', 'last', 'lost']
+    yield blocks.table(f'{title}best', head, map(_overfitting, runs))
 
 
 def _overfitting(run: RunLog) -> list[Any]:
     if run.selected is None or run.best_and_last is None:
         return [run.name, *[EMPTY] * 4]
-    points = run.validation[run.selected]
-    best, last = run.best_and_last
-    return [
-        run.name,
-        run.selected,
-        *((f'{points[at]:.2f}', f'{run.unit} {at:g}') for at in (best, last)),
-        f'{abs(points[best] - points[last]):.2f}',
-    ]
+    points, ends = run.validation[run.selected], run.best_and_last
+    shown = [(f'{points[at]:.2f}', f'{run.unit} {at:g}') for at in ends]
+    lost = abs(points[ends[0]] - points[ends[1]])
+    return [run.name, run.selected, *shown, f'{lost:.2f}']
 
 
 def origin(report: Report) -> Iterator[Markup]:
@@ -178,8 +139,7 @@ def origin(report: Report) -> Iterator[Markup]:
     keys = dict.fromkeys(key for run in runs for key in run.environment)
     keys.pop('command', None)
     rows = [
-        [key, *(run.environment.get(key, EMPTY) for run in runs)]
-        for key in keys
+        [k, *(run.environment.get(k, EMPTY) for run in runs)] for k in keys
     ]
     if 'commit' not in keys:
         rows.append(['commit', *['not in the log'] * len(runs)])

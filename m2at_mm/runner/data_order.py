@@ -17,12 +17,8 @@ from m2at_mm.datasets.seeded_pipeline import SeededPipeline
 from m2at_mm.runner.train_loops import counts_epochs
 
 # PyTorch's samplers that know nothing of other processes.
-_FOR_ONE_PROCESS = (
-    data.RandomSampler,
-    data.SequentialSampler,
-    data.SubsetRandomSampler,
-    data.WeightedRandomSampler,
-)
+_RANDOM = (data.RandomSampler, data.SubsetRandomSampler)
+_FOR_ONE = (*_RANDOM, data.SequentialSampler, data.WeightedRandomSampler)
 
 
 def draws_differ(runner: Runner) -> bool:
@@ -47,7 +43,7 @@ def check_sampler(runner: Runner) -> None:
                 "sampler=dict(type='DefaultSampler', shuffle=True), or "
                 'train_cfg=dict(by_epoch=False, max_iters=...)'
             )
-        if get_world_size() > 1 and type(sampler) in _FOR_ONE_PROCESS:
+        if get_world_size() > 1 and type(sampler) in _FOR_ONE:
             raise ValueError(
                 f'train_dataloader.sampler={name} gives each of '
                 f"{get_world_size()} processes all images: use MMEngine's "
@@ -57,10 +53,7 @@ def check_sampler(runner: Runner) -> None:
 
 
 def make_repeatable(runner: Runner, epoch: Tensor) -> None:
-    """Let the order of the data and their draws depend on the seed alone.
-
-    ``epoch`` is the current one, int64 of shape (), in shared memory.
-    """
+    """Let the data depend on seed and ``epoch``, int64 in shared memory."""
     loop, seed = runner.train_loop, common_seed(runner)
     loader = loop.dataloader
     for sampler in _samplers(loader):
@@ -82,9 +75,8 @@ def make_repeatable(runner: Runner, epoch: Tensor) -> None:
 def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
     """Begin an epoch the same whether or not epochs came before it."""
     # Workers that live on keep the seed that they were started with.
-    loader.generator.manual_seed(
-        seed if loader.persistent_workers else seed + epoch
-    )
+    lasting = loader.persistent_workers
+    loader.generator.manual_seed(seed if lasting else seed + epoch)
     for sampler in _samplers(loader):
         if hasattr(sampler, 'generator'):  # one of PyTorch's
             sampler.generator = torch.Generator().manual_seed(seed + epoch)
@@ -92,14 +84,13 @@ def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
 
 def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
     """Give each dataset's pipeline streams of its own, also inside others."""
-    parts = [
-        part
-        for part in inner_datasets(dataset)
-        if getattr(part, '__dict__', {}).get('pipeline') is not None
-    ]
-    for number, part in enumerate(parts):
-        if not isinstance(part.pipeline, SeededPipeline):
-            part.pipeline = SeededPipeline(part.pipeline, seed, epoch, number)
+    number = 0
+    for part in inner_datasets(dataset):
+        pipeline = getattr(part, '__dict__', {}).get('pipeline')
+        if pipeline is not None:
+            if not isinstance(pipeline, SeededPipeline):
+                part.pipeline = SeededPipeline(pipeline, seed, epoch, number)
+            number += 1
 
 
 def _samplers(loader: DataLoader[Any]) -> list[Any]:

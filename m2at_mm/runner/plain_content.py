@@ -1,8 +1,7 @@
 """The content of checkpoints in types that PyTorch loads by itself.
 
 ``torch.load(weights_only=True)``, the default since PyTorch 2.6, refuses the
-``HistoryBuffer`` of MMEngine's message hub and NumPy's types where no package
-has allow-listed them. What is saved in their place here is read everywhere.
+``HistoryBuffer`` of MMEngine's message hub and NumPy's types.
 """
 
 from __future__ import annotations
@@ -25,11 +24,7 @@ _LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 
 
 def make_plain(checkpoint: dict[str, Any]) -> None:
-    """Replace the entries of a checkpoint that only some environments load.
-
-    What has no replacement is left out of the message hub, and elsewhere
-    saved as it is; both with a warning.
-    """
+    """Replace the entries of a checkpoint that only some environments load."""
     hub = checkpoint.get('message_hub', {})
     plain_hub = {part: dict(entries) for part, entries in hub.items()}
     for entries in plain_hub.values():
@@ -59,15 +54,10 @@ def restore(checkpoint: dict[str, Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """The same in built-in types and tensors."""
     if isinstance(value, HistoryBuffer):
         log, count = map(_plain, value.data)
-        return {
-            _KIND: 'HistoryBuffer',
-            'log': log,
-            'count': count,
-            'max_length': value.max_length,
-        }
+        content = dict(log=log, count=count, max_length=value.max_length)
+        return {_KIND: 'HistoryBuffer', **content}
     if isinstance(value, np.ndarray):
         return {_KIND: 'ndarray', 'values': torch.tensor(value)}
     if isinstance(value, np.generic):
@@ -96,12 +86,9 @@ def restored(value: Any) -> Any:
         if kind == 'ndarray':
             return value['values'].cpu().numpy()
         content = {k: restored(v) for k, v in value.items() if k != _KIND}
-        if kind != 'HistoryBuffer':
-            return type(value)(content)
-        buffer = HistoryBuffer(max_length=content['max_length'])
-        buffer._log_history = content['log']
-        buffer._count_history = content['count']
-        return buffer
+        if kind == 'HistoryBuffer':
+            return HistoryBuffer(*content.values())
+        return type(value)(content)
     if type(value) in (list, tuple, set):
         return type(value)(map(restored, value))
     return value

@@ -18,16 +18,14 @@ def connect_processes(
 ) -> None:
     """Start the process group where MMEngine's runner could not.
 
-    MMEngine 0.10 calls ``torch.cuda.set_device`` also on a machine without a
-    GPU. And where torchrun has restarted its processes, PyTorch lets them
-    look for the addresses of the dead ones (2.11 and 2.14 do, where the store
-    of the rendezvous is shared). Otherwise MMEngine starts the group.
+    MMEngine 0.10 calls ``torch.cuda.set_device`` also without a GPU. And
+    processes that torchrun has restarted look for the addresses of the dead
+    ones (PyTorch 2.11 and 2.14, where the store of the rendezvous is shared).
 
     Args:
         launcher (str): The ``--launcher`` of the tools.
-        dist_cfg (Mapping, optional): ``env_cfg.dist_cfg`` of the config: the
-            ``backend`` on GPUs, ``'nccl'`` without one, and ``timeout``,
-            seconds that a process waits for another. Defaults to None.
+        dist_cfg (Mapping, optional): ``env_cfg.dist_cfg`` of the config, with
+            ``backend`` on GPUs and ``timeout`` in seconds.
 
     Raises:
         RuntimeError: The launcher needs GPUs, or torchrun's environment.
@@ -71,9 +69,7 @@ def connect_processes(
 def resume_after_restart(cfg: Config) -> None:
     """Resume from the work dir where torchrun has restarted the processes.
 
-    So ``torchrun --max-restarts 3 tools/train.py CONFIG`` goes on by itself
-    when a process has died. Before the first checkpoint it begins anew. The
-    config is changed in place.
+    The config is changed in place. Without a checkpoint the run begins anew.
     """
     if _restarts() and Path(cfg.work_dir, 'last_checkpoint').is_file():
         cfg.resume, cfg.load_from = True, None

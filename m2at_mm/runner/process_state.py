@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import get_world_size
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -25,20 +25,14 @@ _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
-    Returns:
-        dict: ``streams`` (see :func:`random_streams`); ``method``, the state
-        of the training method; ``gradients`` that are being accumulated;
-        ``buffers``, with several processes the running statistics that only
-        this one has.
+    Its random streams, the method's state, gradients that are being
+    accumulated, and with several processes its running statistics.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)
     kept = method.state_dict() if isinstance(method, Method) else {}
-    gradients = {
-        name: parameter.grad
-        for name, parameter in bare.named_parameters()
-        if parameter.grad is not None
-    }
+    parameters = bare.named_parameters()
+    gradients = {k: p.grad for k, p in parameters if p.grad is not None}
     buffers = dict(bare.named_buffers()) if get_world_size() > 1 else {}
     return dict(
         streams=random_streams(),
@@ -63,10 +57,7 @@ def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def random_streams() -> dict[str, Any]:
-    """The states of Python's, NumPy's and PyTorch's streams.
-
-    On a GPU also that of the process's device.
-    """
+    """The states of Python's, NumPy's, PyTorch's and the GPU's streams."""
     version, words, gauss = random.getstate()
     state: Any = np.random.get_state()
     name, keys, position, has_gauss, cached = state
@@ -92,52 +83,33 @@ def set_random_streams(streams: dict[str, Any]) -> None:
 
 
 def hook_states(runner: Runner) -> dict[str, Any]:
-    """The states of hooks that a checkpoint of MMEngine does not hold.
-
-    Returns:
-        dict: The state by the hook's name, of each EarlyStoppingHook and of
-        each hook with ``state_dict()`` and ``load_state_dict()``.
-    """
-    states = {}
-    for name, hook in _named_hooks(runner):
-        if isinstance(hook, EarlyStoppingHook):
-            states[name] = dict(
-                wait_count=hook.wait_count, best_score=float(hook.best_score)
-            )
-        elif _tells_its_state(hook):
-            states[name] = hook.state_dict()
-    return states
+    """The states of hooks that MMEngine does not save, by the hooks' names."""
+    states = {name: _state_of(hook) for name, hook in _named_hooks(runner)}
+    return {name: one for name, one in states.items() if one is not None}
 
 
 def set_hook_states(runner: Runner, states: dict[str, Any]) -> None:
     """Go on from what :func:`hook_states` gave, for hooks still there."""
     for name, hook in _named_hooks(runner):
-        if name not in states:
-            continue
-        if isinstance(hook, EarlyStoppingHook):
+        if name in states and isinstance(hook, EarlyStoppingHook):
             hook.wait_count = int(states[name]['wait_count'])
             hook.best_score = states[name]['best_score']
-        else:
+        elif name in states:
             hook.load_state_dict(states[name])
 
 
 def hooks_that_forget(runner: Runner) -> list[str]:
-    """Names of hooks whose attributes a resumed run cannot restore.
-
-    These are the hooks of neither MMEngine, mmpretrain nor this package that
-    have attributes and no ``state_dict()``.
-    """
+    """Names of others' hooks with attributes and without ``state_dict()``."""
     return [
         name
         for name, hook in _named_hooks(runner)
         if type(hook).__module__.split('.')[0] not in _KNOWN
         and vars(hook)
-        and not isinstance(hook, EarlyStoppingHook)
-        and not _tells_its_state(hook)
+        and _state_of(hook) is None
     ]
 
 
-def _named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
+def _named_hooks(runner: Runner) -> Iterator[tuple[str, Any]]:
     """Hooks by class name, numbered where there are several of a class."""
     seen: Counter[str] = Counter()
     for hook in runner.hooks:
@@ -146,8 +118,13 @@ def _named_hooks(runner: Runner) -> Iterator[tuple[str, Hook]]:
         seen[name] += 1
 
 
-def _tells_its_state(hook: Any) -> bool:
-    return hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict')
+def _state_of(hook: Any) -> Any:
+    if isinstance(hook, EarlyStoppingHook):
+        return dict(
+            wait_count=hook.wait_count, best_score=float(hook.best_score)
+        )
+    known = hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict')
+    return hook.state_dict() if known else None
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -11,10 +11,9 @@ from mmengine.runner import Runner
 def roll_back(runner: Runner, path: str) -> None:
     """Load weights, average weights, optimiser and loss scaler.
 
-    The training goes on from there: epochs, learning rates, data and random
-    streams are not rewound, and early stopping and schedulers by a metric
-    keep what they have seen. So it makes no difference whether the run was
-    resumed before. The checkpoint must hold the optimiser's state.
+    Epochs, learning rates, data, random streams and what early stopping and
+    schedulers by a metric have seen are not rewound. The checkpoint must hold
+    the optimiser's state.
     """
     optimizer = runner.optim_wrapper
     # The schedule's, which schedulers change step by step.
@@ -22,13 +21,10 @@ def roll_back(runner: Runner, path: str) -> None:
         {name: value for name, value in group.items() if name != 'params'}
         for group in optimizer.param_groups
     ]
-    resume = runner._resume
     # Otherwise EMAHook takes the average weights for those in training.
-    runner._resume = True
-    try:
-        checkpoint = runner.load_checkpoint(path)
-    finally:
-        runner._resume = resume
+    resume, runner._resume = runner._resume, True
+    checkpoint = runner.load_checkpoint(path)
+    runner._resume = resume
     optimizer.load_state_dict(checkpoint['optimizer'])
     for group, kept in zip(optimizer.param_groups, settings):
         group.update(kept)
@@ -63,14 +59,12 @@ def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
 
 def check_step(model: Any) -> None:
     """Refuse to lower a step that is not taken in training."""
-    attack, threat_model = model.train_attack, model.threat_model
-    if (
-        not model.method.needs_attack
-        or attack.length_of_step(threat_model) is None
-    ):
+    attack, method = model.train_attack, model.method
+    step = attack and attack.length_of_step(model.threat_model)
+    if step is None or not method.needs_attack:
         raise ValueError(
             "action='lower_step' needs a train attack with a step (PGD, FGSM "
-            f'or NFGSM), but method={type(model.method).__name__} with '
+            f'or NFGSM), but method={type(method).__name__} with '
             f'train_attack={type(attack).__name__} takes none: '
             "choose action='rollback'"
         )

@@ -9,8 +9,6 @@ import os.path as osp
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +46,21 @@ def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:
         # the setting with its first one.
         os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     build = RUNNERS.build if 'runner_type' in cfg else Runner.from_cfg
-    with _short_screen():
+    stock = Runner.build_logger
+
+    def build_logger(runner: Runner, *args: Any, **settings: Any) -> MMLogger:
+        """One that prints less than it writes."""
+        logger = stock(runner, *args, **settings)
+        for handler in logger.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.addFilter(_is_for_the_screen)
+        return logger
+
+    Runner.build_logger = build_logger
+    try:
         runner = build(cfg)
+    finally:
+        Runner.build_logger = stock
     runner.logger.info(describe_origin())
     return runner
 
@@ -58,33 +69,10 @@ def _is_for_the_screen(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(_ONLY_LOGGED)
 
 
-@contextmanager
-def _short_screen() -> Iterator[None]:
-    """Filter what the runners built meanwhile print, not what they log."""
-    build = Runner.build_logger
-
-    def build_logger(runner: Runner, *args: Any, **settings: Any) -> MMLogger:
-        logger = build(runner, *args, **settings)
-        for handler in logger.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.addFilter(_is_for_the_screen)
-        return logger
-
-    Runner.build_logger = build_logger
-    try:
-        yield
-    finally:
-        Runner.build_logger = build
-
-
 def show_head(runner: Runner, what: str, loader: str, **more: Any) -> None:
-    """Log in a few lines what runs: network, data, threat model, results.
+    """Log in a few lines ``what`` runs: network, data, threat model, results.
 
-    Args:
-        runner (Runner): The runner, not yet running.
-        what (str): 'training' or the like.
-        loader (str): The dataloader whose data are named, 'train' or 'test'.
-        **more: Other things to name, as settings from a config or as text.
+    ``loader`` is 'train' or 'test'; ``more`` is text or settings of a config.
     """
     cfg, model = runner.cfg, runner.model
     model = model.module if is_model_wrapper(model) else model
@@ -125,14 +113,11 @@ def build_trained_runner(cfg: Config, args: argparse.Namespace) -> Runner:
 def describe_origin() -> str:
     """Describe what MMEngine's log lacks: this package, and the command."""
     command = shlex.join(['python', *sys.argv])
-    return (
-        f'Origin:\n    m2at_mm: {__version__}\n    commit: {_commit()}\n'
-        f'    command: {command}'
-    )
+    origin = f'm2at_mm: {__version__}\n    commit: {_commit()}'
+    return f'Origin:\n    {origin}\n    command: {command}'
 
 
 def _commit() -> str:
-    """The commit of the checkout that the package is in, if it is in one."""
     root = Path(__file__).resolve().parents[2]
     if not (root / '.git').exists():
         return 'none, the package is installed'

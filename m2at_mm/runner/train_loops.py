@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.base_loop import BaseLoop
 
 from m2at_mm.checks import check_count
 from m2at_mm.model_wrappers.distributed import bare_model
@@ -18,15 +19,10 @@ from m2at_mm.registry import LOOPS
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     """MMEngine's epochs, resumed at the batch after the checkpoint.
 
-    MMEngine begins an epoch anew when it resumes from a checkpoint that was
-    saved by iteration (``default_hooks.checkpoint.by_epoch=False``). This loop
-    skips the batches that were trained on. With
+    MMEngine begins the epoch of a checkpoint that was saved by iteration anew;
+    this loop skips the batches that were trained on. With
     :class:`m2at_mm.RNGStateHook` the rest of the epoch is that of a run that
     was never interrupted.
-
-    Example:
-        >>> train_cfg = dict(
-        ...     type='m2at_mm.ResumableEpochTrainLoop', max_epochs=200)
     """
 
     def run_epoch(self) -> None:
@@ -47,34 +43,26 @@ class ResumableEpochTrainLoop(EpochBasedTrainLoop):
 class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     """Train on each batch several times before the next one is loaded.
 
-    Free adversarial training needs it; see :class:`m2at_mm.FreeAT`. An epoch
-    has ``repeats`` times as many iterations as there are batches, so the
-    authors divide the number of epochs by ``repeats``. Schedulers by epoch
-    and by iteration count as usual; those converted from epochs to
-    iterations (``convert_to_iter_based``) count batches.
+    For free adversarial training, see :class:`m2at_mm.FreeAT`. An epoch has
+    ``repeats`` times as many iterations as there are batches, so the authors
+    divide the number of epochs by it. Schedulers that are converted from
+    epochs to iterations (``convert_to_iter_based``) count batches.
 
     Args:
         *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
-        repeats (int): Times that a batch is trained on, at least 1. Defaults
-            to 8, the m of arXiv 1904.12843 for CIFAR-10.
+        repeats (int): Times that a batch is trained on, at least 1; 8 is the
+            m of arXiv 1904.12843 for CIFAR-10.
         **kwargs (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
-        ValueError: ``repeats`` is not a whole number of at least 1, or the
-            preprocessor would crop each repetition anew.
-
-    Example:
-        >>> train_cfg = dict(
-        ...     type='m2at_mm.RepeatedBatchTrainLoop', repeats=8,
-        ...     max_epochs=25)
+        ValueError: The preprocessor would crop each repetition anew.
     """
 
     def __init__(self, *args: Any, repeats: int = 8, **kwargs: Any) -> None:
         check_count('repeats', repeats)
         super().__init__(*args, **kwargs)
-        preprocessor = getattr(
-            bare_model(self.runner.model), 'data_preprocessor', None
-        )
+        model = bare_model(self.runner.model)
+        preprocessor = getattr(model, 'data_preprocessor', None)
         if getattr(preprocessor, 'augment', None) is not None:
             raise ValueError(
                 'data_preprocessor.augment would crop and flip each '
@@ -102,12 +90,13 @@ def make_epochs_resumable(cfg: Config) -> None:
         loop.type = 'm2at_mm.ResumableEpochTrainLoop'
 
 
-def counts_epochs(runner: Runner) -> bool:
-    """Whether the training loop counts epochs.
+def is_training(runner: Runner) -> bool:
+    """Whether the Runner trains: it builds its training loop only for that."""
+    return isinstance(runner._train_loop, BaseLoop)
 
-    A loop by iterations is one single epoch for all hooks, so nothing that
-    is set by epoch would ever change in it.
-    """
+
+def counts_epochs(runner: Runner) -> bool:
+    """Whether there are epochs: a loop by iterations is a single one."""
     return not isinstance(runner.train_loop, IterBasedTrainLoop)
 
 
@@ -140,14 +129,11 @@ def validation_follows(runner: Runner, done: int) -> bool:
     step = bisect(loop.dynamic_milestones, done + 1)
     interval = loop.dynamic_intervals[step - 1]
     last = loop.max_epochs if counts_epochs(runner) else loop.max_iters
-    due: bool = done >= max(1, loop.val_begin) and (
-        done % interval == 0 or done == last
-    )
-    return due
+    due = done % interval == 0 or done == last
+    return bool(due and done >= max(1, loop.val_begin))
 
 
 def saves_or_validates(runner: Runner, done: int) -> bool:
     """Whether either follows iteration ``done``, other than by epoch."""
-    return checkpoint_follows(runner) or (
-        not counts_epochs(runner) and validation_follows(runner, done)
-    )
+    validates = not counts_epochs(runner) and validation_follows(runner, done)
+    return validates or checkpoint_follows(runner)

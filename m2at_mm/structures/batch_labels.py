@@ -15,11 +15,9 @@ from torch import Tensor
 class BatchLabels:
     """Takes the place of a training batch's list of ``DataSample``.
 
-    Args:
-        labels (Tensor): Class of each image, int64, shape (N, ).
-        scores (Tensor, optional): Probabilities, shape (N, K), where
-            batch augmentations have mixed the images; int64 where they are
-            one-hot labels. Defaults to None.
+    ``labels``, int64 of shape (N, ), are the classes of the images and
+    ``scores``, of shape (N, K), their probabilities where batch augmentations
+    have mixed the images; int64 where they are one-hot labels.
     """
 
     labels: Tensor
@@ -48,16 +46,13 @@ def stack_targets(
 ) -> Tensor | None:
     """The targets of a batch, None if it has none.
 
-    ``soft`` tells whether ``gt_score``, of shape (N, K), goes before
-    ``gt_label``, of shape (N, ).
+    With ``soft``, gt_score (N, K) goes before gt_label (N, ).
     """
     if isinstance(samples, BatchLabels):
         return samples.target
-    if not samples:
-        return None
     fields = ('gt_score', 'gt_label') if soft else ('gt_label', 'gt_score')
     for field in fields:
-        if all(field in sample for sample in samples):
+        if samples and all(field in sample for sample in samples):
             values = [sample.get(field) for sample in samples]
             join = torch.cat if field == 'gt_label' else torch.stack
             return join(values)

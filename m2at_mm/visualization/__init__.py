@@ -11,7 +11,7 @@ from m2at_mm.visualization.mixing import (
     draw_mask_kinds,
     draw_method_options,
 )
-from m2at_mm.visualization.rendering import figure_pixels, save_animation
+from m2at_mm.visualization.panels import figure_pixels, save_animation
 from m2at_mm.visualization.training_images import (
     TrainingImages,
     draw_training_images,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,7 @@ from torch import Tensor
 from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.losses import LOSSES
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.visualization.rendering import (
-    RIGHT,
-    WRONG,
-    Classes,
-    amplified,
-    amplitude,
-    class_name,
-    describe_scores,
-    make_grid,
-    make_heading,
-    show_panel,
-)
+from m2at_mm.visualization import panels
 
 _MOST_COLUMNS = 11  # of a strip, the clean image and ten steps
 
@@ -36,18 +24,14 @@ class AttackSteps:
     """Images under attack before the first and after each of K steps.
 
     Attributes:
-        attack (str): The name of its class.
-        loss (str): Name of the loss that it raises.
-        threat_model (ThreatModel): Norm and radius.
-        images (Tensor): Clean and after each step, RGB in [0, 1], shape
-            (K + 1, N, C, H, W).
+        what (str): The attack and the loss that it raises.
+        images (Tensor): RGB in [0, 1], shape (K + 1, N, C, H, W).
         labels (Tensor): True labels, int64, shape (N, ).
         losses (Tensor): What the attack raises, shape (K + 1, N).
         scores (Tensor): Predicted probabilities, shape (K + 1, N, classes).
     """
 
-    attack: str
-    loss: str
+    what: str
     threat_model: ThreatModel
     images: Tensor
     labels: Tensor
@@ -68,55 +52,35 @@ class AttackSteps:
         Raises:
             ValueError: The model has no train attack.
         """
-        attack = model.train_attack
+        attack: Any = copy(model.train_attack)
         if attack is None:
             raise ValueError(
                 'train_attack=None has no steps to show: give '
                 "model.train_attack=dict(type='m2at_mm.PGD')"
             )
-        threat_model = copy(model.threat_model)
-        steps = [images, *_iterates(model, images, labels)]
+        threat_model, states = copy(model.threat_model), [images]
+        attack.restarts, total = 1, attack.steps or 1
+        for attack.steps in range(1, total + 1):
+            # Each run goes on from the same place in the stream.
+            with own_random_stream(images.device):
+                states.append(attack(model, images, labels, threat_model))
         with torch.no_grad():
-            logits = [model(one).float() for one in steps]
-        loss = attack.loss
+            logits = [model(one).float() for one in states]
         # TRADES' attack goes away from the clean image's probabilities.
-        reference = logits[0] if loss == 'kl' else labels
-        losses = [LOSSES[loss](one, reference) for one in logits]
+        reference = logits[0] if attack.loss == 'kl' else labels
+        losses = [LOSSES[attack.loss](one, reference) for one in logits]
         return cls(
-            type(attack).__name__,
-            loss,
+            f'{type(attack).__name__} raises the loss {attack.loss!r}',
             threat_model,
-            torch.stack(steps),
+            torch.stack(states),
             labels,
             torch.stack(losses),
             torch.stack(logits).softmax(2),
         )
 
-    @property
-    def num_steps(self) -> int:
-        """The number of steps, K."""
-        return len(self.images) - 1
-
-    def heading(self, note: str) -> str:
-        """The title of its pictures."""
-        what = f'{self.attack} raises the loss {self.loss!r}'
-        return make_heading(what, self.threat_model, note)
-
-
-def _iterates(
-    model: AdversarialClassifier, images: Tensor, labels: Tensor
-) -> Iterator[Tensor]:
-    attack: Any = copy(model.train_attack)
-    attack.restarts, total = 1, attack.steps or 1
-    for steps in range(1, total + 1):
-        attack.steps = steps
-        # Each run goes on from the same place in the stream.
-        with own_random_stream(images.device):
-            yield attack(model, images, labels, model.threat_model)
-
 
 def draw_attack_steps(
-    path: AttackSteps, classes: Classes = None, note: str = ''
+    path: AttackSteps, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw a strip for each image: clean, then after each step.
 
@@ -124,35 +88,35 @@ def draw_attack_steps(
     scale (under l2, its largest value), with the loss that the attack raises
     and the prediction. Of more than ten steps, ten are shown.
     """
-    last = path.num_steps
+    last, num = len(path.images) - 1, len(path.labels)
     columns = min(last + 1, _MOST_COLUMNS)
     shown = [round(k * last / (columns - 1)) for k in range(columns)]
-    num = path.images.shape[1]
-    figure, axes = make_grid(
+    figure, axes = panels.grid(
         (2 * num, columns),
         (max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
         map(_name, shown),
-        path.heading(note),
+        panels.heading(path.what, path.threat_model, note),
         fontsize=10,
     )
     for row in range(num):
         for column, step in enumerate(shown):
             _draw_state(path, row, step, axes[2 * row :, column], classes)
-        label = f'label: {class_name(path.labels[row], classes)}'
+        label = f'label: {panels.class_name(path.labels[row], classes)}'
         axes[2 * row, 0].set_ylabel(label, fontsize=9, parse_math=False)
     return figure
 
 
 def draw_step_frames(
-    path: AttackSteps, classes: Classes = None, note: str = ''
+    path: AttackSteps, classes: panels.Classes = None, note: str = ''
 ) -> list[Figure]:
     """Draw the frames of an animation: the clean images, then each step.
 
     All K + 1 are of one size, with the panels of :func:`draw_attack_steps`
     and a column per image.
     """
-    num, frames = path.images.shape[1], []
-    for step in range(path.num_steps + 1):
+    num, frames = len(path.labels), []
+    heading = panels.heading(path.what, path.threat_model, note)
+    for step in range(len(path.images)):
         # Fixed places: panels must not move from frame to frame.
         figure = Figure(figsize=(max(1.6 * num + 0.2, 5.0), 4.6))
         axes = figure.subplots(2, num, squeeze=False)
@@ -160,33 +124,29 @@ def draw_step_frames(
         figure.subplots_adjust(**borders, hspace=0.06, wspace=0.08)
         for column in range(num):
             _draw_state(path, column, step, axes[:, column], classes)
-            label = class_name(path.labels[column], classes)
+            label = panels.class_name(path.labels[column], classes)
             axes[0, column].set_title(label, fontsize=9, parse_math=False)
-        text = f'{_name(step)} of {path.num_steps}' if step else 'clean'
-        figure.suptitle(f'{path.heading(note)}\n{text}', fontsize=11)
+        of = f' of {len(path.images) - 1}' if step else ''
+        figure.suptitle(f'{heading}\n{_name(step)}{of}', fontsize=11)
         frames.append(figure)
     return frames
 
 
 def _draw_state(
-    path: AttackSteps,
-    image: int,
-    step: int,
-    axes: np.ndarray,
-    classes: Classes,
+    path: AttackSteps, image: int, step: int, axes: np.ndarray, classes: Any
 ) -> None:
     """An image after a step, its perturbation below."""
     perturbation = path.images[:, image] - path.images[0, image]
-    full = amplitude(path.threat_model, perturbation)
+    full = panels.amplitude(path.threat_model, perturbation)
     scores = path.scores[step, image]
     wrong = int(scores.argmax()) != int(path.labels[image])
-    show_panel(axes[0], path.images[step, image])
-    show_panel(
+    panels.show(axes[0], path.images[step, image])
+    panels.show(
         axes[1],
-        amplified(perturbation[step], full),
+        panels.amplified(perturbation[step], full),
         f'loss {path.losses[step, image]:.2f}\n'
-        f'{describe_scores(scores, classes)}\n' + ('wrong' if wrong else ''),
-        WRONG if wrong else RIGHT,
+        f'{panels.likeliest(scores, classes)}\n' + ('wrong' if wrong else ''),
+        panels.WRONG if wrong else panels.RIGHT,
     )
 
 

@@ -14,15 +14,7 @@ from m2at_mm.attacks import ThreatModel
 from m2at_mm.methods import M2AT, MixedBatch, MixRatios, draw_masks, one_hot
 from m2at_mm.methods.masking import MASKS
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.visualization.rendering import (
-    Classes,
-    amplified,
-    amplitude,
-    class_name,
-    make_grid,
-    make_heading,
-    show_panel,
-)
+from m2at_mm.visualization import panels
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -40,21 +32,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 _OWN = 'this config'
 _SAMPLES = 10001  # of a distribution, for its quantiles
+_Draws = dict[str, tuple[M2AT, MixRatios]]
 
 
 @dataclass
 class _Variants:
     """A batch, attacked once, as several variants of M2AT train on it.
 
-    Attributes:
-        threat_model (ThreatModel): Norm and radius.
-        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-        labels (Tensor): True labels, int64, shape (N, ).
-        perturbation (Tensor): That of the train attack, shape (N, C, H, W).
-        own (str): The config's options that are not the plain ones.
-        draws (dict[str, MixRatios]): Masks, ratios and partners by variant.
-        mixed (dict[str, MixedBatch]): Training images by variant.
-        kept (dict[str, Tensor]): The perturbation in them.
+    Images are RGB in [0, 1], shape (N, C, H, W). By variant there are masks,
+    ratios and partners, training images, and the perturbation in them.
+    ``own`` names the config's options that are not the plain ones.
     """
 
     threat_model: ThreatModel
@@ -70,12 +57,7 @@ class _Variants:
     def of(
         cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
     ) -> Self:
-        """Attack a batch and mix it by each variant.
-
-        Args:
-            model (AdversarialClassifier): In eval mode, with method M2AT.
-            images (Tensor): Clean images in [0, 1], shape (N, C, H, W).
-            labels (Tensor): int64, shape (N, ).
+        """Attack images in [0, 1], and mix them by each variant.
 
         Raises:
             ValueError: The model's method is not M2AT.
@@ -102,9 +84,7 @@ class _Variants:
         )
 
     @staticmethod
-    def _variants(
-        own: M2AT, images: Tensor
-    ) -> dict[str, tuple[M2AT, MixRatios]]:
+    def _variants(own: M2AT, images: Tensor) -> _Draws:
         """The variants by name, with draws that can be compared."""
         raise NotImplementedError
 
@@ -116,15 +96,10 @@ class MaskKinds(_Variants):
     """
 
     @staticmethod
-    def _variants(
-        own: M2AT, images: Tensor
-    ) -> dict[str, tuple[M2AT, MixRatios]]:
+    def _variants(own: M2AT, images: Tensor) -> _Draws:
         ratio = own.draw(images).ratio
         masks = {one: draw_masks(one, images, own.patch_size) for one in MASKS}
-        return {
-            kind: (M2AT(), MixRatios(mask, ratio))
-            for kind, mask in masks.items()
-        }
+        return {k: (M2AT(), MixRatios(v, ratio)) for k, v in masks.items()}
 
 
 class MethodOptions(_Variants):
@@ -135,33 +110,29 @@ class MethodOptions(_Variants):
     """
 
     @staticmethod
-    def _variants(
-        own: M2AT, images: Tensor
-    ) -> dict[str, tuple[M2AT, MixRatios]]:
+    def _variants(own: M2AT, images: Tensor) -> _Draws:
         masks: dict[str, Any] = dict(mask=own.mask, patch_size=own.patch_size)
         methods = {k: M2AT(**masks, **given) for k, given in VARIANTS.items()}
-        draws = methods['plain'].draw(images)
-        return {
-            name: (method, _for_method(draws, method))
-            for name, method in {**methods, _OWN: own}.items()
-        }
-
-
-def _for_method(draws: MixRatios, method: M2AT) -> MixRatios:
-    """Plain draws, with ratio and partners as a method's options say."""
-    ratio, partner = draws.ratio, None
-    if method.mix_alpha != 1:
-        alpha = torch.tensor(float(method.mix_alpha))
-        sample = torch.distributions.Beta(alpha, alpha).sample((_SAMPLES,))
-        # The plain ratio is uniform, so it says the quantile.
-        ratio = torch.quantile(sample.to(ratio), ratio)
-    if method.pairing == 'batch':
-        partner = torch.arange(len(ratio), device=ratio.device).roll(-1)
-    return MixRatios(draws.mask, ratio, partner)
+        mask, plain, _ = methods['plain'].draw(images)
+        found = {}
+        for name, method in {**methods, _OWN: own}.items():
+            ratio, partner = plain, None
+            if method.mix_alpha != 1:
+                alpha = torch.tensor(float(method.mix_alpha))
+                beta = torch.distributions.Beta(alpha, alpha)
+                # The plain ratio is uniform, so it says the quantile.
+                sample = beta.sample((_SAMPLES,)).to(plain)
+                ratio = torch.quantile(sample, plain)
+            if method.pairing == 'batch':
+                partner = torch.arange(len(plain), device=plain.device).roll(
+                    -1
+                )
+            found[name] = method, MixRatios(mask, ratio, partner)
+        return found
 
 
 def draw_mask_kinds(
-    batch: MaskKinds, classes: Classes = None, note: str = ''
+    batch: MaskKinds, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw a row per image: the perturbation, and each kind of mask.
 
@@ -174,29 +145,27 @@ def draw_mask_kinds(
     titles = ['clean', 'perturbation']
     for kind in MASKS:
         titles += [f'mask={kind!r}', 'kept']
-    heading = make_heading('Masks of M2AT', batch.threat_model, note)
+    heading = panels.heading('Masks of M2AT', batch.threat_model, note)
     size = (1.5 * columns, 1.64 * num + 0.65)
-    figure, axes = make_grid((num, columns), size, titles, heading)
-    full = amplitude(batch.threat_model, batch.perturbation)
-    for row, line in enumerate(axes):
-        label = class_name(batch.labels[row], classes)
-        show_panel(line[0], batch.clean[row], label)
-        text = f'mixing ratio {batch.draws[MASKS[0]].ratio[row]:.2f}'
-        show_panel(line[1], amplified(batch.perturbation[row], full), text)
-        for place, kind in enumerate(MASKS):
-            mask, share = (
-                batch.draws[kind].mask[row],
-                batch.mixed[kind].kept_share,
-            )
-            first, second = line[2 * place + 2 : 2 * place + 4]
-            show_panel(first, mask, f'covers {mask.mean():.2f}')
-            kept = amplified(batch.kept[kind][row], full)
-            show_panel(second, kept, f'keeps {share[row]:.2f}')
+    figure, axes = panels.grid((num, columns), size, titles, heading)
+    full = panels.amplitude(batch.threat_model, batch.perturbation)
+    for row, (clean, change, *rest) in enumerate(axes):
+        label = panels.class_name(batch.labels[row], classes)
+        panels.show(clean, batch.clean[row], label)
+        whole = panels.amplified(batch.perturbation[row], full)
+        ratio = batch.draws[MASKS[0]].ratio[row]
+        panels.show(change, whole, f'mixing ratio {ratio:.2f}')
+        for first, second, kind in zip(rest[::2], rest[1::2], MASKS):
+            mask = batch.draws[kind].mask[row]
+            panels.show(first, mask, f'covers {mask.mean():.2f}')
+            kept = panels.amplified(batch.kept[kind][row], full)
+            share = batch.mixed[kind].kept_share[row]
+            panels.show(second, kept, f'keeps {share:.2f}')
     return figure
 
 
 def draw_method_options(
-    batch: MethodOptions, classes: Classes = None, note: str = ''
+    batch: MethodOptions, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw two rows per image: its training images, the perturbation in them.
 
@@ -205,39 +174,38 @@ def draw_method_options(
     kept of the perturbation, and the training target.
     """
     num, columns = len(batch.clean), len(batch.mixed) + 1
-    heading = make_heading('Options of M2AT', batch.threat_model, note)
-    figure, axes = make_grid(
+    heading = panels.heading('Options of M2AT', batch.threat_model, note)
+    figure, axes = panels.grid(
         (2 * num, columns),
         (1.6 * columns, 3.35 * num + 0.9),
         ['clean', *batch.mixed],
         f'{heading}\n{_OWN}: {batch.own}',
     )
-    full = amplitude(batch.threat_model, torch.stack([*batch.kept.values()]))
-    for row in range(num):
-        top, below = axes[2 * row : 2 * row + 2]
-        name = class_name(batch.labels[row], classes)
-        show_panel(top[0], batch.clean[row], f'label: {name}')
+    kept = torch.stack([*batch.kept.values()])
+    full = panels.amplitude(batch.threat_model, kept)
+    for row, (top, below) in enumerate(zip(axes[::2], axes[1::2])):
+        name = panels.class_name(batch.labels[row], classes)
+        panels.show(top[0], batch.clean[row], f'label: {name}')
         below[0].set_axis_off()
         top[1].set_ylabel('training image', fontsize=9)
         below[1].set_ylabel('perturbation in it', fontsize=9)
         for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
-            show_panel(top[column], mixed.images[row])
-            show_panel(
+            panels.show(top[column], mixed.images[row])
+            target = _describe_target(mixed.target[row], classes)
+            panels.show(
                 below[column],
-                amplified(batch.kept[variant][row], full),
-                f'keeps {mixed.kept_share[row]:.2f}, target:\n'
-                f'{_describe_target(mixed.target[row], classes)}',
+                panels.amplified(batch.kept[variant][row], full),
+                f'keeps {mixed.kept_share[row]:.2f}, target:\n{target}',
             )
     return figure
 
 
-def _describe_target(target: Tensor, classes: Classes) -> str:
+def _describe_target(target: Tensor, classes: panels.Classes) -> str:
     """The two likeliest classes, where there are two."""
-    values, indices = target.topk(2)
-    lines = [
-        f'{class_name(index, classes)} {100 * value:.0f} %'
-        for value, index in zip(values, indices)
-    ]
+    first = panels.likeliest(target, classes)
+    rest = target.clone()
+    rest[target.argmax()] = 0
     # Equal to the rest, as smoothed labels are, it is not one of two.
-    rest = target.sum() - values[0]
-    return '\n'.join(lines) if values[1] > 0.99 * rest > 0 else lines[0]
+    if rest.max() > 0.99 * rest.sum() > 0:
+        return f'{first}\n{panels.likeliest(rest, classes)}'
+    return first

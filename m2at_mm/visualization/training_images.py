@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -13,16 +14,7 @@ from m2at_mm.attacks import ThreatModel, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.methods import TrainingBatch, one_hot
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.visualization.rendering import (
-    Classes,
-    amplified,
-    amplitude,
-    class_name,
-    describe_scores,
-    make_grid,
-    make_heading,
-    show_panel,
-)
+from m2at_mm.visualization import panels
 
 
 @dataclass
@@ -30,23 +22,14 @@ class TrainingImages:
     """What a method makes of a batch, with the predictions on it.
 
     What the method lacks is None: without a train attack only the clean
-    images are left.
+    images are left. Images are RGB in [0, 1], shape (N, C, H, W); scores and
+    targets are probabilities, shape (N, K).
 
     Attributes:
         method (str): The name of its class.
-        threat_model (ThreatModel): Norm and radius.
-        clean (Tensor): Images, RGB in [0, 1], shape (N, C, H, W).
-        labels (Tensor): True labels, int64, shape (N, ).
-        clean_scores (Tensor): Predicted probabilities, shape (N, K).
-        adversarial (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
-        adversarial_scores (Tensor, optional): Predicted probabilities, shape
-            (N, K).
-        training (Tensor, optional): RGB in [0, 1], shape (N, C, H, W).
-        target (Tensor, optional): Targets of the training images,
-            probabilities, shape (N, K).
+        target (Tensor, optional): Targets of the training images.
         keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
-        kept (Tensor, optional): The perturbation in the training images,
-            shape (N, C, H, W).
+        kept (Tensor, optional): The perturbation in the training images.
     """
 
     method: str
@@ -65,51 +48,39 @@ class TrainingImages:
     def of(
         cls, model: AdversarialClassifier, images: Tensor, labels: Tensor
     ) -> TrainingImages:
-        """Attack a batch and make training images of it.
-
-        The model is in eval mode; images are in [0, 1], labels int64.
-        """
+        """Attack images in [0, 1], and have the method train on them."""
+        name, attack = type(model.method).__name__, model.train_attack
         threat_model = copy(model.threat_model)  # schedules change it
-        with torch.no_grad():
-            scores = model(images).softmax(1)
-        name = type(model.method).__name__
+        scores = _scores(model, images)
         found = cls(name, threat_model, images, labels, scores)
-        if model.train_attack is not None:
-            found.adversarial = model.train_attack(
-                model, images, labels, threat_model
-            )
-            with torch.no_grad():
-                scores = model(found.adversarial).softmax(1)
-            found.adversarial_scores = scores
-            if model.method.needs_attack:
-                found._train(model, found.adversarial)
-        return found
+        if attack is None:
+            return found
+        adversarial = attack(model, images, labels, threat_model)
+        found.adversarial = adversarial
+        found.adversarial_scores = _scores(model, adversarial)
+        if not model.method.needs_attack:
+            return found
 
-    def _train(
-        self, model: AdversarialClassifier, adversarial: Tensor
-    ) -> None:
         def batch_of(attacked: Tensor) -> TrainingBatch:
             return model.method.training_batch(
-                model, lambda *_: attacked, self.clean, self.labels
+                model, lambda *_: attacked, images, labels
             )
 
         # With another image in it, the change is more than the perturbation:
         # the same draws without one tell which part of it is.
-        with own_random_stream(self.clean.device):
-            unattacked = batch_of(self.clean)
+        with own_random_stream(images.device):
+            unattacked = batch_of(images)
         batch = batch_of(adversarial)
-        self.training = batch.images
-        self.target = one_hot(batch.target, model.num_classes)
+        found.training, found.keep_map = batch.images, batch.keep_map
+        found.target = one_hot(batch.target, model.num_classes)
         if batch.keep_map is not None:
-            self.keep_map = batch.keep_map
-            self.kept = batch.images - unattacked.images
+            found.kept = batch.images - unattacked.images
+        return found
 
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""
-        tensors = {
-            one.name: getattr(self, one.name)[:num]
-            for one in fields(self)
-            if isinstance(getattr(self, one.name), Tensor)
+        tensors: dict[str, Any] = {
+            k: v[:num] for k, v in vars(self).items() if isinstance(v, Tensor)
         }
         return replace(self, **tensors)
 
@@ -117,36 +88,37 @@ class TrainingImages:
         """Whether each image is right only without attack, None if unknown."""
         if self.adversarial_scores is None:
             return None
-        right = predicted_labels(self.clean_scores) == self.labels
-        return right & (
-            predicted_labels(self.adversarial_scores) != self.labels
+        clean, attacked = (
+            predicted_labels(one) == self.labels
+            for one in (self.clean_scores, self.adversarial_scores)
         )
+        return clean & ~attacked
 
     def columns(self) -> dict[str, Tensor]:
         """Panels by their titles, each (N, C or 1, H, W) in [0, 1]."""
-        panels = {'clean': self.clean}
+        shown = {'clean': self.clean}
         if self.adversarial is not None:
             perturbation = self.adversarial - self.clean
-            full = amplitude(self.threat_model, perturbation)
+            full = panels.amplitude(self.threat_model, perturbation)
             if self.keep_map is not None:
-                panels['mask (share kept)'] = self.keep_map
-            panels['perturbation'] = amplified(perturbation, full)
+                shown['mask (share kept)'] = self.keep_map
+            shown['perturbation'] = panels.amplified(perturbation, full)
             if self.kept is not None:
-                panels['kept perturbation'] = amplified(self.kept, full)
+                shown['kept perturbation'] = panels.amplified(self.kept, full)
         if self.training is not None:
-            panels['training image'] = self.training
-        return panels
+            shown['training image'] = self.training
+        return shown
 
-    def describe(self, row: int, classes: Classes) -> str:
+    def describe(self, row: int, classes: panels.Classes) -> str:
         """Label, predictions and training target of an image, in lines."""
         label = int(self.labels[row])
-        name = class_name(label, classes)
+        name = panels.class_name(label, classes)
         lines = [
             f'label: {name}',
-            f'clean: {describe_scores(self.clean_scores[row], classes)}',
+            f'clean: {panels.likeliest(self.clean_scores[row], classes)}',
         ]
         if self.adversarial_scores is not None:
-            attacked = describe_scores(self.adversarial_scores[row], classes)
+            attacked = panels.likeliest(self.adversarial_scores[row], classes)
             lines.append(f'attacked: {attacked}')
         if self.keep_map is not None:
             lines.append(f'kept share: {self.keep_map[row].mean():.2f}')
@@ -156,33 +128,38 @@ class TrainingImages:
         return '\n'.join(lines)
 
 
+@torch.no_grad()
+def _scores(model: AdversarialClassifier, images: Tensor) -> Tensor:
+    scores: Tensor = model(images).softmax(1)
+    return scores
+
+
 def draw_training_images(
-    batch: TrainingImages, classes: Classes = None, note: str = ''
+    batch: TrainingImages, classes: panels.Classes = None, note: str = ''
 ) -> Figure:
     """Draw a row per image.
 
-    The columns are the clean image, M2AT's mask weighted by the mixing ratio
-    (white where the whole perturbation is kept), the perturbation and its
-    kept part, both amplified so that +-eps fills the scale (under l2, their
-    largest value), and the training image, as far as the method has them.
-    The text gives the predictions before and after the train attack, and the
-    training target.
+    As far as the method has them, the columns are the clean image, M2AT's mask
+    weighted by the mixing ratio (white where the whole perturbation is kept),
+    the perturbation and its kept part, both amplified so that +-eps fills the
+    scale (under l2, their largest value), and the training image. The text
+    gives the predictions before and after the attack, and the target.
     """
     num, columns = len(batch.clean), batch.columns()
-    width = 1.75 * len(columns) + 2.2
-    figure, axes = make_grid(
+    # The title of a picture with one column needs more.
+    width = max(1.75 * len(columns) + 2.2, 5.0)
+    figure, axes = panels.grid(
         (num, len(columns) + 1),
-        # The title of a picture with one column needs more.
-        (max(width, 5.0), 1.45 * num + 0.8),
+        (width, 1.45 * num + 0.8),
         columns,
-        make_heading(batch.method, batch.threat_model, note),
+        panels.heading(batch.method, batch.threat_model, note),
         fontsize=10,
         width_ratios=[1] * len(columns) + [1.5],
     )
     place = dict(va='center', fontsize=9, parse_math=False)
     for row, line in enumerate(axes):
-        for panels, axis in zip(columns.values(), line):
-            show_panel(axis, panels[row])
+        for images, axis in zip(columns.values(), line):
+            panels.show(axis, images[row])
         line[-1].set_axis_off()
         line[-1].text(0.0, 0.5, batch.describe(row, classes), **place)
     return figure

@@ -3,26 +3,28 @@
     python tests/data/train_robust_network.py data/cifar10
 
 Adversarial training with one step from a random start (arXiv 2001.03994), five
-minutes on one core. Interrupted, the same command continues after the last
-complete epoch.
+minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import Any
 
-import mmpretrain.models  # noqa: F401, registers what is built
 import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import MMLogger
-from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
 from m2at_mm.attacks import FGSM, ThreatModel, pgd
 from m2at_mm.data_preprocessors.augment import RandomCropAndFlip
 from m2at_mm.datasets import CIFAR10
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from tiny import build_network
 
 FILE = Path(__file__).with_name('robust_resnet18_w8.pth')
 THREAT_MODEL = ThreatModel('linf', '8/255')
@@ -37,28 +39,6 @@ LEARNING_RATES = (0.008, 0.2, 0.1564)
 MOMENTA = (0.95, 0.85, 0.8718)
 
 
-def build_network(width: int) -> nn.Module:
-    """A CIFAR ResNet-18 from images in [0, 1] to logits."""
-    return MODELS.build(
-        dict(
-            type='mmpretrain.ImageClassifier',
-            backbone=dict(
-                type='mmpretrain.ResNet_CIFAR',
-                depth=18,
-                base_channels=width,
-                stem_channels=width,
-                zero_init_residual=False,
-            ),
-            neck=dict(type='mmpretrain.GlobalAveragePooling'),
-            head=dict(
-                type='mmpretrain.LinearClsHead',
-                num_classes=10,
-                in_channels=8 * width,
-            ),
-        )
-    )
-
-
 def read_images(root: str, split: str, num: int) -> tuple[Tensor, Tensor]:
     """Images, uint8 of shape (N, 3, 32, 32), and labels."""
     data = CIFAR10(root, split=split, val_size=10, indices=num)
@@ -68,10 +48,7 @@ def read_images(root: str, split: str, num: int) -> tuple[Tensor, Tensor]:
 
 
 def train_epoch(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: tuple[Tensor, Tensor],
-    done: int,
+    net: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor], done: int
 ) -> int:
     """Train for an epoch or what is left; the iterations that are done."""
     augment = RandomCropAndFlip(crop_padding=4, flip_prob=0.5)
@@ -119,29 +96,15 @@ def main() -> None:
     optimizer = torch.optim.SGD(
         net.parameters(), 0.1, momentum=0.9, weight_decay=1e-4, nesterov=True
     )
-    done, unfinished = 0, FILE.with_suffix('.unfinished')
-    if unfinished.is_file():
-        saved = torch.load(unfinished, weights_only=True)
-        torch.set_rng_state(saved['random'])
-        net.load_state_dict(saved['net'])
-        optimizer.load_state_dict(saved['optimizer'])
-        done = saved['done']
+    done = 0
     while done < ITERATIONS[-1]:
         done = train_epoch(net, optimizer, data, done)
-        saved = dict(
-            net=net.state_dict(),
-            optimizer=optimizer.state_dict(),
-            random=torch.get_rng_state(),
-            done=done,
-        )
-        torch.save(saved, unfinished)
         print(f'iteration {done}:', *accuracies(net, *test), flush=True)
     half = {
         key: value.half() if value.is_floating_point() else value
         for key, value in net.state_dict().items()
     }
     torch.save(dict(state_dict=half), FILE)
-    unfinished.unlink()
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,16 +13,11 @@ from torch import Tensor, nn
 
 from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
 
-PREACT = ['layer1', 'layer2', 'layer3', 'layer4'], 'shortcut.0', 'bn'
+PREACT = [f'layer{k}' for k in (1, 2, 3, 4)], 'shortcut.0', 'bn'
 WIDE = [f'block{k}.layer' for k in (1, 2, 3)], 'convShortcut', 'bn1'
 
 
-def published(
-    state: dict[str, Tensor],
-    x: Tensor,
-    act: Callable[[Tensor], Tensor],
-    names: tuple[list[str], str, str],
-) -> Tensor:
+def published(state: dict, x: Tensor, act: Any, names: Any) -> Tensor:
     """The features by the papers' formulas, from the weights alone."""
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -52,36 +47,61 @@ def published(
     return norm(x, last_norm)
 
 
+@pytest.mark.parametrize('size', [32, 64])
 @pytest.mark.parametrize('act', ['relu', 'silu'])
 @pytest.mark.parametrize(
-    ('kind', 'settings', 'names'),
+    ('net', 'names', 'channels', 'factor'),
     [
-        (PreActResNet_CIFAR, dict(depth=18, base_channels=8), PREACT),
-        (PreActResNet_CIFAR, dict(depth=50, base_channels=4), PREACT),
-        (WideResNet_CIFAR, dict(depth=16, widen_factor=1), WIDE),
+        (partial(PreActResNet_CIFAR, 18, 8), PREACT, 64, 8),
+        (partial(PreActResNet_CIFAR, 50, 4), PREACT, 128, 8),
+        (partial(WideResNet_CIFAR, 16, 1), WIDE, 64, 4),
+        (partial(WideResNet_CIFAR, 10, 2, drop_rate=0.3), WIDE, 128, 4),
     ],
-    ids=['preact-18', 'preact-50', 'wide'],
+    ids=['preact-18', 'preact-50', 'wide', 'dropout'],
 )
 def test_forward_is_that_of_the_published_network(
-    kind: Any, settings: dict, names: Any, act: str
+    net: Any, names: Any, channels: int, factor: int, act: str, size: int
 ) -> None:
     torch.manual_seed(0)
-    if act == 'silu':
-        settings = dict(settings, act_cfg=dict(type='SiLU'))
-    net = kind(**settings)
+    net = net(act_cfg=dict(type='SiLU') if act == 'silu' else None)
     net.init_weights()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.uniform_(-0.5, 0.5)
             module.running_var.uniform_(0.5, 1.5)
-    x = torch.rand(2, 3, 32, 32)
+    x = torch.rand(2, 3, size, size)
     with torch.no_grad():
         (features,) = net.eval()(x)
         expected = published(net.state_dict(), x, getattr(F, act), names)
     torch.testing.assert_close(features, expected)
+    assert features.shape == (2, channels, size // factor, size // factor)
+    assert act == 'silu' or (features >= 0).all()
 
 
-def test_frozen_stages() -> None:
+@pytest.mark.parametrize(
+    ('kind', 'depth', 'width', 'channels', 'parameters'),
+    [
+        (PreActResNet_CIFAR, 18, 64, 512, 11172170),
+        (PreActResNet_CIFAR, 34, 64, 512, 21280330),
+        (PreActResNet_CIFAR, 50, 64, 2048, 23513162),
+        (WideResNet_CIFAR, 28, 10, 640, 36479194),
+        (WideResNet_CIFAR, 34, 10, 640, 46160474),
+        (WideResNet_CIFAR, 34, 20, 1280, 184531674),
+    ],
+)
+def test_published_size(
+    kind: Any, depth: int, width: int, channels: int, parameters: int
+) -> None:
+    """With the layer to 10 classes; the widths 64 and 10 are the default."""
+    cfg = dict(type=f'm2at_mm.{kind.__name__}', depth=depth)
+    with torch.device('meta'):
+        net = kind(depth, width) if width == 20 else MODELS.build(cfg)
+    assert type(net) is kind
+    own = sum(parameter.numel() for parameter in net.parameters())
+    assert own + 10 * channels + 10 == parameters
+
+
+def test_what_is_not_trained() -> None:
     net = PreActResNet_CIFAR(18, base_channels=4, frozen_stages=1)
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert frozen and all(n.startswith(('conv1', 'layer1')) for n in frozen)
@@ -90,18 +110,8 @@ def test_frozen_stages() -> None:
     net = WideResNet_CIFAR(10, 1, frozen_stages=0)
     frozen = [n for n, p in net.named_parameters() if not p.requires_grad]
     assert frozen == ['conv1.weight']
-
-
-def test_norm_eval() -> None:
     net = PreActResNet_CIFAR(18, base_channels=4, norm_eval=True).train()
     assert not net.bn.training and net.training
-
-
-@pytest.mark.parametrize('kind', [PreActResNet_CIFAR, WideResNet_CIFAR])
-def test_built_from_a_config(kind: Any) -> None:
-    with torch.device('meta'):
-        net = MODELS.build(dict(type=f'm2at_mm.{kind.__name__}', depth=34))
-    assert type(net) is kind
 
 
 @pytest.mark.parametrize(

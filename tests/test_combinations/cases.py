@@ -8,6 +8,7 @@ from itertools import combinations, product
 from typing import Any
 
 from allpairspy import AllPairs
+from tiny import RECIPES
 
 AXES: dict[str, list[Any]] = {
     'ranks': [1, 2],
@@ -18,17 +19,7 @@ AXES: dict[str, list[Any]] = {
     'images': ['3x16x16', '1x16x16', '4x16x16', '3x16x24', 'one left'],
     'network': ['linear', 'arcface', 'stacked', 'vit', 'no neck', 'squeezed'],
     'loss': ['ce', 'smooth', 'bce', 'seesaw'],
-    'method': [
-        'Standard',
-        'PGDAT',
-        'M2AT',
-        'M2AT pairs',
-        'TRADES',
-        'MART',
-        'AVmixup',
-        'IAT',
-        'FreeAT',
-    ],
+    'method': ['Standard', 'PGDAT', 'M2AT', 'M2AT pairs', *[*RECIPES][3:]],
     'attack': ['pgd', 'pgd l2', 'margin', 'batch norms', 'fgsm', 'n-fgsm'],
     'evaluated': ['pgd', 'apgd-ce', 'nothing'],
     'hook': ['none', 'schedule', 'guard', 'early stopping', 'reduce rate'],
@@ -38,13 +29,18 @@ AXES: dict[str, list[Any]] = {
     'style': ['names', 'classes', 'objects'],
 }
 Case = dict[str, Any]
+PLAIN = {name: values[0] for name, values in AXES.items()}
 _BY_EPOCH = ('epochs', 'stock epochs')
 # Their targets are probabilities, whatever the labels are.
 _SOFT_METHODS = ('M2AT', 'M2AT pairs', 'AVmixup', 'IAT')
 
 
 def refusal(case: Case) -> str | None:
-    """What the error must say, None where the combination must work."""
+    """What the error must say, None where the combination must work.
+
+    The axes of a part of a combination that are left open refuse nothing.
+    """
+    case = dict.fromkeys(AXES) | case
     soft = case['labels'] in ('mixup', 'smoothed')
     if case['loss'] == 'seesaw' and (soft or case['method'] in _SOFT_METHODS):
         return 'SeesawLoss'
@@ -56,31 +52,27 @@ def refusal(case: Case) -> str | None:
         return 'only support by_epoch'
     if (case['hook'], case['method']) == ('schedule', 'Standard'):
         return 'would change nothing'
-    if case['sampler'] == 'infinite' and case['loop'] in _BY_EPOCH:
-        return 'InfiniteSampler'
-    if (case['sampler'], case['hook']) == ('infinite', 'reduce rate'):
-        # The one takes no epochs, the other nothing else.
+    # It takes no epochs.
+    needs_epochs = case['hook'] == 'reduce rate' or case['loop'] in _BY_EPOCH
+    if case['sampler'] == 'infinite' and needs_epochs:
         return 'InfiniteSampler'
     return None
-
-
-def _partial(**values: Any) -> Case:
-    return {name: values.get(name) for name in AXES}
 
 
 def all_pairs() -> Iterator[Case]:
     """Each pair of values of two axes, the other axes left open."""
     for one, other in combinations(AXES, 2):
         for first, second in product(AXES[one], AXES[other]):
-            yield _partial(**{one: first, other: second})
+            yield {one: first, other: second}
+
+
+def is_covered(pair: Case, cases: list[Case]) -> bool:
+    """Whether a combination has the pair's values."""
+    return any(pair.items() <= case.items() for case in cases)
 
 
 #: Combinations that must be refused; the axes left open are plain.
-REFUSED = [
-    {name: pair[name] or AXES[name][0] for name in AXES}
-    for pair in all_pairs()
-    if refusal(pair) is not None
-]
+REFUSED = [PLAIN | pair for pair in all_pairs() if refusal(pair)]
 
 
 def pairwise(seed: int) -> list[Case]:
@@ -94,14 +86,13 @@ def pairwise(seed: int) -> list[Case]:
     values.update(ranks=[2, 1], run=['killed', 'whole'])
 
     def allowed(row: list[Any]) -> bool:
-        return refusal(_partial(**dict(zip(AXES, row)))) is None
+        return refusal(dict(zip(AXES, row))) is None
 
     rows = AllPairs(list(values.values()), filter_func=allowed)
     cases = [dict(zip(AXES, row)) for row in rows]
     # It gives a pair up where what it has chosen so far rules it out.
     for pair in all_pairs():
-        known = refusal(pair) or any(covers(case, pair) for case in cases)
-        if not known:
+        if not refusal(pair) and not is_covered(pair, cases):
             cases.append(_completed(pair, rng))
     return cases
 
@@ -110,15 +101,7 @@ def _completed(pair: Case, rng: random.Random) -> Case:
     """A combination with the pair's values; the other ones are drawn."""
     for _ in range(10_000):
         drawn = {name: rng.choice(AXES[name]) for name in AXES}
-        drawn.update(ranks=1, run='whole')
-        drawn.update({n: v for n, v in pair.items() if v is not None})
+        drawn |= dict(ranks=1, run='whole') | pair
         if refusal(drawn) is None:
             return drawn
     raise ValueError(f'no combination has {pair}: list it in refusal()')
-
-
-def covers(case: Case, pair: Case) -> bool:
-    """Whether the pair's two values are the combination's."""
-    return all(
-        value is None or case[name] == value for name, value in pair.items()
-    )

@@ -29,11 +29,7 @@ class DrawnImages(BaseDataset):
     METAINFO = dict(classes=CLASSES)
 
     def __init__(
-        self,
-        number: int,
-        shape: tuple[int, int, int],
-        one_hot: bool = False,
-        **kwargs: Any,
+        self, number: int, shape: Any, one_hot: bool = False, **kwargs: Any
     ) -> None:
         self.number, self.shape, self.one_hot = number, shape, one_hot
         super().__init__(ann_file='', **kwargs)
@@ -41,6 +37,7 @@ class DrawnImages(BaseDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """Draw all images, from a seed of their own."""
         rng = np.random.default_rng(0)
+        scores = torch.eye(len(CLASSES), dtype=torch.int64)
         samples = []
         for index in range(self.number):
             label = index % len(CLASSES)
@@ -48,9 +45,7 @@ class DrawnImages(BaseDataset):
             image = (noise + 90 * label).astype(np.uint8)
             samples.append(dict(img=image, gt_label=label, sample_idx=index))
             if self.one_hot:
-                samples[-1]['gt_score'] = torch.eye(3, dtype=torch.int64)[
-                    label
-                ]
+                samples[-1]['gt_score'] = scores[label]
         return samples
 
 

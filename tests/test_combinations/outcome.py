@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from interrupted_runs import KillAt, KilledError
 from mmengine import dist
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner, set_random_seed
 from quick_autoattack import quick_autoattack
-from torch import Tensor
 
 from m2at_mm import registry
 from m2at_mm.model_wrappers import bare_model
 
 from .cases import Case
-from .training import KillAt, KilledError, Seen, build_config
+from .training import Seen, build_config
 
 _REGISTRIES = ('MODELS', 'DATASETS', 'TASK_UTILS', 'HOOKS', 'METRICS')
 
@@ -92,26 +92,20 @@ def run(case: Case, folder: Path) -> list[str]:
     """Train, and list what is not as it should be."""
     seen = Seen()
     runner = _train(case, folder / 'whole', seen)
-    problems = _losses(seen) + _images(case, runner, seen)
-    problems += _accuracy(runner)
+    finite = seen.losses and all(map(math.isfinite, seen.losses))
+    problems = [] if finite else [f'losses {seen.losses}']
+    problems += _images(case, runner, seen) + _accuracy(runner)
     if case['run'] == 'killed':
         problems += _killed(case, folder, runner)
     return problems
-
-
-def _losses(seen: Seen) -> list[str]:
-    finite = all(math.isfinite(loss) for loss in seen.losses)
-    return [] if finite and seen.losses else [f'losses {seen.losses}']
 
 
 def _images(case: Case, runner: Runner, seen: Seen) -> list[str]:
     """Each image once per epoch, over all ranks."""
     dataset = runner.train_dataloader.dataset
     count = len(dataset)
-    expected = Counter(
-        int(dataset[index]['data_samples'].get('sample_idx'))
-        for index in range(count)
-    )
+    samples = [dataset[index]['data_samples'] for index in range(count)]
+    expected = Counter(int(one.get('sample_idx')) for one in samples)
     ranks = dist.all_gather_object(seen.images)
     # Samplers deal the images out in turn.
     turns = [image for turn in zip(*ranks) for image in turn]
@@ -130,16 +124,12 @@ def _images(case: Case, runner: Runner, seen: Seen) -> list[str]:
     return problems if epochs else ['no epoch was complete']
 
 
-def _trained(runner: Runner) -> Any:
-    return bare_model(runner.model)
-
-
 def _validated(runner: Runner) -> Any:
     """What was validated last: the averaged network if there is one."""
     for hook in runner.hooks:
         if isinstance(hook, EMAHook):
             return hook.ema_model.module
-    return _trained(runner)
+    return bare_model(runner.model)
 
 
 def _accuracy(runner: Runner) -> list[str]:
@@ -152,7 +142,7 @@ def _accuracy(runner: Runner) -> list[str]:
         # Two of the same: some networks take no single image.
         inputs = torch.stack([sample['inputs']] * 2).float() / 255
         with torch.no_grad():
-            logits: Tensor = model(inputs)
+            logits = model(inputs)
         right += int(logits[0].argmax() == sample['data_samples'].gt_label)
     counted = 100 * right / len(dataset)
     logged = runner.message_hub.get_scalar('val/robust/clean').current()
@@ -172,11 +162,9 @@ def _killed(case: Case, folder: Path, whole: Runner) -> list[str]:
         return [f'the training was not interrupted before {first}']
     resumed = _train(case, folder / 'killed')
     problems = []
-    for kind in (_trained, _validated):
+    for kind in (lambda runner: bare_model(runner.model), _validated):
         one, other = (kind(each).state_dict() for each in (whole, resumed))
         names = [key for key in one if not torch.equal(one[key], other[key])]
         if names:
-            problems.append(
-                f'{kind.__name__}: after resuming, {names[:3]} differ'
-            )
+            problems.append(f'after resuming, {names[:3]} differ')
     return problems

@@ -7,20 +7,29 @@ import traceback
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from two_processes import on_two_processes
 
 from m2at_mm.hooks import RNGStateHook
 
-from .cases import AXES, REFUSED, Case, all_pairs, covers, pairwise, refusal
+from .cases import (
+    AXES,
+    PLAIN,
+    REFUSED,
+    Case,
+    all_pairs,
+    is_covered,
+    pairwise,
+    refusal,
+)
 from .outcome import build_runner, run
 from .training import Seen
 
 CASES = pairwise(seed=0)
 ALONE = [case for case in CASES if case['ranks'] == 1]
 TOGETHER = [case for case in CASES if case['ranks'] == 2]
-PLAIN = {name: values[0] for name, values in AXES.items()}
 
 
 def _title(case: Case) -> str:
@@ -29,10 +38,7 @@ def _title(case: Case) -> str:
 
 def test_every_pair_is_covered(record_property: Any) -> None:
     pairs = [pair for pair in all_pairs() if refusal(pair) is None]
-    missing = [
-        pair for pair in pairs if not any(covers(c, pair) for c in CASES)
-    ]
-    assert missing == []
+    assert [pair for pair in pairs if not is_covered(pair, CASES)] == []
     record_property('pairs', f'{len(CASES)} combinations, {len(pairs)} pairs')
 
 
@@ -61,9 +67,7 @@ def test_combinations_on_two_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('case', REFUSED, ids=_title)
-def test_what_cannot_work_is_refused_at_once(
-    case: Case, tmp_path: Path
-) -> None:
+def test_it_is_refused_at_once(case: Case, tmp_path: Path) -> None:
     seen = Seen()
     with pytest.raises(Exception, match=str(refusal(case))):
         runner = build_runner(case, tmp_path)
@@ -77,8 +81,6 @@ def test_a_broken_hook_is_found(
 ) -> None:
     case = dict(PLAIN, method='M2AT', run='killed')
     assert run(case, tmp_path / 'sound') == []
-    monkeypatch.setattr(
-        RNGStateHook, 'before_save_checkpoint', lambda *_, **__: None
-    )
+    monkeypatch.setattr(RNGStateHook, 'before_save_checkpoint', Mock())
     problems = run(case, tmp_path / 'broken')
     assert problems and all('after resuming' in one for one in problems)

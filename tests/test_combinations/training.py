@@ -8,12 +8,18 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from tiny import NORMS
 
 from .cases import Case
 from .drawn_images import CLASSES
 
-BATCH = 4
-EPOCHS = 2
+_LOOPS = {
+    'epochs': dict(
+        type='m2at_mm.ResumableEpochTrainLoop', max_epochs=2, val_interval=1
+    ),
+    'stock epochs': dict(by_epoch=True, max_epochs=2, val_interval=1),
+    'iterations': dict(by_epoch=False, max_iters=6, val_interval=3),
+}
 _PGD = dict(type='m2at_mm.PGD', steps=1)
 _ATTACKS: dict[str, dict[str, Any]] = {
     'pgd': _PGD,
@@ -33,15 +39,13 @@ _LOSSES = {
     'bce': dict(type='CrossEntropyLoss', use_sigmoid=True, use_soft=False),
     'seesaw': dict(type='SeesawLoss', num_classes=len(CLASSES)),
 }
-_DEFAULT_HOOKS = dict(
-    runtime_info='RuntimeInfoHook',
-    checkpoint='SafeCheckpointHook',
-    input_check='InputCheckHook',
-    rng_state='RNGStateHook',
-    sync_buffers='SyncBuffersHook',
-    overfitting='RobustOverfittingHook',
-    preemption='PreemptionHook',
-)
+_HOOKS = 'InputCheck RNGState SyncBuffers RobustOverfitting Preemption'
+_WRAPPERS: dict[str, dict[str, Any]] = {
+    'plain': {},
+    # Over whole epochs, which a resume needs.
+    'accumulating': dict(accumulative_counts=3),
+    'awp': dict(type='m2at_mm.AWPOptimWrapper'),
+}
 _AVERAGES = dict(ema='ExponentialMovingAverage', swa='StochasticWeightAverage')
 _WATCHED = dict(monitor='robust/clean', rule='greater')
 
@@ -56,30 +60,11 @@ class Seen(Hook):
         self.losses: list[float] = []
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict[str, Any] | None = None,
+        self, runner: Runner, *_: Any, data_batch: Any, outputs: Any, **__: Any
     ) -> None:
         samples = data_batch['data_samples']
         self.images += [int(one.get('sample_idx', -1)) for one in samples]
         self.losses += [float(v) for k, v in outputs.items() if 'loss' in k]
-
-
-class KilledError(Exception):
-    """The training is interrupted here."""
-
-
-class KillAt(Hook):
-    """Interrupts a training before an iteration."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        if runner.iter == self.iteration:
-            raise KilledError
 
 
 def _shape(case: Case) -> tuple[int, int, int]:
@@ -98,22 +83,23 @@ def _network(case: Case) -> dict[str, Any]:
     vit = dict(type='VisionTransformer', arch=arch, patch_size=4)
     vit.update(img_size=(height, width))
     squeezed = dict(type='SqueezingBackbone')
-    pooled = dict(type='GlobalAveragePooling')
-    stacked = dict(type='StackedLinearClsHead', mid_channels=[8])
-    backbone, neck, head, width = {
-        'linear': (cnn, pooled, dict(type='LinearClsHead'), 32),
-        'arcface': (cnn, pooled, dict(type='ArcFaceClsHead'), 32),
-        'stacked': (cnn, pooled, stacked, 32),
-        'vit': (vit, None, dict(type='VisionTransformerClsHead'), 16),
-        'no neck': (vit, None, dict(type='LinearClsHead'), 16),
-        'squeezed': (squeezed, None, dict(type='LinearClsHead'), 8),
+    backbone, head, width = {
+        'linear': (cnn, 'LinearClsHead', 32),
+        'arcface': (cnn, 'ArcFaceClsHead', 32),
+        'stacked': (cnn, 'StackedLinearClsHead', 32),
+        'vit': (vit, 'VisionTransformerClsHead', 16),
+        'no neck': (vit, 'LinearClsHead', 16),
+        'squeezed': (squeezed, 'LinearClsHead', 8),
     }[case['network']]
-    head.update(num_classes=len(CLASSES), in_channels=width)
+    settings: dict[str, Any] = dict(num_classes=len(CLASSES))
+    if case['network'] == 'stacked':
+        settings.update(mid_channels=[8])
+    settings.update(in_channels=width, loss=_LOSSES[case['loss']])
     return dict(
         type='ImageClassifier',
         backbone=dict(backbone, in_channels=channels),
-        neck=neck,
-        head=dict(head, loss=_LOSSES[case['loss']]),
+        neck=dict(type='GlobalAveragePooling') if backbone is cnn else None,
+        head=dict(settings, type=head),
     )
 
 
@@ -125,12 +111,8 @@ def _model(case: Case) -> dict[str, Any]:
         method.update(perturbed_label=0.7)
     if pairing:
         method.update(pairing='batch')
-    l2 = case['attack'] == 'pgd l2'
-    preprocessor: dict[str, Any] = dict(
-        mean=[120.0] * channels,
-        std=[60.0] * channels,
-        num_classes=len(CLASSES),
-    )
+    preprocessor: dict[str, Any] = dict(num_classes=len(CLASSES))
+    preprocessor.update(mean=[120.0] * channels, std=[60.0] * channels)
     if case['labels'] == 'mixup':
         mixup = dict(type='Mixup', alpha=0.8)
         preprocessor.update(batch_augments=dict(augments=mixup))
@@ -139,9 +121,7 @@ def _model(case: Case) -> dict[str, Any]:
         type='m2at_mm.AdversarialClassifier',
         classifier=_network(case),
         data_preprocessor=preprocessor,
-        threat_model=dict(
-            norm='l2' if l2 else 'linf', eps='128/255' if l2 else '8/255'
-        ),
+        threat_model=NORMS['l2' if case['attack'] == 'pgd l2' else 'linf'],
         method=method,
         train_attack=_ATTACKS[case['attack']],
         eval_attacks=attack and dict(attack=attack),
@@ -149,16 +129,17 @@ def _model(case: Case) -> dict[str, Any]:
     )
 
 
+def _images(case: Case, number: int, **settings: Any) -> dict[str, Any]:
+    images = dict(type='DrawnImages', number=number, shape=_shape(case))
+    return dict(images, pipeline=[dict(type='PackInputs')], **settings)
+
+
 def _train_set(case: Case) -> dict[str, Any]:
     # In the innermost set, for three batches or a multiple.
     number = 9 if case['images'] == 'one left' else 12
-    images = dict(
-        type='DrawnImages',
-        number=number,
-        shape=_shape(case),
-        one_hot=case['labels'] == 'one-hot',
-        pipeline=[dict(type='PackInputs')],
-    )
+    one_hot = case['labels'] == 'one-hot'
+    images = _images(case, number, one_hot=one_hot)
+    twice = dict(images, number=2 * number)
     return {
         'plain': images,
         'subset': dict(images, number=20, indices=number),
@@ -168,17 +149,14 @@ def _train_set(case: Case) -> dict[str, Any]:
             type='ClassBalancedDataset', oversample_thr=1e-3, dataset=images
         ),
         'kfold': dict(
-            type='KFoldDataset',
-            fold=0,
-            num_splits=2,
-            dataset=dict(images, number=2 * number),
+            type='KFoldDataset', fold=0, num_splits=2, dataset=twice
         ),
     }[case['dataset']]
 
 
 def _loader(dataset: dict[str, Any], **sampler: Any) -> dict[str, Any]:
     return dict(
-        batch_size=BATCH,
+        batch_size=4,
         num_workers=0,
         persistent_workers=False,
         collate_fn=dict(type='default_collate'),
@@ -187,78 +165,42 @@ def _loader(dataset: dict[str, Any], **sampler: Any) -> dict[str, Any]:
     )
 
 
-def _validation(case: Case) -> dict[str, Any]:
-    images = dict(
-        type='DrawnImages',
-        number=9,  # a last batch of one image
-        shape=_shape(case),
-        pipeline=[dict(type='PackInputs')],
-    )
-    return dict(
-        val_dataloader=_loader(images, type='DefaultSampler', shuffle=False),
-        val_cfg=dict(),
-        val_evaluator=dict(type='m2at_mm.RobustAccuracy'),
-    )
-
-
-def _extras(case: Case, by_epoch: bool) -> dict[str, Any]:
-    """Hooks and schedules."""
-    custom, schedulers = [], []
-    interval = 1 if by_epoch else 3
-    if case['hook'] == 'early stopping':
-        stop = dict(type='EarlyStoppingHook', patience=1)
-        custom.append(dict(stop, **_WATCHED))
-    if case['hook'] == 'guard':
-        guard = dict(type='m2at_mm.CollapseGuardHook', action='warn', steps=1)
-        custom.append(dict(guard, by_epoch=by_epoch, interval=interval))
-    if case['hook'] == 'schedule':
-        eps = dict(
-            param='threat_model.eps',
-            values=['1/255', '8/255'],
-            milestones=[0, interval],
-            by_epoch=by_epoch,
-        )
-        custom.append(dict(type='m2at_mm.AttackScheduleHook', schedules=[eps]))
-    if case['hook'] == 'reduce rate':
-        reduce = dict(type='ReduceOnPlateauLR', patience=0, by_epoch=by_epoch)
-        schedulers.append(dict(reduce, **_WATCHED))
+def _extras(case: Case, **by: Any) -> dict[str, Any]:
+    """Hooks and schedules; ``by`` are by_epoch and interval."""
+    steps, by_epoch = [0, by['interval']], by['by_epoch']
+    eps: dict[str, Any] = dict(milestones=steps, by_epoch=by_epoch)
+    eps.update(param='threat_model.eps', values=['1/255', '8/255'])
+    hooks: dict[str, dict[str, Any]] = {
+        'early stopping': dict(
+            type='EarlyStoppingHook', patience=1, **_WATCHED
+        ),
+        'guard': dict(type='m2at_mm.CollapseGuardHook', action='warn', **by),
+        'schedule': dict(type='m2at_mm.AttackScheduleHook', schedules=[eps]),
+    }
+    hooks['guard'].update(steps=1)
+    custom = [hooks[case['hook']]] if case['hook'] in hooks else []
     if case['average'] != 'none':
         kind = _AVERAGES[case['average']]
         custom.append(dict(type='EMAHook', ema_type=kind))
+    reduce = dict(type='ReduceOnPlateauLR', patience=0, by_epoch=by_epoch)
+    reduces = case['hook'] == 'reduce rate'
+    schedulers = [dict(reduce, **_WATCHED)] if reduces else []
     return dict(custom_hooks=custom, param_scheduler=schedulers)
-
-
-def _optimiser(case: Case) -> dict[str, Any]:
-    """Gradients are accumulated over whole epochs, which a resume needs."""
-    wrapper: dict[str, Any] = dict(
-        optimizer=dict(type='SGD', lr=0.01, momentum=0.9)
-    )
-    if case['optimiser'] == 'accumulating':
-        wrapper.update(accumulative_counts=3)
-    if case['optimiser'] == 'awp':
-        wrapper.update(type='m2at_mm.AWPOptimWrapper')
-    return wrapper
 
 
 def build_config(case: Case, work_dir: Path) -> Config:
     """The config of a combination."""
     by_epoch = case['loop'] != 'iterations'
-    loop: dict[str, Any] = dict(by_epoch=False, max_iters=6, val_interval=3)
-    if by_epoch:
-        loop = dict(max_epochs=EPOCHS, val_interval=1)
-        own = case['loop'] == 'epochs'
-        kind = dict(type='m2at_mm.ResumableEpochTrainLoop')
-        loop.update(kind if own else dict(by_epoch=True))
-    kind = dict(default='DefaultSampler', infinite='InfiniteSampler')
-    sampler = dict(type=kind[case['sampler']], shuffle=True)
-    wrapper = dict(type='m2at_mm.AdversarialDistributedDataParallel')
-    hooks: dict[str, dict[str, Any]] = {
-        name: dict(type=f'm2at_mm.{hook}')
-        for name, hook in _DEFAULT_HOOKS.items()
-    }
-    hooks['checkpoint'].update(
-        by_epoch=by_epoch, interval=1 if by_epoch else 3
+    by = dict(by_epoch=by_epoch, interval=1 if by_epoch else 3)
+    sampler = dict(type=f'{case["sampler"].title()}Sampler', shuffle=True)
+    hooks: dict[str, dict[str, Any]] = dict(
+        runtime_info=dict(type='m2at_mm.RuntimeInfoHook'),
+        checkpoint=dict(type='m2at_mm.SafeCheckpointHook', **by),
+        **{k: dict(type=f'm2at_mm.{k}Hook') for k in _HOOKS.split()},
     )
+    images = _images(case, 9)  # a last batch of one image
+    validation = _loader(images, type='DefaultSampler', shuffle=False)
+    sgd = dict(type='SGD', lr=0.01, momentum=0.9)
     return Config(
         dict(
             default_scope='mmpretrain',
@@ -268,13 +210,17 @@ def build_config(case: Case, work_dir: Path) -> Config:
             log_level='ERROR',
             randomness=dict(seed=0),
             model=_model(case),
-            model_wrapper_cfg=wrapper,
-            train_cfg=loop,
+            model_wrapper_cfg=dict(
+                type='m2at_mm.AdversarialDistributedDataParallel'
+            ),
+            train_cfg=_LOOPS[case['loop']],
             train_dataloader=_loader(_train_set(case), **sampler),
-            optim_wrapper=_optimiser(case),
+            val_dataloader=validation,
+            val_cfg=dict(),
+            val_evaluator=dict(type='m2at_mm.RobustAccuracy'),
+            optim_wrapper=dict(optimizer=sgd, **_WRAPPERS[case['optimiser']]),
             log_processor=dict(by_epoch=by_epoch),
             default_hooks=hooks,
-            **_validation(case),
-            **_extras(case, by_epoch),
+            **_extras(case, **by),
         )
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from cifar_files import NAMES, TEST, TRAIN, make_folder, make_official, pixels
 from mmengine.registry import DATASETS as ROOT_DATASETS
-from mmpretrain import datasets as stock_datasets
+from mmpretrain.datasets import CIFAR10 as STOCK_CIFAR10
 from PIL import Image
 from pytest import MonkeyPatch
 
@@ -56,10 +56,7 @@ def test_folder_takes_turns_over_classes(
 @pytest.mark.parametrize('official', [False, True])
 @pytest.mark.parametrize('cls', [CIFAR10, CIFAR100])
 def test_val_is_held_out_of_train(
-    cls: type[CIFAR10],
-    official: bool,
-    tmp_path: Path,
-    monkeypatch: MonkeyPatch,
+    cls: Any, official: bool, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     names = cls.METAINFO['classes']
     classes = range(len(names))
@@ -84,30 +81,17 @@ def test_val_is_held_out_of_train(
     assert {i for _, _, i in val} != {0, 1}
 
 
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_folder_split_is_that_of_the_official_files(
-    folder: Path, monkeypatch: MonkeyPatch, split: str
-) -> None:
-    load = partial(CIFAR10, str(folder), split=split, val_size=20)
-    of_folder = origins(load())
-    make_official(folder, monkeypatch)
-    assert set(origins(load())) == set(of_folder)
-
-
 @pytest.mark.parametrize('serialize', [True, False])
 @pytest.mark.parametrize('indices', [1, 7, -4, 1000, [5, 2, 2], (9,)], ids=str)
 def test_folder_reads_only_what_indices_ask_for(
-    folder: Path,
-    monkeypatch: MonkeyPatch,
-    indices: int | list[int],
-    serialize: bool,
+    folder: Path, monkeypatch: MonkeyPatch, indices: Any, serialize: bool
 ) -> None:
     load = partial(CIFAR10, str(folder), split='val', val_size=20)
-    every = origins(load())
+    expected = origins(load())
     if isinstance(indices, int):
-        expected = every[:indices] if indices >= 0 else every[indices:]
+        expected = expected[:indices] if indices >= 0 else expected[indices:]
     else:
-        expected = [every[i] for i in indices]
+        expected = [expected[i] for i in indices]
     decode = Mock(wraps=mmcv.imfrombytes)
     monkeypatch.setattr(mmcv, 'imfrombytes', decode)
     dataset = load(indices=indices, serialize_data=serialize)
@@ -115,14 +99,12 @@ def test_folder_reads_only_what_indices_ask_for(
     assert origins(dataset) == expected
 
 
-def test_folder_ignores_other_files(folder: Path) -> None:
+def test_other_files_and_folders(folder: Path) -> None:
     (folder / 'train' / '.cache').mkdir()
     for name in ('README.txt', 'cat/Thumbs.db', 'cat/._0000.png'):
         (folder / 'train' / name).write_text('notes')
     assert len(CIFAR10(str(folder), val_size=10)) == 10 * TRAIN - 10
-
-
-def test_folder_with_wrong_class_names(folder: Path) -> None:
+    # But no class may be missing, or be unknown.
     (folder / 'train' / 'bird').rename(folder / 'train' / 'birb')
     for file in (folder / 'train' / 'ship').iterdir():
         file.unlink()
@@ -132,23 +114,17 @@ def test_folder_with_wrong_class_names(folder: Path) -> None:
     CIFAR10(str(folder), split='test')
 
 
-@pytest.mark.parametrize(
-    ('content', 'text'),
-    [
-        (b'', 'cannot read.*{}.*replace'),
-        (b'this is no image', 'cannot read.*{}.*replace'),
-        (np.zeros((8, 16, 3), np.uint8), '{} has 16x8 .*resize'),
-    ],
-    ids=['empty', 'text', 'size'],
-)
-def test_a_wrong_image(folder: Path, content: Any, text: str) -> None:
+@pytest.mark.parametrize('content', [b'', b'this is no image', None])
+def test_a_wrong_image(folder: Path, content: bytes | None) -> None:
     path = folder / 'test' / 'airplane' / '0000.png'
-    if isinstance(content, bytes):
-        path.write_bytes(content)
+    if content is None:
+        Image.fromarray(np.zeros((8, 16, 3), np.uint8)).save(path)
+        text = f'{path} has 16x8 .*resize'
     else:
-        Image.fromarray(content).save(path)
+        path.write_bytes(content)
+        text = f'cannot read.*{path}.*replace'
     dataset = CIFAR10(str(folder), split='test', indices=[0], lazy_init=True)
-    with pytest.raises(ValueError, match=text.format(path)):
+    with pytest.raises(ValueError, match=text):
         dataset.full_init()
     # It is read once it is mended.
     Image.fromarray(pixels('test', 0, 0)).save(path)
@@ -158,58 +134,50 @@ def test_a_wrong_image(folder: Path, content: Any, text: str) -> None:
 # --- official files --------------------------------------------------------
 
 
-def test_official_test_is_the_stock_one(
-    tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
-    make_official(tmp_path, monkeypatch)
-    stock = stock_datasets.CIFAR10
-    for name in ('train_list', 'test_list'):
-        monkeypatch.setattr(stock, name, getattr(CIFAR10, name))
-    ours, theirs = (
-        origins(cls(str(tmp_path), split='test', indices=7))
-        for cls in (CIFAR10, stock)
-    )
-    assert ours == theirs and {part for part, _, _ in ours} == {'test'}
-
-
 def test_official_files_come_first_if_intact(
     folder: Path, monkeypatch: MonkeyPatch
 ) -> None:
+    def load(split: str, cls: Any = CIFAR10, **settings: Any) -> list:
+        return origins(cls(str(folder), split, **settings))
+
+    of_folder = {k: load(k, val_size=20) for k in ('train', 'val')}
     make_official(folder, monkeypatch)
-    load = partial(CIFAR10, str(folder), split='test')
-    assert origins(load()) == TEST_IMAGES[::-1]
+    # They are split as those of the folder, and read as mmpretrain reads them.
+    for split, expected in of_folder.items():
+        assert set(load(split, val_size=20)) == set(expected)
+    assert load('test') == TEST_IMAGES[::-1]
+    for name in ('train_list', 'test_list'):
+        monkeypatch.setattr(STOCK_CIFAR10, name, getattr(CIFAR10, name))
+    stock = load('test', STOCK_CIFAR10, indices=7)
+    assert load('test', indices=7) == stock
     Path(folder, CIFAR10.base_folder, 'b').write_bytes(b'damaged')
-    assert origins(load()) == TEST_IMAGES
+    assert load('test') == TEST_IMAGES
 
 
 # --- arguments -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ('cls', 'settings', 'error', 'text'),
+    ('cls', 'name', 'value', 'text'),
     [
-        (CIFAR10, dict(split='dev'), ValueError, "split='dev'"),
-        (CIFAR10, dict(val_size=0), ValueError, 'val_size=0'),
-        (CIFAR10, dict(val_size=-10), ValueError, 'val_size=-10'),
-        (CIFAR10, dict(val_size=10.0), ValueError, 'val_size=10.0'),
-        (CIFAR10, dict(val_size='100'), ValueError, "val_size='100'"),
-        (CIFAR10, dict(val_size=15), ValueError, '=15 .*of 10,.* like 100'),
-        (CIFAR100, dict(val_size=50), ValueError, '=50 .*multiple of 100'),
-        (CIFAR10, dict(data_root=''), RuntimeError, 'data_root'),
+        (CIFAR10, 'split', 'dev', "='dev'"),
+        *((CIFAR10, 'val_size', k, f'={k!r}') for k in (0, -10, 10.0, '100')),
+        (CIFAR10, 'val_size', 15, '=15 .*of 10,.* like 100'),
+        (CIFAR100, 'val_size', 50, '=50 .*multiple of 100'),
     ],
     ids=str,
 )
 def test_wrong_arguments(
-    cls: type[CIFAR10], settings: dict, error: type[Exception], text: str
+    cls: type[CIFAR10], name: str, value: Any, text: str
 ) -> None:
-    with pytest.raises(error, match=text):
-        cls(**dict(data_root='data', lazy_init=True) | settings)
+    with pytest.raises(ValueError, match=name + text):
+        cls('data', lazy_init=True, **{name: value})
+    with pytest.raises(RuntimeError, match='data_root'):
+        cls('', lazy_init=True)
 
 
 @pytest.mark.parametrize('split', ['train', 'val'])
-def test_val_size_that_leaves_nothing_to_train_on(
-    folder: Path, split: str
-) -> None:
+def test_val_size_leaves_nothing_to_train(folder: Path, split: str) -> None:
     (folder / 'train' / 'frog' / '0000.png').unlink()
     text = r"val_size=50 takes 5 .* 5 of class 'frog'.*lower val_size"
     with pytest.raises(ValueError, match=text):
@@ -218,30 +186,22 @@ def test_val_size_that_leaves_nothing_to_train_on(
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
-def test_builds_from_config_as_asked(folder: Path, split: str) -> None:
-    cfg = dict(
-        type='m2at_mm.CIFAR10',
-        data_root=str(folder.parent),
-        data_prefix='images',
-        split=split,
-        val_size=10,
-        test_mode=split != 'train',
-        lazy_init=True,
-        metainfo=dict(classes=[name.upper() for name in NAMES]),
-        pipeline=[dict(type='PackInputs')],
-    )
-    dataset = ROOT_DATASETS.build(cfg)
+def test_builds_from_config_as_asked(
+    folder: Path, monkeypatch: MonkeyPatch, split: str
+) -> None:
+    monkeypatch.setenv('HOME', str(folder.parent))
+    cfg = dict(type='m2at_mm.CIFAR10', data_root='~', data_prefix='images')
+    cfg.update(split=split, val_size=10, test_mode=split != 'train')
+    cfg.update(pipeline=[dict(type='PackInputs')], lazy_init=True)
+    names = [name.upper() for name in NAMES]
+    dataset = ROOT_DATASETS.build(dict(cfg, metainfo=dict(classes=names)))
     assert type(dataset) is CIFAR10 and not dataset._fully_initialized
     dataset.full_init()
     assert dataset.split == split and dataset.CLASSES[3] == 'CAT'
+    assert len(dataset) == dict(train=50, val=10, test=30)[split]
     sample = dataset[3]
     assert sample['inputs'].shape == (3, 32, 32)
     assert sample['data_samples'].gt_label.item() == 3
-
-
-def test_home_folder(folder: Path, monkeypatch: MonkeyPatch) -> None:
-    monkeypatch.setenv('HOME', str(folder.parent))
-    assert len(CIFAR10('~/images', split='test')) == 10 * TEST
 
 
 # --- the real images -------------------------------------------------------

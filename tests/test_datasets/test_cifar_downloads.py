@@ -33,11 +33,6 @@ def no_network(monkeypatch: MonkeyPatch) -> Tries:
     return tries
 
 
-def test_a_folder_is_not_downloaded(tmp_path: Path, no_network: Tries) -> None:
-    CIFAR10(str(make_folder(tmp_path)), split='test', indices=1)
-    assert no_network == []
-
-
 @pytest.mark.parametrize('cls', [CIFAR10, CIFAR100])
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
 def test_no_data(
@@ -74,20 +69,9 @@ def test_no_data(
     assert len(no_network) == 1
 
 
-def test_failed_download_leaves_damaged_files_alone(
-    tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
-) -> None:
-    make_official(tmp_path, monkeypatch)
-    damaged = tmp_path / CIFAR10.base_folder / 'b'
-    damaged.write_bytes(b'damaged')
-    with pytest.raises(FileNotFoundError, match='are incomplete'):
-        CIFAR10(str(tmp_path))
-    assert damaged.read_bytes() == b'damaged'
-    assert [path.name for path in tmp_path.iterdir()] == [CIFAR10.base_folder]
-
-
+@pytest.mark.usefixtures('no_network')
 @pytest.mark.parametrize('damaged', [False, True])
-def test_download_that_works(
+def test_download_after_a_failed_one(
     tmp_path: Path, monkeypatch: MonkeyPatch, damaged: bool
 ) -> None:
     base = CIFAR10.base_folder
@@ -95,7 +79,11 @@ def test_download_that_works(
     root = tmp_path / 'new' / 'root'
     if damaged:
         (root / base).mkdir(parents=True)
-        (root / base / 'a').write_bytes(b'damaged')
+        (root / base / 'b').write_bytes(b'damaged')
+        with pytest.raises(FileNotFoundError, match='are incomplete'):
+            CIFAR10(str(root))
+        assert (root / base / 'b').read_bytes() == b'damaged'
+        assert [path.name for path in root.iterdir()] == [base]
 
     def deliver(url: str, to: str, filename: str, md5: str) -> None:
         Path(to, filename).write_bytes(b'archive')
@@ -107,9 +95,10 @@ def test_download_that_works(
     assert not list(root.parent.glob('.*'))
 
 
-def test_archive_that_is_there_is_unpacked(
+def test_what_is_there_is_not_downloaded(
     tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
 ) -> None:
+    CIFAR10(str(make_folder(tmp_path / 'images')), split='test', indices=1)
     base = CIFAR10.base_folder
     make_official(tmp_path / 'source', monkeypatch)
     archive = tmp_path / CIFAR10.filename
@@ -121,18 +110,7 @@ def test_archive_that_is_there_is_unpacked(
     assert no_network == [] and archive.is_file()
 
 
-def test_only_the_main_process_downloads(
-    tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
-) -> None:
-    barrier = Mock()
-    monkeypatch.setattr(cifar.dist, 'is_main_process', lambda: False)
-    monkeypatch.setattr(cifar.dist, 'barrier', barrier)
-    with pytest.raises(FileNotFoundError):
-        CIFAR10(str(tmp_path))
-    assert no_network == [] and barrier.call_count == 1
-
-
-def test_remote_root_is_not_made_a_local_folder(
+def test_only_the_main_process_downloads_to_a_local_folder(
     tmp_path: Path, monkeypatch: MonkeyPatch, no_network: Tries
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,4 +120,10 @@ def test_remote_root_is_not_made_a_local_folder(
     dataset.data_prefix = dict(root='s3://bucket/cifar10')
     with pytest.raises(FileNotFoundError, match=r' s3://bucket.*only a local'):
         dataset.full_init()
+    barrier = Mock()
+    monkeypatch.setattr(cifar.dist, 'is_main_process', lambda: False)
+    monkeypatch.setattr(cifar.dist, 'barrier', barrier)
+    with pytest.raises(FileNotFoundError):
+        CIFAR10(str(tmp_path))
+    assert barrier.call_count == 1
     assert no_network == [] and not list(tmp_path.iterdir())

@@ -17,20 +17,9 @@ SIZES = {'train': 1297, 'val': 200, 'test': 300}
 
 @cache
 def loaded(split: str) -> tuple[np.ndarray, np.ndarray]:
-    dataset = Digits(split=split)
-    samples = [dataset[i] for i in range(len(dataset))]
+    samples = [*Digits(split=split)]
     images = np.stack([sample['img'] for sample in samples])
     return images, np.array([sample['gt_label'] for sample in samples])
-
-
-def upscaled() -> tuple[np.ndarray, np.ndarray]:
-    """scikit-learn's digits, upscaled by torch instead of OpenCV."""
-    digits = load_digits()
-    images = torch.from_numpy(digits.images)[:, None] * 255 / 16
-    images = torch.nn.functional.interpolate(
-        images, scale_factor=4, mode='bicubic', align_corners=False
-    )
-    return images[:, 0].clamp(0, 255).numpy(), digits.target
 
 
 @pytest.mark.parametrize('split', SIZES)
@@ -50,19 +39,24 @@ def test_shapes_and_class_counts(split: str) -> None:
 
 
 def test_splits_are_scikit_learns_digits_each_once() -> None:
-    reference, targets = upscaled()
+    # Upscaled by torch instead of OpenCV.
+    digits = load_digits()
+    reference = torch.nn.functional.interpolate(
+        torch.from_numpy(digits.images)[:, None] * 255 / 16,
+        scale_factor=4,
+        mode='bicubic',
+    )
+    every = reference.clamp(0, 255).flatten(1).numpy()
     seen = []
     for split in SIZES:
         images, labels = loaded(split)
-        gray = images[..., 0].astype(np.float64)
-        flat, every = (x.reshape(len(x), -1) for x in (gray, reference))
+        flat = images[..., 0].reshape(len(images), -1).astype(np.float64)
         # Nearest reference by |a - b|^2 = |a|^2 - 2 a.b + |b|^2.
         match = ((every**2).sum(1) - 2 * flat @ every.T).argmin(1)
         # One grey level off is for the rounding.
-        assert np.abs(reference[match] - gray).max() <= 1
-        assert (targets[match] == labels).all()
+        assert np.abs(every[match] - flat).max() <= 1
+        assert (digits.target[match] == labels).all()
         seen += match.tolist()
-
     assert sorted(seen) == list(range(1797))
 
 
@@ -79,13 +73,9 @@ def test_builds_from_config_with_pipeline_and_lazy_init() -> None:
     assert 'test' in repr(dataset)
 
 
-def test_bad_split() -> None:
+def test_bad_split_and_no_scikit_learn(monkeypatch: MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"split='dev'.*'train', 'val'"):
         Digits(split='dev')
-
-
-def test_without_scikit_learn(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
-
     with pytest.raises(ImportError, match=r'm2at_mm\[demo\]'):
         Digits()

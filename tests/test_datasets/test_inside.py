@@ -13,25 +13,17 @@ from mmpretrain.datasets import KFoldDataset
 from mmpretrain.registry import DATASETS
 from torch.utils.data import Subset
 
-from m2at_mm.datasets import Digits
-from m2at_mm.datasets.inside import (
-    inner_datasets,
-    labelled_datasets,
-    labels_of,
-)
+from m2at_mm.datasets import Digits, inside
 
-DIGITS = dict(
-    type='m2at_mm.Digits', indices=20, pipeline=[dict(type='PackInputs')]
-)
+PACK = dict(type='PackInputs')
+DIGITS = dict(type='m2at_mm.Digits', indices=20, pipeline=[PACK])
 
 
 def cut_off(data: Any) -> Any:
     """What MMEngine's num_batch_per_epoch makes of a dataset."""
+    loader = dict(dataset=data, batch_size=4, num_batch_per_epoch=3)
     sampler = dict(type='DefaultSampler', shuffle=False)
-    loader = dict(
-        dataset=data, batch_size=4, sampler=sampler, num_batch_per_epoch=3
-    )
-    return Runner.build_dataloader(loader).dataset
+    return Runner.build_dataloader(dict(loader, sampler=sampler)).dataset
 
 
 WRAPPERS: dict[str, Callable[[Any], Any]] = {
@@ -60,14 +52,13 @@ def scope() -> Any:
 @pytest.mark.parametrize('name', WRAPPERS)
 def test_labels_are_known_without_reading_the_samples(name: str) -> None:
     dataset = WRAPPERS[name](DATASETS.build(DIGITS))
-    read = [
-        int(dataset[k]['data_samples'].gt_label) for k in range(len(dataset))
-    ]
-    labels = labels_of(dataset)
+    samples = [dataset[k]['data_samples'] for k in range(len(dataset))]
+    read = [int(sample.gt_label) for sample in samples]
+    labels = inside.labels_of(dataset)
     assert labels is not None and labels.tolist() == read
-    *_, innermost = inner_datasets(dataset)
+    *_, innermost = inside.inner_datasets(dataset)
     assert isinstance(innermost, Digits)
-    parts, found = zip(*labelled_datasets(dataset))
+    parts, found = zip(*inside.labelled_datasets(dataset))
     assert {int(k) for one in found for k in one} == set(read)
     assert all(isinstance(part, Digits) for part in parts)
     assert all(one.dtype.kind == 'i' for one in found)
@@ -80,19 +71,16 @@ class ConcatAny(ConcatDataset):
         super(ConcatDataset, self).__init__(datasets)
 
 
+class Unlabelled:
+    def get_gt_labels(self) -> None:
+        raise KeyError('gt_label')
+
+
 def test_a_dataset_without_labels_tells_none() -> None:
-    assert list(labelled_datasets([1, 2])) == []
-    assert list(labelled_datasets(Subset([1, 2], [0]))) == []
-    joined = ConcatAny([1], DATASETS.build(DIGITS))
-    ((_, labels),) = labelled_datasets(joined)
-    assert len(labels) == 20 and labels_of(joined) is None
-
-
-def test_unlabelled_images_have_no_labels_to_check() -> None:
-    class Unlabelled:
-        def get_gt_labels(self) -> None:
-            raise KeyError('gt_label')
-
-    assert list(labelled_datasets(Unlabelled())) == []
+    for dataset in ([1, 2], Subset([1, 2], [0]), Unlabelled()):
+        assert list(inside.labelled_datasets(dataset)) == []
     with pytest.raises(KeyError):
-        labels_of(Unlabelled())
+        inside.labels_of(Unlabelled())
+    joined = ConcatAny([1], DATASETS.build(DIGITS))
+    ((_, labels),) = inside.labelled_datasets(joined)
+    assert len(labels) == 20 and inside.labels_of(joined) is None

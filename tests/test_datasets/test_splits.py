@@ -19,9 +19,7 @@ LABELS = {
 
 @pytest.mark.parametrize('name', LABELS)
 @pytest.mark.parametrize('sizes', [[], [3], [2, 4], [1, 1, 5]], ids=str)
-def test_parts_are_disjoint_complete_and_balanced(
-    name: str, sizes: list[int]
-) -> None:
+def test_parts_are_disjoint_and_complete(name: str, sizes: list[int]) -> None:
     labels = LABELS[name]
 
     parts = stratified_split(labels, sizes)
@@ -48,11 +46,10 @@ def test_nth_sample_of_a_class_stays_in_its_part() -> None:
 
 
 def test_split_is_random_but_fixed() -> None:
-    splits = []
-    for seed in (1, 2):
-        np.random.seed(seed)
-        splits.append(stratified_split(LABELS['sorted'], [5]))
-    first, again = splits
+    np.random.seed(1)
+    first = stratified_split(LABELS['sorted'], [5])
+    np.random.seed(2)
+    again = stratified_split(LABELS['sorted'], [5])
     assert all((a == b).all() for a, b in zip(first, again))
     # Not simply the first five of each class.
     assert (first[0] % 10).max() > 4
@@ -68,7 +65,4 @@ def test_round_robin_takes_turns(name: str) -> None:
     waiting = [part[labels[part] == k].tolist() for k in np.unique(labels)]
     turns = itertools.chain(*itertools.zip_longest(*waiting))
     assert ordered.tolist() == [one for one in turns if one is not None]
-
-
-def test_round_robin_of_nothing() -> None:
-    assert round_robin(np.arange(3), np.array([], dtype=int)).tolist() == []
+    assert round_robin(labels, part[:0]).tolist() == []

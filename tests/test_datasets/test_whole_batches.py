@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,26 +48,24 @@ def assert_same(batch: dict, dataset: Any, indices: list[int]) -> None:
 def test_a_batch_is_that_of_the_samples(serialized: bool) -> None:
     dataset = digits(serialize_data=serialized)
     assert len(dataset) == 40
-    torch.manual_seed(0)
-    np.random.seed(0)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy()
     batch = dataset.__getitems__(INDICES)
     # Nothing was drawn.
-    drawn = np.random.rand(), torch.rand(())
-    torch.manual_seed(0)
-    np.random.seed(0)
-    assert drawn == (np.random.rand(), torch.rand(()))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
     assert_same(batch, dataset, INDICES)
     labels = [int(dataset[i]['data_samples'].gt_label) for i in range(40)]
     assert dataset.get_gt_labels().tolist() == labels
+    # Without a pipeline, too, and off by default.
+    assert_same(digits(pipeline=[]).__getitems__(INDICES), dataset, INDICES)
+    samples = Digits(indices=40, pipeline=PACKED).__getitems__([3, 4])
+    assert [int(one['data_samples'].gt_label) for one in samples] == [3, 4]
 
 
 @pytest.mark.parametrize('serialized', [True, False])
 @pytest.mark.parametrize('make', [make_folder, make_official])
 def test_cifar(
-    make: Callable[..., Any],
-    serialized: bool,
-    tmp_path: Path,
-    monkeypatch: MonkeyPatch,
+    make: Any, serialized: bool, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     make(tmp_path, *[monkeypatch] * (make is make_official))
     settings = dict(val_size=10, download=False, lazy_init=True)
@@ -79,17 +76,6 @@ def test_cifar(
     assert_same(batch, dataset, INDICES)
     batch['inputs'].zero_()  # nobody else's pixels
     assert_same(dataset.__getitems__(INDICES), dataset, INDICES)
-
-
-def test_without_a_pipeline() -> None:
-    batch = digits(pipeline=[]).__getitems__(INDICES)
-    assert_same(batch, digits(), INDICES)
-
-
-def test_off_by_default() -> None:
-    dataset = Digits(indices=40, pipeline=PACKED)
-    samples = dataset.__getitems__([3, 4])
-    assert [int(one['data_samples'].gt_label) for one in samples] == [3, 4]
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -115,33 +101,28 @@ def test_every_sample_comes_once_from_a_built_dataloader(workers: int) -> None:
 
 
 def test_subset_passes_whole_batches_on() -> None:
-    loader = DataLoader(
-        Subset(digits(), [5, 6, 7]),
-        batch_size=3,
-        collate_fn=whole_batch_collate,
-    )
+    subset = Subset(digits(), [5, 6, 7])
+    loader = DataLoader(subset, 3, collate_fn=whole_batch_collate)
     [batch] = loader
     assert_same(batch, digits(), [5, 6, 7])
 
 
+BALANCED = dict(type='ClassBalancedDataset', oversample_thr=1e-3)
+FOLD = dict(type='KFoldDataset', num_splits=2, fold=0)
+
+
 @pytest.mark.parametrize(
-    ('wrapper', 'settings', 'length'),
+    ('settings', 'length'),
     [
-        ('ConcatDataset', dict(datasets=[CONFIG] * 2), 80),
-        ('RepeatDataset', dict(dataset=CONFIG, times=3), 120),
-        (
-            'ClassBalancedDataset',
-            dict(dataset=CONFIG, oversample_thr=1e-3),
-            40,
-        ),
-        ('KFoldDataset', dict(dataset=CONFIG, num_splits=2, fold=0), 20),
+        (dict(type='ConcatDataset', datasets=[CONFIG] * 2), 80),
+        (dict(type='RepeatDataset', dataset=CONFIG, times=3), 120),
+        (dict(BALANCED, dataset=CONFIG), 40),
+        (dict(FOLD, dataset=CONFIG), 20),
     ],
 )
-def test_wrappers_give_samples(
-    wrapper: str, settings: dict, length: int
-) -> None:
+def test_wrappers_give_samples(settings: dict, length: int) -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        dataset = DATASETS.build(dict(copy.deepcopy(settings), type=wrapper))
+        dataset = DATASETS.build(copy.deepcopy(settings))
     assert len(dataset) == length
     loader = DataLoader(dataset, batch_size=4, collate_fn=whole_batch_collate)
     first = next(iter(loader))

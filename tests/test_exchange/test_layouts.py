@@ -38,76 +38,50 @@ class Normalised(nn.Module):
 def _plain(imported: Imported) -> PlainClassifier:
     """What a user builds of what was imported."""
     classifier = dict(imported.classifier, _scope_='mmpretrain')
-    statistics = [
-        torch.tensor(given or default).view(-1, 1, 1)
-        for given, default in ((imported.mean, [0.0]), (imported.std, [255.0]))
-    ]
+    given = (imported.mean or [0.0], imported.std or [255.0])
+    statistics = (torch.tensor(one).view(-1, 1, 1) for one in given)
     plain = PlainClassifier(MODELS.build(classifier), *statistics)
     plain.model.load_state_dict(imported.state_dict)
     return plain
 
 
-@torch.no_grad()
-def _check_logits(
-    imported: Imported, images: Tensor, expected: Tensor, atol: float = 1e-4
-) -> None:
-    logits = _plain(imported)(images)
-    torch.testing.assert_close(logits, expected, atol=atol, rtol=1e-4)
+def _in_sequence(net: nn.Module) -> nn.Module:
+    return nn.Sequential(Normalised(names=('mean', 'std')), net)
 
 
 SOURCES: dict[str, tuple[Callable, Callable]] = {
-    'bare': (lambda net: net, lambda weights: weights),
+    'bare': (nn.Module.eval, dict),
     'state_dict': (nn.DataParallel, lambda w: dict(state_dict=w, epoch=3)),
     'net': (Normalised, lambda w: dict(net=w, acc=91.0)),
-    'data parallel': (
-        lambda net: nn.DataParallel(Normalised(net)),
-        lambda weights: weights,
-    ),
-    'sequential': (
-        lambda net: nn.Sequential(Normalised(names=('mean', 'std')), net),
-        lambda weights: weights,
-    ),
+    'data parallel': (lambda net: nn.DataParallel(Normalised(net)), dict),
+    'sequential': (_in_sequence, dict),
 }
 
 
-@pytest.mark.parametrize('source', SOURCES)
-def test_logits_are_those_of_the_source(source: str, tmp_path: Path) -> None:
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ('source', 'net', 'depth'),
+    [*((source, ResNet18, 18) for source in SOURCES), ('bare', ResNet50, 50)],
+)
+def test_logits_are_those_of_the_source(
+    source: str, net: Callable, depth: int, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     wrap, contain = SOURCES[source]
-    model = wrap(ResNet18()).eval()
+    model = wrap(net()).eval()
     torch.save(contain(model.state_dict()), tmp_path / 'source.pt')
     imported = import_checkpoint(tmp_path / 'source.pt')
+    assert imported.classifier['backbone']['depth'] == depth
     images = torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        _check_logits(imported, images, model(images))
+    logits = _plain(imported)(images)
+    torch.testing.assert_close(logits, model(images), atol=1e-4, rtol=1e-4)
     normalised = source not in ('bare', 'state_dict')
     for found, given in ((imported.mean, MEAN), (imported.std, STD)):
         expected = pytest.approx([255 * x for x in given])
         assert found == (expected if normalised else None)
 
 
-def test_bottleneck_depth_is_found(tmp_path: Path) -> None:
-    net = ResNet50().eval()
-    torch.save(net.state_dict(), tmp_path / 'source.pt')
-    imported = import_checkpoint(tmp_path / 'source.pt')
-    assert imported.classifier['backbone']['depth'] == 50
-    images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        _check_logits(imported, images, net(images))
-
-
-def _with_layer(
-    backbone: nn.Module, images: Tensor, name: str
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits of a backbone with a linear layer behind, and the weights."""
-    with torch.no_grad():
-        features = backbone.eval()(images)[-1].mean((2, 3))
-        layer = nn.Linear(features.shape[1], 10)
-        logits = layer(features)
-    last = {f'{name}.{k}': v for k, v in layer.state_dict().items()}
-    return logits, {**backbone.state_dict(), **last}
-
-
+@torch.no_grad()
 @pytest.mark.parametrize(
     ('dtype', 'channels'),
     [(torch.float32, 3), (torch.float16, 1), (torch.float64, 4)],
@@ -122,8 +96,8 @@ def _with_layer(
     ids=['preact18', 'preact50', 'wide'],
 )
 def test_pre_activation_and_wide_nets(
-    net: Callable[..., nn.Module],
-    settings: dict[str, int],
+    net: Callable,
+    settings: Any,
     layer: str,
     dtype: torch.dtype,
     channels: int,
@@ -137,8 +111,11 @@ def test_pre_activation_and_wide_nets(
     images = torch.rand(2, channels, 32, 48)
     mean = torch.linspace(0.2, 0.5, channels)
     normalised = (images - mean.view(-1, 1, 1)) / 0.25
-    backbone = net(in_channels=channels, **settings)
-    expected, weights = _with_layer(backbone, normalised, layer)
+    backbone = net(in_channels=channels, **settings).eval()
+    features = backbone(normalised)[-1].mean((2, 3))
+    last = nn.Linear(features.shape[1], 10)
+    weights = backbone.state_dict()
+    weights |= {f'{layer}.{k}': v for k, v in last.state_dict().items()}
     weights['sub_block1.layer.0.bn1.weight'] = torch.ones(3)
     weights.update(mean=mean, std=torch.tensor([0.25]))
     weights = {f'module.{k}': v.to(dtype) for k, v in weights.items()}
@@ -146,8 +123,14 @@ def test_pre_activation_and_wide_nets(
     imported = import_checkpoint(tmp_path / 'source.pt')
     assert imported.classifier['backbone'].items() >= settings.items()
     assert imported.num_channels == channels and imported.mean is not None
-    tolerance = 0.02 if dtype == torch.float16 else 1e-4
-    _check_logits(imported, images, expected, tolerance)
+    close = dict(atol=0.02 if dtype == torch.float16 else 1e-4, rtol=1e-4)
+    logits = _plain(imported)(images)
+    torch.testing.assert_close(logits, last(features), **close)
+
+
+ALONE = {'conv1.weight': torch.zeros(1), 'mean': torch.tensor(MEAN)}
+PIXELS = ALONE | dict(mean=255 * torch.tensor(MEAN), std=torch.tensor(STD))
+FEWER = {k: v for k, v in ResNet18().state_dict().items() if 'layer4' not in k}
 
 
 @pytest.mark.parametrize(
@@ -156,31 +139,13 @@ def test_pre_activation_and_wide_nets(
         ({'conv.weight': torch.zeros(1)}, 'layout of the keys'),
         (dict(epoch=3), r"no tensors, only \['epoch'\]"),
         ([torch.zeros(1)], 'holds a list'),
-        (
-            {'mean': torch.tensor(MEAN), 'conv1.weight': torch.zeros(1)},
-            'mean of a normalisation layer alone',
-        ),
-        (
-            {
-                'mean': torch.tensor([125.0, 120.0, 110.0]),
-                'std': torch.tensor(STD),
-                'conv1.weight': torch.zeros(1),
-            },
-            'not on the scale of images',
-        ),
+        (ALONE, 'mean of a normalisation layer alone'),
+        (PIXELS, 'not on the scale of images'),
+        (FEWER, r'\(2, 2, 2, 0\) blocks'),
     ],
-    ids=['layout', 'no-tensors', 'list', 'mean-alone', 'pixel-scale'],
+    ids=['layout', 'no-tensors', 'list', 'mean-alone', 'pixel-scale', 'depth'],
 )
 def test_unknown_content(content: Any, message: str, tmp_path: Path) -> None:
-    path = tmp_path / 'source.pt'
-    torch.save(content, path)
+    torch.save(content, tmp_path / 'source.pt')
     with pytest.raises(ValueError, match=message):
-        import_checkpoint(path)
-
-
-def test_other_depths_are_refused(tmp_path: Path) -> None:
-    weights = ResNet18().state_dict()
-    fewer = {k: v for k, v in weights.items() if 'layer4' not in k}
-    torch.save(fewer, tmp_path / 'source.pt')
-    with pytest.raises(ValueError, match=r'\(2, 2, 2, 0\) blocks'):
         import_checkpoint(tmp_path / 'source.pt')

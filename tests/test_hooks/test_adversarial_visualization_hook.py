@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import pytest
@@ -23,6 +24,7 @@ from mmengine.registry import OPTIM_WRAPPERS, VISBACKENDS
 from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.visualization import LocalVisBackend
 from PIL import Image
+from pytest import MonkeyPatch
 from torch import nn
 from two_processes import on_two_processes
 
@@ -53,16 +55,11 @@ class Watcher(Hook):
 
 
 def train(
-    work_dir: Path, epochs: int = 1, hooks: Any = None, **settings: Any
+    work_dir: Path, epochs: int, hooks: dict, **settings: Any
 ) -> tuple[Runner, Watcher]:
-    runner = build_digits_runner(
-        work_dir,
-        10,
-        epochs=epochs,
-        default_hooks=hooks or {},
-        # Merging takes _delete_ out.
-        **copy.deepcopy(dict(SMALL, **settings)),
-    )
+    # Merging takes _delete_ out.
+    settings = copy.deepcopy(dict(SMALL, default_hooks=hooks, **settings))
+    runner = build_digits_runner(work_dir, 10, epochs=epochs, **settings)
     watcher = Watcher()
     runner.register_hook(watcher)
     runner.train()
@@ -71,9 +68,8 @@ def train(
 
 def pictures(**settings: Any) -> dict[str, dict]:
     settings = dict(num_images=6, num_rows=2) | settings
-    return dict(
-        pictures=dict(type='m2at_mm.AdversarialVisualizationHook', **settings)
-    )
+    kind = dict(type='m2at_mm.AdversarialVisualizationHook')
+    return dict(pictures=kind | settings)
 
 
 def files(work_dir: Path) -> dict[str, Path]:
@@ -92,9 +88,15 @@ def errors(work_dir: Path) -> list[str]:
     return [one for one in lines if '- ERROR -' in one]
 
 
-def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The networks that are shown, and their weights at that time."""
-    seen: list[Any] = []
+@pytest.mark.parametrize(
+    ('settings', 'steps'),
+    [(dict(interval=2), [4, 8]), (dict(interval=3, by_epoch=False), [3, 6])],
+)
+def test_shows_at_intervals_only(
+    settings: dict, steps: list, tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    """The network in training is shown, not the average."""
+    seen: list[Any] = []  # the networks, and their weights at that time
     look = TrainingImages.of
 
     def spy(model: Any, *batch: Any) -> TrainingImages:
@@ -102,31 +104,14 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return look(model, *batch)
 
     monkeypatch.setattr(TrainingImages, 'of', spy)
-    return seen
-
-
-@pytest.mark.parametrize(
-    ('settings', 'steps'),
-    [(dict(interval=2), [4, 8]), (dict(interval=3, by_epoch=False), [3, 6])],
-    ids=['epochs', 'iterations'],
-)
-def test_shows_at_intervals_only(
-    settings: dict,
-    steps: list[int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The network in training is shown, not the average."""
-    seen = spied(monkeypatch)
     ema = dict(ema=dict(type='EMAHook', momentum=0.1))
     hooks = ema | pictures(**settings)
     runner, _ = train(tmp_path, 4, hooks, train_cfg=dict(val_interval=9))
     assert len(seen) == 2 and seen[1][0] is runner.model
     if steps[1] == 8:  # the end
         assert torch.equal(seen[1][1], runner.model.head.fc.weight)
-    assert set(files(tmp_path)) == {
-        f'training_images_{step}.png' for step in steps
-    }
+    names = {f'training_images_{step}.png' for step in steps}
+    assert files(tmp_path).keys() == names
     assert list(scalars(tmp_path, 'attack_success')) == steps
     eps = scalars(tmp_path, EPS)
     assert eps == {step: pytest.approx(32 / 255) for step in steps}
@@ -140,10 +125,9 @@ def test_success_is_of_the_train_attack(tmp_path: Path) -> None:
     runner, _ = train(tmp_path, 1, pictures(num_images=8))
     model = runner.model.eval()
     ((images, labels),) = watched_batches(runner, 8)
+    given = model, images, labels, model.threat_model
     with own_random_stream(images.device, 0):
-        attacked = model.train_attack(
-            model, images, labels, model.threat_model
-        )
+        attacked = model.train_attack(*given)
     with torch.no_grad():
         clean = model(images).argmax(1) == labels
         robust = model(attacked).argmax(1) == labels
@@ -153,14 +137,14 @@ def test_success_is_of_the_train_attack(tmp_path: Path) -> None:
 
 
 def test_success_counts_what_was_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     """One of each batch of 4, 4 and 2."""
-    monkeypatch.setattr(
-        TrainingImages,
-        'fooled',
-        lambda self: torch.arange(len(self.labels)) == 0,
-    )
+
+    def fooled(self: TrainingImages) -> torch.Tensor:
+        return torch.arange(len(self.labels)) == 0
+
+    monkeypatch.setattr(TrainingImages, 'fooled', fooled)
     val = dict(val_dataloader=dict(batch_size=4))
     train(tmp_path, 1, pictures(num_images=10), **val)
     assert scalars(tmp_path, 'attack_success') == {2: pytest.approx(30.0)}
@@ -176,16 +160,14 @@ class _CPUAutocast(OptimWrapper):
             yield
 
 
-def _method(name: str, **model: Any) -> dict:
-    method = dict(_delete_=True, type=f'm2at_mm.{name}')
-    return dict(model=dict(model, method=method))
-
-
 NO_VALIDATION = dict(val_cfg=None, val_dataloader=None, val_evaluator=None)
+FREE_AT = dict(method=dict(_delete_=True, type='m2at_mm.FreeAT'))
+IAT = dict(method=dict(_delete_=True, type='m2at_mm.IAT'))
+IAT |= dict(train_attack=dict(bn_mode='train'))
 TRAININGS: dict[str, tuple[bool, dict[str, Any]]] = {
     'm2at': (True, {}),
-    'free-at': (False, _method('FreeAT')),
-    'train mode': (True, _method('IAT', train_attack=dict(bn_mode='train'))),
+    'free-at': (False, dict(model=FREE_AT)),
+    'train mode': (True, dict(model=IAT)),
     'autocast': (False, dict(optim_wrapper=dict(type='_CPUAutocast'))),
     # Training images are read by the hook as well as by the loop.
     'no validation': (False, NO_VALIDATION),
@@ -196,9 +178,8 @@ TRAININGS: dict[str, tuple[bool, dict[str, Any]]] = {
 def test_training_is_as_without(kind: str, tmp_path: Path) -> None:
     by_epoch, settings = TRAININGS[kind]
     found = []
-    extra: dict[str, Any] = dict(
-        ema=dict(type='EMAHook', momentum=0.5, update_buffers=True)
-    )
+    ema = dict(type='EMAHook', momentum=0.5, update_buffers=True)
+    extra: dict[str, Any] = dict(ema=ema)
     if settings is NO_VALIDATION:
         extra['checkpoint'] = dict(save_best=None)
     for name, hook in (('without', {}), ('with', pictures(by_epoch=by_epoch))):
@@ -235,10 +216,6 @@ class _GoneBackend(LocalVisBackend):
         raise ConnectionError('no route to host')
 
 
-def _out_of_memory(*args: Any) -> None:
-    raise RuntimeError('out of memory')
-
-
 @pytest.mark.parametrize(
     ('fault', 'said'),
     [
@@ -248,21 +225,17 @@ def _out_of_memory(*args: Any) -> None:
     ],
 )
 def test_a_failure_is_an_error_and_no_end(
-    fault: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: str, said: str, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
-    backend = 'LocalVisBackend'
-    if fault == 'server':
-        backend = '_GoneBackend'
-    elif fault == 'disk':
+    gone = fault == 'server'
+    backend = dict(type='_GoneBackend' if gone else 'LocalVisBackend')
+    if fault == 'disk':
         monkeypatch.setattr(cv2, 'imwrite', lambda *args: False)
-    else:
-        monkeypatch.setattr(TrainingImages, 'of', _out_of_memory)
-    runner, watcher = train(
-        tmp_path,
-        2,
-        pictures(),
-        visualizer=dict(type='Visualizer', vis_backends=[dict(type=backend)]),
-    )
+    elif fault == 'attack':
+        full = Mock(side_effect=RuntimeError('out of memory'))
+        monkeypatch.setattr(TrainingImages, 'of', full)
+    visualizer = dict(type='Visualizer', vis_backends=[backend])
+    runner, watcher = train(tmp_path, 2, pictures(), visualizer=visualizer)
     assert runner.epoch == 2
     first, second, last = errors(tmp_path)
     assert said in first and 'epoch 2' in second
@@ -302,7 +275,7 @@ def test_wrong_numbers(name: str, value: float) -> None:
 
 
 def test_what_would_show_nothing_or_hang_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
     def refused(message: str) -> None:
         with pytest.raises(ValueError, match=message):

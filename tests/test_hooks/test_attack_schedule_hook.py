@@ -16,19 +16,16 @@ EPS = 'threat_model.eps'
 ONE = dict(param=EPS, values=[0.0, 0.1], milestones=[2, 6])
 
 
-def runner_of(model: Any = None) -> Any:
+def runner_of(settings: dict | None = None) -> Any:
     """What the hook needs of a Runner."""
-    model = model or build_adversarial()
-    hub = MessageHub.get_instance(f'schedule{id(model)}')
-    return SimpleNamespace(
-        model=model, epoch=0, iter=0, message_hub=hub, train_loop=None
-    )
+    found = SimpleNamespace(epoch=0, iter=0, train_loop=None)
+    found.model = build_adversarial(**settings or {})
+    found.message_hub = MessageHub.get_instance(f'schedule{id(found)}')
+    return found
 
 
-def hook_and_runner(
-    model: Any = None, **schedule: Any
-) -> tuple[AttackScheduleHook, Any]:
-    hook, runner = AttackScheduleHook([ONE | schedule]), runner_of(model)
+def hook_and_runner(settings: dict | None = None, **schedule: Any) -> Any:
+    hook, runner = AttackScheduleHook([ONE | schedule]), runner_of(settings)
     hook.before_train(runner)
     return hook, runner
 
@@ -91,11 +88,6 @@ def test_validation_uses_the_settings_of_the_config(training: bool) -> None:
     assert runner.model.threat_model.eps == pytest.approx(expected)
 
 
-def test_one_setting_twice() -> None:
-    with pytest.raises(ValueError, match='more than once'):
-        AttackScheduleHook([ONE, dict(ONE)])
-
-
 FGSM = dict(train_attack=dict(type='m2at_mm.FGSM'))
 FREE_AT = dict(method=dict(type='m2at_mm.FreeAT'))
 STANDARD = dict(method=dict(type='m2at_mm.Standard'))
@@ -119,6 +111,8 @@ STEPS, STEP_SIZE = 'train_attack.steps', 'train_attack.step_size'
 def test_wrong_schedules(schedule: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AttackScheduleHook([ONE | schedule])
+    with pytest.raises(ValueError, match='more than once'):
+        AttackScheduleHook([ONE, dict(ONE)])
 
 
 @pytest.mark.parametrize(
@@ -152,9 +146,7 @@ def test_what_a_training_cannot_use(
     settings: dict, param: str, values: list, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        hook_and_runner(
-            build_adversarial(**settings), param=param, values=values
-        )
+        hook_and_runner(settings, param=param, values=values)
 
 
 def test_epochs_are_refused_in_a_loop_without_them() -> None:
@@ -186,9 +178,9 @@ SCALE = dict(method=dict(type='m2at_mm.M2AT', scale=2))
 def test_the_value_in_force(
     settings: dict, param: str, values: list, expected: float
 ) -> None:
-    model = build_adversarial(**settings)
-    hook, runner = hook_and_runner(model, param=param, values=values)
+    hook, runner = hook_and_runner(settings, param=param, values=values)
     by_epoch(hook, runner, 4)
+    model = runner.model
     value = operator.attrgetter(param)(model)
     if param == STEP_SIZE:
         value = model.train_attack.length_of_step(model.threat_model)

@@ -1,31 +1,32 @@
 from __future__ import annotations
 
+import copy
 import re
-from functools import partial
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from digits_runner import build_digits_runner, quick_cfg
-from interrupted_runs import build_runner as build_any_runner
-from interrupted_runs import log_of, resume
+from interrupted_runs import build_runner, log_of, resume
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from pytest import MonkeyPatch
+from torch import nn
 
 from m2at_mm.attacks import FGSM, NFGSM, PGD, ThreatModel, own_random_stream
 from m2at_mm.hooks import CollapseGuardHook
 from m2at_mm.hooks.watched_images import watched_batches
 from m2at_mm.methods import M2AT
 
-GUARD = 'm2at_mm.CollapseGuardHook'
 SOUND = dict(clean=60.0, fgsm=40.0, pgd=35.0)
 LARGE_RADIUS = dict(clean=80.0, fgsm=44.5, pgd=23.4)
 OVERFITTED = dict(clean=70.0, fgsm=60.0, pgd=1.0)
 GUESSING = dict(clean=11.0, fgsm=10.0, pgd=10.0)
-ten_digits = partial(build_digits_runner, num_images=10, network=quick_cfg)
+Build = Callable[..., Runner]
 
 
 class Watch(Hook):
@@ -36,6 +37,7 @@ class Watch(Hook):
     def __init__(self) -> None:
         self.weights: list[torch.Tensor] = []
         self.steps: list[float] = []
+        self.checked_at: list[int] = []
 
     def before_train_epoch(self, runner: Runner) -> None:
         model = runner.model
@@ -44,63 +46,53 @@ class Watch(Hook):
         self.steps.append(255 * length)
 
 
-def trained(runner: Runner) -> Watch:
-    watch = Watch()
-    runner.register_hook(watch)
-    runner.train()
-    return watch
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: MonkeyPatch) -> Build:
+    """Function that builds nine iterations whose checks give the figures."""
+
+    def guarded(loop: str, *figures: Any, **settings: Any) -> Runner:
+        given, watch = iter(figures), Watch()
+
+        def measure(self: CollapseGuardHook, runner: Runner) -> Any:
+            watch.checked_at.append(runner.iter + (not self.by_epoch))
+            return next(given)
+
+        if figures:
+            monkeypatch.setattr(CollapseGuardHook, '_measure', measure)
+        by_epoch = loop == 'epochs'
+        guard = dict(num_images=8, steps=1, interval=1 if by_epoch else 2)
+        guard |= dict(by_epoch=by_epoch, type='m2at_mm.CollapseGuardHook')
+        settings = copy.deepcopy(settings)  # merging takes _delete_ out
+        settings['default_hooks'] = dict(
+            guard=guard | settings.pop('guard', {}),
+            checkpoint=settings.pop('checkpoint', {}),
+        )
+        if 'epochs' in settings:
+            settings['train_cfg'] = dict(max_epochs=settings.pop('epochs'))
+        settings['randomness'] = dict(seed=0)
+        runner = build_runner(tmp_path, loop, **settings)
+        runner.register_hook(watch)
+        runner.watch = watch
+        return runner
+
+    return guarded
 
 
-def build_runner(
-    work_dir: Path, epochs: int = 1, keep: int = -1, **guard: Any
-) -> Runner:
-    """Epochs of one iteration of ten digits under the guard."""
-    hooks = dict(
-        checkpoint=dict(max_keep_ckpts=keep, published_keys=None),
-        guard=dict(type=GUARD, **guard),
-    )
-    return ten_digits(work_dir, epochs=epochs, default_hooks=hooks)
-
-
-def build_in(work_dir: Path, loop: str, **settings: Any) -> Runner:
-    """Three epochs of three batches, or nine iterations, with a guard."""
-    guard = dict(
-        type=GUARD,
-        num_images=8,
-        steps=1,
-        by_epoch=loop == 'epochs',
-        interval=1 if loop == 'epochs' else 2,
-    )
-    guard |= settings.pop('guard', {})
-    hooks = dict(guard=guard) | settings.pop('default_hooks', {})
-    seed = dict(randomness=dict(seed=0))
-    return build_any_runner(
-        work_dir, loop, default_hooks=hooks, **seed, **settings
-    )
-
-
-def measured(monkeypatch: pytest.MonkeyPatch, *figures: Any) -> None:
-    """Let the guard see these figures, one check after the other."""
-    given = iter(figures)
-    monkeypatch.setattr(
-        CollapseGuardHook, '_measure', lambda self, runner: next(given)
-    )
-
-
-def not_finite(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+def not_finite(monkeypatch: MonkeyPatch, iteration: int) -> None:
     """Let one iteration's loss be infinite."""
     plain, count = M2AT.loss, iter(range(1, 100))
 
     def loss(*args: Any) -> dict[str, torch.Tensor]:
-        factor = float('inf') if next(count) == iteration else 1.0
         losses = plain(*args)
-        return dict(losses, loss=losses['loss'] * factor)
+        if next(count) == iteration:
+            losses['loss'] = losses['loss'] * float('inf')
+        return losses
 
     monkeypatch.setattr(M2AT, 'loss', loss)
 
 
-def test_figures_are_those_of_the_attacks(tmp_path: Path) -> None:
-    runner = build_runner(tmp_path, num_images=8)
+def test_figures_are_those_of_the_attacks(build: Build) -> None:
+    runner = build('epochs', guard=dict(steps=10))
     (guard,) = (h for h in runner.hooks if isinstance(h, CollapseGuardHook))
     model = runner.model
     state = torch.get_rng_state()
@@ -119,7 +111,9 @@ def test_figures_are_those_of_the_attacks(tmp_path: Path) -> None:
 
 OVERFITTING = 'catastrophic overfitting: 60.0 % under FGSM'
 CHANCE = 'guessing among 10 classes'
-ROLLBACK = dict(action='rollback', max_rollbacks=2)
+BACK, LOWER = dict(action='rollback'), dict(action='lower_step')
+ROLLBACK = dict(BACK, max_rollbacks=2)
+BY_ITERATION = dict(by_epoch=False, interval=2)
 
 
 @pytest.mark.parametrize(
@@ -137,21 +131,16 @@ ROLLBACK = dict(action='rollback', max_rollbacks=2)
     ],
 )
 def test_training_stops_where_it_failed(
-    figures: list[dict[str, float]],
-    guard: dict,
-    said: str,
-    end: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    figures: list, guard: dict, said: str, end: int, build: Build
 ) -> None:
-    measured(monkeypatch, *figures)
-    epochs = 4 if end == 4 and guard is not ROLLBACK else 5
-    runner = build_runner(tmp_path, epochs, **dict(patience=1) | guard)
+    last = 4 if end == 4 and guard is not ROLLBACK else 5
+    guard = dict(patience=1) | guard
+    runner = build('epochs', *figures, guard=guard, epochs=last)
     runner.train()
     assert runner.epoch == end
     logged = runner.message_hub.get_scalar('train/guard_fgsm')
     assert logged.current() == figures[-1]['fgsm']
-    log = log_of(tmp_path)
+    log = log_of(Path(runner.work_dir))
     assert ('- ERROR -' in log) == bool(said)
     assert re.search(f'- ERROR -.*{said}', log) or not said
 
@@ -167,60 +156,38 @@ def test_training_stops_where_it_failed(
     ],
 )
 def test_going_back_to_the_last_sound_checkpoint(
-    figures: list,
-    same: list[bool],
-    keep: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    figures: list, same: list[bool], keep: int, build: Build
 ) -> None:
-    measured(monkeypatch, *figures)
-    runner = build_runner(tmp_path, 4, keep, action='rollback')
-    weights = trained(runner).weights
+    settings = dict(guard=BACK, checkpoint=dict(max_keep_ckpts=keep))
+    runner = build('epochs', *figures, epochs=4, **settings)
+    runner.train()
     assert runner.epoch == 4
-    pairs = pairwise(weights)
+    pairs = pairwise(runner.watch.weights)
     assert [torch.equal(one, other) for one, other in pairs] == same
 
 
-def test_a_lower_step_stays_lower_after_resuming(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured(monkeypatch, SOUND, OVERFITTED, SOUND, SOUND, SOUND)
-    lower = dict(action='lower_step', step_factor=0.25)
-    runner = build_runner(tmp_path, 3, **lower)
-    assert trained(runner).steps == pytest.approx([16, 16, 4])
-    runner, watch = build_runner(tmp_path, 5, **lower), Watch()
-    runner.register_hook(watch)
-    resume(runner)
-    assert watch.steps == pytest.approx([4, 4])
+@pytest.mark.parametrize('scheduled', [False, True])
+def test_a_lower_step_stays_lower(scheduled: bool, build: Build) -> None:
+    """Also after resuming, and under a schedule of the step."""
+    settings: dict[str, Any] = dict(guard=dict(LOWER, step_factor=0.25))
+    expected = [16.0, 16.0, 4.0]
+    if scheduled:
+        values = dict(values=['2/255', '8/255'], milestones=[0, 2])
+        schedules = [dict(values, param='train_attack.step_size')]
+        hook = dict(type='m2at_mm.AttackScheduleHook', schedules=schedules)
+        settings = dict(guard=LOWER, custom_hooks=[hook])
+        expected = [2, 5, 8 / 2]
+    runner = build('epochs', SOUND, OVERFITTED, *[SOUND] * 3, **settings)
+    runner.train()
+    assert runner.watch.steps == pytest.approx(expected)
+    if not scheduled:
+        runner = resume(build('epochs', **settings, epochs=5))
+        assert runner.watch.steps == pytest.approx([4, 4])
 
 
-def test_a_schedule_of_the_step_stays_lowered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured(monkeypatch, SOUND, OVERFITTED, SOUND)
-    schedule = dict(
-        param='train_attack.step_size',
-        values=['2/255', '8/255'],
-        milestones=[0, 2],
-    )
-    hook = dict(type='m2at_mm.AttackScheduleHook', schedules=[schedule])
-    runner = build_in(
-        tmp_path,
-        'epochs',
-        guard=dict(action='lower_step'),
-        custom_hooks=[hook],
-    )
-    assert trained(runner).steps == pytest.approx([2, 5, 8 / 2])
-
-
-@pytest.mark.parametrize(
-    'attack',
-    [FGSM(), NFGSM(noise=0.0)],
-    ids=lambda attack: type(attack).__name__,
-)
+@pytest.mark.parametrize('attack', [FGSM(), NFGSM(noise=0.0)])
 def test_a_lower_step_is_a_share_of_the_one_in_force(attack: Any) -> None:
-    flat = torch.nn.Flatten()
-    network = torch.nn.Sequential(flat, torch.nn.Linear(12, 2, bias=False))
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2, bias=False))
     images = torch.full((1, 3, 2, 2), 0.5)
     labels, threat_model = torch.tensor([0]), ThreatModel('linf', '8/255')
     for lowered in (4 / 255, 2 / 255):
@@ -234,70 +201,50 @@ def test_a_lower_step_is_a_share_of_the_one_in_force(attack: Any) -> None:
     ('loop', 'guard', 'expected'),
     [
         ('epochs', dict(interval=2), [6]),
-        ('epochs', dict(by_epoch=False, interval=2), [2, 4, 6, 8]),
+        ('epochs', BY_ITERATION, [2, 4, 6, 8]),
         ('iterations', {}, [2, 4, 6, 8]),
         ('iterations', dict(interval=4), [4, 8]),
     ],
 )
 def test_checks_are_made_when_they_are_due(
-    loop: str,
-    guard: dict,
-    expected: list[int],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    loop: str, guard: dict, expected: list[int], build: Build
 ) -> None:
     """The last one stops the training, at once in a loop by iterations."""
-    seen: list[int] = []
-
-    def measure(self: CollapseGuardHook, runner: Runner) -> dict[str, float]:
-        seen.append(runner.iter + (not self.by_epoch))
-        return OVERFITTED if seen == expected else SOUND
-
-    monkeypatch.setattr(CollapseGuardHook, '_measure', measure)
-    runner = build_in(tmp_path, loop, guard=guard)
+    figures = [*[SOUND] * (len(expected) - 1), OVERFITTED]
+    runner = build(loop, *figures, guard=guard)
     runner.train()
-    assert seen == expected
+    assert runner.watch.checked_at == expected
     assert runner.iter == expected[-1] or loop == 'epochs'
 
 
-BACK, LOWER = dict(action='rollback'), dict(action='lower_step')
-EVERY_TWO = dict(interval=2, by_epoch=False)
+TWO, KEEP_ONE = dict(interval=2), dict(max_keep_ckpts=1)
 DIVISOR = 'checkpoint.interval to {} or a divisor of it, with by_epoch=False'
 GONE = 'would not be there'
 NO_STEP = r"lower_step' needs .*'rollback'"
-FREE_AT = dict(train_attack=None, method=dict(type='m2at_mm.FreeAT'))
+OTHER = dict(type='m2at_mm.FreeAT', _delete_=True)
+FREE_AT = dict(method=OTHER, train_attack=None)
 # Its train attack is given and not called.
-STANDARD = dict(method=dict(type='m2at_mm.Standard'))
+STANDARD = dict(method=dict(OTHER, type='m2at_mm.Standard'))
 
 
 @pytest.mark.parametrize(
-    ('loop', 'guard', 'checkpoint', 'model', 'message'),
+    ('loop', 'settings', 'message'),
     [
-        ('iterations', dict(by_epoch=True), {}, {}, 'interval=2 counts ep'),
-        ('iterations', BACK | dict(interval=3), {}, {}, DIVISOR.format(3)),
-        ('epochs', BACK | EVERY_TWO, {}, {}, DIVISOR.format(2)),
-        ('epochs', BACK | dict(interval=2), dict(max_keep_ckpts=1), {}, GONE),
-        ('epochs', BACK, dict(save_optimizer=False), {}, GONE),
-        ('epochs', BACK, dict(interval=-1), {}, GONE),
-        ('epochs', BACK, dict(interval=2), {}, GONE),
-        ('epochs', LOWER, {}, FREE_AT, NO_STEP),
-        ('epochs', LOWER, {}, STANDARD, NO_STEP),
+        ('iterations', dict(guard=dict(by_epoch=True)), 'interval=2 counts e'),
+        ('iterations', dict(guard=BACK | dict(interval=3)), DIVISOR.format(3)),
+        ('epochs', dict(guard=BACK | BY_ITERATION), DIVISOR.format(2)),
+        ('epochs', dict(guard=BACK | TWO, checkpoint=KEEP_ONE), GONE),
+        ('epochs', dict(checkpoint=dict(save_optimizer=False)), GONE),
+        ('epochs', dict(checkpoint=dict(interval=-1)), GONE),
+        ('epochs', dict(checkpoint=TWO), GONE),
+        ('epochs', dict(guard=LOWER, model=STANDARD), NO_STEP),
+        ('epochs', dict(guard=LOWER, model=FREE_AT), NO_STEP),
     ],
 )
 def test_what_a_training_does_not_allow(
-    loop: str,
-    guard: dict,
-    checkpoint: dict,
-    model: dict,
-    message: str,
-    tmp_path: Path,
+    loop: str, settings: dict, message: str, build: Build
 ) -> None:
-    if model:
-        model = dict(model, method=dict(model['method'], _delete_=True))
-    hooks = dict(checkpoint=checkpoint)
-    runner = build_in(
-        tmp_path, loop, guard=guard, model=model, default_hooks=hooks
-    )
+    runner = build(loop, **dict(guard=BACK) | settings)
     with pytest.raises(ValueError, match=message):
         runner.train()
 
@@ -306,49 +253,35 @@ def test_what_a_training_does_not_allow(
     ('loop', 'iteration'), [('epochs', 5), ('iterations', 7)]
 )
 def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
-    loop: str, iteration: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loop: str, iteration: int, build: Build, monkeypatch: MonkeyPatch
 ) -> None:
     """Checkpoints after epochs of three, or after iterations 4, 8 and 9."""
-    read: list[torch.Tensor] = []
-    reduce = dist.all_reduce
-
-    def noted(first: torch.Tensor, op: str = 'sum') -> None:
-        if op == 'min':
-            read.append(first)
-        reduce(first, op)
-
     not_finite(monkeypatch, iteration)
-    measured(monkeypatch, *[SOUND] * 9)
-    interval = 1 if loop == 'epochs' else 4
-    runner = build_in(
-        tmp_path,
-        loop,
-        guard=dict(action='rollback', interval=interval),
-        train_cfg=dict(val_interval=100),
-        default_hooks=dict(checkpoint=dict(interval=interval)),
-    )
-    monkeypatch.setattr(
-        'm2at_mm.hooks.collapse_guard_hook.dist.all_reduce', noted
-    )
+    every = dict(interval=1 if loop == 'epochs' else 4)
+    settings = dict(checkpoint=every, train_cfg=dict(val_interval=100))
+    runner = build(loop, *[SOUND] * 9, guard=BACK | every, **settings)
+    reduce = Mock(wraps=dist.all_reduce)
+    monkeypatch.setattr(dist, 'all_reduce', reduce)
     runner.train()
-    assert len(read) == 3
-    saved = list(tmp_path.glob('*_?.pth'))
+    ops = [call.args[1:] for call in reduce.call_args_list]
+    assert ops.count(('min',)) == 3
+    work_dir = Path(runner.work_dir)
+    saved = list(work_dir.glob('*_?.pth'))
     assert len(saved) == 4  # with the best one
     for path in saved:
         weights = torch.load(path, weights_only=True)['state_dict']
         assert all(value.isfinite().all() for value in weights.values()), path
-    assert f'not finite in iteration {iteration}' in log_of(tmp_path)
+    assert f'not finite in iteration {iteration}' in log_of(work_dir)
 
 
 @pytest.mark.parametrize('action', ['warn', 'stop', 'rollback'])
 def test_a_loss_that_is_not_finite_ends_training(
-    action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    action: str, build: Build, monkeypatch: MonkeyPatch
 ) -> None:
     not_finite(monkeypatch, iteration=1)
-    with pytest.raises(
-        FloatingPointError, match=r'loss is not finite.*clip_grad'
-    ):
-        build_runner(tmp_path, 2, action=action).train()
+    message = r'loss is not finite.*clip_grad'
+    with pytest.raises(FloatingPointError, match=message):
+        build('epochs', guard=dict(action=action)).train()
 
 
 @pytest.mark.parametrize(

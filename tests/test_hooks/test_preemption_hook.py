@@ -10,17 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import interrupted_runs as runs
 import pytest
 import torch
-from interrupted_runs import (
-    PARTS,
-    KillAt,
-    build_runner,
-    log_of,
-    resume,
-    same_ends,
-    seeded,
-)
+from interrupted_runs import KillAt
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 
@@ -68,13 +61,9 @@ def build(
     """A run with checkpoints after epochs."""
     checkpoint = dict(by_epoch=True, interval=interval, max_keep_ckpts=1)
     preemption = dict(type='m2at_mm.PreemptionHook')
-    return build_runner(
-        work_dir,
-        loop,
-        randomness=dict(seed=0),
-        default_hooks=dict(checkpoint=checkpoint, preemption=preemption),
-        **settings,
-    )
+    hooks = dict(checkpoint=checkpoint, preemption=preemption)
+    settings |= dict(default_hooks=hooks, randomness=dict(seed=0))
+    return runs.build_runner(work_dir, loop, **settings)
 
 
 def terminated(kill: KillAt, runner: Runner) -> str:
@@ -85,10 +74,13 @@ def terminated(kill: KillAt, runner: Runner) -> str:
     assert end.value.code == 143
     # Whoever listened before listens again.
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert 'SIGTERM: training ends after' in log_of(Path(runner.work_dir))
+    assert 'SIGTERM: training ends after' in runs.log_of(Path(runner.work_dir))
     latest = Path(runner.work_dir, 'last_checkpoint').read_text('utf-8')
     assert Path(latest).is_file()
     return Path(latest).name
+
+
+A_WORKER = dict(train_dataloader=dict(num_workers=1))
 
 
 @pytest.mark.parametrize(
@@ -99,13 +91,8 @@ def terminated(kill: KillAt, runner: Runner) -> str:
         # Accumulated gradients are applied first.
         (Terminate(3), dict(optim_wrapper=dict(accumulative_counts=3)), 6),
         *(
-            pytest.param(
-                TerminateJob(4),
-                dict(loop=loop, train_dataloader=dict(num_workers=1)),
-                5,
-                marks=needs_sigwaitinfo,
-            )
-            for loop in ('middle', 'iterations')
+            pytest.param(TerminateJob(4), one, 5, marks=needs_sigwaitinfo)
+            for one in (A_WORKER, dict(A_WORKER, loop='iterations'))
         ),
     ],
 )
@@ -120,7 +107,7 @@ def test_training_ends_with_a_checkpoint(
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Work dir of a run that nobody ends."""
     folder = tmp_path_factory.mktemp('whole')
-    seeded(0)
+    runs.seeded(0)
     build(folder).train()
     return folder
 
@@ -136,19 +123,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resumed_is_uninterrupted(
     kill: KillAt, saved: str, whole: Path, tmp_path: Path
 ) -> None:
-    seeded(0)
+    runs.seeded(0)
     assert terminated(kill, build(tmp_path)) == saved
-    seeded(1)
-    resume(build(tmp_path))
+    runs.seeded(1)
+    runs.resume(build(tmp_path))
     # The checkpoint of the signal is gone once there is a later one.
-    same_ends(whole, tmp_path, *PARTS)
+    runs.same_ends(whole, tmp_path, *runs.PARTS)
 
 
 def test_second_signal_is_the_systems(tmp_path: Path) -> None:
     came: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
     hook = PreemptionHook()
-    hook.before_train(build_runner(tmp_path, 'epochs'))
+    hook.before_train(runs.build_runner(tmp_path, 'epochs'))
     os.kill(os.getpid(), signal.SIGTERM)
     assert came == []
     os.kill(os.getpid(), signal.SIGTERM)
@@ -180,12 +167,8 @@ def set_offset(worker_id: int) -> None:
 
 @needs_sigwaitinfo
 def test_signal_from_elsewhere_ends_no_worker() -> None:
-    loader = DataLoader(
-        Slow(),
-        num_workers=2,
-        persistent_workers=True,
-        worker_init_fn=set_offset,
-    )
+    lasting: Any = dict(num_workers=2, persistent_workers=True)
+    loader = DataLoader(Slow(), worker_init_fn=set_offset, **lasting)
     end_with_parent(loader)
     batches = iter(loader)
     # One of each worker: both have begun.

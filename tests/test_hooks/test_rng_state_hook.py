@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import interrupted_runs as runs
 import pytest
 import torch
-from interrupted_runs import (
-    PARTS,
-    KillAt,
-    build_runner,
-    end_of,
-    killed_and_resumed,
-    log_of,
-    resume,
-    same,
-    same_ends,
-    scalars,
-    seeded,
-)
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -35,27 +22,20 @@ def build_in(
     folder: Path, loop: str, whole_batches: bool, workers: int
 ) -> Runner:
     loader = dict(num_workers=workers, persistent_workers=bool(workers))
-    return build_runner(
-        folder, loop, whole_batches=whole_batches, train_dataloader=loader
-    )
+    settings = dict(whole_batches=whole_batches, train_dataloader=loader)
+    return runs.build_runner(folder, loop, **settings)
 
 
-@pytest.fixture(scope='module')
+@functools.cache
 def uninterrupted(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., Runner]:
+    folder: Path, loop: str, whole_batches: bool, workers: int
+) -> Runner:
     """A run of each kind; workers that join whole batches draw nothing."""
-
-    @functools.cache
-    def run(loop: str, whole_batches: bool, workers: int) -> Runner:
-        seeded(0)
-        runner = build_in(
-            tmp_path_factory.mktemp('whole'), loop, whole_batches, workers
-        )
-        runner.train()
-        return runner
-
-    return run
+    runs.seeded(0)
+    name = f'{loop}-{whole_batches}-{workers}'
+    runner = build_in(folder / name, loop, whole_batches, workers)
+    runner.train()
+    return runner
 
 
 # A killed run's loop, iteration (in a validation: v), workers, and whether
@@ -76,43 +56,39 @@ SLOW = (
     [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
 )
 def test_resumed_is_uninterrupted(
-    case: str, tmp_path: Path, uninterrupted: Callable[..., Runner]
+    case: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     loop, at, number, *whole = case.split()
     workers, whole_batches = int(number), bool(whole)
     drawing = 0 if whole_batches else workers
-    first = uninterrupted(loop, whole_batches, drawing)
-    resumed = killed_and_resumed(
+    base = tmp_path_factory.getbasetemp() / 'uninterrupted'
+    first = uninterrupted(base, loop, whole_batches, drawing)
+    resumed = runs.killed_and_resumed(
         lambda: build_in(tmp_path, loop, whole_batches, workers),
-        KillAt(int(at[0]), in_validation=at.endswith('v')),
+        runs.KillAt(int(at[0]), in_validation=at.endswith('v')),
     )
     # The seed that the first run drew, which nobody wrote down.
     assert resumed.seed == first.seed
-    same_ends(Path(first.work_dir), tmp_path, *PARTS, 'param_schedulers')
+    runs.same_ends(
+        Path(first.work_dir), tmp_path, *runs.PARTS, 'param_schedulers'
+    )
     for name in ('train/loss', 'val/robust/clean', 'val/robust/pgd10'):
-        same(scalars(resumed, name), scalars(first, name), name)
+        runs.same(runs.scalars(resumed, name), runs.scalars(first, name), name)
 
 
 NEVER_BETTER = dict(monitor='robust/pgd10', rule='greater')
-EARLY = dict(
-    NEVER_BETTER, type='EarlyStoppingHook', patience=2, min_delta=100.0
-)
-PLATEAU = dict(
-    NEVER_BETTER,
-    _delete_=True,
-    type='ReduceOnPlateauLR',
-    threshold_rule='abs',
-    threshold=100.0,
-    patience=0,
-)
+STOPS = dict(type='EarlyStoppingHook', patience=2, min_delta=100.0)
+EARLY = NEVER_BETTER | STOPS
+PLATEAU = dict(NEVER_BETTER, type='ReduceOnPlateauLR', _delete_=True)
+PLATEAU |= dict(threshold_rule='abs', threshold=100.0, patience=0)
 AVERAGE = dict(type='EMAHook', ema_type='StochasticWeightAverage', interval=2)
 CROP = dict(type='RandomCrop', crop_size=32, padding=2)
 SWITCHED = dict(action_epoch=2, train_pipeline=[CROP, dict(type='PackInputs')])
 SWITCH = dict(type='mmpretrain.SwitchRecipeHook', schedule=[SWITCHED])
-GUARD = dict(
-    type='m2at_mm.CollapseGuardHook', action='rollback', num_images=8, steps=1
-)
+GUARD = dict(type='m2at_mm.CollapseGuardHook', num_images=8, steps=1)
+GUARD |= dict(action='rollback')
 BY_ITERATION = dict(by_epoch=False, interval=2)
+LONG_EPOCHS = dict(train_cfg=dict(max_epochs=5))
 
 
 def hooks(*custom: dict) -> dict:
@@ -124,11 +100,7 @@ def accumulated(batches: int) -> dict:
 
 
 KEEPING_A_STATE: dict[str, tuple[str, int, dict]] = {
-    'early stopping': (
-        'epochs',
-        7,
-        hooks(EARLY) | dict(train_cfg=dict(max_epochs=5)),
-    ),
+    'early stopping': ('epochs', 7, hooks(EARLY) | LONG_EPOCHS),
     'early by iteration': ('iterations', 7, hooks(EARLY)),
     'plateau': ('epochs', 7, dict(param_scheduler=PLATEAU)),
     'average': ('epochs', 5, dict(default_hooks=dict(ema=AVERAGE))),
@@ -153,21 +125,22 @@ def test_resumed_with_what_keeps_a_state(
 
     def build(name: str) -> Runner:
         own = copy.deepcopy(settings)  # merging takes '_delete_' out
-        return build_runner(tmp_path / name, loop, **SEEDED, **own)
+        return runs.build_runner(tmp_path / name, loop, **SEEDED, **own)
 
-    seeded(0)
+    runs.seeded(0)
     whole = build('whole')
     whole.train()
-    resumed = killed_and_resumed(lambda: build('parts'), KillAt(killed_at))
+    kill = runs.KillAt(killed_at)
+    resumed = runs.killed_and_resumed(lambda: build('parts'), kill)
     # Early stopping ends longer ones there.
     assert resumed.iter == whole.iter == 9
-    parts = end_of(tmp_path / 'whole').keys() - {'meta', 'message_hub'}
-    same_ends(tmp_path / 'whole', tmp_path / 'parts', *parts)
-    same(scalars(resumed, 'train/loss'), scalars(whole, 'train/loss'))
+    parts = runs.end_of(tmp_path / 'whole').keys() - {'meta', 'message_hub'}
+    runs.same_ends(tmp_path / 'whole', tmp_path / 'parts', *parts)
+    runs.same(*(runs.scalars(run, 'train/loss') for run in (resumed, whole)))
 
 
 def test_the_best_checkpoint_knows_that_it_is_the_best(tmp_path: Path) -> None:
-    runner = build_runner(tmp_path, 'epochs', custom_hooks=[EARLY], **SEEDED)
+    runner = runs.build_runner(tmp_path, 'epochs', **hooks(EARLY), **SEEDED)
     runner.train()
     (path,) = tmp_path.glob('best_*_?.pth')
     best = torch.load(path, weights_only=True)
@@ -175,7 +148,7 @@ def test_the_best_checkpoint_knows_that_it_is_the_best(tmp_path: Path) -> None:
     state = best['hook_states']['EarlyStoppingHook']
     assert epoch == 1 or state['wait_count'] == epoch - 1
     # Of the first validation, as no other is better by 100 points.
-    assert state['best_score'] == scalars(runner, 'val/robust/pgd10')[0]
+    assert state['best_score'] == runs.scalars(runner, 'val/robust/pgd10')[0]
 
 
 class Forgets(Hook):
@@ -200,9 +173,8 @@ class Counts(Forgets):
 
 def test_hooks_of_others(tmp_path: Path) -> None:
     for epochs in (1, 2):
-        runner = build_runner(
-            tmp_path, 'epochs', train_cfg=dict(max_epochs=epochs), **SEEDED
-        )
+        until = dict(train_cfg=dict(max_epochs=epochs))
+        runner = runs.build_runner(tmp_path, 'epochs', **until, **SEEDED)
         counts = [Counts(), Counts()]
         for hook in (*counts, Forgets()):
             runner.register_hook(hook)
@@ -210,44 +182,43 @@ def test_hooks_of_others(tmp_path: Path) -> None:
         runner._resume = epochs == 2
         runner.train()
     assert [hook.seen for hook in counts] == [6, 16]
-    assert 'begins anew with what Forgets may have noted' in log_of(tmp_path)
+    said = 'begins anew with what Forgets may have noted'
+    assert said in runs.log_of(tmp_path)
 
 
 def test_without_the_hook_it_is_another_run(tmp_path: Path) -> None:
     """The comparison above can fail, and the next run is told why."""
 
-    def build(name: str = 'parts', **settings: Any) -> Runner:
-        return build_runner(
-            tmp_path / name, 'epochs', False, **SEEDED, **settings
-        )
+    def build(name: str = 'parts') -> Runner:
+        folder = tmp_path / name
+        return runs.build_runner(folder, 'epochs', hooked=False, **SEEDED)
 
-    seeded(0)
+    runs.seeded(0)
     build('whole').train()
-    killed_and_resumed(build, KillAt(6))
+    runs.killed_and_resumed(build, runs.KillAt(6))
     with pytest.raises(AssertionError, match='state_dict'):
-        same_ends(tmp_path / 'whole', tmp_path / 'parts', 'state_dict')
-    longer = dict(train_cfg=dict(max_epochs=4))
-    resumed = resume(build_runner(tmp_path / 'parts', 'epochs', **longer))
-    assert resumed.epoch == 4
-    assert 'holds no random streams' in log_of(tmp_path / 'parts')
+        runs.same_ends(tmp_path / 'whole', tmp_path / 'parts', 'state_dict')
+    longer = runs.build_runner(tmp_path / 'parts', 'epochs', **LONG_EPOCHS)
+    assert runs.resume(longer).epoch == 5
+    assert 'holds no random streams' in runs.log_of(tmp_path / 'parts')
 
 
 def test_validation_leaves_training_alone(tmp_path: Path) -> None:
     ends = []
     for interval in (1, 3):
         cfg = dict(val_interval=interval)
-        seeded(0)
+        runs.seeded(0)
         folder = tmp_path / str(interval)
-        build_runner(folder, 'epochs', train_cfg=cfg, **SEEDED).train()
-        ends.append(end_of(folder)['state_dict'])
-    same(*ends)
+        runs.build_runner(folder, 'epochs', train_cfg=cfg, **SEEDED).train()
+        ends.append(runs.end_of(folder)['state_dict'])
+    runs.same(*ends)
 
 
 def test_another_number_of_processes_is_said(tmp_path: Path) -> None:
     hook = RNGStateHook()
-    runner = build_runner(tmp_path, 'epochs')
+    runner = runs.build_runner(tmp_path, 'epochs')
     runner._resume = True
     state = dict(ranks=[{}, {}], at_epoch_end=True)
     hook.after_load_checkpoint(runner, dict(rng_state=state))
     assert hook._loaded is None
-    assert 'is from 2 processes, this run has 1' in log_of(tmp_path)
+    assert 'is from 2 processes, this run has 1' in runs.log_of(tmp_path)

@@ -1,43 +1,43 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner, quick_cfg
 from interrupted_runs import log_of
+from pytest import MonkeyPatch
 
 from m2at_mm.evaluation import RobustAccuracy
 from m2at_mm.hooks import RobustOverfittingHook
 
 
-def trained(
-    work_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    figures: list[float],
-    epochs: int,
-    resume: bool = False,
-    **settings: Any,
-) -> str:
-    """The log's line on a training whose validations give these figures."""
-    given = iter(figures)
-    monkeypatch.setattr(
-        RobustAccuracy,
-        'compute_metrics',
-        lambda self, _: {'clean': 90.0, 'pgd10': next(given)},
-    )
-    hook = dict(type='m2at_mm.RobustOverfittingHook', **settings)
-    runner = build_digits_runner(
-        work_dir,
-        10,
-        epochs=epochs,
-        network=quick_cfg,
-        default_hooks=dict(overfitting=hook),
-    )
-    runner._resume = resume
-    runner.train()
-    lines = log_of(work_dir).splitlines()
-    return ''.join(line for line in lines if 'robust/pgd10: best' in line)
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: MonkeyPatch) -> Callable[..., str]:
+    """Function of the validations' figures: the log's line on a training."""
+
+    def line(*figures: float, max_loss: float = 2.0, last: int = 0) -> str:
+        given = iter(figures)
+        monkeypatch.setattr(
+            RobustAccuracy,
+            'compute_metrics',
+            lambda self, _: {'clean': 90.0, 'pgd10': next(given)},
+        )
+        hook = dict(type='m2at_mm.RobustOverfittingHook', max_loss=max_loss)
+        runner = build_digits_runner(
+            tmp_path,
+            10,
+            epochs=last or len(figures),
+            network=quick_cfg,
+            default_hooks=dict(overfitting=hook),
+        )
+        runner._resume = bool(last)
+        runner.train()
+        lines = log_of(tmp_path).splitlines()
+        return ''.join(one for one in lines if 'robust/pgd10: best' in one)
+
+    return line
 
 
 LOST = (
@@ -56,26 +56,17 @@ LOST = (
     ],
 )
 def test_a_loss_is_a_warning_and_noise_is_not(
-    figures: list[float],
-    max_loss: float,
-    level: str,
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    figures: list, max_loss: float, level: str, said: str, trained: Any
 ) -> None:
-    line = trained(
-        tmp_path, monkeypatch, figures, len(figures), max_loss=max_loss
-    )
+    line = trained(*figures, max_loss=max_loss)
     assert level in line and said in line and bool(line) == bool(said)
     assert ('lost' in line) == (level == 'WARNING')
 
 
-def test_validations_before_an_interruption_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained(tmp_path, monkeypatch, [50.0, 40.0], 2)
+def test_validations_before_an_interruption_count(trained: Any) -> None:
+    trained(50.0, 40.0)
     # The last checkpoint was saved before its validation, which is repeated.
-    line = trained(tmp_path, monkeypatch, [40.0, 41.0, 42.0], 4, resume=True)
+    line = trained(40.0, 41.0, 42.0, last=4)
     assert 'best 50.0 % after epoch 1, last 42.0 % after epoch 4' in line
 
 

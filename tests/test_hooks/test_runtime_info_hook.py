@@ -41,14 +41,12 @@ def _train(folder: Path, kind: str, loop: dict[str, Any]) -> dict[str, Any]:
         dict: All curves, those of a checkpoint, and the logged lines.
     """
     cfg = small_digits_config(folder, 20, batch_size=4, network=quick_cfg)
-    cfg.train_cfg = dict(loop)
-    cfg.default_hooks.runtime_info = dict(type=kind)
-    cfg.default_hooks.logger.interval = 3
-    cfg.default_hooks.checkpoint.update(
-        by_epoch=False, interval=4, max_keep_ckpts=-1, published_keys=None
-    )
+    saves = dict(by_epoch=False, interval=4, max_keep_ckpts=-1)
+    hooks = dict(runtime_info=dict(type=kind), logger=dict(interval=3))
+    hooks['checkpoint'] = dict(saves, published_keys=None)
+    cfg.merge_from_dict(dict(default_hooks=hooks))
     cfg.log_processor = dict(by_epoch=loop['by_epoch'])
-    cfg.randomness = dict(seed=0)
+    cfg.train_cfg, cfg.randomness = dict(loop), dict(seed=0)
     runner = Runner.from_cfg(cfg)
     runner.train()
     saved = torch.load(folder / 'iter_4.pth', weights_only=True)

@@ -33,14 +33,14 @@ def _statistics(runner: Any) -> tuple[float, float]:
     return runner.model.running_mean[0].item(), average.running_var[0].item()
 
 
+AFTER = {'after epoch': 'after_train_epoch', 'resumed': 'before_train'}
+
+
 def _work(rank: int) -> Any:
     found: dict[str, Any] = {}
-    for when in ('after epoch', 'resumed'):
+    for when, name in AFTER.items():
         runner, hook = _runner(rank), SyncBuffersHook()
-        if when == 'after epoch':
-            hook.after_train_epoch(runner)
-        else:
-            hook.before_train(runner)
+        getattr(hook, name)(runner)
         before = _statistics(runner)
         hook.before_val_epoch(runner)  # right after either of them: nothing
         assert before == _statistics(runner)
@@ -49,10 +49,8 @@ def _work(rank: int) -> Any:
         runner, hook = _runner(rank, IterBasedTrainLoop), SyncBuffersHook()
         runner.iter += when == 'between'
         hook.before_train(runner)
-        if when == 'validation':
-            hook.before_val_epoch(runner)
-        else:
-            hook.after_train_iter(runner, 0)
+        validates = when == 'validation'
+        (hook.before_val_epoch if validates else hook.after_train_iter)(runner)
         found[when] = _statistics(runner)
     return found
 

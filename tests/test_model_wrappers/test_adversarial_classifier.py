@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from itertools import product
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from mmengine.model import ExponentialMovingAverage
@@ -15,17 +17,6 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.structures import DataSample
-from tiny import (
-    MEAN,
-    RECIPES,
-    STD,
-    adversarial_cfg,
-    build_adversarial,
-    build_stock,
-    classifier_cfg,
-    labels_of,
-    raw_batch,
-)
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,7 +27,7 @@ from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
 PGD_CFG = dict(type='m2at_mm.PGD')
-DATA = dict(mean=MEAN, std=STD, num_classes=10)
+DATA = dict(mean=tiny.MEAN, std=tiny.STD, num_classes=10)
 
 
 @pytest.fixture(autouse=True)
@@ -45,23 +36,20 @@ def _scope() -> None:
 
 
 def batch_for(model: Any, training: bool = True, num: int = 4) -> dict:
-    return model.data_preprocessor(raw_batch(num=num), training)
+    return model.data_preprocessor(tiny.raw_batch(num=num), training)
 
 
 def mixing(augment: str) -> dict[str, Any]:
     """Preprocessing settings with a batch augmentation."""
-    augments = dict(augments=dict(type=augment, alpha=1.0))
-    return dict(DATA, batch_augments=augments)
-
-
-# --- a plain classifier to others ------------------------------------------
+    augment_cfg = dict(type=augment, alpha=1.0)
+    return dict(DATA, batch_augments=dict(augments=augment_cfg))
 
 
 @pytest.mark.parametrize('to_rgb', [False, True])
 def test_checkpoints_and_features_are_the_stock_ones(to_rgb: bool) -> None:
-    settings = dict(mean=MEAN, std=STD, to_rgb=to_rgb)
-    ours = build_adversarial(data_preprocessor=settings).eval()
-    stock = build_stock(to_rgb=to_rgb).eval()
+    settings = dict(mean=tiny.MEAN, std=tiny.STD, to_rgb=to_rgb)
+    ours = tiny.build_adversarial(data_preprocessor=settings).eval()
+    stock = tiny.build_stock(to_rgb=to_rgb).eval()
     assert list(ours.state_dict()) == list(stock.state_dict())
     stock.load_state_dict(ours.state_dict(), strict=True)
     images, given = (batch_for(one, False)['inputs'] for one in (ours, stock))
@@ -70,37 +58,26 @@ def test_checkpoints_and_features_are_the_stock_ones(to_rgb: bool) -> None:
     torch.testing.assert_close(
         ours.extract_feat(images), stock.extract_feat(given), **close
     )
-    other = build_adversarial(seed=1, data_preprocessor=settings).eval()
+    other = tiny.build_adversarial(seed=1, data_preprocessor=settings).eval()
     load_state_dict(other, stock.state_dict(), strict=True)  # MMEngine's
     assert torch.equal(other(images), ours(images))
 
 
-def test_ema_keeps_transparent_keys() -> None:
-    ema = ExponentialMovingAverage(build_adversarial())
+def test_averages_and_attributes_are_the_classifiers() -> None:
+    ours = tiny.build_adversarial()
+    ema = ExponentialMovingAverage(ours)
     keys = [k for k in ema.state_dict() if k.startswith('module.')]
-    assert keys == [f'module.{key}' for key in build_stock().state_dict()]
+    assert keys == [f'module.{key}' for key in tiny.build_stock().state_dict()]
     ema.load_state_dict(ema.state_dict(), strict=True)
-
-
-def test_attributes_of_the_classifier_show_through() -> None:
-    ours = build_adversarial()
     assert ours.head is ours.classifier.head
     assert ours.with_head and ours.with_neck and ours.num_classes == 10
     with pytest.raises(AttributeError, match='no attribute'):
         _ = ours.nonsense
 
 
-# --- settings --------------------------------------------------------------
-
-
 def test_defaults() -> None:
-    model = MODELS.build(
-        dict(
-            type='m2at_mm.AdversarialClassifier',
-            classifier=classifier_cfg(),
-            data_preprocessor=DATA,
-        )
-    )
+    kind = dict(type='m2at_mm.AdversarialClassifier', data_preprocessor=DATA)
+    model = MODELS.build(dict(kind, classifier=tiny.classifier_cfg()))
     assert model.threat_model.to_dict() == {'norm': 'linf', 'eps': 8 / 255}
     assert model.method == M2AT()
     assert list(model.eval_attacks) == ['pgd10']
@@ -112,11 +89,9 @@ def test_defaults() -> None:
     assert torch.isfinite(losses['loss'])
     found = model.eval()(**batch_for(model, False), mode='predict')
     assert set(found[0].adversarial_pred_labels) == {'pgd10'}
-
-
-@pytest.mark.parametrize('method', ['Standard', 'FreeAT'])
-def test_methods_without_an_attack_get_none(method: str) -> None:
-    assert build_adversarial(**RECIPES[method]).train_attack is None
+    for method in ('Standard', 'FreeAT'):  # without an attack
+        model = tiny.build_adversarial(**tiny.RECIPES[method])
+        assert model.train_attack is None
 
 
 @pytest.mark.parametrize(
@@ -133,7 +108,7 @@ def test_methods_without_an_attack_get_none(method: str) -> None:
 )
 def test_bad_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MODELS.build(adversarial_cfg(**settings))
+        MODELS.build(tiny.adversarial_cfg(**settings))
 
 
 # --- predictions -----------------------------------------------------------
@@ -141,17 +116,16 @@ def test_bad_settings(settings: dict, message: str) -> None:
 
 def test_predict_attacks_labelled_images_under_no_grad() -> None:
     weak, strong = dict(PGD_CFG, steps=1, step_size=0), dict(PGD_CFG, steps=5)
-    ours = build_adversarial(
-        eval_attacks=dict(weak=weak, pgd=strong),
-        threat_model=dict(eps='64/255'),
-    ).eval()
+    attacks, large = dict(weak=weak, pgd=strong), dict(eps='64/255')
+    ours = tiny.build_adversarial(eval_attacks=attacks, threat_model=large)
+    ours.eval()
     images, samples = batch_for(ours, False, num=8).values()
     # Truth = prediction, so that every image can be fooled.
     for sample, label in zip(samples, ours(images).argmax(1)):
         sample.set_gt_label(int(label))
     with torch.no_grad():
         found = ours(images, samples, mode='predict')
-    labels = labels_of(samples).tolist()
+    labels = tiny.labels_of(samples).tolist()
     assert [int(s.pred_label) for s in found] == labels
     assert [s.adversarial_pred_labels['pgd'] for s in found] != labels
     assert set(found[0].adversarial_pred_labels) == {'weak', 'pgd'}
@@ -160,10 +134,10 @@ def test_predict_attacks_labelled_images_under_no_grad() -> None:
 
 @pytest.mark.parametrize('attacks', [{}, None])
 def test_predict_without_labels_or_attacks_is_the_stock_one(
-    attacks: dict | None,
+    attacks: Any,
 ) -> None:
-    batch = raw_batch()
-    ours = build_adversarial(eval_attacks=attacks).eval()
+    batch = tiny.raw_batch()
+    ours = tiny.build_adversarial(eval_attacks=attacks).eval()
     images = batch['inputs'] / 255
     samples = None if attacks is None else batch['data_samples']
     found = ours(images, samples, mode='predict')
@@ -173,13 +147,13 @@ def test_predict_without_labels_or_attacks_is_the_stock_one(
 
 
 def test_what_forward_refuses() -> None:
-    ours, images = build_adversarial(), torch.rand(1, 3, 32, 32)
+    ours, images = tiny.build_adversarial(), torch.rand(1, 3, 32, 32)
     with pytest.raises(ValueError, match="mode='train' is unknown"):
         ours(images, mode='train')
     with pytest.raises(ValueError, match='neither gt_label nor gt_score'):
         ours(images, [DataSample()], mode='loss')
     with pytest.raises(TypeError, match='whole_batches=False'):
-        ours.val_step(_as_one(raw_batch()))
+        ours.val_step(_as_one(tiny.raw_batch()))
 
 
 # --- training --------------------------------------------------------------
@@ -187,17 +161,17 @@ def test_what_forward_refuses() -> None:
 
 def test_training_step_is_plain_pgd_at() -> None:
     """Loss, gradients and BN statistics of the published loop."""
-    ours = build_adversarial(
+    ours = tiny.build_adversarial(
         method=dict(type='m2at_mm.PGDAT'),
         train_attack=dict(PGD_CFG, steps=3, random_start=False),
     ).train()
     plain = copy.deepcopy(ours.classifier).eval()
     data = batch_for(ours, num=6)
-    images, labels = data['inputs'], labels_of(data['data_samples'])
+    images, labels = data['inputs'], tiny.labels_of(data['data_samples'])
     loss = ours(**data, mode='loss')['loss']
     loss.backward()
 
-    mean, std = (torch.tensor(v).view(3, 1, 1) / 255 for v in (MEAN, STD))
+    mean, std = torch.tensor([tiny.MEAN, tiny.STD]).view(2, 3, 1, 1) / 255
     adversarial = images.clone()
     for _ in range(3):
         adversarial.requires_grad_(True)
@@ -213,14 +187,15 @@ def test_training_step_is_plain_pgd_at() -> None:
 
     close = torch.testing.assert_close
     close(loss, expected, atol=1e-5, rtol=0)
-    for mine, theirs in zip(ours.classifier.parameters(), plain.parameters()):
-        close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4)
-    for mine, theirs in zip(ours.classifier.buffers(), plain.buffers()):
-        close(mine, theirs, atol=1e-6, rtol=1e-5)
+    mine = ours.classifier
+    for one, other in zip(mine.parameters(), plain.parameters()):
+        close(one.grad, other.grad, atol=1e-5, rtol=1e-4)
+    close([*mine.buffers()], [*plain.buffers()], atol=1e-6, rtol=1e-5)
 
 
 def test_frozen_batch_norm_stays_frozen() -> None:
-    ours = build_adversarial(classifier=classifier_cfg(norm_eval=True)).train()
+    classifier = tiny.classifier_cfg(norm_eval=True)
+    ours = tiny.build_adversarial(classifier=classifier).train()
     norms = [m for m in ours.modules() if isinstance(m, _BatchNorm)]
     before = copy.deepcopy(ours.state_dict())
     ours(**batch_for(ours), mode='loss')
@@ -230,10 +205,10 @@ def test_frozen_batch_norm_stays_frozen() -> None:
 
 
 def test_head_that_logs_accuracy_accepts_soft_labels() -> None:
-    classifier = classifier_cfg()
+    classifier = tiny.classifier_cfg()
     classifier['head'].update(cal_acc=True)
     method = dict(type='m2at_mm.M2AT', perturbed_label=0.5)
-    ours = build_adversarial(classifier=classifier, method=method).train()
+    ours = tiny.build_adversarial(classifier=classifier, method=method).train()
     data = batch_for(ours)
     losses = ours(**data, mode='loss')
     assert set(losses) == {'loss', 'kept_share', 'adversarial_accuracy'}
@@ -241,27 +216,24 @@ def test_head_that_logs_accuracy_accepts_soft_labels() -> None:
     assert all('gt_score' not in sample for sample in data['data_samples'])
 
 
-def recording(model: Any) -> list[Tensor]:
-    """The targets that the train attack is given from now on."""
-    given: list[Tensor] = []
-    attack = model.train_attack
-
-    def recorded(net: Any, images: Any, target: Any, *a: Any, **k: Any) -> Any:
-        given.append(target)
-        return attack(net, images, target, *a, **k)
-
-    model.train_attack = recorded
-    return given
+def target_of(attack: Mock) -> Tensor:
+    """What a train attack was given, once."""
+    attack.assert_called_once()
+    return attack.call_args.args[2]
 
 
-@pytest.mark.parametrize('method', sorted(RECIPES.keys() - {'MART', 'FreeAT'}))
+# Methods that take soft labels from outside.
+MIXING = sorted(tiny.RECIPES.keys() - {'MART', 'FreeAT'})
+
+
+@pytest.mark.parametrize('method', MIXING)
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
 def test_mixed_images_are_attacked_towards_their_mixed_label(
     method: str, augment: str
 ) -> None:
-    settings = mixing(augment)
-    model = build_adversarial(**RECIPES[method], data_preprocessor=settings)
-    given = recording(model)
+    settings = dict(tiny.RECIPES[method], data_preprocessor=mixing(augment))
+    model = tiny.build_adversarial(**settings)
+    attack = model.train_attack = Mock(wraps=model.train_attack)
     torch.manual_seed(0)
     data = batch_for(model.train())
     total, _ = model.parse_losses(model(**data, mode='loss'))
@@ -269,58 +241,55 @@ def test_mixed_images_are_attacked_towards_their_mixed_label(
     assert torch.isfinite(total)
     assert model.head.fc.weight.grad.abs().max() > 0
     if method != 'Standard':
-        [target] = given
         mixed = torch.stack([s.gt_score for s in data['data_samples']])
-        assert torch.equal(target, mixed)
+        assert torch.equal(target_of(attack), mixed)
         assert 0 < (mixed > 0).sum(1).max() <= 2
 
 
 @pytest.mark.parametrize('soft', [False, True])
 def test_label_smoothing_changes_what_is_learnt_alone(soft: bool) -> None:
-    model = build_adversarial(
+    model = tiny.build_adversarial(
         method=dict(type='m2at_mm.PGDAT'),
         label_smoothing=0.2,
         train_attack=dict(PGD_CFG, steps=1, step_size=0, random_start=False),
     ).train()
-    given, data = recording(model), batch_for(model)
-    labels = labels_of(data['data_samples'])
+    attack = model.train_attack = Mock(wraps=model.train_attack)
+    data = batch_for(model)
+    labels = tiny.labels_of(data['data_samples'])
     one_hot = F.one_hot(labels, 10).float()
     if soft:
         for sample, score in zip(data['data_samples'], one_hot):
             sample.set_gt_score(score)
     loss = model(**data, mode='loss')['loss']
-    [target] = given
-    assert torch.equal(target, one_hot if soft else labels)
+    assert torch.equal(target_of(attack), one_hot if soft else labels)
     logits = model(data['inputs'])
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2)
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def _as_one(batch: dict) -> dict:
-    labels = BatchLabels(labels_of(batch['data_samples']))
+    labels = BatchLabels(tiny.labels_of(batch['data_samples']))
     return dict(batch, data_samples=labels)
 
 
 # MART needs hard labels.
-CASES = set(product(RECIPES, (False, True))) - {('MART', True)}
+CASES = set(product(tiny.RECIPES, (False, True))) - {('MART', True)}
 
 
 @pytest.mark.parametrize(('method', 'mixed'), sorted(CASES))
 def test_labels_in_one_object_give_the_same_training(
     method: str, mixed: bool
 ) -> None:
-    settings = mixing('Mixup') if mixed else DATA
+    data = mixing('Mixup') if mixed else DATA
+    settings = dict(tiny.RECIPES[method], data_preprocessor=data)
     ends = []
     for change in (dict, _as_one):
-        model = build_adversarial(
-            **RECIPES[method], data_preprocessor=settings
-        ).train()
+        model = tiny.build_adversarial(**settings).train()
         wrapper = AWPOptimWrapper if method == 'M2AT' else OptimWrapper
         optim = wrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         torch.manual_seed(0)
         np.random.seed(0)
         for seed in range(2):
-            model.train_step(change(raw_batch(seed=seed)), optim)
+            model.train_step(change(tiny.raw_batch(seed=seed)), optim)
         ends.append(model.state_dict())
-    for one, other in zip(*(end.values() for end in ends)):
-        assert torch.equal(one, other)
+    assert all(map(torch.equal, *(end.values() for end in ends)))

@@ -39,21 +39,18 @@ FOREIGN = ('TimmClassifier', 'HuggingFaceClassifier')
 
 def foreign(kind: str, folder: Path) -> Config:
     """The ResNet-50 config with a classifier of another library."""
-    name, given = 'resnet10t', dict(num_classes=1000)
+    model = dict(type=kind, model_name='resnet10t', num_classes=1000)
     if kind == 'HuggingFaceClassifier':
         from transformers import ViTConfig
 
         layers = dict(num_hidden_layers=2, num_attention_heads=2)
-        width = dict(hidden_size=32, intermediate_size=64)
-        ViTConfig(
-            image_size=SIZE, num_labels=1000, **layers, **width
-        ).save_pretrained(folder)
-        name, given = str(folder), {}
+        width = dict(layers, hidden_size=32, intermediate_size=64)
+        network = ViTConfig(image_size=SIZE, num_labels=1000, **width)
+        network.save_pretrained(folder)
+        model = dict(type=kind, model_name=str(folder))
     cfg = load_config(f'mmpretrain::{STOCK["ResNet-50"]}')
     loss = dict(type='CrossEntropyLoss', loss_weight=1.0)
-    cfg.model = dict(
-        type=kind, model_name=name, pretrained=False, loss=loss, **given
-    )
+    cfg.model = dict(model, pretrained=False, loss=loss)
     return cfg
 
 
@@ -70,30 +67,47 @@ def stock(
     return cfg
 
 
-def build_pair(stock: Config) -> tuple[Any, Any]:
-    """The stock model and ours of the standard recipe, in train mode."""
-    ours_cfg = apply_recipe(stock, 'standard')
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        plain = MMPRETRAIN_MODELS.build(model_config(copy.deepcopy(stock)))
-        ours = MODELS.build(model_config(ours_cfg))
-    torch.manual_seed(0)
-    plain.init_weights()
-    return plain.train(), ours.train()
+def batch_of(classes: int, repeat: int, num: int = 4) -> dict[str, Any]:
+    batch = raw_batch(num, classes)
+    return dict(batch, inputs=batch['inputs'].repeat(1, 1, repeat, repeat))
 
 
 def loss_of(model: Any) -> float:
     """On a batch of small images, with the same random draws each time."""
     torch.manual_seed(1)
     np.random.seed(1)
-    batch = raw_batch(num_classes=1000)
-    batch['inputs'] = batch['inputs'].repeat(1, 1, 2, 2)
-    data = model.data_preprocessor(batch, training=True)
+    data = model.data_preprocessor(batch_of(1000, 2), training=True)
     with torch.no_grad():
         return float(model(**data, mode='loss')['loss'])
 
 
-def test_same_loss_and_checkpoints_both_ways(stock: Config) -> None:
-    plain, ours = build_pair(stock)
+def rates_and_decays(model: Any, settings: Any) -> dict[str, Any]:
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        wrapper = build_optim_wrapper(model, copy.deepcopy(settings))
+    names = {
+        id(parameter): name.removeprefix('classifier.')
+        for name, parameter in model.named_parameters()
+    }
+    return {
+        names[id(one)]: (group['lr'], group['weight_decay'])
+        for group in wrapper.optimizer.param_groups
+        for one in group['params']
+    }
+
+
+def test_same_rates_loss_and_checkpoints_both_ways(stock: Config) -> None:
+    """As the standard recipe, in train mode."""
+    ours_cfg = apply_recipe(stock, 'standard')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        plain = MMPRETRAIN_MODELS.build(model_config(copy.deepcopy(stock)))
+        ours = MODELS.build(model_config(ours_cfg)).train()
+    torch.manual_seed(0)
+    plain.init_weights()
+    plain.train()
+    found, expected = (
+        rates_and_decays(one, stock.optim_wrapper) for one in (ours, plain)
+    )
+    assert found == expected
     weights = copy.deepcopy(plain.state_dict())
     ours.load_state_dict(copy.deepcopy(weights), strict=True)
     assert loss_of(ours) == pytest.approx(loss_of(plain), rel=1e-5)
@@ -102,27 +116,7 @@ def test_same_loss_and_checkpoints_both_ways(stock: Config) -> None:
     plain.load_state_dict(back, strict=True)
 
 
-def test_same_rates_and_decays(stock: Config) -> None:
-    plain, ours = build_pair(stock)
-
-    def settings(model: Any) -> dict[str, tuple[float, float]]:
-        cfg = copy.deepcopy(stock.optim_wrapper)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            wrapper = build_optim_wrapper(model, cfg)
-        names = {
-            id(parameter): name.removeprefix('classifier.')
-            for name, parameter in model.named_parameters()
-        }
-        return {
-            names[id(one)]: (group['lr'], group['weight_decay'])
-            for group in wrapper.optimizer.param_groups
-            for one in group['params']
-        }
-
-    assert settings(ours) == settings(plain)
-
-
-def trained(stock: Config, classes: int, batch: dict, repeat: int) -> Any:
+def trained(stock: Config, classes: int, batch: dict) -> Any:
     """M2AT's model with the gradients of a batch, and its log."""
     cfg = apply_recipe(stock, 'm2at')
     cfg.model.train_attack.steps = 1
@@ -131,7 +125,6 @@ def trained(stock: Config, classes: int, batch: dict, repeat: int) -> Any:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = MODELS.build(cfg.model).train()
     model.init_weights()
-    batch['inputs'] = batch['inputs'].repeat(1, 1, repeat, repeat)
     losses = model(**model.data_preprocessor(batch, True), mode='loss')
     total, log = model.parse_losses(losses)
     total.backward()
@@ -140,7 +133,7 @@ def trained(stock: Config, classes: int, batch: dict, repeat: int) -> Any:
 
 
 def test_attacked_and_trained(stock: Config) -> None:
-    model, log = trained(stock, 1000, raw_batch(num_classes=1000), 2)
+    model, log = trained(stock, 1000, batch_of(1000, 2))
     assert 0 < log['kept_share'] < 1
     for parameter in model.parameters():
         assert parameter.grad is not None or not parameter.requires_grad
@@ -149,4 +142,4 @@ def test_attacked_and_trained(stock: Config) -> None:
 def test_vgg_flattens_its_features() -> None:
     cfg = load_config('mmpretrain::vgg/vgg11_8xb32_in1k.py')
     cfg.model.backbone.num_classes = 10
-    trained(cfg, 10, raw_batch(num=1), 7)  # 224 pixels
+    trained(cfg, 10, batch_of(10, 7, num=1))  # 224 pixels

@@ -15,36 +15,28 @@ from tiny import classifier_cfg
 def losses(work_dir: Path, width: int, **settings: Any) -> list[float]:
     """Of three epochs of an iteration each, with a validation."""
     torch._dynamo.reset()
-    classifier = classifier_cfg(base_channels=width, stem_channels=width)
-    runner = build_digits_runner(
-        work_dir,
-        16,
-        epochs=3,
-        randomness=dict(seed=0),
-        model=dict(classifier=dict(_delete_=True, **classifier)),
-        **settings,
-    )
+    network = classifier_cfg(base_channels=width, stem_channels=width)
+    settings |= dict(randomness=dict(seed=0), network=lambda _: network)
+    runner = build_digits_runner(work_dir, 16, epochs=3, **settings)
     runner.train()
     hub = runner.message_hub
     assert len(hub.get_scalar('val/robust/pgd10').data[0]) == 3
     return hub.get_scalar('train/loss').data[0].tolist()
 
 
+needs_compiler = pytest.mark.skipif(
+    shutil.which('g++') is None, reason='no C++ compiler'
+)
+# The same draws as eager.
+INDUCTOR = dict(backend='inductor', options=dict(fallback_random=True))
+
+
 @pytest.mark.parametrize(
     ('width', 'settings'),
     [
         (4, dict(backend='aot_eager')),
-        pytest.param(
-            16,  # PyTorch 2.14 crashes on the CPU where layers are narrower
-            # The same draws as eager.
-            dict(backend='inductor', options=dict(fallback_random=True)),
-            marks=[
-                pytest.mark.slow,
-                pytest.mark.skipif(
-                    shutil.which('g++') is None, reason='no C++ compiler'
-                ),
-            ],
-        ),
+        # PyTorch 2.14 crashes on the CPU where layers are narrower.
+        pytest.param(16, INDUCTOR, marks=[pytest.mark.slow, needs_compiler]),
     ],
 )
 def test_compiled_losses_are_the_eager_ones(

@@ -13,9 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 from tiny import RECIPES, build_adversarial, raw_batch
 from torch import nn
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import (
-    allreduce_hook,
-)
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from two_processes import on_two_processes
 
 from m2at_mm.data_preprocessors import RandomCropAndFlip
@@ -30,11 +28,9 @@ def _draw(rank: int) -> Any:
     """Crops of a training step, and masks after it."""
     init_default_scope('mmpretrain')
     bare = build_adversarial()
-    model = MODEL_WRAPPERS.build(
-        dict(type='m2at_mm.AdversarialDistributedDataParallel'),
-        # MMEngine's runner passes the local rank, on CPUs as well.
-        default_args=dict(module=bare, device_ids=[rank]),
-    )
+    kind = dict(type='m2at_mm.AdversarialDistributedDataParallel')
+    # MMEngine's runner passes the local rank, on CPUs as well.
+    model = MODEL_WRAPPERS.build(dict(kind, module=bare, device_ids=[rank]))
     torch.manual_seed(5)  # the common seed, as resuming sets it
     bare.data_preprocessor.augment = RandomCropAndFlip(4, 0.5)
     crops: list[torch.Tensor] = []
@@ -48,7 +44,7 @@ def _draw(rank: int) -> Any:
 
 def test_processes_draw_apart(tmp_path: Path) -> None:
     for one, other in zip(*on_two_processes(_draw, tmp_path)):
-        same = [torch.equal(*pair) for pair in zip(one, other)]
+        same = [*map(torch.equal, one, other)]
         assert len(same) == 16 and sum(same) < 3
 
 
@@ -72,8 +68,7 @@ def _m2at_gradients(rows: slice, wrap: bool) -> list[torch.Tensor]:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
-    batch = raw_batch(num=8)
-    part = {key: value[rows] for key, value in batch.items()}
+    part = {key: value[rows] for key, value in raw_batch(num=8).items()}
     data = model.data_preprocessor(part, training=True)
     data['inputs'] = data['inputs'].double()
     outer = AdversarialDistributedDataParallel(model) if wrap else model
@@ -90,30 +85,30 @@ def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
 ) -> None:
     whole = _m2at_gradients(slice(0, 8), wrap=False)
     for found in on_two_processes(_m2at_work, tmp_path):
-        for one, other in zip(found, whole):
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)
 
 
-# Name: arguments of the wrapper, attack steps, accumulated batches.
-REDUCTIONS: dict[str, tuple[dict, int, int]] = {
-    'one step': ({}, 1, 1),
-    'six steps': ({}, 6, 1),
-    'unused': (dict(find_unused_parameters=True), 3, 1),
-    'static': (dict(static_graph=True), 3, 1),
-    'accumulated': ({}, 3, 3),
-    'accumulated, unused': (dict(find_unused_parameters=True), 3, 3),
-}
+UNUSED = dict(find_unused_parameters=True)
+# Arguments of the wrapper, attack steps, accumulated batches.
+REDUCTIONS: list[tuple[dict, int, int]] = [
+    ({}, 1, 1),
+    ({}, 6, 1),
+    (UNUSED, 3, 1),
+    (dict(static_graph=True), 3, 1),
+    ({}, 3, 3),
+    (UNUSED, 3, 3),
+]
 
 
 def _reduce(seen, bucket):  # type: ignore  # DDP checks any annotation
     seen.append(bucket.index())
-    return allreduce_hook(None, bucket)
+    return default_hooks.allreduce_hook(None, bucket)
 
 
 def _count_reductions(rank: int) -> Any:
     init_default_scope('mmpretrain')
-    counts = {}
-    for name, (arguments, steps, batches) in REDUCTIONS.items():
+    counts = []
+    for arguments, steps, batches in REDUCTIONS:
         attack = dict(type='m2at_mm.PGD', steps=steps)
         bare = build_adversarial(train_attack=attack).train()
         model = AdversarialDistributedDataParallel(
@@ -127,16 +122,15 @@ def _count_reductions(rank: int) -> Any:
             if seed == 2 * batches:  # buckets are built anew at first
                 buckets.clear()
             model.train_step(raw_batch(seed=2 * seed + rank), wrapper)
-        counts[name] = list(buckets)
+        counts.append(buckets)
     return counts
 
 
 def test_each_bucket_is_reduced_once_a_step(tmp_path: Path) -> None:
     for counts in on_two_processes(_count_reductions, tmp_path):
-        assert counts.keys() == REDUCTIONS.keys()
-        for name, buckets in counts.items():
-            assert len(buckets) > 1, name
-            assert sorted(buckets) == list(range(len(buckets))), name
+        for case, buckets in zip(REDUCTIONS, counts, strict=True):
+            assert len(buckets) > 1, case
+            assert sorted(buckets) == list(range(len(buckets))), case
 
 
 def _train_sharded(rank: int) -> Any:
@@ -147,10 +141,9 @@ def _train_sharded(rank: int) -> Any:
         if name == 'DDP':
             model: Any = AdversarialDistributedDataParallel(bare)
         else:
-            own, cpu = 'own' in name, torch.device('cpu')
-            model = MMFullyShardedDataParallel(
-                bare, device_id=cpu, use_orig_params=own
-            )
+            own = dict(use_orig_params='own' in name)
+            cpu = torch.device('cpu')
+            model = MMFullyShardedDataParallel(bare, device_id=cpu, **own)
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         # DDP adds the rank to the seed itself.
         torch.manual_seed(5 + (0 if name == 'DDP' else rank))
@@ -190,14 +183,12 @@ def _train_all(rank: int) -> Any:
     """The weights of every method, with and without weight perturbation."""
     init_default_scope('mmpretrain')
     found = {}
-    for name, wrapper_type in product(
-        RECIPES, (OptimWrapper, AWPOptimWrapper)
-    ):
+    wrappers = (OptimWrapper, AWPOptimWrapper)
+    for name, wrapper_type in product(RECIPES, wrappers):
         if name == 'FreeAT' and wrapper_type is AWPOptimWrapper:
             continue
-        model = AdversarialDistributedDataParallel(
-            build_adversarial(**RECIPES[name], label_smoothing=0.1).train()
-        )
+        bare = build_adversarial(**RECIPES[name], label_smoothing=0.1)
+        model = AdversarialDistributedDataParallel(bare.train())
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         wrapper = wrapper_type(optimizer, accumulative_counts=2)
         before = model.module.head.fc.weight.detach().clone()
@@ -215,5 +206,5 @@ def test_every_method_accumulates_alike_on_both(tmp_path: Path) -> None:
     first, second = on_two_processes(_train_all, tmp_path)
     assert len(first) == 2 * len(RECIPES) - 1
     for name, weights in first.items():
-        for one, other in zip(weights, second[name]):
-            assert torch.equal(one, other), name  # one model, not two
+        same = map(torch.equal, weights, second[name])
+        assert all(same), name  # one model, not two

@@ -9,7 +9,7 @@ import mmpretrain.models.heads as stock_heads
 import pytest
 import torch
 import torch.nn.functional as F
-from mmpretrain.models.heads import ClsHead, LinearClsHead
+from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from tiny import build_adversarial, classifier_cfg
@@ -21,75 +21,62 @@ from m2at_mm.model_wrappers.heads import why_unsupported
 
 NUM, WIDTH, CLASSES = 6, 16, 5
 LABELS = torch.arange(NUM) % CLASSES
-# Each head of mmpretrain for one label per image, with what it takes.
 PLAIN = dict(distillation=False)
-_HEADS: dict[str, tuple[str, dict[str, Any], str]] = {
-    'no layer': ('ClsHead', {}, 'logits'),
-    'linear': ('LinearClsHead', {}, 'vector'),
-    'stacked': (
-        'StackedLinearClsHead',
-        dict(mid_channels=[8], norm_cfg=dict(type='BN1d')),
-        'vector',
-    ),
-    'transformer': ('VisionTransformerClsHead', {}, 'vector'),
-    'hidden': ('VisionTransformerClsHead', dict(hidden_dim=8), 'vector'),
-    'DeiT': ('DeiTClsHead', {}, 'pair'),
-    'LeViT': ('LeViTClsHead', PLAIN, 'vector'),
-    'LeViT, distilled': ('LeViTClsHead', {}, 'vector'),
-    'EfficientFormer': ('EfficientFormerClsHead', PLAIN, 'vector'),
-    'EfficientFormer, distilled': ('EfficientFormerClsHead', {}, 'vector'),
-    'Conformer': ('ConformerHead', dict(in_channels=[WIDTH, WIDTH]), 'pair'),
-    'Vig': ('VigClsHead', dict(hidden_dim=8), 'vector'),
-    'ArcFace': ('ArcFaceClsHead', dict(scale=8.0), 'vector'),
-    'ArcFace, centres': (
-        'ArcFaceClsHead',
-        dict(num_subcenters=3, easy_margin=True),
-        'vector',
-    ),
+CENTRES = dict(num_subcenters=3, easy_margin=True)
+STACKED = dict(mid_channels=[8], norm_cfg=dict(type='BN1d'))
+# Each head of mmpretrain for one label per image, and its settings.
+HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    'no layer': ('ClsHead', {}),
+    'linear': ('LinearClsHead', {}),
+    'stacked': ('StackedLinearClsHead', STACKED),
+    'transformer': ('VisionTransformerClsHead', {}),
+    'hidden': ('VisionTransformerClsHead', dict(hidden_dim=8)),
+    'DeiT': ('DeiTClsHead', {}),
+    'LeViT': ('LeViTClsHead', PLAIN),
+    'LeViT, distilled': ('LeViTClsHead', {}),
+    'EfficientFormer': ('EfficientFormerClsHead', PLAIN),
+    'EfficientFormer, distilled': ('EfficientFormerClsHead', {}),
+    'Conformer': ('ConformerHead', dict(in_channels=[WIDTH, WIDTH])),
+    'Vig': ('VigClsHead', dict(hidden_dim=8)),
+    'ArcFace': ('ArcFaceClsHead', dict(scale=8.0)),
+    'ArcFace, centres': ('ArcFaceClsHead', CENTRES),
 }
-HEADS: dict[str, tuple[dict[str, Any], str]] = {
-    name: (dict(type=kind, **settings), gives)
-    for name, (kind, settings, gives) in _HEADS.items()
-}
-METHODS = {
-    'TRADES': dict(type='m2at_mm.TRADES'),
-    'MART': dict(type='m2at_mm.MART'),
-    'M2AT': dict(type='m2at_mm.M2AT', consistency=1.0),
-}
+CONSISTENT = ('TRADES', 'MART', 'M2AT')
 
 
 @MMPRETRAIN_MODELS.register_module()
 class FeaturesOfImages(nn.Module):
     """A backbone without a neck, for images of any shape."""
 
-    def __init__(self, channels: int, gives: str) -> None:
+    def __init__(self, channels: int, width: int, number: int) -> None:
         super().__init__()
-        self.gives = gives
-        width = CLASSES if gives == 'logits' else WIDTH
-        self.layers = nn.ModuleList(
-            nn.Linear(3 * channels, width)
-            for _ in range(2 if gives == 'pair' else 1)
-        )
+        layers = (nn.Linear(3 * channels, width) for _ in range(number))
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, images: Tensor) -> tuple[Any, ...]:
         parts = images.flatten(2)[..., ::5].chunk(3, dim=2)
         seen = torch.cat([part.mean(2) for part in parts], dim=1)
         found = [layer(seen) for layer in self.layers]
-        return (found if self.gives == 'pair' else found[0],)
+        return (found if len(found) > 1 else found[0],)
 
 
-def build(head: str, channels: int = 3, **settings: Any) -> Any:
-    cfg, gives = HEADS[head]
-    given = {} if cfg['type'] == 'ClsHead' else dict(num_classes=CLASSES)
-    if given and 'in_channels' not in cfg:
-        given['in_channels'] = WIDTH
-    backbone = dict(type='FeaturesOfImages', channels=channels, gives=gives)
+def build(
+    head: str, channels: int = 3, method: str = '', **settings: Any
+) -> Any:
+    kind, given = HEADS[head]
+    consistency = dict(consistency=1.0) if method == 'M2AT' else {}
+    backbone = dict(type='FeaturesOfImages', channels=channels, width=WIDTH)
+    backbone['number'] = 2 if kind in ('DeiTClsHead', 'ConformerHead') else 1
+    if kind == 'ClsHead':  # it has no layer
+        backbone['width'] = CLASSES
+    else:
+        given = dict(in_channels=WIDTH, num_classes=CLASSES) | given
+    classifier = dict(type='ImageClassifier', backbone=backbone)
     mean, std = [120.0] * channels, [60.0] * channels
     wrapper = build_adversarial(
-        classifier=dict(
-            type='ImageClassifier', backbone=backbone, head=cfg | given
-        ),
+        classifier=dict(classifier, head=dict(given, type=kind)),
         data_preprocessor=dict(mean=mean, std=std, num_classes=CLASSES),
+        method=dict(consistency, type=f'm2at_mm.{method or "M2AT"}'),
         **settings,
     )
     draw = torch.Generator().manual_seed(0)
@@ -103,19 +90,21 @@ def images(channels: int = 3, num: int = NUM) -> Tensor:
     return torch.rand(num, channels, 9, 14, generator=draw)
 
 
+def scores_of(samples: list[DataSample]) -> Tensor:
+    return torch.stack([sample.pred_score for sample in samples])
+
+
 def predicted(wrapper: Any, given: Tensor) -> Tensor:
     """The probabilities that mmpretrain's own ``predict`` gives."""
-    samples = wrapper.classifier.predict((255 * given - 120) / 60)
-    return torch.stack([sample.pred_score for sample in samples])
+    return scores_of(wrapper.classifier.predict((255 * given - 120) / 60))
 
 
 def test_the_table_has_every_head() -> None:
     every = [getattr(stock_heads, name) for name in stock_heads.__all__]
-    known = [
-        k for k in every if isinstance(k, type) and issubclass(k, ClsHead)
-    ]
+    kinds = [one for one in every if isinstance(one, type)]
+    known = [one for one in kinds if issubclass(one, stock_heads.ClsHead)]
     supported = {k.__name__ for k in known if why_unsupported(k) is None}
-    assert supported == {cfg['type'] for cfg, _ in HEADS.values()}
+    assert supported == {kind for kind, _ in HEADS.values()}
 
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
@@ -123,8 +112,7 @@ def test_the_table_has_every_head() -> None:
 def test_attacked_trained_and_exported_are_predicted(
     head: str, channels: int
 ) -> None:
-    wrapper = build(head, channels, method=dict(type='m2at_mm.Standard'))
-    wrapper.eval()
+    wrapper = build(head, channels, 'Standard').eval()
     given = images(channels)
     expected = predicted(wrapper, given)
     with torch.no_grad():
@@ -135,11 +123,11 @@ def test_attacked_trained_and_exported_are_predicted(
         torch.testing.assert_close(trained, wrapper(given))
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', CONSISTENT)
 @pytest.mark.parametrize('head', HEADS)
 def test_consistency_compares_one_function(head: str, method: str) -> None:
     """Without a perturbation there is no divergence."""
-    wrapper = build(head, method=METHODS[method]).eval()
+    wrapper = build(head, method=method).eval()
     given = images()
     with torch.no_grad():
         losses = wrapper.method.loss(
@@ -163,25 +151,21 @@ def test_trained_end_to_end(head: str, num: int) -> None:
     losses = wrapper.train()(given, samples, mode='loss')
     losses['loss'].backward()
     assert all(bool(value.isfinite().all()) for value in losses.values())
-    found = wrapper.eval()(given, samples, mode='predict')
-    expected = predicted(wrapper, given)
-    for sample, scores in zip(found, expected):
-        torch.testing.assert_close(sample.pred_score, scores)
+    found = scores_of(wrapper.eval()(given, samples, mode='predict'))
+    torch.testing.assert_close(found, predicted(wrapper, given))
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.float64, torch.float16, torch.bfloat16]
-)
-@pytest.mark.parametrize('method', [*METHODS, 'AVmixup'])
+@pytest.mark.parametrize('dtype', ['float64', 'float16', 'bfloat16'])
+@pytest.mark.parametrize('method', [*CONSISTENT, 'AVmixup'])
 @pytest.mark.parametrize('head', ['linear', 'Conformer', 'ArcFace'])
 def test_models_of_another_precision(
-    head: str, method: str, dtype: torch.dtype
+    head: str, method: str, dtype: str
 ) -> None:
-    cfg = METHODS.get(method, dict(type=f'm2at_mm.{method}'))
-    wrapper = build(head, method=cfg, label_smoothing=0.0)
+    precision = getattr(torch, dtype)
+    wrapper = build(head, method=method, label_smoothing=0.0)
     if head == 'ArcFace':  # its margin would overflow a half's angle
         wrapper.head.set_margins(0.0)
-    wrapper.to(dtype)
+    wrapper.to(precision)
     samples = [DataSample().set_gt_label(int(k)) for k in LABELS]
     losses = wrapper.train()(images(), samples, mode='loss')
     sum(v for k, v in losses.items() if 'loss' in k).backward()
@@ -189,40 +173,23 @@ def test_models_of_another_precision(
     with torch.no_grad():
         _, trained = wrapper.supervised_loss(images(), LABELS)
         logits = wrapper(images())
-        assert logits.dtype == dtype
+        assert logits.dtype == precision
         assert torch.equal(trained, logits)
         assert torch.equal(PlainClassifier.of(wrapper)(images()), logits)
-    reference = build(head, method=cfg).eval()
+    reference = build(head, method=method).eval()
     expected = reference(images()).softmax(1).detach()
-    found, atol = logits.double().softmax(1), 0.1
-    if dtype == torch.float64:
-        atol = 1e-5
-    torch.testing.assert_close(found, expected.double(), rtol=0.0, atol=atol)
+    close = dict(rtol=0.0, atol=1e-5 if dtype == 'float64' else 0.1)
+    found = logits.double().softmax(1)
+    torch.testing.assert_close(found, expected.double(), **close)
 
 
-# --- heads with a loss of their own -----------------------------------------
-
-# Heads that are two, and the weight of each one's logits in the sum.
+# Heads that are two: the weight of each one's logits, and their layers.
 PAIRS = {
-    'Conformer': 1.0,
-    'DeiT': 0.5,
-    'LeViT, distilled': 0.5,
-    'EfficientFormer, distilled': 0.5,
+    'Conformer': (1.0, 'conv_cls_head', 'trans_cls_head'),
+    'DeiT': (0.5, 'layers.head', 'layers.head_dist'),
+    'LeViT, distilled': (0.5, 'head', 'head_dist'),
+    'EfficientFormer, distilled': (0.5, 'head', 'dist_head'),
 }
-
-
-def two_heads(wrapper: Any) -> list[Tensor]:
-    """The logits of both heads, by hand."""
-    head, features = wrapper.head, wrapper.extract_feat(images())[-1]
-    name = type(head).__name__
-    if name == 'ConformerHead':
-        conv, trans = features
-        return [head.conv_cls_head(conv), head.trans_cls_head(trans)]
-    if name == 'DeiTClsHead':
-        first, second = features
-        return [head.layers.head(first), head.layers.head_dist(second)]
-    second = head.dist_head if name == 'EfficientFormerClsHead' else None
-    return [head.head(features), (second or head.head_dist)(features)]
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -230,11 +197,14 @@ def two_heads(wrapper: Any) -> list[Tensor]:
 def test_two_heads_give_one_row_of_logits_and_learn(
     name: str, training: bool
 ) -> None:
-    wrapper = build(name, method=dict(type='m2at_mm.Standard'))
-    wrapper.train(training)
+    wrapper = build(name, method='Standard').train(training)
     losses, logits = wrapper.supervised_loss(images(), LABELS)
-    scores = two_heads(wrapper)
-    joined = PAIRS[name] * sum(scores)
+    weight, *layers = PAIRS[name]
+    features = wrapper.extract_feat(images())[-1]
+    pair = features if isinstance(features, list) else [features] * 2
+    heads = map(wrapper.head.get_submodule, layers)
+    scores = [head(one) for head, one in zip(heads, pair)]
+    joined = weight * sum(scores)
     expected = F.cross_entropy(joined, LABELS)
     if name == 'Conformer':
         expected = sum(F.cross_entropy(one, LABELS) for one in scores)
@@ -266,14 +236,9 @@ class PairHead(LinearClsHead):
         return super().forward(feats), super().forward(feats)
 
 
-HEADS_OF_USERS = {
-    name: (dict(type=name), 'vector') for name in ('TwiceLossHead', 'PairHead')
-}
-
-
 def test_heads_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, given in HEADS_OF_USERS.items():
-        monkeypatch.setitem(HEADS, name, given)
+    for name in ('TwiceLossHead', 'PairHead'):
+        monkeypatch.setitem(HEADS, name, (name, {}))
     wrapper = build('TwiceLossHead').eval()
     losses, logits = wrapper.supervised_loss(images(), LABELS)
     torch.testing.assert_close(logits, wrapper(images()))
@@ -287,8 +252,8 @@ def test_heads_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_arcface_takes_labels_and_soft_targets(
     soft: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arcface = dict(type='ArcFaceClsHead', margins=0.3)
-    monkeypatch.setitem(HEADS, 'margin', (arcface, 'vector'))
+    arcface = ('ArcFaceClsHead', dict(margins=0.3))
+    monkeypatch.setitem(HEADS, 'margin', arcface)
     wrapper = build('margin').train()
     one_hot = F.one_hot(LABELS, CLASSES)
     target = one_hot * 0.8 + 0.04 if soft else LABELS
@@ -303,19 +268,15 @@ def test_arcface_takes_labels_and_soft_targets(
     torch.testing.assert_close(losses['loss'], expected, rtol=1e-3, atol=1e-3)
 
 
-LINEAR = dict(type='LinearClsHead', num_classes=2)
-REFUSED = {
-    'MultiLabelLinearClsHead': (dict(num_classes=10), 'several labels'),
-    'MultiTaskHead': (dict(task_heads=dict(one=LINEAR)), 'several tasks'),
-}
-
-
-@pytest.mark.parametrize('kind', REFUSED)
-def test_heads_that_cannot_be_attacked(kind: str) -> None:
-    settings, reason = REFUSED[kind]
-    head = dict(settings, type=kind, in_channels=32)
-    with pytest.raises(ValueError, match=f"head='{kind}' .*{reason}"):
-        build_adversarial(classifier=dict(classifier_cfg(), head=head))
+def test_heads_that_cannot_be_attacked() -> None:
+    tasks = dict(one=dict(type='LinearClsHead', num_classes=2))
+    for kind, settings, reason in (
+        ('MultiLabelLinearClsHead', dict(num_classes=10), 'several labels'),
+        ('MultiTaskHead', dict(task_heads=tasks), 'several tasks'),
+    ):
+        head = dict(settings, type=kind, in_channels=32)
+        with pytest.raises(ValueError, match=f"head='{kind}' .*{reason}"):
+            build_adversarial(classifier=dict(classifier_cfg(), head=head))
 
 
 @pytest.mark.parametrize('method', ['PGDAT', 'AVmixup', 'TRADES', 'IAT'])

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
-from tiny import adversarial_cfg, build_adversarial, classifier_cfg
+from tiny import build_adversarial, classifier_cfg
 
 from m2at_mm.model_wrappers.targets import accepted_targets
-from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
 CE = 'CrossEntropyLoss'
@@ -30,10 +29,7 @@ LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool, bool]]] = {
     'smooth, classy': (dict(SMOOTH, mode='classy_vision'), (True, True, True)),
     'smooth, BCE': (dict(SMOOTH, use_sigmoid=True), (True, True, True)),
     # Takes every probability above 0 for a label of its own.
-    'smooth, multi-label': (
-        dict(SMOOTH, mode='multi_label'),
-        (True, False, True),
-    ),
+    'smooth, many': (dict(SMOOTH, mode='multi_label'), (True, False, True)),
     'focal': (dict(type='FocalLoss'), (True, True, True)),
     'asymmetric': (dict(type='AsymmetricLoss'), (True, True, True)),
     'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False, False)),
@@ -43,15 +39,14 @@ NO_CLASSIFICATION = {
     *('PixelReconstructionLoss', 'SwAVLoss'),
 }
 MIXUP = dict(augments=dict(type='Mixup', alpha=0.8))
+MIXING = dict(num_classes=10, batch_augments=MIXUP)
 SOFT: dict[str, dict[str, Any]] = {
     'M2AT, soft': dict(method=dict(type='m2at_mm.M2AT', perturbed_label=0.7)),
     'M2AT, pairs': dict(method=dict(type='m2at_mm.M2AT', pairing='batch')),
     'AVmixup': dict(method=dict(type='m2at_mm.AVmixup')),
     'IAT': dict(method=dict(type='m2at_mm.IAT')),
     'label_smoothing': dict(label_smoothing=0.1),
-    'batch_augments': dict(
-        data_preprocessor=dict(num_classes=10, batch_augments=MIXUP)
-    ),
+    'batch_augments': dict(data_preprocessor=MIXING),
 }
 HARD = {
     name: dict(method=dict(type=f'm2at_mm.{name}'))
@@ -96,7 +91,7 @@ def test_soft_targets(name: str, setting: str) -> None:
     if not (mixtures if setting == 'batch_augments' else scores):
         message = r'give soft targets, but loss=\w+Loss takes'
         with pytest.raises(ValueError, match=message):
-            MODELS.build(adversarial_cfg(**settings))
+            build_adversarial(**settings)
         return
     assert_trains(build_adversarial(**settings), 'labels')
 
@@ -141,28 +136,25 @@ def test_one_hot_labels_are_labels(name: str) -> None:
     torch.testing.assert_close(found['loss'], expected)
 
 
-@pytest.mark.parametrize(
-    ('name', 'method'), [('seesaw', 'PGDAT'), ('CE', 'MART')]
-)
-def test_probabilities_of_a_dataset_are_refused(
-    name: str, method: str
-) -> None:
-    model = build_adversarial(**HARD[method], classifier=with_loss(name))
+def test_probabilities_of_a_dataset_are_refused() -> None:
     labels = BatchLabels(torch.zeros(2).long(), torch.full((2, 10), 0.1))
-    with pytest.raises(ValueError, match='takes labels only: give gt_label'):
-        model(torch.rand(2, 3, 8, 8), labels, mode='loss')
+    message = 'takes labels only: give gt_label'
+    for name, method in (('seesaw', 'PGDAT'), ('CE', 'MART')):
+        model = build_adversarial(**HARD[method], classifier=with_loss(name))
+        with pytest.raises(ValueError, match=message):
+            model(torch.rand(2, 3, 8, 8), labels, mode='loss')
 
 
-WRONG = [
-    dict(type='SeesawLoss', num_classes=7),
-    dict(type=CE, reduction='sum'),
-    dict(type='CosineSimilarityLoss'),
-]
-
-
-@pytest.mark.parametrize('loss', WRONG, ids=lambda loss: loss['type'])
-def test_losses_that_take_nothing(loss: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ('kind', 'settings'),
+    [
+        ('SeesawLoss', dict(num_classes=7)),
+        (CE, dict(reduction='sum')),
+        ('CosineSimilarityLoss', {}),
+    ],
+)
+def test_losses_that_take_nothing(kind: str, settings: dict) -> None:
     classifier = classifier_cfg()
-    classifier['head']['loss'] = loss
-    with pytest.raises(ValueError, match=f"loss='{loss['type']}' takes neit"):
-        MODELS.build(adversarial_cfg(classifier=classifier))
+    classifier['head']['loss'] = dict(settings, type=kind)
+    with pytest.raises(ValueError, match=f"loss='{kind}' takes neither"):
+        build_adversarial(classifier=classifier)

@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import copy
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
-from tiny import (
-    MEAN,
-    RECIPES,
-    STD,
-    build_adversarial,
-    build_stock,
-    classifier_cfg,
-    labels_of,
-    raw_batch,
-)
 from torch import Tensor, nn
 
 from m2at_mm.registry import OPTIM_WRAPPERS
@@ -28,9 +20,9 @@ GAMMA, RATE = 0.05, 0.1
 
 def _model(**settings: Any) -> Any:
     # With zero-initialised branches half of the gradients would be zero.
-    classifier = classifier_cfg(zero_init_residual=False)
-    settings = dict(RECIPES['PGDAT'], classifier=classifier) | settings
-    model = build_adversarial(**settings).train()
+    classifier = tiny.classifier_cfg(zero_init_residual=False)
+    settings = dict(tiny.RECIPES['PGDAT'], classifier=classifier) | settings
+    model = tiny.build_adversarial(**settings).train()
     model.data_preprocessor.memory_format = torch.contiguous_format
     return model
 
@@ -50,12 +42,11 @@ def _weights(model: nn.Module) -> list[Tensor]:
 
 
 def _differ(model: nn.Module, weights: list[Tensor]) -> bool:
-    pairs = zip(model.parameters(), weights)
-    return any(not torch.equal(one, other) for one, other in pairs)
+    return not all(map(torch.equal, model.parameters(), weights))
 
 
 def _inputs(adversarial: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (MEAN, STD))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (tiny.MEAN, tiny.STD))
     return (adversarial * 255 - mean) / std
 
 
@@ -87,44 +78,36 @@ def _with_known_images(model: Any, batch: dict) -> tuple[Tensor, Tensor]:
     noise = 8 / 255 * (torch.rand_like(images) - 0.5)
     adversarial = (images + noise).clamp(0, 1)
     model.train_attack = lambda *args, **kwargs: adversarial
-    return adversarial, labels_of(batch['data_samples'])
+    return adversarial, tiny.labels_of(batch['data_samples'])
 
 
 def test_step_equals_the_hand_computation() -> None:
     torch.manual_seed(1)
-    model, batch = _model(), raw_batch()
+    model, batch = _model(), tiny.raw_batch()
     adversarial, labels = _with_known_images(model, batch)
-    stock = build_stock().train()
+    stock = tiny.build_stock().train()
     stock.load_state_dict(model.state_dict())
     expected, gradients = _by_hand(stock, _inputs(adversarial), labels)
     seen: list[Tensor] = []
     wrapper = _wrapper(model)
-    step = wrapper.optimizer.step
-
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        seen.extend(p.grad.clone() for p in model.parameters())
-        return step(*args, **kwargs)
-
-    wrapper.optimizer.step = recorded
+    wrapper.optimizer.register_step_pre_hook(
+        lambda *_: seen.extend(p.grad.clone() for p in model.parameters())
+    )
     model.train_step(batch, wrapper)
-    for own, gradient in zip(seen, gradients):
-        torch.testing.assert_close(own, gradient, atol=2e-5, rtol=1e-3)
-    for weight, wanted in zip(model.parameters(), expected):
-        torch.testing.assert_close(weight, wanted, atol=2e-6, rtol=1e-4)
+    close = torch.testing.assert_close
+    close(seen, gradients, atol=2e-5, rtol=1e-3)
+    close(_weights(model), expected, atol=2e-6, rtol=1e-4)
     # An iteration updates the statistics of batch norm once.
     assert model.backbone.norm1.num_batches_tracked == 1
     plain = _model()
     plain.train_attack = model.train_attack
     plain.train_step(batch, _plain(plain))
-    assert not all(
-        torch.allclose(a, b, atol=1e-5)
-        for a, b in zip(model.parameters(), plain.parameters())
-    ), 'the perturbation changed nothing'
+    pairs = zip(model.parameters(), plain.parameters())
+    same = all(torch.allclose(*pair, atol=1e-5) for pair in pairs)
+    assert not same, 'the perturbation changed nothing'
 
 
-def test_weights_come_back_on_an_exception(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_weights_come_back_on_an_exception() -> None:
     model = _model()
     before, wrapper = _weights(model), _wrapper(model)
 
@@ -132,9 +115,9 @@ def test_weights_come_back_on_an_exception(
         assert _differ(model, before)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(wrapper, 'backward', fail)
+    wrapper.backward = fail
     with pytest.raises(KeyboardInterrupt):
-        model.train_step(raw_batch(), wrapper)
+        model.train_step(tiny.raw_batch(), wrapper)
     assert not _differ(model, before)
     assert model.loss_replay is None
 
@@ -142,56 +125,46 @@ def test_weights_come_back_on_an_exception(
 def test_gamma_zero_is_the_plain_step() -> None:
     torch.manual_seed(0)
     one, other = _model(), _model()
-    batch = raw_batch()
+    batch = tiny.raw_batch()
     _with_known_images(one, batch)
     other.train_attack = one.train_attack
     one.train_step(batch, _wrapper(one, gamma=0.0))
     other.train_step(batch, _plain(other))
-    for a, b in zip(one.parameters(), other.parameters()):
-        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(_weights(one), _weights(other))
 
 
 def test_warmup_and_accumulation() -> None:
-    model, batch = _model(), raw_batch()
+    model, batch = _model(), tiny.raw_batch()
     wrapper = _wrapper(model, warmup_iters=1, accumulative_counts=2)
     before = _weights(model)
-    passes: list[int] = []
-    method = model.method.loss
-
-    def counted(*args: Any) -> Any:
-        passes.append(1)
-        return method(*args)
-
-    model.method.loss = counted
+    passes = model.method.loss = Mock(wraps=model.method.loss)
     model.train_step(batch, wrapper)
     # Neither perturbed nor stepped yet.
-    assert len(passes) == 1 and not _differ(model, before)
+    assert passes.call_count == 1 and not _differ(model, before)
     model.train_step(batch, wrapper)
-    assert len(passes) == 3 and _differ(model, before)
+    assert passes.call_count == 3 and _differ(model, before)
 
 
-def test_other_models_are_refused() -> None:
-    stock = build_stock()
-    with pytest.raises(TypeError, match=r'needs an m2at_mm\.Adversarial'):
-        stock.train_step(raw_batch(), _wrapper(stock))
-
-
-def test_free_at_is_refused() -> None:
-    model = _model(**RECIPES['FreeAT'])
-    with pytest.raises(TypeError, match='FreeAT moves its perturbation'):
-        model.train_step(raw_batch(), _wrapper(model))
+def test_other_models_and_free_at_are_refused() -> None:
+    free_at = _model(**tiny.RECIPES['FreeAT'])
+    for model, message in (
+        (tiny.build_stock(), r'needs an m2at_mm\.Adversarial'),
+        (free_at, 'FreeAT moves its perturbation'),
+    ):
+        with pytest.raises(TypeError, match=message):
+            model.train_step(tiny.raw_batch(), _wrapper(model))
 
 
 @pytest.mark.parametrize(
     'settings', [dict(gamma=-0.1), dict(warmup_iters=-1)], ids=str
 )
 def test_wrong_settings(settings: dict) -> None:
-    [(name, value)] = settings.items()
+    ((name, value),) = settings.items()
     with pytest.raises(ValueError, match=f'{name}={value}'):
         _wrapper(_model(), **settings)
 
 
 def test_weight_without_gradient_is_not_moved() -> None:
-    model, batch = _model(classifier=classifier_cfg()), raw_batch()
+    model, batch = _model(classifier=tiny.classifier_cfg()), tiny.raw_batch()
     model.train_step(batch, _wrapper(model))
     assert all(p.isfinite().all() for p in model.parameters())

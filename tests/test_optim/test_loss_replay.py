@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -18,14 +19,7 @@ def _model(method: str) -> Any:
 @pytest.mark.parametrize('method', METHODS)
 def test_repetition_is_the_same_loss(method: str) -> None:
     model = _model(method)
-    attacks = []
-    attack = model.train_attack
-
-    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
-        attacks.append(1)
-        return attack(*args, **kwargs)
-
-    model.train_attack = counted
+    attack = model.train_attack = Mock(wraps=model.train_attack)
     data = model.data_preprocessor(raw_batch(), training=True)
     with LossReplay(model) as replay:
         first = model(**data, mode='loss')
@@ -33,12 +27,11 @@ def test_repetition_is_the_same_loss(method: str) -> None:
         buffers = {k: v.clone() for k, v in model.named_buffers()}
         second = replay.repeat()
         assert torch.equal(torch.rand(1), drawn)  # the stream goes on as once
-    assert len(attacks) == (0 if method == 'Standard' else 1)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert torch.equal(value, second[name])
-    for name, value in model.named_buffers():
-        assert torch.equal(value, buffers[name]), name
+    assert attack.call_count == (0 if method == 'Standard' else 1)
+    exact = dict(rtol=0, atol=0)
+    torch.testing.assert_close(second, first, **exact)
+    found = dict(model.named_buffers())
+    torch.testing.assert_close(found, buffers, **exact)
     assert model.loss_replay is None
 
 

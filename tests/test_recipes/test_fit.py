@@ -52,9 +52,7 @@ def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
     ],
     ids=str,
 )
-def test_radius_follows_what_the_pipeline_gives(
-    dataset: dict, eps: str
-) -> None:
+def test_radius_follows_the_pipeline(dataset: dict, eps: str) -> None:
     stock = load_config(RESNET50)
     inner = dict(type='A') | dataset
     outer = dict(type='RepeatDataset', times=2, dataset=inner)
@@ -82,6 +80,9 @@ def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
     assert (method.mask, method.patch_size) == ('patch', 16)
     assert 'mask' not in adversarial(RESNET50).method
     assert 'mask' not in adversarial(VIT, 'pgd-at').method
+    backbone = load_config(VIT).model.backbone
+    network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
+    assert network.patch_embed.projection.stride == (16, 16)
 
 
 VISION = dict(type='VisionTransformer')
@@ -112,13 +113,6 @@ def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
 
 
-def test_token_size_is_that_of_the_built_network() -> None:
-    backbone = load_config(VIT).model.backbone
-    network = MODELS.build(dict(backbone, arch='deit-tiny', drop_path_rate=0))
-    side = token_size(ConfigDict(backbone=backbone))
-    assert network.patch_embed.projection.stride == (side, side)
-
-
 @pytest.mark.parametrize(
     ('loss', 'hard'),
     [
@@ -129,9 +123,7 @@ def test_token_size_is_that_of_the_built_network() -> None:
     ],
     ids=str,
 )
-def test_labels_stay_hard_where_the_loss_takes_no_others(
-    loss: dict[str, Any], hard: bool
-) -> None:
+def test_labels_stay_hard_if_they_must(loss: dict, hard: bool) -> None:
     stock = load_config(RESNET50)
     stock.model.head.loss = loss
 

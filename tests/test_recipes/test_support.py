@@ -38,15 +38,15 @@ def test_configs_that_cannot_work(name: str, reason: str) -> None:
     cfg = load_config(f'mmpretrain::{name}')
     with pytest.raises(ValueError, match=f'm2at.*cannot be applied.*{reason}'):
         apply_recipe(cfg, 'm2at')
+    with pytest.raises(ValueError, match="'m3at' is unknown"):
+        apply_recipe(cfg, 'm3at')
 
 
 @pytest.mark.parametrize(
     ('model', 'reason'),
     [
-        (
-            classifier(head=dict(type='MultiTaskHead', task_heads={})),
-            'several tasks',
-        ),
+        (classifier(head=dict(type='MultiTaskHead')), 'several tasks'),
+        (dict(type='m2at_mm.AdversarialClassifier'), 'already'),
         (dict(type='NoSuchClassifier'), 'custom_imports'),
         (dict(type='BlipCaption'), 'not a classifier'),
         ({}, 'has no model'),

@@ -15,9 +15,8 @@ from m2at_mm.attacks import ThreatModel
 from m2at_mm.datasets import Digits
 from m2at_mm.reporting import Measurement, Report, RunLog, measure, read_run
 from m2at_mm.reporting.image_sections import examples, surfaces
-from m2at_mm.reporting.measurement import class_names, loss_surfaces
-
-NUM = 12
+from m2at_mm.reporting.measurement import loss_surfaces
+from m2at_mm.reporting.run_log import class_names
 
 
 @pytest.fixture(scope='module')
@@ -29,12 +28,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunLog:
 
 @pytest.fixture(scope='module')
 def measured(run: RunLog) -> Measurement:
-    return measure(run, NUM)
+    return measure(run, 12)
 
 
-def test_the_best_checkpoint_is_attacked_at_five_radii(
-    run: RunLog, measured: Measurement
-) -> None:
+def test_the_best_is_attacked(run: RunLog, measured: Measurement) -> None:
     results, outcome = measured.results, measured.outcome
     radii = [one['threat_model']['eps'] * 255 for one in results['sweep']]
     assert radii == pytest.approx([8, 16, 32, 48, 64])
@@ -44,7 +41,7 @@ def test_the_best_checkpoint_is_attacked_at_five_radii(
     positions = [int(k) for k in outcome.positions]
     labels = [dataset[k]['gt_label'] for k in positions]
     assert outcome.labels.tolist() == labels
-    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2  # NUM
+    assert sorted(np.bincount(labels)) == [1] * 8 + [2] * 2  # 12
     assert not (run.folder / 'evaluation').exists()
     assert len([*run.folder.glob('*/vis_data')]) == 1
 
@@ -67,20 +64,17 @@ def test_the_best_checkpoint_is_attacked_at_five_radii(
 
 def test_sections_show_them(run: RunLog, measured: Measurement) -> None:
     report = Report([run], {run.name: measured})
-    page = Page(''.join(examples(report)))
+    page = Page(examples(report))
     label = measured.examples[0].label
     assert len(page.all('img')) == 18
     assert page.all('img')[0]['alt'] == f'Clean test image 1, {label}'
     assert f'True class: {label}' in page.text
-    assert len(Page(''.join(surfaces(report))).all('svg')) == 3
+    assert len(Page(surfaces(report)).all('svg')) == 3
     assert [*examples(Report([run])), *surfaces(Report([run]))] == []
 
 
-def test_few_images_and_a_checkpoint_of_another_network(
-    run: RunLog, tmp_path: Path
-) -> None:
-    folder = tmp_path / 'run'
-    shutil.copytree(run.folder, folder)
+def test_few_images_and_another_network(run: RunLog, tmp_path: Path) -> None:
+    folder = shutil.copytree(run.folder, tmp_path / 'run')
     (config,) = folder.glob('*/vis_data/config.py')
     with config.open('a') as file:
         file.write("test_dataloader['dataset'].update(indices=3)\n")

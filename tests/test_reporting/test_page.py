@@ -49,16 +49,6 @@ def test_odd_names(tmp_path: Path) -> None:
         assert found.text.count(shown) > len(found.all('svg')) * 2
 
 
-def _colours(scheme: str) -> dict[str, str]:
-    """The style sheet's colours by name; the dark ones replace some."""
-    folder = Path(page.__file__).parent / 'templates'
-    style = (folder / 'style.css').read_text(encoding='utf-8')
-    light, _, rest = style.partition('prefers-color-scheme: dark')
-    if scheme == 'dark':
-        light += rest.partition('* {')[0]
-    return dict(re.findall(r'--([\w-]+): (#[0-9a-f]{6});', light))
-
-
 def _contrast(*pair: str) -> float:
     """WCAG 2.2's contrast ratio of two colours, from 1 to 21."""
     levels = []
@@ -75,7 +65,11 @@ def test_contrast_is_that_of_wcag_aa(scheme: str) -> None:
     assert _contrast('#000000', '#ffffff') == pytest.approx(21)
     # The lightest grey that WCAG allows for text on white.
     assert 4.5 <= _contrast('#767676', '#ffffff') < 4.6
-    colours = _colours(scheme)
+    style = Path(page.__file__).with_name('templates') / 'style.css'
+    text, _, dark = style.read_text().partition('prefers-color-scheme: dark')
+    if scheme == 'dark':  # dark colours replace some
+        text += dark.partition('* {')[0]
+    colours = dict(re.findall(r'--([\w-]+): (#[0-9a-f]{6});', text))
     assert len(colours) == 14
     # Lines and markers of figures need 3 to 1, on the page alone.
     least = {f'series-{k}': 3.0 for k in range(6)}

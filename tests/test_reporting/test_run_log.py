@@ -20,15 +20,11 @@ def test_a_run_of_three_epochs(tmp_path: Path) -> None:
     assert run.validation['robust/pgd10'] == {1.0: 20, 2.0: 30, 3.0: 25}
     assert run.selected == 'robust/pgd10'
     assert run.config['model']['method']['type'] == 'm2at_mm.M2AT'
-    assert run.environment == {
-        'sys.platform': 'linux',
-        'Python': '3.11.7 (main) [GCC 12.2.0]',
-        'PyTorch': '2.14.1',
-        'seed': '7',
-        'm2at_mm': '0.1.0',
-        'commit': 'abc123',
-        'command': "python tools/train.py 'a b.py'",
-    }
+    environment = dict(m2at_mm='0.1.0', commit='abc123', PyTorch='2.14.1')
+    environment |= dict(Python='3.11.7 (main) [GCC 12.2.0]', seed='7')
+    environment |= {'sys.platform': 'linux'}
+    environment['command'] = "python tools/train.py 'a b.py'"
+    assert run.environment == environment
     assert run.results is None and run.checkpoint is None
 
 

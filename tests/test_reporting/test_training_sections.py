@@ -3,17 +3,11 @@ from __future__ import annotations
 from report_support import Page
 
 from m2at_mm.reporting import Report, read_run
-from m2at_mm.reporting.training_sections import (
-    compare_settings,
-    curves,
-    origin,
-    overview,
-    settings,
-)
+from m2at_mm.reporting import training_sections as sections
 
 
 def test_overview(report: Report) -> None:
-    ((head, first, second),) = Page(''.join(overview(report))).tables
+    ((head, first, second),) = Page(sections.overview(report)).tables
     names = ['run', 'method', 'network', 'data', 'eps', 'seed', 'trained']
     assert head == names
     trained = '3 epochs of 4'
@@ -21,34 +15,26 @@ def test_overview(report: Report) -> None:
     assert second[1] == 'PGDAT'
 
 
-def test_differing_settings_are_open_and_common_ones_folded(
-    report: Report,
-) -> None:
-    page = Page(''.join(settings(report)))
-    assert page.tables[0][1:] == [
-        ['model.method.type', 'm2at_mm.M2AT', 'm2at_mm.PGDAT']
-    ]
+def test_settings_differ_or_are_folded(report: Report) -> None:
+    page = Page(sections.settings(report))
+    row = ['model.method.type', 'm2at_mm.M2AT', 'm2at_mm.PGDAT']
+    assert page.tables[0][1:] == [row]
     assert ['train_cfg.max_epochs', '4'] in page.tables[1]
     assert len(page.all('details')) == 1
-    alone = Page(''.join(settings(Report(report.runs[:1]))))
+    alone = Page(sections.settings(Report(report.runs[:1])))
     assert len(alone.tables) == len(alone.all('details')) == 1
-    same = Page(''.join(settings(Report([report.runs[0]] * 2))))
+    same = Page(sections.settings(Report([report.runs[0]] * 2)))
     assert 'All settings are the same.' in same.text
 
 
 def test_differing_common_and_missing_settings() -> None:
     shared = dict(milestones=[8, 11], empty={})
-    first = dict(
-        model=dict(method=dict(type='M2AT', scale=1.5), _scope_='a'),
-        hooks=[dict(type='A'), dict(type='B')],
-        work_dir='one',
-    )
-    second = dict(
-        model=dict(method=dict(type='PGDAT')),
-        hooks=[dict(type='A'), dict(type='C')],
-        work_dir='two',
-    )
-    different, common = compare_settings([first | shared, second | shared])
+    m2at = dict(method=dict(type='M2AT', scale=1.5), _scope_='a')
+    hooks, others = ([dict(type='A'), dict(type=k)] for k in 'BC')
+    first = dict(model=m2at, hooks=hooks, work_dir='one', **shared)
+    pgdat = dict(method=dict(type='PGDAT'))
+    second = dict(model=pgdat, hooks=others, work_dir='two', **shared)
+    different, common = sections.compare_settings([first, second])
     assert different == {
         'model.method.type': ('M2AT', 'PGDAT'),
         'model.method.scale': ('1.5', None),
@@ -56,32 +42,30 @@ def test_differing_common_and_missing_settings() -> None:
     }
     expected = {'milestones': '[8, 11]', 'empty': '{}'}
     assert common == {'hooks.0.type': 'A'} | expected
-    alone = compare_settings([dict(a=1, b=dict(c=None))])
+    alone = sections.compare_settings([dict(a=1, b=dict(c=None))])
     assert alone == ({}, {'a': '1', 'b.c': 'None'})
 
 
 def test_best_last_and_what_was_lost(report: Report) -> None:
     found = [run.best_and_last for run in report.runs]
     assert found == [(2.0, 3.0), (1.0, 3.0)]
-    page = Page(''.join(curves(report)))
+    page = Page(sections.curves(report))
     assert len(page.all('svg')) == 5  # loss, lr, clean, pgd10, worst
     row = ['one', 'robust/pgd10', '30.00 epoch 2', '25.00 epoch 3', '5.00']
     assert page.tables[0][1] == row
 
 
 def test_environment_and_commands(report: Report) -> None:
-    page = Page(''.join(origin(report)))
+    page = Page(sections.origin(report))
     for row in (['commit', 'abc123', 'abc123'], ['seed', '7', '7']):
         assert row in page.tables[0]
     assert page.text.count("python tools/train.py 'a b.py'") == 2
     folder = report.runs[0].folder
     (config,) = folder.glob('*/vis_data/config.py')
-    test = (
-        f'python tools/test.py {config} {folder / "epoch_3.pth"} --attacks '
-        'clean fgsm pgd20 --eps 8/255 --num-samples 100 --seed 4'
-    )
+    test = f'python tools/test.py {config} {folder / "epoch_3.pth"} --attacks '
+    test += 'clean fgsm pgd20 --eps 8/255 --num-samples 100 --seed 4'
     assert test in page.text
     next(folder.glob('*/*.log')).write_text('nothing')
-    page = Page(''.join(origin(Report([read_run(folder)]))))
+    page = Page(sections.origin(Report([read_run(folder)])))
     assert page.tables[0][1:] == [['commit', 'not in the log']]
     assert f'python tools/train.py {config} --work-dir ' in page.text

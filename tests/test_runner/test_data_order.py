@@ -45,29 +45,24 @@ class Look(Hook):
         self.seen += [int(sample.sample_idx) for sample in samples]
 
 
+def digits(folder: Path, sampler: str) -> Any:
+    cfg = small_digits_config(folder, IMAGES, BATCH, network=quick_cfg)
+    cfg.train_dataloader.sampler = SAMPLERS[sampler]
+    return cfg
+
+
 def _run(sampler: str, diff: bool, hooked: bool) -> Any:
     """The images of a run, and a draw after it."""
-    cfg = small_digits_config(
-        Path(tempfile.mkdtemp()), IMAGES, BATCH, network=quick_cfg
-    )
-    loop = dict(by_epoch=True, max_epochs=2)
+    cfg = digits(Path(tempfile.mkdtemp()), sampler)
+    cfg.train_cfg = dict(by_epoch=True, max_epochs=2)
     if sampler == 'infinite':
-        loop = dict(by_epoch=False, max_iters=4)
-    cfg.update(
-        launcher='pytorch',
-        log_level='ERROR',
-        randomness=dict(seed=None, diff_rank_seed=diff),
-        val_cfg=None,
-        val_dataloader=None,
-        val_evaluator=None,
-    )
-    cfg.train_cfg = loop
-    cfg.default_hooks.checkpoint = None
-    cfg.data_preprocessor.augment = None
-    cfg.train_dataloader.sampler = SAMPLERS[sampler]
-    cfg.train_dataloader.dataset.update(
-        pipeline=AUGMENTED, whole_batches=False
-    )
+        cfg.train_cfg = dict(by_epoch=False, max_iters=4)
+    randomness = dict(seed=None, diff_rank_seed=diff)
+    cfg.update(launcher='pytorch', log_level='ERROR', randomness=randomness)
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint = cfg.data_preprocessor.augment = None
+    data = dict(pipeline=AUGMENTED, whole_batches=False)
+    cfg.train_dataloader.dataset.update(data)
     if not hooked:
         del cfg.default_hooks.rng_state
     runner, look = Runner.from_cfg(cfg), Look()
@@ -107,9 +102,7 @@ def loader_of(dataset: Any, sampler: Any = None, **settings: Any) -> Any:
     return loader
 
 
-def test_a_sampler_for_one_process_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_sampler_for_one_process_is_refused(monkeypatch: Any) -> None:
     loader = loader_of(range(4), RandomSampler(range(4)))
     runner = SimpleNamespace(train_dataloader=loader, train_loop=None)
     check_sampler(runner)
@@ -119,10 +112,9 @@ def test_a_sampler_for_one_process_is_refused(
 
 
 def test_an_epoch_that_never_ends_is_refused(tmp_path: Path) -> None:
-    cfg = small_digits_config(tmp_path, IMAGES, BATCH, network=quick_cfg)
-    cfg.train_dataloader.sampler = SAMPLERS['infinite']
+    runner = Runner.from_cfg(digits(tmp_path, 'infinite'))
     with pytest.raises(ValueError, match=r'InfiniteSampler never ends.*De'):
-        Runner.from_cfg(cfg).train()
+        runner.train()
 
 
 def test_an_epoch_begins_the_same_and_not_as_the_next() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -41,13 +42,10 @@ assert 'm2at_mm' not in sys.modules
 
 
 def test_checkpoints_load_into_stock_mmpretrain(tmp_path: Path) -> None:
-    runner = build_digits_runner(
-        tmp_path,
-        10,
-        epochs=2,
-        param_scheduler=[dict(type='OneCycleLR', eta_max=0.1, total_steps=2)],
-        custom_hooks=[dict(type='EMAHook')],
-    )
+    schedule = dict(type='OneCycleLR', eta_max=0.1, total_steps=2)
+    hooked = dict(custom_hooks=[dict(type='EMAHook')])
+    hooked['param_scheduler'] = [schedule]
+    runner = build_digits_runner(tmp_path, 10, epochs=2, **hooked)
     runner.message_hub.update_info('threshold', np.float32(0.5))
     runner.train()
     stock = tmp_path / 'stock.py'
@@ -61,12 +59,9 @@ def test_checkpoints_load_into_stock_mmpretrain(tmp_path: Path) -> None:
     Config(settings).dump(stock)
     files = [*tmp_path.glob('best_*.pth'), *tmp_path.glob('epoch_*.pth')]
     assert len(files) >= 2
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', STOCK, stock, *files],
-        capture_output=True,
-        text=True,
-        env=dict(PATH='', OMP_NUM_THREADS='1', MPLCONFIGDIR=str(tmp_path)),
-    )
+    command = [sys.executable, '-W', 'ignore', '-c', STOCK, stock, *files]
+    env = dict(PATH='', OMP_NUM_THREADS='1', MPLCONFIGDIR=str(tmp_path))
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.split('\n')) > len(files)
 
@@ -92,13 +87,13 @@ def same(one: Any, other: Any) -> bool:
         assert one.max_length == other.max_length
         return same(one.data, other.data)
     if isinstance(one, np.ndarray):
-        return one.dtype == other.dtype and bool((one == other).all())
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
+        return one.dtype == other.dtype and np.array_equal(one, other)
     if isinstance(one, dict):
         return same([*one.items()], [*other.items()])
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
     return bool(one == other)
 
 
@@ -125,22 +120,18 @@ def test_what_is_replaced_comes_back(
     assert same(original, loaded)
 
 
-def test_what_cannot_be_saved_is_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(
-        plain_content, 'print_log', lambda text, **_: said.append(text)
-    )
+def test_what_cannot_be_saved_is_named(monkeypatch: Any) -> None:
+    log = Mock()
+    monkeypatch.setattr(plain_content, 'print_log', log)
     hub = dict(runtime_info=dict(path=Path('x'), epoch=1))
     checkpoint: dict[str, Any] = dict(message_hub=hub, meta=dict(a=Path('y')))
     make_plain(checkpoint)
     assert checkpoint['meta'] == dict(a=Path('y'))
     assert checkpoint['message_hub'] == dict(runtime_info=dict(epoch=1))
     assert hub['runtime_info'].keys() == {'path', 'epoch'}  # the live one
-    assert len(said) == 2
-    assert said[0].startswith("'path' of the message hub is not saved")
-    assert said[1].startswith("'meta' of the checkpoint is saved as it is")
+    first, second = (call.args[0] for call in log.call_args_list)
+    assert first.startswith("'path' of the message hub is not saved")
+    assert second.startswith("'meta' of the checkpoint is saved as it is")
 
 
 class OnAGPU(torch.Tensor):

@@ -6,25 +6,16 @@ import random
 import numpy as np
 import pytest
 import torch
-from tiny import build_adversarial, raw_batch
+from tiny import RECIPES, build_adversarial, raw_batch
 
 from m2at_mm.runner import process_state as module
-from m2at_mm.runner.process_state import (
-    process_state,
-    random_streams,
-    set_process_state,
-    set_random_streams,
-)
+from m2at_mm.runner.process_state import process_state, set_process_state
 
 
 def draws() -> list[float]:
-    return [
-        random.random(),
-        random.gauss(0, 1),
-        np.random.rand(),
-        np.random.randn(),
-        torch.rand(()).item(),
-    ]
+    numbers = [random.random(), random.gauss(0, 1)]
+    numbers += [np.random.rand(), np.random.randn()]
+    return [*numbers, torch.rand(()).item()]
 
 
 def through_a_file(state: dict) -> dict:
@@ -36,17 +27,18 @@ def through_a_file(state: dict) -> dict:
 
 def test_streams_go_on() -> None:
     draws()  # a normal draw leaves a second one behind
-    streams = through_a_file(random_streams())
+    streams = through_a_file(module.random_streams())
     expected = draws()
     assert draws() != expected
-    set_random_streams(streams)
+    module.set_random_streams(streams)
     assert draws() == expected
 
 
 def test_what_free_at_keeps_goes_on() -> None:
-    def build() -> torch.nn.Module:
-        method = dict(type='m2at_mm.FreeAT')
-        return build_adversarial(method=method, train_attack=None).train()
+    def build(weights: dict | None = None) -> torch.nn.Module:
+        model = build_adversarial(**RECIPES['FreeAT']).train()
+        model.load_state_dict(weights or model.state_dict())
+        return model
 
     def step(model: torch.nn.Module) -> torch.Tensor:
         data = model.data_preprocessor(raw_batch(), training=True)
@@ -58,11 +50,8 @@ def test_what_free_at_keeps_goes_on() -> None:
     step(first)
     state = through_a_file(process_state(first))
     assert state['method'].keys() == {'perturbation', 'gradient'}
-    second = build()
-    second.load_state_dict(first.state_dict())
+    second, third = build(first.state_dict()), build(first.state_dict())
     set_process_state(second, state)
-    third = build()
-    third.load_state_dict(first.state_dict())
     expected = step(first)
     assert torch.equal(step(second), expected)
     assert not torch.equal(step(third), expected)

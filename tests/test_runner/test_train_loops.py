@@ -13,13 +13,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from m2at_mm.registry import LOOPS
-from m2at_mm.runner import RepeatedBatchTrainLoop
-from m2at_mm.runner.train_loops import (
-    checkpoint_follows,
-    counts_epochs,
-    make_epochs_resumable,
-    validation_follows,
-)
+from m2at_mm.runner import RepeatedBatchTrainLoop, train_loops
 
 RESUMABLE = 'm2at_mm.ResumableEpochTrainLoop'
 REPEATED = 'm2at_mm.RepeatedBatchTrainLoop'
@@ -55,13 +49,10 @@ def test_goes_on_with_the_next_batch(
 ) -> None:
     """Two epochs of the batches 0, 1, 2, from a checkpoint on."""
     runner = recorder()
-    kind = dict(type=RESUMABLE)
+    kind = dict(type=RESUMABLE, max_epochs=2, dataloader=DataLoader([0, 1, 2]))
     if repeats > 1:
-        kind = dict(type=REPEATED, repeats=repeats)
-    loader = DataLoader([0, 1, 2])
-    loop = LOOPS.build(
-        dict(kind, runner=runner, dataloader=loader, max_epochs=2)
-    )
+        kind |= dict(type=REPEATED, repeats=repeats)
+    loop = LOOPS.build(dict(kind, runner=runner))
     assert loop.max_iters == 2 * 3 * repeats
     loop._epoch, loop._iter = epoch, iteration
     loop.run()
@@ -93,7 +84,7 @@ def test_wrong_repeats(repeats: float) -> None:
 )
 def test_epochs_become_resumable(given: dict, kind: str | None) -> None:
     cfg = Config(dict(train_cfg=given))
-    make_epochs_resumable(cfg)
+    train_loops.make_epochs_resumable(cfg)
     expected = dict(given)
     if kind:
         expected['type'] = kind
@@ -111,10 +102,11 @@ class Watch(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         done = runner.iter + 1
-        if checkpoint_follows(runner):
+        if train_loops.checkpoint_follows(runner):
             self.saves.append(done)
-        length = 3 if counts_epochs(runner) else 1
-        if done % length == 0 and validation_follows(runner, done // length):
+        length = 3 if train_loops.counts_epochs(runner) else 1
+        due = train_loops.validation_follows(runner, done // length)
+        if due and done % length == 0:
             self.announced.append(done)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -135,13 +127,9 @@ def test_announced_is_what_happens(
 ) -> None:
     watch = Watch()
     checkpoint = dict(by_epoch=False, interval=4, save_best=None)
-    runner = build_runner(
-        tmp_path,
-        loop,
-        randomness=dict(seed=0),
-        train_cfg=settings,
-        default_hooks=dict(checkpoint=checkpoint),
-    )
+    hooks = dict(checkpoint=checkpoint)
+    settings = dict(train_cfg=settings, randomness=dict(seed=0))
+    runner = build_runner(tmp_path, loop, default_hooks=hooks, **settings)
     runner.register_hook(watch)
     runner.train()
     assert watch.announced == watch.validated != []

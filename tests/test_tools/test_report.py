@@ -14,46 +14,20 @@ from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
-from report_support import Page, results_of, write_results
+from report_support import DATA, Page, results_of, write_results
 from tools_support import ROOT, run_tool
 
-METHODS = {
-    'm2at': {},
-    'pgd-at': dict(
-        model=dict(method=dict(_delete_=True, type='m2at_mm.PGDAT'))
-    ),
-}
-CHROMIUM = next(
-    filter(None, map(shutil.which, ('chromium', 'google-chrome'))), None
-)
-# What the page is like, told by the page itself.
-PROBE = """<script>
-const complaints = [];
-document.addEventListener('securitypolicyviolation',
-  (event) => complaints.push(event.blockedURI));
-addEventListener('error', (event) => complaints.push(String(event)), true);
-addEventListener('load', () => {
-  const box = (one) => one.getBoundingClientRect();
-  const sizes = [...document.querySelectorAll('img, svg')].map(
-    (one) => [box(one).width, box(one).height]);
-  parent.postMessage(JSON.stringify({
-    sizes, complaints,
-    inner: innerWidth,
-    scroll: document.documentElement.scrollWidth,
-    background: getComputedStyle(document.body).backgroundColor,
-    requests: performance.getEntriesByType('resource').map((one) => one.name),
-  }), '*');
-});
-</script>"""
-# A browser's window is never as narrow as a phone, but a frame is.
-FRAME = """<html style="color-scheme: light dark"><title></title><script>
-addEventListener('message', (event) => { document.title = event.data; });
-</script><iframe src="page.html" width="WIDTH" height="900"
-style="border: 0"></iframe></html>"""
+PGDAT = dict(method=dict(_delete_=True, type='m2at_mm.PGDAT'))
+METHODS = {'m2at': {}, 'pgd-at': dict(model=PGDAT)}
+CHROMIUM = shutil.which('chromium') or shutil.which('google-chrome')
+# What the page is like, told by the page itself. A browser's window is never
+# as narrow as a phone, but a frame is.
+PROBE = (DATA / 'report_probe.html').read_text()
+FRAME = (DATA / 'report_frame.html').read_text()
 
 
 @pytest.fixture(scope='module')
-def work_dirs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def work_dirs(tmp_path_factory: Any) -> list[Path]:
     """Two runs of two epochs of forty digits."""
     root = tmp_path_factory.mktemp('runs')
     for name, settings in METHODS.items():
@@ -114,12 +88,8 @@ def _shown(report: Path, folder: Path, width: int, dark: bool) -> Any:
     options += ' --window-size=1400,900 --virtual-time-budget=5000 --dump-dom'
     options += f' --blink-settings=preferredColorScheme={0 if dark else 1}'
     profile = f'--user-data-dir={folder / "profile"}'
-    done = subprocess.run(
-        [str(CHROMIUM), *options.split(), profile, frame.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [str(CHROMIUM), *options.split(), profile, frame.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert 'CONSOLE' not in done.stderr, done.stderr
     title = re.search('<title>(.*?)</title>', done.stdout)
     assert title is not None, done.stderr
@@ -143,9 +113,7 @@ def test_in_a_browser(
     assert (level < 60) == dark
 
 
-def test_without_checkpoint_or_data(
-    work_dirs: list[Path], tmp_path: Path
-) -> None:
+def test_without_checkpoint_or_data(work_dirs: Any, tmp_path: Path) -> None:
     gone, lost = tmp_path / 'gone', tmp_path / 'lost'
     for folder, source in zip((gone, lost), work_dirs):
         ignored = shutil.ignore_patterns('test', 'results*')
@@ -153,11 +121,10 @@ def test_without_checkpoint_or_data(
     for path in (*gone.glob('*.pth'), gone / 'last_checkpoint'):
         path.unlink()
     (config,) = lost.glob('*/vis_data/config.py')
-    config.write_text(
-        config.read_text().replace('m2at_mm.Digits', 'm2at_mm.CIFAR10')
-        + "\ntest_dataloader['dataset'].update(data_root='/nowhere', "
-        'download=False)\n'
-    )
+    text = config.read_text().replace('m2at_mm.Digits', 'm2at_mm.CIFAR10')
+    changed = "data_root='/nowhere', download=False"
+    text += f"\ntest_dataloader['dataset'].update({changed})\n"
+    config.write_text(text)
     out = tmp_path / 'report.html'
     printed = run_report(gone, lost, '--out', out)
     page = Page(out.read_text('utf-8'))
@@ -185,11 +152,7 @@ def test_files_alone(work_dirs: list[Path], tmp_path: Path) -> None:
     ],
 )
 def test_wrong_input(
-    words: str,
-    message: str,
-    work_dirs: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    words: str, message: str, work_dirs: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'file').touch()

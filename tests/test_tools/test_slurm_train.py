@@ -22,30 +22,25 @@ def called(folder: Path, *words: str, **env: str) -> list[str]:
     srun.write_text(SRUN)
     srun.chmod(0o755)
     env |= dict(PATH=f'{folder}:{os.environ["PATH"]}', CALLED=str(log))
-    done = subprocess.run([str(SCRIPT), *words], env=dict(os.environ, **env))
+    done = subprocess.run([str(SCRIPT), *words], env=os.environ | env)
     assert done.returncode == 143  # srun's own
     return json.loads(log.read_text())
 
 
 def test_as_mmpretrain_users_know_it(tmp_path: Path) -> None:
     options = ['--resume', '--cfg-options', 'model.method.mask=two words']
-    words = called(
-        tmp_path,
-        *('part', 'my job', 'configs/a.py', 'work dirs/a', *options),
-        GPUS='16',
-        SRUN_ARGS='--time=4:00:00 --signal=TERM@120',
-    )
+    given = ('part', 'my job', 'configs/a.py', 'work dirs/a', *options)
+    more = '--time=4:00:00 --signal=TERM@120'
+    words = called(tmp_path, *given, GPUS='16', SRUN_ARGS=more)
     split = words.index('python')
     asked = '--gres=gpu:8 --ntasks=16 --ntasks-per-node=8 --cpus-per-task=5'
-    asked += ' --kill-on-bad-exit=1 --time=4:00:00 --signal=TERM@120'
+    asked += f' --kill-on-bad-exit=1 {more}'
     names = ['--partition=part', '--job-name=my job']
     assert words[:split] == [*names, *asked.split()]
     tool = ['python', '-u', str(ROOT / 'tools' / 'train.py'), 'configs/a.py']
     place = ['--work-dir=work dirs/a', '--launcher=slurm']
     assert words[split:] == [*tool, *place, *options]
-
-
-def test_without_extras(tmp_path: Path) -> None:
+    # Without extras.
     words = called(tmp_path, 'part', 'job', 'configs/a.py', 'work')
     assert '--ntasks=8' in words and words[-1] == '--launcher=slurm'
 

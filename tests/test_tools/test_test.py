@@ -6,26 +6,16 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tools_support
 import torch
 from tiny import build_stock, classifier_cfg
-from tools_support import (
-    DIGITS,
-    MAIN,
-    NARROW,
-    ROOT,
-    TINY,
-    clean_env,
-    cli_options,
-    run_tool,
-)
+from tools_support import DIGITS, MAIN, NARROW, ROOT, cli_options, run_tool
 
-WIDTH = {key: TINY[key] for key in TINY if 'model.cl' in key}
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 
 
@@ -44,16 +34,14 @@ def _words(checkpoint: Path, *words: object, cifar10: object = None) -> list:
     options: dict[str, Any] = {'test_dataloader.num_workers': 0}
     if cifar10:
         options['test_dataloader.dataset.data_root'] = cifar10
-    options = cli_options(NARROW if cifar10 else WIDTH, options)
+    options = cli_options(NARROW, options)
     return [STOCK if cifar10 else DIGITS, checkpoint, *words, *options]
 
 
-def _evaluate(
-    work_dir: Path, words: Sequence[object], processes: int = 0
-) -> dict[str, Any]:
+def _evaluate(work_dir: Path, words: list, processes: int = 0) -> Any:
     launcher = ['--launcher', 'pytorch'] if processes else []
-    place = ['--work-dir', work_dir, *launcher]
-    run_tool('test', *place, *words, processes=processes)
+    words = ['--work-dir', work_dir, *launcher, *words]
+    run_tool('test', *words, processes=processes)
     return json.loads((work_dir / 'results.json').read_text())
 
 
@@ -70,10 +58,8 @@ def test_results_agree_with_the_schema_and_with_two_processes(
     assert one['threat_model'] == {'norm': 'linf', 'eps': 32 / 255}
     assert one['worst_case'] <= min(one['attacks'].values()) <= one['clean']
     assert _evaluate(tmp_path / 'two', words, processes=2) == one
-    a, b = (
-        dict(np.load(tmp_path / name / 'results.samples.npz'))
-        for name in ('one', 'two')
-    )
+    samples = (tmp_path / n / 'results.samples.npz' for n in ('one', 'two'))
+    a, b = (dict(np.load(path)) for path in samples)
     np.testing.assert_equal(a, b)
 
 
@@ -83,11 +69,9 @@ def test_killed_evaluation_goes_on(checkpoint: Path, tmp_path: Path) -> None:
     words = _words(checkpoint, *words, '--num-samples', 120, '--batch-size', 4)
     work_dir = tmp_path / 'killed'
     command = [sys.executable, ROOT / 'tools' / 'test.py', *words]
-    process = subprocess.Popen(
-        [*map(str, command), '--work-dir', str(work_dir)],
-        env=clean_env(),
-        stdout=subprocess.DEVNULL,
-    )
+    command = [*map(str, command), '--work-dir', str(work_dir)]
+    quiet = dict(env=tools_support.clean_env(), stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, **quiet)
     deadline = time.monotonic() + 300
     done: list[Path] = []
     while not done and time.monotonic() < deadline:
@@ -109,11 +93,10 @@ def test_stock_config_sweep_and_transfer(
     checkpoint: Path, cifar10_root: Path, tmp_path: Path
 ) -> None:
     surrogate = tmp_path / 'surrogate.py'
-    surrogate.write_text(
-        f'_base_ = [{str(MAIN)!r}]\n'
-        'model = dict(classifier=dict(backbone=dict(base_channels=8, '
-        'stem_channels=8), head=dict(in_channels=64)))\n'
-    )
+    narrow = 'backbone=dict(base_channels=8, stem_channels=8), '
+    narrow += 'head=dict(in_channels=64)'
+    text = f'_base_ = [{str(MAIN)!r}]\nmodel = dict(classifier=dict({narrow}))'
+    surrogate.write_text(text)
     options = ['--attacks', 'fgsm', 'transfer', '--eps', '4/255', '8/255']
     options += ['--transfer', surrogate, checkpoint, '--num-samples', 20]
     words = _words(checkpoint, *options, cifar10=cifar10_root)
@@ -126,9 +109,7 @@ def test_stock_config_sweep_and_transfer(
         assert len(samples['transfer@4/255']) == 20
 
 
-def test_other_norm_and_a_short_screen(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_other_norm_and_short_screen(checkpoint: Path, tmp_path: Path) -> None:
     options = ['--norm', 'l2', '--eps', '128/255', '--num-samples', 10]
     words = _words(checkpoint, *options, '--attacks', 'pgd20')
     printed = run_tool('test', '--work-dir', tmp_path, *words)

@@ -13,14 +13,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tools_support import (
-    DIGITS,
-    ROOT,
-    TINY,
-    clean_env,
-    cli_options,
-    free_port,
-)
+from tools_support import DIGITS, ROOT, TINY, clean_env, cli_options, free_port
 
 from kill_and_resume.differences import differences
 
@@ -43,10 +36,10 @@ class DieOnce(Hook):
         self.mark, self.iteration = Path(mark), iteration
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        if runner.rank == 1 and runner.iter == self.iteration:
-            if not self.mark.exists():
-                self.mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+        now = runner.rank == 1 and runner.iter == self.iteration
+        if now and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -68,10 +61,9 @@ def torchrun(
     command += [str(config), '--launcher', 'pytorch', '--work-dir']
     command += [str(work_dir), *['--resume'] * resume]
     command += cli_options(SETTINGS, options or {})
-    with (work_dir / 'output.txt').open('a') as output:
-        return subprocess.Popen(
-            command, stdout=output, stderr=output, env=clean_env() | env
-        )
+    env = clean_env() | env
+    with (work_dir / 'output.txt').open('a') as out:
+        return subprocess.Popen(command, stdout=out, stderr=out, env=env)
 
 
 def finish(*processes: subprocess.Popen, work_dir: Path) -> str:
@@ -106,13 +98,11 @@ def one_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dying(tmp_path: Path) -> dict[str, Any]:
     """A config whose second process dies in the second epoch, once."""
     (tmp_path / 'die_once.py').write_text(DIE_ONCE)
-    config = tmp_path / 'config.py'
-    config.write_text(
-        f'_base_ = [{str(DIGITS)!r}]\n'
-        "custom_imports = dict(imports=['die_once'])\n"
-        "custom_hooks = [dict(type='mmengine.DieOnce', iteration=4,\n"
-        f'    mark={str(tmp_path / "mark")!r})]\n'
-    )
+    config, mark = tmp_path / 'config.py', str(tmp_path / 'mark')
+    hook = f"type='mmengine.DieOnce', iteration=4, mark={mark!r}"
+    text = "custom_imports = dict(imports=['die_once'])\n"
+    text += f'_base_ = [{str(DIGITS)!r}]\ncustom_hooks = [dict({hook})]\n'
+    config.write_text(text)
     return dict(config=config, PYTHONPATH=f'{tmp_path}:{ROOT}')
 
 
@@ -132,14 +122,12 @@ def test_no_image_is_counted_twice(one_node: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_nodes_are_two_processes(one_node: Path, tmp_path: Path) -> None:
-    words = ['--nnodes', '2', '--nproc_per_node', '1']
-    words += ['--master_addr', '127.0.0.1', '--master_port', str(free_port())]
-    nodes = [
-        torchrun(tmp_path / 'two_nodes', *words, '--node_rank', str(rank))
-        for rank in (0, 1)
-    ]
-    finish(*nodes, work_dir=tmp_path / 'two_nodes')
-    assert differences(one_node, tmp_path / 'two_nodes') == []
+    words = ['--nnodes', '2', '--nproc_per_node', '1', '--master_addr']
+    words += ['127.0.0.1', '--master_port', str(free_port()), '--node_rank']
+    folder = tmp_path / 'two_nodes'
+    nodes = [torchrun(folder, *words, rank) for rank in '01']
+    finish(*nodes, work_dir=folder)
+    assert differences(one_node, folder) == []
 
 
 @pytest.mark.slow
@@ -155,9 +143,7 @@ def test_restarted_after_a_death_it_loses_nothing(
 
 
 @pytest.mark.slow
-def test_a_death_ends_the_others(
-    dying: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_death_ends_the_others(dying: Any, tmp_path: Path) -> None:
     process = torchrun(tmp_path / 'ended', **dying)
     wait_for('mark', tmp_path, process)
     assert 'Signal 9 (SIGKILL)' in fail(process, tmp_path / 'ended')

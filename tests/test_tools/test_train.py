@@ -13,7 +13,6 @@ from tools_support import (
     DIGITS,
     NARROW,
     TINY,
-    best_checkpoint,
     clean_env,
     cli_options,
     run_tool,
@@ -71,7 +70,7 @@ def test_loss_falls_and_the_most_robust_checkpoint_is_kept(
     # Guessing gives 10, and on 50 images hardly ever above 23.
     assert float(clean[-1]) > 25
     first_best = robust.index(max(robust, key=float)) + 1
-    best = best_checkpoint(work_dir)
+    (best,) = work_dir.glob('best_*_[0-9].pth')
     assert best.name == f'best_robust_pgd10_epoch_{first_best}.pth'
 
 

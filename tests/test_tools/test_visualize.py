@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -32,11 +33,7 @@ def test_writes_a_picture_with_a_row_per_image(tmp_path: Path) -> None:
     ],
 )
 def test_each_kind(
-    show: str,
-    name: str,
-    frames: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    show: str, name: str, frames: int, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """In this process, as each start takes seconds."""
     path, out = str(ROOT / 'tools' / 'visualize.py'), tmp_path / 'new' / name

@@ -1,29 +1,13 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
-from tiny import build_adversarial
-from torch import Tensor
+from picture_support import EPS, NAMES, Batch, K, N, shown, tiny_model
 
 from m2at_mm.attacks import pgd
-from m2at_mm.visualization import (
-    AttackSteps,
-    draw_attack_steps,
-    draw_step_frames,
-)
+from m2at_mm.visualization import AttackSteps, attack_steps
 
-N, K, STEPS = 3, 10, 4
-NAMES = [f'digit-{k}' for k in range(K)]
-Batch = tuple[Tensor, Tensor]
-
-
-def tiny_model(norm: str = 'linf', **attack: Any) -> Any:
-    settings = dict(type='m2at_mm.PGD', steps=STEPS) | attack
-    return build_adversarial(
-        threat_model=dict(norm=norm, eps='32/255'), train_attack=settings
-    ).eval()
+STEPS = 4
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
@@ -31,7 +15,7 @@ def tiny_model(norm: str = 'linf', **attack: Any) -> Any:
 def test_the_path_from_clean_to_the_attack(
     digits: Batch, norm: str, bn_mode: str
 ) -> None:
-    model = tiny_model(norm, bn_mode=bn_mode)
+    model = tiny_model(norm, steps=STEPS, bn_mode=bn_mode)
     torch.manual_seed(3)
     path = AttackSteps.of(model, *digits)
     assert path.images.shape == (STEPS + 1, N, 3, 32, 32)
@@ -50,7 +34,7 @@ def test_the_path_from_clean_to_the_attack(
 def test_loss_and_prediction_are_those_of_the_state(
     digits: Batch, loss: str
 ) -> None:
-    model = tiny_model(loss=loss)
+    model = tiny_model(steps=STEPS, loss=loss)
     path = AttackSteps.of(model, *digits)
     with torch.no_grad():
         logits = torch.stack([model(one) for one in path.images])
@@ -69,46 +53,39 @@ def test_loss_and_prediction_are_those_of_the_state(
 
 @pytest.mark.parametrize('attack', ['FGSM', 'NFGSM'])
 def test_attacks_of_one_step(digits: Batch, attack: str) -> None:
-    model = build_adversarial(train_attack=dict(type=f'm2at_mm.{attack}'))
+    model = tiny_model(type=f'm2at_mm.{attack}')
     torch.manual_seed(0)
-    path = AttackSteps.of(model.eval(), *digits)
+    path = AttackSteps.of(model, *digits)
     torch.manual_seed(0)
     expected = model.train_attack(model, *digits, model.threat_model)
     assert torch.equal(path.images[1], expected)
-    assert len(draw_step_frames(path)) == path.num_steps + 1 == 2
-
-
-def test_no_attack(digits: Batch) -> None:
-    method = dict(type='m2at_mm.Standard')
-    model = build_adversarial(method=method, train_attack=None)
+    assert len(attack_steps.draw_step_frames(path)) == len(path.images) == 2
+    model.train_attack = None
     with pytest.raises(ValueError, match='train_attack=None has no steps'):
         AttackSteps.of(model, *digits)
 
 
-@pytest.fixture
-def path(digits: Batch) -> AttackSteps:
-    """Steps with known predictions: the second image becomes wrong."""
-    path = AttackSteps.of(tiny_model(), *digits)
+def test_strip_and_frames(digits: Batch) -> None:
+    model = tiny_model(steps=STEPS)
+    path = AttackSteps.of(model, *digits)
+    # Known predictions: the second image becomes wrong.
     path.scores = torch.eye(K)[path.labels].repeat(STEPS + 1, 1, 1)
     path.scores[2:, 1] = torch.eye(K)[8]
-    return path
-
-
-def shown(axis: Any) -> Tensor:
-    return torch.as_tensor(axis.images[0].get_array()).permute(2, 0, 1)
-
-
-def test_strip(path: AttackSteps) -> None:
-    figure = draw_attack_steps(path, NAMES, note='a note')
+    figure = attack_steps.draw_attack_steps(path, NAMES, note='a note')
     assert len(figure.axes) == 2 * N * (STEPS + 1)
     assert 'PGD' in figure.get_suptitle() and 'a note' in figure.get_suptitle()
+    frames = attack_steps.draw_step_frames(path, NAMES)
+    assert len(frames) == STEPS + 1
+    assert len({tuple(frame.get_size_inches()) for frame in frames}) == 1
     for row in range(N):
-        for step in range(STEPS + 1):
+        for step, frame in enumerate(frames):
             place = 2 * row * (STEPS + 1) + step
             image, change = figure.axes[place], figure.axes[place + STEPS + 1]
-            assert torch.equal(shown(image), path.images[step, row])
+            for panel in (image, frame.axes[row]):
+                assert torch.equal(shown(panel), path.images[step, row])
+            assert frame.axes[row].get_title() == f'digit-{row + 3}'
             expected = path.images[step, row] - path.images[0, row]
-            expected = 0.5 + expected / (2 * 32 / 255)
+            expected = 0.5 + expected / (2 * EPS)
             assert torch.allclose(shown(change), expected, atol=1e-6)
             wrong = row == 1 and step >= 2
             assert change.get_xlabel().splitlines() == [
@@ -119,26 +96,15 @@ def test_strip(path: AttackSteps) -> None:
     assert figure.axes[0].get_title() == 'clean'
     assert figure.axes[STEPS].get_title() == f'step {STEPS}'
     assert figure.axes[0].get_ylabel() == 'label: digit-3'
+    assert frames[0].get_suptitle().endswith('\nclean')
+    assert frames[2].get_suptitle().endswith(f'\nstep 2 of {STEPS}')
 
 
 @pytest.mark.parametrize('steps', [10, 11, 20])
 def test_a_long_path_is_shown_in_parts(digits: Batch, steps: int) -> None:
-    images, labels = digits
     model = tiny_model(steps=steps, step_size='1/255')
-    path = AttackSteps.of(model, images[:1], labels[:1])
-    figure = draw_attack_steps(path)
+    path = AttackSteps.of(model, *(one[:1] for one in digits))
+    figure = attack_steps.draw_attack_steps(path)
     titles = [axis.get_title() for axis in figure.axes[:11]]
     assert len(figure.axes) == 22 and len(set(titles)) == 11
     assert titles[0] == 'clean' and titles[-1] == f'step {steps}'
-
-
-def test_frames(path: AttackSteps) -> None:
-    frames = draw_step_frames(path, NAMES)
-    assert len(frames) == STEPS + 1
-    assert len({tuple(frame.get_size_inches()) for frame in frames}) == 1
-    for step, frame in enumerate(frames):
-        for column, state in enumerate(frame.axes[:N]):
-            assert torch.equal(shown(state), path.images[step, column])
-            assert state.get_title() == f'digit-{column + 3}'
-    assert frames[0].get_suptitle().endswith('\nclean')
-    assert frames[2].get_suptitle().endswith(f'\nstep 2 of {STEPS}')

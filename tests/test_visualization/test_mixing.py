@@ -4,20 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import build_adversarial
-from torch import Tensor
+from picture_support import EPS, Batch, K, N, made, shown
 
 from m2at_mm.methods.masking import MASKS
-from m2at_mm.visualization import (
-    MaskKinds,
-    MethodOptions,
-    draw_mask_kinds,
-    draw_method_options,
-)
+from m2at_mm.visualization import MaskKinds, MethodOptions, mixing
 from m2at_mm.visualization.mixing import VARIANTS
 
-N, K, EPS = 3, 10, 32 / 255
-Batch = tuple[Tensor, Tensor]
 PLAIN, SCALE, ALPHA, PAIRING, LABEL, LITERAL = VARIANTS
 
 
@@ -27,21 +19,9 @@ def grey(digits: Batch) -> Batch:
     return 0.25 + digits[0] / 2, digits[1]
 
 
-def make(kind: Any, batch: Batch, **method: Any) -> Any:
-    method = dict(type='m2at_mm.M2AT') | method
-    threat_model = dict(norm='linf', eps='32/255')
-    model = build_adversarial(method=method, threat_model=threat_model)
-    torch.manual_seed(1)
-    return kind.of(model.eval(), *batch)
-
-
-def shown(axis: Any) -> Tensor:
-    return torch.as_tensor(axis.images[0].get_array()).permute(2, 0, 1)
-
-
 @pytest.mark.parametrize('pairing', ['self', 'batch'])
 def test_kinds_share_perturbation_and_ratio(grey: Batch, pairing: str) -> None:
-    batch = make(MaskKinds, grey, patch_size=8, pairing=pairing, scale=2.0)
+    batch = made(MaskKinds, grey, patch_size=8, pairing=pairing, scale=2.0)
     assert set(batch.draws) == set(MASKS)
     assert torch.equal(batch.clean, grey[0])
     assert (batch.perturbation.abs() <= EPS + 1e-7).all()
@@ -61,15 +41,15 @@ def test_kinds_share_perturbation_and_ratio(grey: Batch, pairing: str) -> None:
 
 
 def test_texts_of_masks_are_the_means(grey: Batch) -> None:
-    batch = make(MaskKinds, grey)
-    figure = draw_mask_kinds(batch, note='a note')
+    batch = made(MaskKinds, grey)
+    figure = mixing.draw_mask_kinds(batch, note='a note')
     columns = 2 + 2 * len(MASKS)
     assert len(figure.axes) == N * columns
     assert 'a note' in figure.get_suptitle()
     titles = [axis.get_title() for axis in figure.axes[2:columns:2]]
     assert titles == [f'mask={kind!r}' for kind in MASKS]
     for row in range(N):
-        axes = figure.axes[row * columns : (row + 1) * columns]
+        axes = figure.axes[row * columns :][:columns]
         lam = float(batch.draws['pixel'].ratio[row])
         assert axes[0].get_xlabel() == str(int(grey[1][row]))
         assert axes[1].get_xlabel() == f'mixing ratio {lam:.2f}'
@@ -87,7 +67,7 @@ def test_texts_of_masks_are_the_means(grey: Batch) -> None:
 
 def test_options_with_the_same_draws(grey: Batch) -> None:
     clean, labels = grey
-    found = make(MethodOptions, grey, scale=2.0, perturbed_label=0.5)
+    found = made(MethodOptions, grey, scale=2.0, perturbed_label=0.5)
     mixed, kept = found.mixed, found.kept
     plain = mixed[PLAIN]
     assert torch.allclose(plain.images, clean + kept[PLAIN], atol=1e-6)
@@ -110,7 +90,7 @@ def test_options_with_the_same_draws(grey: Batch) -> None:
 
 def test_ratio_and_partner_of_an_option(grey: Batch) -> None:
     clean, labels = grey
-    found = make(MethodOptions, grey)
+    found = made(MethodOptions, grey)
     assert found.own == 'plain'
     maps = (found.mixed[name].keep_map for name in (PLAIN, ALPHA))
     for first, second in zip(*maps):
@@ -131,8 +111,8 @@ def test_ratio_and_partner_of_an_option(grey: Batch) -> None:
 
 
 def test_figure_of_options(grey: Batch) -> None:
-    found = make(MethodOptions, grey, scale=1.5)
-    figure = draw_method_options(found, note='a note')
+    found = made(MethodOptions, grey, scale=1.5)
+    figure = mixing.draw_method_options(found, note='a note')
     columns = 2 + len(VARIANTS)
     assert len(figure.axes) == 2 * N * columns
     heading = figure.get_suptitle()
@@ -156,4 +136,4 @@ def test_figure_of_options(grey: Batch) -> None:
 @pytest.mark.parametrize('kind', [MaskKinds, MethodOptions])
 def test_other_methods_have_no_masks(digits: Batch, kind: Any) -> None:
     with pytest.raises(ValueError, match=r'PGDAT has no masks.*M2AT'):
-        make(kind, digits, type='m2at_mm.PGDAT')
+        made(kind, digits, type='m2at_mm.PGDAT')

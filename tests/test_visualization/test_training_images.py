@@ -1,34 +1,18 @@
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from picture_support import EPS, NAMES, Batch, K, N, made, shown, tiny_model
 from PIL import Image
 from tiny import build_adversarial
-from torch import Tensor
 
 from m2at_mm.visualization import TrainingImages, draw_training_images
 
-N, K = 3, 10
-EPS = 32 / 255
-NAMES = [f'digit-{k}' for k in range(K)]
 PANELS = 6  # five images and the text
-Batch = tuple[Tensor, Tensor]
-
-
-def tiny_model(**method: Any) -> Any:
-    return build_adversarial(
-        method=dict(type='m2at_mm.M2AT') | method,
-        threat_model=dict(norm='linf', eps='32/255'),
-    ).eval()
-
-
-def make(digits: Batch, **method: Any) -> TrainingImages:
-    model = tiny_model(**method)
-    torch.manual_seed(1)
-    return TrainingImages.of(model, *digits)
+make = partial(made, TrainingImages)
 
 
 @pytest.mark.parametrize('scale', [1.0, 2.0])
@@ -62,9 +46,8 @@ def test_fields_fit_each_other(digits: Batch, scale: float, mask: str) -> None:
 
 def test_kept_perturbation_is_free_of_the_other_image(digits: Batch) -> None:
     images, _ = digits
-    model = tiny_model(pairing='batch')
-    torch.manual_seed(1)
-    batch = TrainingImages.of(model, *digits)
+    batch = make(digits, pairing='batch')
+    model = tiny_model(method=dict(pairing='batch'))
     # Draw again, after the attack's own draws.
     torch.manual_seed(1)
     adversarial = model.train_attack(model, *digits, model.threat_model)
@@ -81,7 +64,7 @@ def test_kept_perturbation_is_free_of_the_other_image(digits: Batch) -> None:
 
 @pytest.mark.parametrize('method', ['PGDAT', 'TRADES', 'MART'])
 def test_methods_that_train_on_the_attack(digits: Batch, method: str) -> None:
-    model = tiny_model(type=f'm2at_mm.{method}')
+    model = tiny_model(method=dict(type=f'm2at_mm.{method}'))
     before = {k: v.clone() for k, v in model.state_dict().items()}
     batch = TrainingImages.of(model, *digits)
     assert torch.equal(batch.training, batch.adversarial)
@@ -98,7 +81,7 @@ def test_methods_that_train_on_the_attack(digits: Batch, method: str) -> None:
         assert torch.equal(value, before[key])
 
 
-def test_training_images_of_avmixup(digits: Batch) -> None:
+def test_training_images_of_avmixup_and_iat(digits: Batch) -> None:
     method = dict(type='m2at_mm.AVmixup', gamma=2.0, vertex_label=0.1)
     batch = make(digits, **method)
     own = batch.target[range(N), batch.labels]
@@ -107,11 +90,8 @@ def test_training_images_of_avmixup(digits: Batch) -> None:
     vertex = (2 * batch.adversarial - batch.clean).clamp(0, 1)
     expected = (1 - share) * batch.clean + share * vertex
     assert torch.allclose(batch.training, expected, atol=1e-5)
-
-
-def test_training_images_of_iat(digits: Batch) -> None:
+    # IAT mixes labels as the adversarial images.
     batch = make(digits, type='m2at_mm.IAT')
-    # Labels are mixed as the adversarial images are.
     weights = batch.target[:, batch.labels]
     assert torch.allclose(weights.sum(1), torch.ones(N))
     expected = torch.einsum('ij,jchw->ichw', weights, batch.adversarial)
@@ -119,7 +99,7 @@ def test_training_images_of_iat(digits: Batch) -> None:
 
 
 def test_methods_without_training_images(digits: Batch) -> None:
-    standard = tiny_model(type='m2at_mm.Standard')
+    standard = tiny_model(method=dict(type='m2at_mm.Standard'))
     batch = TrainingImages.of(standard, *digits)
     assert list(batch.columns()) == ['clean', 'perturbation']
     standard.train_attack = None
@@ -141,13 +121,16 @@ def test_amplified_perturbations(digits: Batch, norm: str, eps: float) -> None:
 
 
 @pytest.mark.parametrize(
-    'name', ['$x$ and a very long name indeed', 'ice_cream']
+    ('name', 'told'),
+    [
+        ('$x$ and a very long name indeed', '$x$ and a very …'),
+        ('ice_cream', 'ice_cream'),
+    ],
 )
-def test_any_name_can_be_drawn(digits: Batch, name: str) -> None:
+def test_any_name_can_be_drawn(digits: Batch, name: str, told: str) -> None:
     figure = draw_training_images(make(digits), [name] * K)
     text = figure.axes[PANELS - 1].texts[0]
-    shown = name if len(name) <= 16 else name[:15] + '…'
-    assert text.get_text().startswith(f'label: {shown}\n')
+    assert text.get_text().startswith(f'label: {told}\n')
     # Nothing is cut off, and no sign is taken for a formula.
     figure.canvas.draw()
     box = text.get_window_extent()
@@ -177,9 +160,8 @@ def test_figure(digits: Batch, tmp_path: Path) -> None:
     for row, (label, clean, attacked) in enumerate(predicted):
         axes = figure.axes[PANELS * row : PANELS * (row + 1)]
         for axis, images in zip(axes, expected):
-            shown = torch.as_tensor(axis.images[0].get_array())
-            image = images[row].clamp(0, 1).permute(1, 2, 0)
-            assert torch.allclose(shown, image, atol=1e-5)
+            image = images[row].clamp(0, 1)
+            assert torch.allclose(shown(axis), image, atol=1e-5)
         assert axes[-1].texts[0].get_text().splitlines() == [
             f'label: digit-{label}',
             f'clean: digit-{clean} 100 %',

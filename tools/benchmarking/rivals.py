@@ -39,9 +39,6 @@ class Rival:
             the train attack.
         precision (Callable): Makes the context of the passes, like autocast,
             where :attr:`tuned`. Defaults to float32.
-
-    Raises:
-        ValueError: The attack has no number of steps.
     """
 
     #: Whether batches are in the layout of our preprocessor, and passes in
@@ -59,7 +56,7 @@ class Rival:
         attack = attack or model.train_attack
         check_attack(attack)
         self.precision = precision if self.tuned else nullcontext
-        self.layout: torch.memory_format = torch.contiguous_format
+        self.layout = torch.contiguous_format
         if self.tuned:
             self.layout = model.data_preprocessor.memory_format
         self.load(images, labels)
@@ -121,17 +118,15 @@ class PlainLoop(Rival):
 class Script(PlainLoop):
     """The plain loop with the two further passes of many public scripts.
 
-    Those of ``train_cifar.py`` of arXiv 2002.11569, which many have copied:
-    a forward pass after the attack, which chooses among restarts, also where
-    there is only one; and one on the clean images after the training step,
-    for the log. Both keep the graph.
+    Those of ``train_cifar.py`` of arXiv 2002.11569: a forward pass after the
+    attack, which chooses among restarts, also where there is only one; and
+    one on the clean images after the training step, for the log.
     """
 
     def attack(self) -> Tensor:
         adversarial = super().attack()
-        losses = F.cross_entropy(
-            self.network(adversarial), self.labels, reduction='none'
-        )
+        logits = self.network(adversarial)
+        losses = F.cross_entropy(logits, self.labels, reduction='none')
         worse = losses.detach() >= 0
         return torch.where(worse.view(-1, 1, 1, 1), adversarial, self.images)
 
@@ -154,10 +149,7 @@ class Torchattacks(Rival):
 
 
 class Limit(Rival):
-    """The passes alone: one for each attack step, and one full step.
-
-    In an attack step it is a forward pass and the gradient of the images.
-    """
+    """The passes alone: one for each attack step, and one full step."""
 
     tuned = True
 
@@ -186,30 +178,25 @@ def check_attack(attack: Attack | None) -> None:
 
 
 def rivals_of(names: Sequence[str], runner: Runner) -> dict[str, Rival]:
-    """Some of :data:`RIVALS` by name, with a batch of the training data.
-
-    On several processes each has rivals of its own, which exchange nothing.
-    """
+    """Some of :data:`RIVALS` by name, with a batch of the training data."""
+    # On several processes each has rivals of its own: they exchange nothing.
     model = bare_model(runner.model)
     loader = runner.train_dataloader
     ((images, labels),) = batches_of(model, loader, loader.batch_size)
 
-    def precision() -> Any:
+    def precision() -> Any:  # of the wrapper that is built by then
         return runner.optim_wrapper.optim_context(model)
 
-    return {
-        name: RIVALS[name](model, images, labels, precision=precision)
-        for name in names
-    }
+    problem = dict(model=model, images=images, labels=labels)
+    return {k: RIVALS[k](**problem, precision=precision) for k in names}
 
 
 def batches_of(
     model: Any, loader: Any, num_images: int
 ) -> list[tuple[Tensor, Tensor]]:
     """Images, RGB in [0, 1], shape (N, C, H, W), and labels, shape (N, )."""
-    samples = Samples(
-        loader.dataset, model.data_preprocessor, loader.collate_fn, num_images
-    )
+    how = model.data_preprocessor, loader.collate_fn
+    samples = Samples(loader.dataset, *how, num_images)
     parts = torch.arange(num_images).split(loader.batch_size)
     return list(samples.batches([part.tolist() for part in parts]))
 
@@ -231,10 +218,8 @@ def switches_of(
         if attack['type'] == 'm2at_mm.PGD':
             for setting in ('steps', 'step_size', 'compile_mode'):
                 attack[setting] = getattr(model.train_attack, setting)
-        pairs[f'{OURS} {name}'] = (
-            TASK_UTILS.build(recipe.method),
-            TASK_UTILS.build(attack),
-        )
+        both = map(TASK_UTILS.build, (recipe.method, attack))
+        pairs[f'{OURS} {name}'] = tuple(both)
 
     def switch(name: str) -> None:
         model.method, model.train_attack = pairs[name]

@@ -31,9 +31,6 @@ def summarise(
         flops (int, optional): Of an iteration of the first contestant and of
             the limit; the others make other passes.
         peak (float, optional): FLOP/s of the device.
-
-    Returns:
-        dict: ``contestants`` and ``ratios``, by name.
     """
     contestants: dict[str, dict[str, Any]] = {}
     ratios = {}
@@ -52,13 +49,10 @@ def summarise(
         if flops and peak and name in (ours, 'limit'):
             one['share_of_peak'] = flops / median / peak
         if name != ours:
-            each = [
-                float(np.median(block) / own)
-                for block, own in zip(rounds, base)
-            ]
-            ratios[name] = dict(
-                median=float(np.median(each)), range=[min(each), max(each)]
-            )
+            medians = [np.median(block) for block in rounds]
+            each = [float(one / own) for one, own in zip(medians, base)]
+            middle = float(np.median(each))
+            ratios[name] = dict(median=middle, range=[min(each), max(each)])
     return dict(contestants=contestants, ratios=ratios)
 
 

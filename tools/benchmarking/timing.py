@@ -42,12 +42,9 @@ class Interleaving(Hook):
     the machine down for a while slows all of them. After a round to warm up
     and those that are measured, it raises :class:`Finished`.
 
-    Args:
-        methods (Callable): Given the Runner, functions by name that make its
-            model train with a method; called before each of its blocks.
-        rivals (Callable): Given the Runner, iterations by name.
-        rounds (int): Number of measured rounds.
-        block (int): Iterations of each contestant in a round.
+    Given the Runner, ``methods`` gives functions by name that make its model
+    train with a method, and ``rivals`` iterations by name. ``block`` is the
+    number of iterations of each contestant in a round.
 
     Attributes:
         times (dict[str, list[list[float]]]): By name, the seconds of each
@@ -68,16 +65,14 @@ class Interleaving(Hook):
         block: int = 3,
     ) -> None:
         self._get_contestants = methods, rivals
-        self.rounds = rounds
-        self.block = block
+        self.rounds, self.block = rounds, block
         self.times: dict[str, list[list[float]]] = {}
         self.peak_memory: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Prepare all contestants, now that the network has its weights."""
-        self.methods, self.rivals = (
-            get(runner) for get in self._get_contestants
-        )
+        contestants = [get(runner) for get in self._get_contestants]
+        self.methods, self.rivals = contestants
         self._turns = self._take_turns()
         next(self._turns)
 
@@ -209,11 +204,8 @@ def time_all_reduce(model: nn.Module, rounds: int) -> dict[str, Any]:
 
     Each process of the group calls this. In a training part of the exchange
     hides behind the backward pass, so this is the most that it costs where
-    the processes arrive together.
-
-    Returns:
-        dict: ``bytes`` of one process's gradients, and ``seconds`` to sum
-        them, the median of the rounds after one to warm up.
+    the processes arrive together: ``bytes`` of one process's gradients, and
+    ``seconds`` to sum them, the median of the rounds after one to warm up.
     """
     weights = [p for p in model.parameters() if p.requires_grad]
     gradients = torch.cat([torch.zeros_like(p).flatten() for p in weights])

@@ -24,16 +24,11 @@ def time_validation(
     ``'plain'`` attacks all images with all steps, in eval mode. They take
     turns, in each round.
 
-    Args:
-        model (AdversarialClassifier): With one eval attack, a ``PGD``.
-        batches (Sequence[tuple]): Images, RGB in [0, 1], shape
-            (N, C, H, W), and labels, int64 of shape (N, ).
-        rounds (int): Number of measured rounds, after one to warm up.
-
-    Returns:
-        dict[str, Any]: ``times``, the seconds by name and round in the shape
-        that :func:`summarise` takes, and ``accuracy``, by name the clean and
-        the robust one, in per cent.
+    The model has one eval attack, a ``PGD``. Images are in [0, 1], of shape
+    (N, C, H, W), labels int64 of shape (N, ). The rounds come after one to
+    warm up. ``times`` are the seconds by name and round in the shape that
+    :func:`summarise` takes, and ``accuracy`` has by name the clean and the
+    robust one, in per cent.
 
     Raises:
         ValueError: The model has not one eval attack.
@@ -67,9 +62,8 @@ def time_validation(
     for number in range(rounds + 1):
         for way, classify in {OURS: predict, 'plain': by_hand}.items():
             since = now()
-            right = torch.cat(
-                [classify(*one).cpu() == one[1].cpu() for one in batches], 1
-            )
+            each = [classify(*one).cpu() == one[1].cpu() for one in batches]
+            right = torch.cat(each, 1)
             if number:
                 times[way].append([now() - since])
             accuracy[way] = (100 * right.float().mean(1)).tolist()

@@ -46,8 +46,7 @@ class Plan:
         seeds (Sequence[int]): Each method is trained with each.
         common (dict): Options of all runs, the budget above all.
         evaluation (dict): ``attacks``, and maybe ``num_samples``.
-        checkpoint (str): ``'best'``, chosen on the validation split, or
-            ``'last'``.
+        checkpoint (str): ``'best'`` on the validation split, or ``'last'``.
     """
 
     runs: dict[str, dict[str, Any]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 MARKERS = 'osD^v<>PX'
 
@@ -32,15 +33,8 @@ class Entry:
         return f'{self.mean[figure]:.1f}{spread}'
 
 
-def summarise(
-    results: Mapping[str, Sequence[dict[str, Any]]],
-) -> list[Entry]:
-    """Average the results of each method over its seeds.
-
-    Args:
-        results (Mapping[str, Sequence[dict]]): By method, the
-            ``results.json`` of each seed. A method without any is left out.
-    """
+def summarise(results: Mapping[str, Sequence[dict[str, Any]]]) -> list[Entry]:
+    """Average the ``results.json`` of each method over its seeds, if any."""
     entries = []
     for name, runs in results.items():
         values: dict[str, list[float]] = {}
@@ -62,15 +56,13 @@ def pareto_front(entries: Sequence[Entry], robust: str) -> list[str]:
     They come by rising clean accuracy. ``robust`` is the figure for
     robustness, like ``'worst_case'``.
     """
-    points = {
-        one.name: (one.mean['clean'], one.mean[robust]) for one in entries
-    }
+    points = [((e.mean['clean'], e.mean[robust]), e.name) for e in entries]
     front = [
         (own[0], name)
-        for name, own in points.items()
+        for own, name in points
         if not any(
             other[0] >= own[0] and other[1] >= own[1] and other != own
-            for other in points.values()
+            for other, _ in points
         )
     ]
     return [name for _, name in sorted(front)]
@@ -84,22 +76,14 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def to_markdown(entries: Sequence[Entry]) -> str:
     """A table: a row per method, and on the front of which attacks it is."""
-    figures = list(entries[0].mean)
-    fronts = {
-        figure: pareto_front(entries, figure)
-        for figure in figures
-        if figure != 'clean'
-    }
-    rows = [
-        [
-            one.name,
-            str(one.seeds),
-            *map(one.show, figures),
-            ', '.join(f for f in fronts if one.name in fronts[f]) or '-',
-        ]
-        for one in entries
-    ]
-    head = ['method', 'seeds', *figures, 'on the front of']
+    clean, *robust = entries[0].mean
+    fronts = {figure: pareto_front(entries, figure) for figure in robust}
+    rows = []
+    for one in entries:
+        shown = map(one.show, (clean, *robust))
+        on = ', '.join(f for f in fronts if one.name in fronts[f]) or '-'
+        rows.append([one.name, str(one.seeds), *shown, on])
+    head = ['method', 'seeds', clean, *robust, 'on the front of']
     return markdown_table(head, rows)
 
 
@@ -107,32 +91,19 @@ def plot_trade_off(
     entries: Sequence[Entry], path: Path, robust: str = 'worst_case'
 ) -> None:
     """Draw clean against robust accuracy, with the Pareto front, as a PNG."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8, 5), dpi=120, layout='constrained')
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()
     by_name = {entry.name: entry for entry in entries}
     front = [by_name[name].mean for name in pareto_front(entries, robust)]
-    axes.plot(
-        [mean['clean'] for mean in front],
-        [mean[robust] for mean in front],
-        color='tab:gray',
-        linestyle='--',
-        label='Pareto front',
-        zorder=1,
-    )
+    points = zip(*((mean['clean'], mean[robust]) for mean in front))
+    line = dict(color='tab:gray', linestyle='--', zorder=1)
+    axes.plot(*points, label='Pareto front', **line)
     # Names stand beside the axes: close points would hide them.
     for entry, marker in zip(entries, itertools.cycle(MARKERS)):
-        axes.errorbar(
-            entry.mean['clean'],
-            entry.mean[robust],
-            xerr=entry.spread['clean'],
-            yerr=entry.spread[robust],
-            linestyle='',
-            marker=marker,
-            capsize=2,
-            label=entry.name,
-        )
+        place = (entry.mean['clean'], entry.mean[robust])
+        spread = dict(xerr=entry.spread['clean'], yerr=entry.spread[robust])
+        look = dict(linestyle='', marker=marker, capsize=2)
+        axes.errorbar(*place, **spread, **look, label=entry.name)
     axes.set_xlabel('clean accuracy (%)')
     axes.set_ylabel(f'{robust.replace("_", " ")} accuracy (%)')
     figure.legend(loc='outside right center')

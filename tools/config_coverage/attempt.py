@@ -25,8 +25,8 @@ from config_coverage import shrink
 from m2at_mm.cli import load_config
 from m2at_mm.evaluation import RobustnessTestLoop
 from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.recipes.fit import attack_configs
 from m2at_mm.recipes.support import why_refused
-from m2at_mm.recipes.types import attack_configs
 
 #: What can become of a config, and the meaning of each.
 STATUSES = {
@@ -50,16 +50,14 @@ _BATCH_SIZE = 4
 
 @dataclass
 class Outcome:
-    """What became of a config.
+    """What became of a config, given by its path inside mmpretrain's.
 
     Attributes:
-        config (str): Path inside mmpretrain's configs.
         model (str): Type of its model, empty if it cannot be loaded.
         status (str): One of :data:`STATUSES`.
         note (str): The reason, or how the config was made small.
         size (int): Side of the input in pixels.
         parameters (int): Of the network as it was run.
-        seconds (float): Time it took.
         memory (float): Largest resident memory in GiB.
     """
 
@@ -81,13 +79,8 @@ class Outcome:
 def try_config(config: str, recipe: str, images: Path) -> Outcome:
     """Apply a recipe to a config, train for two iterations and evaluate.
 
-    Args:
-        config (str): Path inside mmpretrain's configs.
-        recipe (str): Name of a recipe.
-        images (Path): Folder with ``{train,test}/<class>/*``.
-
-    Returns:
-        Outcome: What goes wrong is in it, never raised.
+    The images are in ``{train,test}/<class>/*``. What goes wrong is in the
+    outcome, never raised.
     """
     start = time.perf_counter()
     try:
@@ -95,9 +88,9 @@ def try_config(config: str, recipe: str, images: Path) -> Outcome:
     except Exception as error:
         outcome = Outcome(config, '', 'fails', _describe(error))
     outcome.seconds = round(time.perf_counter() - start, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 2**30 if sys.platform == 'darwin' else 2**20
-    outcome.memory = round(peak / unit, 2)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    outcome.memory = round(usage.ru_maxrss / unit, 2)
     return outcome
 
 
@@ -119,15 +112,13 @@ def _try(config: str, recipe: str, images: Path) -> Outcome:
         small = _small(adversarial, images, outcome.size)
         try:
             outcome.note, outcome.parameters = _train(small)
-        except Exception as error:
-            outcome.note = _describe(error)
-        else:
             outcome.status = 'works'
             return outcome
+        except Exception as error:
+            outcome.note = _describe(error)
     # Is it the recipe, or does the stock config do no better?
-    small = _small(cfg, images, outcome.size)
     try:
-        _train(small)
+        _train(_small(cfg, images, outcome.size))
     except Exception as error:
         if _describe(error) == outcome.note:
             outcome.status = 'upstream'
@@ -137,11 +128,9 @@ def _try(config: str, recipe: str, images: Path) -> Outcome:
 def _train(cfg: Config) -> tuple[str, int]:
     """Train and validate, narrowed if the network is large.
 
-    Returns:
-        tuple: How the config was changed, and the network's parameters.
+    How the config was changed, and the network's parameters.
     """
-    parameters = _num_parameters(cfg)
-    small = copy.deepcopy(cfg)
+    parameters, small = _num_parameters(cfg), copy.deepcopy(cfg)
     large = parameters > LARGEST_NETWORK
     if large and (done := shrink.narrow(_classifier(small))):
         try:
@@ -155,10 +144,7 @@ def _train(cfg: Config) -> tuple[str, int]:
 
 
 def _run(cfg: Config) -> str:
-    """Train, validate and evaluate; an exception tells what is wrong.
-
-    Returns:
-        str: What was left out, empty if nothing.
+    """Train, validate and evaluate, and tell what was left out.
 
     Raises:
         RuntimeError: The run did not do what it should.
@@ -189,13 +175,9 @@ def _evaluate(runner: Runner, cfg: Config) -> None:
     data = copy.deepcopy(data)
     data.dataset.pop('indices', None)  # the first ones are of one class
     for number in _EVALUATED:
-        loop = RobustnessTestLoop(
-            runner,
-            data,
-            attacks=['clean', 'pgd20'],
-            num_samples=number,
-            out=f'{runner.work_dir}/results_{number}.json',
-        )
+        asked: Any = dict(attacks=['clean', 'pgd20'], num_samples=number)
+        out = f'{runner.work_dir}/results_{number}.json'
+        loop = RobustnessTestLoop(runner, data, **asked, out=out)
         # Ten, however many the network has.
         loop.dataloader.dataset._metainfo.pop('classes', None)
         figures = loop.run()

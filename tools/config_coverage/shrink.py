@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from mmengine.config import Config, ConfigDict
 
 from m2at_mm.cli import LOADERS
-from m2at_mm.recipes.types import (
+from m2at_mm.recipes.fit import (
     constructor_defaults,
     inner_backbone,
     leaf_datasets,
@@ -46,18 +47,11 @@ def input_sizes(cfg: Config) -> list[int]:
 def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
     """Read images of a folder at a small size, two batches to train on.
 
-    Transforms and batch augmentations stay the config's own.
-
-    Args:
-        cfg (Config): Changed in place.
-        root (Path): With ``{train,test}/<class>/*``.
-        size (int): Side of the network's input in pixels.
-        batch_size (int): Images per batch.
+    The folder has ``{train,test}/<class>/*``. Transforms and batch
+    augmentations stay the config's own.
     """
-    for name in LOADERS:
-        loader = cfg.get(name)
-        if not loader:
-            continue
+    for name in filter(cfg.get, LOADERS):
+        loader = cfg[name]
         stock = leaf_datasets(loader.dataset)[0]
         pipeline = stock.pipeline
         for step in _steps(pipeline):
@@ -69,13 +63,10 @@ def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
         if stock.type == 'MNIST':
             pipeline[0].color_type = 'grayscale'
         training = name == 'train_dataloader'
-        loader.dataset = ConfigDict(
-            type='CustomDataset',
-            data_root=str(root),
-            data_prefix='train' if training else 'test',
-            indices=batch_size * (2 if training else 1),
-            pipeline=pipeline,
-        )
+        loader.dataset = ConfigDict(type='CustomDataset', pipeline=pipeline)
+        loader.dataset.data_root = str(root)
+        loader.dataset.data_prefix = 'train' if training else 'test'
+        loader.dataset.indices = batch_size * (2 if training else 1)
         loader.pop('collate_fn', None)
         loader.update(
             batch_size=batch_size,
@@ -88,10 +79,7 @@ def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
 
 
 def fit_network(classifier: ConfigDict, size: int) -> None:
-    """Tell a network that needs to know it the side of its input in pixels.
-
-    The classifier's config is changed in place.
-    """
+    """Tell a network that needs to know it the side of its input in pixels."""
     backbone = inner_backbone(classifier)
     if backbone is None:
         return
@@ -112,10 +100,7 @@ def forget_checkpoints(cfg: Config) -> None:
 def narrow(classifier: ConfigDict) -> str | None:
     """Keep two blocks per stage of a network whose depth its config names.
 
-    The classifier's config is changed in place.
-
-    Returns:
-        str, optional: What was done, None if nothing could be.
+    Tells what was done, None if nothing could be.
     """
     backbone = inner_backbone(classifier)
     if backbone is None:
@@ -129,12 +114,8 @@ def narrow(classifier: ConfigDict) -> str | None:
     settings = dict(settings)
     depths = {'num_layers', 'depths', 'layers'} & settings.keys()
     for key in depths:
-        depth = settings[key]
-        settings[key] = (
-            min(depth, _FEW_BLOCKS)
-            if isinstance(depth, int)
-            else [min(blocks, _FEW_BLOCKS) for blocks in depth]
-        )
+        depth = np.minimum(settings[key], _FEW_BLOCKS)
+        settings[key] = depth.tolist()
     backbone.arch = settings
     if backbone.get('frozen_stages', 0) > _FEW_BLOCKS:
         backbone.frozen_stages = _FEW_BLOCKS
@@ -163,9 +144,8 @@ def _steps(pipeline: Any) -> Iterator[ConfigDict]:
 
 def _is_size(value: Any) -> bool:
     sides = value if isinstance(value, (list, tuple)) else [value]
-    return bool(sides) and all(
-        isinstance(side, int) and side >= 16 for side in sides
-    )
+    whole = all(isinstance(side, int) for side in sides)
+    return bool(sides) and whole and min(sides) >= 16
 
 
 def _forget_pretrained(part: Any) -> None:

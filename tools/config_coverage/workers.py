@@ -21,20 +21,11 @@ def run_all(
     jobs: int = 2,
     seconds: float = 600.0,
 ) -> Iterator[Outcome]:
-    """Attempt every config, each in a fork of this process.
+    """Attempt every config, in order, each in a fork of this process.
 
     A process of its own gives its memory back and can die alone; a fork
-    doesn't import everything again.
-
-    Args:
-        configs (Sequence[str]): Paths inside mmpretrain's configs.
-        recipe (str): Name of a recipe.
-        images (Path): Folder with ``{train,test}/<class>/*``.
-        jobs (int): Attempts at a time, each with one thread.
-        seconds (float): Time limit of one attempt.
-
-    Yields:
-        Outcome: In the order of ``configs``.
+    doesn't import everything again. ``jobs`` are made at a time, each with
+    one thread and within some seconds.
     """
     torch.set_num_threads(1)  # before the forks: threads don't survive one
     with ThreadPoolExecutor(jobs) as pool:

@@ -14,27 +14,17 @@ from torch import Tensor
 _CLOCKS = ('time', 'data_time', 'memory', 'eta')
 # Of the message hub: the config's text, dates and versions, and where the
 # files are.
-_PLACES = (
-    'cfg',
-    'experiment_name',
-    'mmengine_version',
-    'last_ckpt',
-    'best_ckpt',
-    'outdated_ckpts',
-    'preemption_ckpt',
-)
+_PLACES = {'cfg', 'experiment_name', 'mmengine_version', 'last_ckpt'}
+_PLACES |= {'best_ckpt', 'outdated_ckpts', 'preemption_ckpt'}
 
 
 def differences(first: Path, second: Path) -> list[str]:
-    """Compare the work dirs of two finished trainings bit for bit.
+    """Where the work dirs of two finished trainings differ, bit for bit.
 
     Compared are every checkpoint (weights, optimiser, schedulers, average
     weights, random streams, logged figures), the checkpoints' names, and the
     last line of each step in the logs; not times and memory. The second
     training may consist of several starts.
-
-    Returns:
-        list[str]: Where they differ, empty if nowhere.
     """
     found = []
     one, other = _checkpoints(first), _checkpoints(second)
@@ -66,8 +56,7 @@ def _unequal(first: Any, second: Any, where: str = '') -> Iterator[str]:
     if type(first) is not type(second):
         yield f'{where}: {type(first).__name__}, {type(second).__name__}'
     elif isinstance(first, dict):
-        one_sided = (first.keys() ^ second.keys()) - set(_PLACES)
-        if one_sided:
+        if one_sided := (first.keys() ^ second.keys()) - _PLACES:
             yield f'{where}: keys {sorted(one_sided)}'
         for key in first.keys() & second.keys():
             if key not in _PLACES and not str(key).endswith(_CLOCKS):

@@ -20,10 +20,8 @@ Process = subprocess.Popen[bytes]
 def start(command: Sequence[str], work_dir: Path) -> Process:
     """Start a training as the leader of a process group of its own.
 
-    Args:
-        command (Sequence[str]): Words after ``python``, of a tool like
-            tools/train.py, without work dir.
-        work_dir (Path): It is made; ``output.txt`` in it gets the output.
+    The command has the words after ``python``, of a tool like tools/train.py,
+    without work dir. This is made; ``output.txt`` in it gets the output.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / 'output.txt').open('a') as output:
@@ -57,17 +55,10 @@ def kill_and_resume(
 ) -> tuple[int, bool]:
     """Kill a training with SIGKILL, all its processes, and run it to its end.
 
-    Args:
-        command (Sequence[str]): See :func:`start`.
-        work_dir (Path): Empty or missing.
-        num_lines (int): Lines of the whole training's log.
-        pause (float, optional): It is killed within so many seconds after a
-            random line; with None, while the next checkpoint is written.
-        draws (random.Random): Source of the moment.
-
-    Returns:
-        tuple[int, bool]: Lines in the log when it was killed, and whether a
-        checkpoint was being written.
+    It is killed within ``pause`` seconds after a random line of the log, which
+    has ``num_lines`` in all; with None, while the next checkpoint is written.
+    Gives the lines in the log at that moment, and whether a checkpoint was
+    being written.
 
     Raises:
         RuntimeError: The training ended by itself before its moment.

@@ -20,33 +20,32 @@ Classes = Sequence[str] | None
 # Two that colour-blind people tell apart (Okabe and Ito, "Color Universal
 # Design", 2008); the texts say in words what they mean, too.
 RIGHT, WRONG = '#0072B2', '#D55E00'
-_LONGEST_NAME = 16  # characters; ImageNet's names fill lines
 
 
-def make_grid(
+def grid(
     shape: tuple[int, int],
     size: tuple[float, float],
     titles: Iterable[str],
-    heading: str,
+    title: str,
     fontsize: int = 9,
     **settings: Any,
 ) -> tuple[Figure, np.ndarray]:
     """A figure, its size in inches, with rows and columns of axes."""
     figure = Figure(figsize=size, layout='constrained')
     axes = figure.subplots(*shape, squeeze=False, **settings)
-    for axis, title in zip(axes[0], titles):
-        axis.set_title(title, fontsize=fontsize)
-    figure.suptitle(heading, fontsize=11)
+    for axis, text in zip(axes[0], titles):
+        axis.set_title(text, fontsize=fontsize)
+    figure.suptitle(title, fontsize=11)
     return figure, axes
 
 
-def make_heading(what: str, threat_model: ThreatModel, note: str) -> str:
+def heading(what: str, threat_model: ThreatModel, note: str) -> str:
     """The title of a picture, with the radius as people write it."""
     eps = f'{threat_model.norm} eps {threat_model.eps * 255:g}/255'
     return f'{what}, {eps}' + (f' ({note})' if note else '')
 
 
-def show_panel(
+def show(
     axis: Any, image: Tensor, text: str = '', colour: str = 'black'
 ) -> None:
     """Show an image in [0, 1], (C, H, W), without ticks and a text below."""
@@ -74,13 +73,12 @@ def amplified(perturbation: Tensor, full: float) -> Tensor:
 
 def class_name(index: int | Tensor, classes: Classes) -> str:
     """A class by its name, shortened, or by its number without names."""
-    name = str(classes[int(index)]) if classes else str(int(index))
-    if len(name) > _LONGEST_NAME:
-        name = name[: _LONGEST_NAME - 1] + '…'
-    return name
+    name = str(classes[int(index)] if classes else int(index))
+    # ImageNet's names fill lines.
+    return name if len(name) <= 16 else f'{name[:15]}…'
 
 
-def describe_scores(scores: Tensor, classes: Classes) -> str:
+def likeliest(scores: Tensor, classes: Classes) -> str:
     """The likeliest class and its probability, of scores of shape (K, )."""
     score, index = scores.max(0)
     return f'{class_name(index, classes)} {100 * score:.0f} %'
