@@ -3,8 +3,6 @@
 Each raises a ValueError that names the argument, the value and its remedy.
 """
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """What the command-line tools share: options, start, and end by an error."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os.path as osp

@@ -4,8 +4,6 @@ Checkpoints are still loaded with ``weights_only=True``; only the harmless
 types that MMEngine itself writes are allow-listed.
 """
 
-from __future__ import annotations
-
 import re
 import warnings
 from importlib.metadata import PackageNotFoundError, version

@@ -1,7 +1,5 @@
 """Files of a run: written whole, its checkpoints, the lock of its folder."""
 
-from __future__ import annotations
-
 import os
 import re
 import socket

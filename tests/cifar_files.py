@@ -1,7 +1,5 @@
 """Small data sets of CIFAR's form."""
 
-from __future__ import annotations
-
 import hashlib
 import pickle
 from collections import Counter

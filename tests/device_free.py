@@ -4,8 +4,6 @@ On PyTorch's ``meta`` device tensors have shapes and no values: a result that
 the host reads raises there, as does an operation on tensors of two devices.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Runs of a few digits, by the project's own runtime."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable

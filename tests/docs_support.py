@@ -1,7 +1,5 @@
 """The scripts and pages of the documentation, for their tests."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from pathlib import Path

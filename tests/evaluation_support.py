@@ -1,7 +1,5 @@
 """Images in memory as a dataset, models with masked gradients, outcomes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scripts in a process that has imported PyTorch already."""
 
-from __future__ import annotations
-
 import os
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """Short trainings that are interrupted, resumed and compared."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from pathlib import Path

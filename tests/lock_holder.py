@@ -1,7 +1,5 @@
 """Another run in a work dir."""
 
-from __future__ import annotations
-
 import os
 import signal
 import time

@@ -1,7 +1,5 @@
 """Digits under attack by a tiny network, and what a picture shows of them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

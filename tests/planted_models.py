@@ -3,8 +3,6 @@
 ``base`` is that sound one: what fools it, fools them as well, or nearly so.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

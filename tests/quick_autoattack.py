@@ -1,7 +1,5 @@
 """AutoAttack with few steps, where its strength is not what is tested."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Work dirs as trainings leave them, without a training."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from html.parser import HTMLParser

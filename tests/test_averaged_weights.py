@@ -1,7 +1,5 @@
 """Stock EMA and SWA hooks: validated under attack with averaged weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wrong configs, data, checkpoints and command lines, at every script."""
 
-from __future__ import annotations
-
 import os
 import pickle
 import re

@@ -1,7 +1,5 @@
 """What the scripts share."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import re

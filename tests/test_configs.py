@@ -1,7 +1,5 @@
 """The configs that the package ships."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

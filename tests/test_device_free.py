@@ -1,7 +1,5 @@
 """Whole training steps and evaluation batches, without a device."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Figures and configs of the documents are those of the files behind them."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

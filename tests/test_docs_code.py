@@ -1,7 +1,5 @@
 """The code of docs/extend.md and docs/example.py runs as it stands there."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -5,8 +5,6 @@ stand-ins for CONFIG, CHECKPOINT and WORK_DIR. A comment `# needs: ...` leaves
 out its command, and on a line of its own the rest of the block.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import runpy

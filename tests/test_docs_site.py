@@ -1,7 +1,5 @@
 """The site: it builds, and what it says of the sources is so."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import re

@@ -1,7 +1,5 @@
 """Trainings in which something dies."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What only a GPU shows; the file needs few packages beside the project."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path

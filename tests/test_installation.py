@@ -1,7 +1,5 @@
 """The package outside of its repository, as the documentation runs it."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """What an iteration costs, counted: forward and backward passes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """model-index.yml, as OpenMMLab's tools read it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """Small real parts that many tests build on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

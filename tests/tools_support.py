@@ -1,7 +1,5 @@
 """Starts the tools as a user does, on tiny settings."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

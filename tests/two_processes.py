@@ -1,7 +1,5 @@
 """A function on two processes that gloo connects."""
 
-from __future__ import annotations
-
 import multiprocessing as stock
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints that are damaged, or of another network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

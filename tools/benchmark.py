@@ -1,7 +1,5 @@
 """Time training iterations beside what one would use instead."""
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json

@@ -4,8 +4,6 @@ With --out, the same command goes on where it was stopped, and tries what
 failed again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

@@ -5,8 +5,6 @@ killed with SIGKILL and resumed. Each must end with the same checkpoints and
 logs, bit for bit.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

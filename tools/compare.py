@@ -1,7 +1,5 @@
 """Train and evaluate methods under one budget, and put them side by side."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

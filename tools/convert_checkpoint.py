@@ -1,7 +1,5 @@
 """Import robust checkpoints of other projects, and export ours for others."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

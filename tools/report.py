@@ -1,7 +1,5 @@
 """Write a page on a training run, or on several side by side."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

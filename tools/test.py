@@ -1,7 +1,5 @@
 """Measure the accuracy of a classifier, clean and under attack."""
 
-from __future__ import annotations
-
 import argparse
 
 from mmengine.config import Config

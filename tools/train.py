@@ -1,7 +1,5 @@
 """Train a classifier adversarially."""
 
-from __future__ import annotations
-
 import argparse
 
 from mmengine.config import Config

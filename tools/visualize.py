@@ -1,7 +1,5 @@
 """Draw what the attack and the method do to test images."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable
 from pathlib import Path

@@ -6,8 +6,6 @@ ResNet-18 at a quarter of its width, new weights of seed 0, the first training
 images of CIFAR-10; the ways take turns. For docs/performance.md.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -10,8 +10,6 @@ OUT.json already are left out, so the same command goes on where it was
 stopped.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

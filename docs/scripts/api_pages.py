@@ -3,8 +3,6 @@
 The pages are made while the site is built, from each package's `__all__`.
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Shows reStructuredText in docstrings as the Markdown that the site wants."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -5,8 +5,6 @@
 A test holds the arrows against the imports in the sources.
 """
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 

@@ -7,8 +7,6 @@ of docs/results and docs/methods a table stands between two comments that name
 it.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path

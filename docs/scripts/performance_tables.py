@@ -1,7 +1,5 @@
 """The tables of docs/performance.md, from the files of tools/benchmark.py."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """AutoAttack (arXiv 2003.01690), by the package ``pyautoattack``."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

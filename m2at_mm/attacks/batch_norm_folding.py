@@ -1,7 +1,5 @@
 """Batch norm folded into convolutions while a model is attacked."""
 
-from __future__ import annotations
-
 import pickle
 import random
 from collections import Counter

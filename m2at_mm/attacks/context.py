@@ -1,7 +1,5 @@
 """The state of a model while it is attacked."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

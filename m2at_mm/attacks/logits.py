@@ -1,7 +1,5 @@
 """Logits of a batch, and what they predict."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -4,8 +4,6 @@ Logits are of shape (N, K), the target is labels, (N, ), or probabilities,
 (N, K). An attack sums the losses over the batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

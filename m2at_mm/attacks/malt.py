@@ -1,7 +1,5 @@
 """MALT: targeted APGD, at the classes whose boundaries seem nearest."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Projected gradient descent."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from typing import Any

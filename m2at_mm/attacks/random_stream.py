@@ -1,7 +1,5 @@
 """Random draws that leave other draws as they were."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """A short attack that trusts no single gradient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

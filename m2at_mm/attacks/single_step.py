@@ -1,7 +1,5 @@
 """Attacks of one step, whose settings are in radii."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

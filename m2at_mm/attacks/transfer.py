@@ -1,7 +1,5 @@
 """Adversarial images of another network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.runner import load_checkpoint

@@ -1,7 +1,5 @@
 """Pre-activation networks: ResNet and Wide ResNet for images of 32x32."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The preprocessor that keeps images in [0, 1]."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Sequence
 from typing import Any

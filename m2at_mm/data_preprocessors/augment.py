@@ -1,7 +1,5 @@
 """Random crops and flips of a whole batch, on its device."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """CIFAR with a validation split: robust overfitting (arXiv 2002.11569)."""
 
-from __future__ import annotations
-
 import copy
 import os
 import os.path as osp

@@ -1,7 +1,5 @@
 """Real handwritten digits that need no download."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mmcv

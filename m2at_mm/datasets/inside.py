@@ -1,7 +1,5 @@
 """The datasets inside those that repeat, join or choose from others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Transforms whose random draws depend on epoch and image alone."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator

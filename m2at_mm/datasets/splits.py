@@ -1,7 +1,5 @@
 """Fixed, class-balanced splits of a dataset."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

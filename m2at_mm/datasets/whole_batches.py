@@ -1,7 +1,5 @@
 """Datasets that give a whole batch at once instead of its samples."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

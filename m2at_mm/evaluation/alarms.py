@@ -1,7 +1,5 @@
 """Signs that a robust accuracy is overestimated."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """A model and its batches as the attacks of an evaluation see them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
@@ -112,19 +110,18 @@ def attack_batch(
     """Attack a batch; facts of each image, and the adversarial images.
 
     The facts are ``label``, ``predicted``, the losses ``ce`` and ``margin``,
-    ``outside`` and ``content``, of shape (N, ), and of shape (1, )
-    ``seconds`` and ``unfolded``, whether the attack was repeated on the model
-    as it is, as a faster way to compute it had misled it.
+    ``outside``, ``content`` and ``unfolded``, whether the attack was repeated
+    on the model as it is, as a faster way to compute it had misled it; all of
+    shape (N, ). ``seconds`` are of shape (1, ).
     """
-    unfolded = False
 
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        nonlocal unfolded
+        unfolded = torch.zeros_like(labels)
         if attack is not None:
             run = partial(attack, model, images, labels, threat)
             images = run(stop_when_fooled=True)
             if not model.was_itself():
-                unfolded = True
+                unfolded += 1
                 with no_folding():
                     images = run(stop_when_fooled=True)
         with torch.no_grad():
@@ -133,6 +130,7 @@ def attack_batch(
         known = labels.clamp(0, logits.shape[1] - 1)
         return dict(
             adversarial=images,
+            unfolded=unfolded,
             predicted=predicted_labels(logits),
             ce=cross_entropy(logits, known),
             margin=margin(logits, known),
@@ -141,16 +139,14 @@ def attack_batch(
     start = time.perf_counter()
     with own_random_stream(images.device, seed):
         found = run_in_memory(predict, images, labels, len(images))
-    inside = threat.ball(images).contains(found['adversarial'])
-    arrays = dict(
-        label=labels.cpu().numpy(),
-        **{n: found[n].cpu().numpy() for n in ('predicted', 'ce', 'margin')},
-        outside=(~inside).cpu().numpy(),
-        content=fingerprints(images),
-        unfolded=np.array([unfolded]),
-        seconds=np.array([time.perf_counter() - start]),
+    adversarial = found.pop('adversarial')
+    found |= dict(
+        label=labels, outside=~threat.ball(images).contains(adversarial)
     )
-    return arrays, found['adversarial']
+    arrays = {name: one.cpu().numpy() for name, one in found.items()}
+    arrays['content'] = fingerprints(images)
+    arrays['seconds'] = np.array([time.perf_counter() - start])
+    return arrays, adversarial
 
 
 def run_in_memory(

@@ -1,7 +1,5 @@
 """Figures that compare the outcomes of attacks, for the alarms to judge."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, product

@@ -1,7 +1,5 @@
 """What a step along the gradient really changes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

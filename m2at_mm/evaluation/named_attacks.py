@@ -1,7 +1,5 @@
 """The attacks of an evaluation by name."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass

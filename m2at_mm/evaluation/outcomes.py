@@ -1,7 +1,5 @@
 """What an evaluation found out about each image."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Measures on a few images whether gradients can be trusted."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from functools import partial

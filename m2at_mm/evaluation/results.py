@@ -1,7 +1,5 @@
 """The results of an evaluation: JSON, per-sample file and table."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Accuracy on clean images, under each attack, and in the worst case."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NoReturn
 

@@ -1,7 +1,5 @@
 """Runs attacks on every image, resumably and on several processes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """The robustness evaluation as a test loop of MMEngine's Runner."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

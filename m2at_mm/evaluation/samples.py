@@ -1,7 +1,5 @@
 """The images of an evaluation, by their position in the dataset."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

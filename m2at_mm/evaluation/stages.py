@@ -1,7 +1,5 @@
 """The stages of an evaluation: one attack on many images, resumably."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A robustness result in the form that RobustBench publishes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from m2at_mm.checks import check_choice

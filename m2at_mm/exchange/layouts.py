@@ -1,7 +1,5 @@
 """Key layouts of published checkpoints, in mmpretrain's names."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

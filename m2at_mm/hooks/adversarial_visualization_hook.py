@@ -1,7 +1,5 @@
 """Pictures of the train attack and the method while training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Settings of the attack and the method that change over training."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re

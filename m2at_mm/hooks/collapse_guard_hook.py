@@ -1,7 +1,5 @@
 """Notices when adversarial training collapses, and acts."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import dataclass

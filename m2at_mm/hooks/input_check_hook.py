@@ -1,7 +1,5 @@
 """Checks of data, checkpoint and settings before any work starts."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Iterator

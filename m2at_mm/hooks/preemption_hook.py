@@ -1,7 +1,5 @@
 """A clean end when a scheduler takes the machine back."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

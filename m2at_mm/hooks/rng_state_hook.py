@@ -1,7 +1,5 @@
 """A resumed run is the uninterrupted one."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Tells how much robustness the end of a training has lost."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.hooks import Hook

@@ -1,7 +1,5 @@
 """Logged values that the host reads together."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Checkpoints of which one is always whole."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

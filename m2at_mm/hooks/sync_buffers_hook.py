@@ -1,7 +1,5 @@
 """Running statistics that are the same in all processes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.dist import all_reduce_params

@@ -1,7 +1,5 @@
 """The images that hooks attack while training, the same every time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.runner import Runner

@@ -1,7 +1,5 @@
 """Methods to compare with: Standard, PGDAT, TRADES, MART, AVmixup and IAT."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import NamedTuple
 

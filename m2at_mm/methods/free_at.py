@@ -1,7 +1,5 @@
 """Free adversarial training."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

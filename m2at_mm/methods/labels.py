@@ -1,7 +1,5 @@
 """Labels as probabilities."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """M2AT: masking and mixing adversarial training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -4,8 +4,6 @@ Marks: **paper** is arXiv 2302.08066, **patent** is WO2022250071A1, **ours**
 is a choice of this project.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The wrapper that makes any mmpretrain classifier train adversarially."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """DistributedDataParallel on GPUs and on CPUs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What mmpretrain's classifiers have in common, where they differ."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any

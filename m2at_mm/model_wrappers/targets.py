@@ -1,7 +1,5 @@
 """Which targets a method and a classifier's losses take."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """State dicts of a wrapper that look like those of its child."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from functools import partial
 from typing import Any

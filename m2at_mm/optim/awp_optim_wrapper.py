@@ -1,7 +1,5 @@
 """Adversarial weight perturbation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """Turn any mmpretrain classification config adversarial."""
 
-from __future__ import annotations
-
 import copy
 import logging
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fits a recipe, written for CIFAR, to the images and network of a config."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import re

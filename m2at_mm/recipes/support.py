@@ -1,7 +1,5 @@
 """Which configs a recipe can be applied to."""
 
-from __future__ import annotations
-
 from mmengine.config import Config, ConfigDict
 from mmpretrain.models import BaseClassifier, BaseRetriever, ImageClassifier
 from mmpretrain.models.selfsup import BaseSelfSupervisor

@@ -1,7 +1,5 @@
 """The sections of a report on accuracy, without attack and under attack."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Each function takes first the ``name`` of its picture, unique in the page.
 Mappings are by the name of a run, and empty for a run without values.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 

@@ -1,7 +1,5 @@
 """The parts of a page: HTML blocks, inline SVG and inline images."""
 
-from __future__ import annotations
-
 import base64
 import io
 import re

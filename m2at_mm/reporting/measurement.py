@@ -1,7 +1,5 @@
 """What a report measures with a run's own network and test images."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """One HTML page on one or several runs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 

@@ -1,7 +1,5 @@
 """The files that a training leaves in its work dir."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The sections of a report that the logs and configs of the runs can fill."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Iterator, Sequence
 from typing import Any

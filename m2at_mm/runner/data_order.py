@@ -1,7 +1,5 @@
 """The order of the training images, and what is drawn on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@
 ``HistoryBuffer`` of MMEngine's message hub and NumPy's types.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import OrderedDict
 from typing import Any

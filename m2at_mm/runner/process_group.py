@@ -1,7 +1,5 @@
 """Processes of a run: their connection, and their restart by torchrun."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from datetime import timedelta

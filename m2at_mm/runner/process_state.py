@@ -1,7 +1,5 @@
 """What a training has in memory and no checkpoint of MMEngine holds."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """A running training goes back to an earlier checkpoint."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from mmengine.hooks import CheckpointHook

@@ -1,7 +1,5 @@
 """The start of a run: its runner, and what the screen and the log tell."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import os

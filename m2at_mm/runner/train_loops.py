@@ -1,7 +1,5 @@
 """Training loops, and what they count and do next."""
 
-from __future__ import annotations
-
 from bisect import bisect
 from typing import Any
 

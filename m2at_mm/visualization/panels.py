@@ -1,7 +1,5 @@
 """What the pictures share: grids of panels, texts, colours and files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

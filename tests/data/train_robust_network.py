@@ -6,8 +6,6 @@ Adversarial training with one step from a random start (arXiv 2001.03994), five
 minutes on one core.
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 What two ways of computing agree in does not depend on rounding then.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

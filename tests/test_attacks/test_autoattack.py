@@ -1,7 +1,5 @@
 """AutoAttack against the package called directly."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What holds for every attack."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 from typing import Any

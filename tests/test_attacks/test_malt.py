@@ -1,7 +1,5 @@
 """MALT on linear models, where its order of classes is exact."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from unittest import mock
 

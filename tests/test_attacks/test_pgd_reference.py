@@ -1,7 +1,5 @@
 """PGD against a closed form, foolbox, and the plainest loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attacks under autocast, and on models of every precision."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Both backbones against the formulas of the published networks."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

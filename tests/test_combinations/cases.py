@@ -1,7 +1,5 @@
 """What users combine, and what becomes of a combination."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 from itertools import combinations, product

@@ -1,7 +1,5 @@
 """Images that are drawn, of any shape and number."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Runs a combination, and compares what it shows with other counts."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from pathlib import Path

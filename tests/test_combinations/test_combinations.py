@@ -1,7 +1,5 @@
 """Pairwise combinations of what users combine, each trained and checked."""
 
-from __future__ import annotations
-
 import os
 import traceback
 from functools import partial

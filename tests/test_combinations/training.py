@@ -1,7 +1,5 @@
 """A short training of a combination, and what it shows."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

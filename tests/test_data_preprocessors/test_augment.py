@@ -1,7 +1,5 @@
 """Against mmpretrain's transforms, offset by offset and as a distribution."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import product

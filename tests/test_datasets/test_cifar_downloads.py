@@ -1,7 +1,5 @@
 """CIFAR without data: downloads, and what is said where they fail."""
 
-from __future__ import annotations
-
 import hashlib
 import socket
 import tarfile

@@ -1,7 +1,5 @@
 """Datasets inside of others, against what the outer one gives."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Evaluations of models on images in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Gradients of functions that are known in closed form."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

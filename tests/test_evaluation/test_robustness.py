@@ -1,7 +1,5 @@
 """The evaluation on real models and images."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The evaluation as the Runner's test loop, on any kind of classifier."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Import against the network that the weights were trained with."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

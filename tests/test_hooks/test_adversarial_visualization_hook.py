@@ -1,7 +1,5 @@
 """Pictures while training, and a training that they don't change."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

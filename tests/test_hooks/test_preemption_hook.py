@@ -1,7 +1,5 @@
 """SIGTERM during training and validation."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

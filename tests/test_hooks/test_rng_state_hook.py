@@ -1,7 +1,5 @@
 """An interrupted and resumed run against one that ran through."""
 
-from __future__ import annotations
-
 import copy
 import functools
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What is logged and saved, read by the host later than by MMEngine."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Checkpoints at every moment at which a run can end."""
 
-from __future__ import annotations
-
 import errno
 import os
 from pathlib import Path

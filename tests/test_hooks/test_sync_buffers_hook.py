@@ -1,7 +1,5 @@
 """Running statistics on two processes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """A step of a method against the published loss on a stock classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

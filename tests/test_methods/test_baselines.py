@@ -1,7 +1,5 @@
 """Standard, PGDAT, TRADES, MART, AVmixup and IAT against their papers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """FreeAT against the published loop, on the Runner's own steps."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

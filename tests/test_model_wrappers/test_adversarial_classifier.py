@@ -1,7 +1,5 @@
 """The wrapper against the stock classifier it wraps."""
 
-from __future__ import annotations
-
 import copy
 from itertools import product
 from typing import Any

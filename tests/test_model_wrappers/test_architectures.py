@@ -1,7 +1,5 @@
 """The wrapper changes nothing of well-known stock classifiers."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """MMEngine's ``compile`` against eager training."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Two processes on the CPU against one."""
 
-from __future__ import annotations
-
 from itertools import product
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is attacked, trained, logged and exported is one function."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Every loss with labels, one-hot labels and probabilities."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import mmpretrain.models.losses as stock_losses

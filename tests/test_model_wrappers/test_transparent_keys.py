@@ -1,7 +1,5 @@
 """State dicts that leave a child's name out."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

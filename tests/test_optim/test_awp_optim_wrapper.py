@@ -1,7 +1,5 @@
 """Adversarial weight perturbation against the published rule by hand."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 from unittest.mock import Mock

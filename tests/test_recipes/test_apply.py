@@ -1,7 +1,5 @@
 """Recipes against the same configs written by hand."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable

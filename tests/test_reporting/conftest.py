@@ -1,7 +1,5 @@
 """Two runs, of which one was evaluated."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

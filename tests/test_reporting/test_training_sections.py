@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from report_support import Page
 
 from m2at_mm.reporting import Report, read_run

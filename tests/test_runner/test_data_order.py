@@ -1,7 +1,5 @@
 """The images of each process, and what is drawn on them."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints of a training load where this package is not imported."""
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys

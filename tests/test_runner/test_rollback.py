@@ -1,7 +1,5 @@
 """A running training that goes back, with average weights and momentum."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

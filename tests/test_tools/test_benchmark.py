@@ -1,7 +1,5 @@
 """The benchmark: as a user starts it, its rivals, and its figures."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

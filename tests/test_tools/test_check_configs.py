@@ -1,7 +1,5 @@
 """The check of mmpretrain's configs: as a user starts it, and its parts."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

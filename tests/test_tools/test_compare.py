@@ -1,7 +1,5 @@
 """The comparison: as a user starts it, its plan, and its table."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

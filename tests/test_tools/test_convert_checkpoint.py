@@ -1,7 +1,5 @@
 """Conversion of checkpoints as a user starts it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

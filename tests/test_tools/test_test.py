@@ -1,7 +1,5 @@
 """The evaluation tool as a user starts it."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

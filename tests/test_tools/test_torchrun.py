@@ -1,7 +1,5 @@
 """tools/train.py on several processes that live and die."""
 
-from __future__ import annotations
-
 import json
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """The training tool as a user starts it."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

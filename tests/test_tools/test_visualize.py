@@ -1,7 +1,5 @@
 """The picture tool as a user starts it."""
 
-from __future__ import annotations
-
 import runpy
 import sys
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 import torch
 from picture_support import EPS, NAMES, Batch, K, N, shown, tiny_model

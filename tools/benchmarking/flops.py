@@ -1,7 +1,5 @@
 """Floating-point operations of an iteration, and what a GPU can do."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The training iterations that ours is timed beside."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

@@ -1,7 +1,5 @@
 """The figures of a benchmark, and their table."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

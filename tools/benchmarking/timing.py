@@ -1,7 +1,5 @@
 """Times training iterations in turns, their parts, and the exchange."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Times robust validation beside a loop that is written by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a comparison trains and evaluates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The table and the picture of a comparison."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

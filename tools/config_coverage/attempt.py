@@ -1,7 +1,5 @@
 """Tries one config: two training iterations, validation and evaluation."""
 
-from __future__ import annotations
-
 import copy
 import math
 import re

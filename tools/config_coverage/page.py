@@ -1,7 +1,5 @@
 """The coverage of mmpretrain's configs as a page."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

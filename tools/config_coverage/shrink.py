@@ -1,7 +1,5 @@
 """Makes a classification config small enough for two steps on a CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Runs attempts in processes of their own, within time and memory."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """What two work dirs of trainings differ in."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Kills a training at a random moment, and resumes it."""
 
-from __future__ import annotations
-
 import os
 import random
 import signal

@@ -5,8 +5,6 @@ python docs/results/gpu/methods.py --out methods.json
 A method that the file holds already is not trained again.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -3,8 +3,6 @@
 python docs/results/gpu/speed.py [CONFIG] --out speed.json
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import json
