@@ -121,9 +121,9 @@ def attack_batch(
             run = partial(attack, model, images, labels, threat)
             images = run(stop_when_fooled=True)
             if not model.was_itself():
-                unfolded += 1
                 with no_folding():
                     images = run(stop_when_fooled=True)
+                unfolded += 1
         with torch.no_grad():
             logits = full(logits_of(model.model, images))
         # Wrong labels end the evaluation later, with an error of their own.
@@ -140,9 +140,8 @@ def attack_batch(
     with own_random_stream(images.device, seed):
         found = run_in_memory(predict, images, labels, len(images))
     adversarial = found.pop('adversarial')
-    found |= dict(
-        label=labels, outside=~threat.ball(images).contains(adversarial)
-    )
+    inside = threat.ball(images).contains(adversarial)
+    found |= dict(label=labels, outside=~inside)
     arrays = {name: one.cpu().numpy() for name, one in found.items()}
     arrays['content'] = fingerprints(images)
     arrays['seconds'] = np.array([time.perf_counter() - start])
