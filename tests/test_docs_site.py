@@ -18,22 +18,20 @@ FOR_ALL = {'registry', 'version', 'compat', 'structures', 'checks', 'files'}
 
 def imports() -> set[tuple[str, str]]:
     """Pairs of parts of the package, of which one imports the other."""
-    statement = r'^ *(?:from|import) m2at_mm(?:\.(\w+)| import (\w+))'
+    statement = r'^ *(?:from|import) m2at_mm(?:\.(\w+)| import ([\w, ]+))'
     found = set()
     for path in PACKAGE.rglob('*.py'):
         inner = path.relative_to(PACKAGE)
         part = inner.parts[0] if len(inner.parts) > 1 else path.stem
         for names in re.findall(statement, path.read_text('utf-8'), re.M):
-            target = ''.join(names)
-            if part not in (target, '__init__') and target not in FOR_ALL:
-                found.add((part, target))
+            for target in ''.join(names).split(', '):
+                if part not in (target, '__init__') and target not in FOR_ALL:
+                    found.add((part, target))
     return found
 
 
-def test_the_drawing_is_of_its_script_and_has_every_import() -> None:
-    script = load_script('draw_architecture')
+def test_the_drawing_has_every_import() -> None:
     drawing = (DOCS / 'images' / 'architecture.svg').read_text('utf-8')
-    assert drawing == script.draw()
     drawn = set(re.findall(r'class="name"[^>]*>(\w+)<', drawing))
     folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
     assert drawn == {*folders, 'cli'} - FOR_ALL
