@@ -57,7 +57,8 @@ def evaluation(report: Report) -> Iterator[Markup]:
             rows.append([*about, *cells, str(len(one.get('alarms') or []))])
         head = ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms']
         title = 'Accuracy in per cent, with 95 % Wilson intervals. worst_case:'
-        title += ' classified correctly without attack and under every attack'
+        title += ' classified correctly without attack, under every attack'
+        title += ' and in the second opinion'
         yield blocks.table(title, head, rows)
         shown = {run.name: found.get(run.name, {}) for run in report.runs}
         drawn = figures.draw_intervals('final-accuracy', columns, shown)
