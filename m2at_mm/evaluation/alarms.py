@@ -265,7 +265,7 @@ SIGNS = (
     ),
     Sign(
         'attacks_disagree',
-        lambda f: f.fewer >= max(3, 0.04 * f.total),
+        lambda f: f.fewer >= max(5, 0.08 * f.total),
         '{first} and {second} each fool at least {fewer} of {total} images '
         'that the other does not',
         'both get lost on a part of the images: try --attacks autoattack and '
