@@ -120,17 +120,18 @@ class Cache(Planted):
     """Near queries get the earlier answer, with a gradient of their own."""
 
     def forward(self, images: Tensor) -> Tensor:
-        logits, rows = self.base(images), []
-        known = self.__dict__.setdefault('known', [])
-        for image, row in zip(images, logits):
-            for earlier, answer in known:
-                if (image - earlier).abs().max() <= self.radius:
-                    rows.append(answer + row - row.detach())
-                    break
-            else:
-                known.append((image.detach(), row.detach()))
-                rows.append(row)
-        return torch.stack(rows)
+        logits, flat = self.base(images), images.detach().flatten(1)
+        if not hasattr(self, 'known'):
+            self.known, self.answers = flat, logits.detach()
+        for index in range(len(images)):
+            distance = (self.known - flat[index]).abs().amax(1)
+            if distance.min() > self.radius:
+                self.known = torch.cat([self.known, flat[index : index + 1]])
+                new = logits[index : index + 1].detach()
+                self.answers = torch.cat([self.answers, new])
+        distances = torch.cdist(flat, self.known, p=torch.inf)
+        answers = self.answers[distances.argmin(1)]
+        return answers + logits - logits.detach()
 
 
 class Counter(Planted):
@@ -193,7 +194,7 @@ PLANTED: dict[str, Plant] = {
     'decoy, part': _plant(Decoy, amplitude=2, slope=400, share=0.3),
     'decoy': _plant(Decoy, amplitude=4, slope=1000, share=1),
     'decoy for ce': _plant(DecoyForCrossEntropy, frequency=300),
-    'cache 4/255': _plant(Cache, radius=4 / 255),
+    'cache 8/255': _plant(Cache, radius=8 / 255),
     'cache 17/255': _plant(Cache, radius=17 / 255),
     'counter 20': _plant(Counter, after=20),
     'counter 200': _plant(Counter, after=200),

@@ -36,6 +36,9 @@ from planted_models import PLANTED
 from train_robust_network import build_network, read_images
 
 THREAT_MODEL = ThreatModel('linf', '8/255')
+# Of configs/_base_/datasets/cifar10.py, for the undefended network; the robust
+# one was trained on images in [0, 1] as they are.
+MEAN, STD = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)
 ATTACKS = ('fgsm', 'pgd20', 'cw20')
 ADAPTIVE = (
     PGD(steps=100),
@@ -56,6 +59,20 @@ PICTURES = {
     'flipped 30 %': 'misleading_gradients',
 }
 PICTURE_RANGE = (-0.15, 0.35)
+
+
+class Normalised(nn.Module):
+    """A network behind the normalisation of the CIFAR-10 configs."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        for name, values in (('mean', MEAN), ('std', STD)):
+            whole = torch.tensor(values).view(3, 1, 1) / 255
+            self.register_buffer(name, whole, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - self.mean) / self.std)
 
 
 def load_network(path: str) -> nn.Module:
@@ -148,6 +165,8 @@ def main() -> None:
     rows = json.loads(args.out.read_text()) if args.out.exists() else {}
     for base in ('robust', 'undefended'):
         network = load_network(getattr(args, base))
+        if base == 'undefended':
+            network = Normalised(network)
         fooling = []
         if not args.only_report:
             fooling = [

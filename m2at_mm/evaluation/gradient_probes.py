@@ -41,7 +41,7 @@ def realised_steps(
     """
     images, labels = images[::2], labels[::2]
     ball = threat.ball(images)
-    path = PGD(steps=3, loss='margin')(
+    path = PGD(steps=10, loss='margin')(
         Attackable(model), images, labels, threat
     )
     places = dict(image=images, random_point=ball.random_start(), path=path)
