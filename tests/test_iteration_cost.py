@@ -31,8 +31,8 @@ METHODS: list[tuple[str, dict, dict, tuple[int, int, int]]] = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _training(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> None:
     # Its check of ball and box is a wait, and not there in training.
     monkeypatch.delenv('M2AT_MM_DEBUG')
 
@@ -42,6 +42,7 @@ def count_convolutions(model: Any) -> int:
     return sum(isinstance(one, torch.nn.Conv2d) for one in model.modules())
 
 
+@pytest.mark.usefixtures('training')
 @pytest.mark.parametrize(('method', 'settings', 'attack', 'passes'), METHODS)
 def test_passes_and_optimiser_steps(
     method: str, settings: dict, attack: dict, passes: tuple[int, int, int]
@@ -67,6 +68,7 @@ def test_passes_and_optimiser_steps(
             assert calls[f'aten.{name}'] == 2 * convolutions
 
 
+@pytest.mark.usefixtures('training')
 @pytest.mark.parametrize(('steps', 'folded'), [(7, False), (8, True)])
 def test_norms_are_folded_where_it_pays(steps: int, folded: bool) -> None:
     # Any device but the CPU counts as a GPU.

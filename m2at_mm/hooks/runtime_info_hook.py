@@ -30,7 +30,11 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         self._unread: list[dict[str, Any]] = []
 
     def after_train_iter(
-        self, runner: Runner, batch_idx: int, outputs: Any = None, **_: Any
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
     ) -> None:
         kept = dict(outputs or {})
         for name, value in kept.items():

@@ -100,11 +100,17 @@ class M2AT(Method):
         masks = draw_masks(self.mask, images, self.patch_size)
         return MixRatios(masks, beta.sample(), partner)
 
-    def mix(self, *batch_and_draws: Any) -> MixedBatch:
+    def mix(
+        self,
+        images: Tensor,
+        adversarial: Tensor,
+        target: Tensor,
+        draws: MixRatios,
+    ) -> MixedBatch:
         """:func:`mask_and_mix` with the settings of this method."""
         names = ('clean_label', 'perturbed_label', 'label_order', 'scale')
         settings: Any = {name: getattr(self, name) for name in names}
-        return mask_and_mix(*batch_and_draws, **settings)
+        return mask_and_mix(images, adversarial, target, draws, **settings)
 
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor

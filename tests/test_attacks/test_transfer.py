@@ -17,13 +17,14 @@ def checkpoint(tmp_path: Path) -> str:
 
 
 def test_images_are_those_against_the_surrogate(checkpoint: str) -> None:
-    cfg = dict(type='m2at_mm.Transfer', attack=dict(type='m2at_mm.PGD'))
-    cfg |= dict(surrogate=adversarial_cfg(), checkpoint=checkpoint)
+    cfg = dict(type='m2at_mm.Transfer', checkpoint=checkpoint)
+    attack = dict(type='m2at_mm.PGD', steps=3)
+    cfg |= dict(surrogate=adversarial_cfg(), attack=attack)
     transfer = TASK_UTILS.build(cfg)
     surrogate = build_adversarial(seed=1).eval()
     batch = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2]), ThreatModel()
     torch.manual_seed(5)
-    expected = PGD()(surrogate, *batch)
+    expected = PGD(steps=3)(surrogate, *batch)
     torch.manual_seed(5)
 
     def attacked(images: torch.Tensor) -> torch.Tensor:

@@ -64,6 +64,8 @@ def test_builds_from_config_with_pipeline_and_lazy_init() -> None:
     dataset = ROOT_DATASETS.build(dict(cfg, type='m2at_mm.Digits'))
     assert not dataset._fully_initialized
     assert dataset.metainfo['classes'] == tuple('0123456789')
+    letters = Digits('val', dict(classes=[*'abcdefghij']), lazy_init=True)
+    assert letters.CLASSES == [*'abcdefghij']
     dataset.full_init()
     sample = dataset[3]
     assert sample['inputs'].shape == (3, 32, 32)

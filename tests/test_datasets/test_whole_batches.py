@@ -46,11 +46,11 @@ def assert_same(batch: dict, dataset: Any, indices: list[int]) -> None:
 def test_a_batch_is_that_of_the_samples(serialized: bool) -> None:
     dataset = digits(serialize_data=serialized)
     assert len(dataset) == 40
-    states = torch.get_rng_state(), np.random.get_state()[1].copy()
+    states = torch.get_rng_state(), np.random.get_state()
     batch = dataset.__getitems__(INDICES)
     # Nothing was drawn.
     assert torch.equal(states[0], torch.get_rng_state())
-    assert (states[1] == np.random.get_state()[1]).all()
+    np.testing.assert_equal(np.random.get_state(), states[1])
     assert_same(batch, dataset, INDICES)
     labels = [int(dataset[i]['data_samples'].gt_label) for i in range(40)]
     assert dataset.get_gt_labels().tolist() == labels

@@ -13,6 +13,7 @@ from m2at_mm.methods.masking import LABEL_ORDERS, MASKS
 N, C, H, W, K = 8, 3, 10, 12, 5
 EPS = 0.25
 TARGETS, PAIRINGS = ('labels', 'probabilities'), ('self', 'batch')
+KINDS = [*product(MASKS, TARGETS, PAIRINGS)]
 
 
 # --- masking and mixing ----------------------------------------------------
@@ -80,7 +81,7 @@ def two_images_mixed(
     return torch.stack(images), torch.tensor(targets, dtype=torch.float64)
 
 
-@pytest.mark.parametrize('kind', product(MASKS, TARGETS, PAIRINGS), ids=str)
+@pytest.mark.parametrize('kind', KINDS, ids=str)
 @pytest.mark.parametrize('base', [(1.0, 1.0), (0.9, 0.4)])
 @pytest.mark.parametrize('order', LABEL_ORDERS)
 @pytest.mark.parametrize('scale', [1.0, 1.5, 2.0])
