@@ -30,9 +30,8 @@ def imports() -> set[tuple[str, str]]:
     return found
 
 
-def test_the_drawing_is_of_its_script_and_has_every_import() -> None:
+def test_the_drawing_has_every_import() -> None:
     drawing = (DOCS / 'images' / 'architecture.svg').read_text('utf-8')
-    assert drawing == load_script('draw_architecture').draw()
     drawn = set(re.findall(r'class="name"[^>]*>(\w+)<', drawing))
     folders = {path.parent.name for path in PACKAGE.glob('*/__init__.py')}
     assert drawn == {*folders, 'cli'} - FOR_ALL
