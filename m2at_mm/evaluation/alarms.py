@@ -96,7 +96,8 @@ SIGNS = (
         lambda f: f.pass_difference > _SAME_OUTPUT,
         'two forward passes on the same images differ by '
         '{pass_difference:.2g} of the logits',
-        'attack a randomised model by its average gradient (autoattack-rand)',
+        'attack a randomised model by its average gradient: --attacks '
+        'autoattack-rand',
     ),
     Sign(
         'outputs_depend_on_the_batch',
@@ -116,14 +117,16 @@ SIGNS = (
         'on {vanishing_gradients_percent:.0f} % of {num_images} images the '
         'gradient is zero or too small by a factor of 1000 to reach a '
         'decision boundary',
-        'attacks that follow it fail, and accuracy under them means nothing',
+        'attacks that follow it fail, and accuracy under them means nothing: '
+        'try --attacks square',
     ),
     Sign(
         'non_finite_gradients',
         lambda f: f.non_finite_gradients >= 0.02,
         'on {non_finite_gradients_percent:.0f} % of {num_images} images the '
         'gradient is infinite or not a number',
-        'it was taken as zero, and attacks that follow it fail',
+        'it was taken as zero, and attacks that follow it fail: try --attacks '
+        'square',
     ),
     Sign(
         'wrong_gradients',
@@ -137,7 +140,8 @@ SIGNS = (
         'along the gradient the margin changes by {gradient_agreement:.2g} '
         'times what the gradient says (median of {num_images} images), and in '
         'random directions the two correlate by {gradient_correlation:.2g}',
-        'it is not, or not the whole, gradient of this model',
+        'it is not, or not the whole, gradient of this model: try --attacks '
+        'square, and --transfer from a network without that part',
     ),
     Sign(
         'misleading_gradients',
@@ -204,7 +208,7 @@ SIGNS = (
         '{withstood:.1f} % of {num_images} images withstand PGD-20 at a '
         'radius of {large_radius:.4g}/255, where nothing can (chance is '
         '{chance:.1f} %)',
-        'the attack fails',
+        'the attack fails: try --attacks square autoattack',
     ),
     Sign(
         'clean_accuracy_at_chance',
@@ -232,14 +236,16 @@ SIGNS = (
         lambda f: f.gained >= 5,
         '{stronger} is {gained:.1f} points below {weaker} '
         '({left_by_stronger:.1f} % against {left_by_weaker:.1f} %)',
-        'more steps and restarts would find more{at}',
+        'more steps and restarts would find more: try --attacks pgd100 '
+        'autoattack{at}',
         comparisons.steps,
     ),
     Sign(
         'one_step_beats_many',
         lambda f: f.gained >= 1,
         '{stronger} is {gained:.1f} points below {weaker}',
-        'following the gradient in small steps leads astray{at}',
+        'following the gradient in small steps leads astray: try --attacks '
+        'autoattack square{at}',
         comparisons.single_step,
     ),
     Sign(
