@@ -1,5 +1,6 @@
 """Generated images beside the original ones; they stay on the disk."""
 
+import mmap
 from collections.abc import Sequence
 from typing import Any, BinaryIO, Literal
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -123,7 +124,9 @@ class _MappedSamples(Sequence[Any]):
 
     def __init__(self, path: str, part: range | None = None) -> None:
         self.path = path
-        self.images, self.labels = map(_map_array, [path] * 2, _ARRAYS)
+        self.images, self.labels = (
+            _map_array(path, name) for name in ('image', 'label')
+        )
         self.part = range(len(self.images)) if part is None else part
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -141,9 +144,6 @@ class _MappedSamples(Sequence[Any]):
         return {'img': image, 'gt_label': int(label)}
 
 
-_ARRAYS = ('image', 'label')
-
-
 def _map_array(path: str, name: str) -> np.ndarray:
     """Map an array of an uncompressed ``.npz`` into memory, read-only."""
     try:
@@ -156,11 +156,11 @@ def _map_array(path: str, name: str) -> np.ndarray:
                 file.seek(member.header_offset + 26)
                 lengths = np.frombuffer(file.read(4), '<u2')
                 file.seek(int(lengths.sum()), 1)
-                return _map_npy(file)
+                return _map_npy(file, name == 'image')
     except FileNotFoundError as error:
         text = f'ann_file={path!r} is not there: give the path of an .npz'
         raise FileNotFoundError(text) from error
-    except (BadZipFile, ValueError, OSError) as error:
+    except (BadZipFile, ValueError, TypeError, OSError) as error:
         raise ValueError(
             f'ann_file={path!r} is no .npz of numpy, or damaged ({error}): '
             'copy or download it once more'
@@ -178,15 +178,16 @@ def _map_array(path: str, name: str) -> np.ndarray:
     )
 
 
-def _map_npy(file: BinaryIO) -> np.ndarray:
+def _map_npy(file: BinaryIO, at_random: bool) -> np.ndarray:
     first = npy.read_magic(file) == (1, 0)
     read = npy.read_array_header_1_0 if first else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
-    if 0 in shape:  # cannot be mapped
-        return np.empty(shape, dtype)
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if at_random and hasattr(mmap, 'MADV_RANDOM'):
+        # Otherwise much more than an image is read from the disk for each.
+        mapped.madvise(mmap.MADV_RANDOM)
     order: Literal['C', 'F'] = 'F' if fortran else 'C'
-    mapped = np.memmap(file, dtype, 'r', file.tell(), shape, order)
-    return np.asarray(mapped)  # faster to take images from
+    return np.ndarray(shape, dtype, mapped, file.tell(), order=order)
 
 
 def _problem(
