@@ -32,8 +32,11 @@ METRICS = _child(_root.METRICS, 'evaluation')
 LOOPS = _child(_root.LOOPS, 'evaluation', 'runner')
 # Adversarial weight perturbation.
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'optim')
-# CIFAR with a held-out validation split, and the embedded digits.
+# CIFAR with a held-out validation split, the embedded digits, and generated
+# images.
 DATASETS = _child(_root.DATASETS, 'datasets')
+# Batches with a fixed share of generated images.
+DATA_SAMPLERS = _child(_root.DATA_SAMPLERS, 'datasets')
 # What joins a dataset's samples to a batch.
 FUNCTIONS = _child(_root.FUNCTIONS, 'datasets')
 # Attacks and training methods.

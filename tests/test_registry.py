@@ -17,7 +17,7 @@ NAMES = {
     'PreActResNet_CIFAR WideResNet_CIFAR',
     'MODEL_WRAPPERS': 'AdversarialDistributedDataParallel',
     'TASK_UTILS': 'M2AT PGDAT Standard TRADES MART AVmixup IAT FreeAT '
-    'PGD FGSM NFGSM AutoAttack Transfer',
+    'PGD FGSM NFGSM AutoAttack Transfer SecondOpinion',
     'OPTIM_WRAPPERS': 'AWPOptimWrapper AWPAmpOptimWrapper',
     'LOOPS': 'RepeatedBatchTrainLoop ResumableEpochTrainLoop '
     'RobustnessTestLoop',
@@ -26,7 +26,8 @@ NAMES = {
     'CollapseGuardHook InputCheckHook PreemptionHook RNGStateHook '
     'RobustOverfittingHook RuntimeInfoHook SafeCheckpointHook '
     'SyncBuffersHook',
-    'DATASETS': 'CIFAR10 CIFAR100 Digits',
+    'DATASETS': 'CIFAR10 CIFAR100 Digits GeneratedImages OriginalAndGenerated',
+    'DATA_SAMPLERS': 'FixedShareBatchSampler',
     'FUNCTIONS': 'whole_batch_collate',
 }
 TYPES = {one: kind for kind in NAMES for one in NAMES[kind].split()}

@@ -1,5 +1,6 @@
 """Datasets that give a whole batch at once instead of its samples."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -35,24 +36,22 @@ class WholeBatches(BaseDataset):
         self.whole_batches = whole_batches
         super().__init__(*args, **kwargs)
         if whole_batches:
-            self._check_pipeline()
+            self.check_pipeline()
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any] | list[Any]:
         """A batch, inputs uint8 of (N, C, H, W), or else a list of samples."""
         if not self.whole_batches:
             return [self[index] for index in indices]
-        self._check_pipeline()
+        self.check_pipeline()
         self.full_init()
-        read = self.get_data_info
-        if not self.serialize_data:  # it would copy each sample once more
-            read = self.data_list.__getitem__
-        samples = [read(index) for index in indices]
-        pixels = np.stack([sample['img'] for sample in samples])
-        labels = [sample['gt_label'] for sample in samples]
-        return dict(
-            inputs=torch.from_numpy(pixels).permute(0, 3, 1, 2),
-            data_samples=BatchLabels(torch.tensor(labels)),
-        )
+        return whole_batch(self.read(index) for index in indices)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """A sample before the pipeline, not to be changed."""
+        # get_data_info would copy a sample that is not serialized.
+        kept = None if self.serialize_data else self.data_list[index]
+        sample: dict[str, Any] = kept or self.get_data_info(index)
+        return sample
 
     def get_gt_labels(self) -> np.ndarray:
         """The class of each image, int64 of shape (len(self), )."""
@@ -62,7 +61,8 @@ class WholeBatches(BaseDataset):
         self.full_init()
         return np.array([sample['gt_label'] for sample in self.data_list])
 
-    def _check_pipeline(self) -> None:
+    def check_pipeline(self) -> None:
+        """Refuse transforms, which whole batches would pass by."""
         steps = getattr(self.pipeline, 'transforms', [self.pipeline])
         names = [type(step).__name__ for step in steps]
         if names not in ([], ['PackInputs']):
@@ -72,6 +72,15 @@ class WholeBatches(BaseDataset):
                 'it and crop and flip by data_preprocessor.augment, or set '
                 'whole_batches=False and data_preprocessor.augment=None'
             )
+
+
+def whole_batch(samples: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Join samples to inputs, uint8 of (N, C, H, W), and their labels."""
+    images, labels = zip(*((one['img'], one['gt_label']) for one in samples))
+    return dict(
+        inputs=torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
+        data_samples=BatchLabels(torch.tensor(labels)),
+    )
 
 
 @FUNCTIONS.register_module()  # type: ignore[untyped-decorator]

@@ -150,7 +150,8 @@ def leaf_datasets(dataset: ConfigDict | None) -> list[ConfigDict]:
     """The datasets with images inside those that repeat or join others."""
     if not dataset:
         return []
-    inside = dataset.get('datasets') or [dataset.get('dataset')]
+    one_each = ('dataset', 'original', 'generated')
+    inside = dataset.get('datasets') or map(dataset.get, one_each)
     return [leaf for one in inside for leaf in leaf_datasets(one)] or [dataset]
 
 

@@ -94,6 +94,9 @@ WRAPPERS: dict[str, Callable[[Any], dict]] = {
     'repeat': lambda one: dict(type='RepeatDataset', times=2, dataset=one),
     'concatenate': lambda one: dict(type='ConcatDataset', datasets=[one]),
     'fold': lambda one: dict(type='KFoldDataset', dataset=one),
+    'generated': lambda one: dict(
+        type='m2at_mm.OriginalAndGenerated', original=one
+    ),
 }
 
 
