@@ -69,7 +69,6 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
     both = pgd and 'autoattack' in attacks
     second = _second_opinion(outcome)
     return dict(
-        **(dict(second_opinion=second) if second else {}),
         attacks=attacks,
         worst_case=figures['worst_case'],
         num_samples=len(outcome.labels),
@@ -85,6 +84,7 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
             }
             for name, parts in outcome.parts.items()
         },
+        **(dict(second_opinion=second) if second else {}),
     )
 
 
