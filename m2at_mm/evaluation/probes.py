@@ -173,9 +173,11 @@ def _memory(
         with torch.no_grad():
             logits = logits_of(one, points).float()
         found.append((logits, margin_gradient(one, points, labels)[1]))
+    (logits, gradient), (used_logits, used) = found
+    differs = (gradient != used).flatten(1).any(1)
     return dict(
-        memory_difference=_change(found[0][0], found[1][0]),
-        memory_gradient=cosine(found[0][1], found[1][1]) < 0.9,
+        memory_difference=_change(logits, used_logits),
+        memory_gradient=differs & (cosine(gradient, used) < 0.9),
     )
 
 

@@ -49,13 +49,12 @@ def test_planted_models_raise_an_alarm(
     # Honest for so many queries, and where the margin is concerned.
     if name in ('counter 200', 'decoy for ce'):
         assert found == []
+    elif name.startswith('cache'):
+        assert 'answers_depend_on_earlier_queries' in found
     else:
-        assert {
-            'misleading_gradients',
-            'answers_depend_on_earlier_queries',
-            'vanishing_gradients',
-            'unchanged_outputs',
-        } & {*found}
+        remembers = 'answers_depend_on_earlier_queries' in found
+        assert remembers == name.startswith('counter')
+        assert {'misleading_gradients', 'unchanged_outputs'} & {*found}
 
 
 @pytest.mark.parametrize('shared', [True, False])
