@@ -5,10 +5,10 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-from conftest import DATA
 from numpy.lib import format as npy
 from PIL import Image
 
+DATA = Path(__file__).with_name('data')
 PACKED = [dict(type='PackInputs')]
 WHOLE = dict(pipeline=PACKED, whole_batches=True)
 ORIGINAL = dict(type='m2at_mm.Digits', indices=24, serialize_data=False)
