@@ -152,8 +152,8 @@ class _Watch(TorchDispatchMode):
         self.images, self.undo = images, undo
         self.stack = ExitStack()
         self.done = not (convs and norms)
-        self.trusted = False
-        # By id; the tensors are kept, for ids that are not used again.
+        self.pairs: list[tuple[nn.Conv2d, _BatchNorm]] = []
+        # By id; the tensors are kept meanwhile, for no id is to come twice.
         self.outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
         self.readers: dict[int, _BatchNorm] = {}
         self.reads: Counter[int] = Counter()
@@ -161,10 +161,9 @@ class _Watch(TorchDispatchMode):
 
     def begin(self, model: nn.Module, args: Any) -> None:
         """Watch the first forward pass for a gradient; fold after it."""
-        if self.readers and self.trusted:
-            # Not at its end: the backward pass may compute it once more.
+        # Not at its end: the backward pass may compute it once more.
+        if self.pairs:
             self.fold_pairs()
-            self.readers.clear()
         if self.done or not any(
             isinstance(one, Tensor) and one.requires_grad for one in args
         ):
@@ -184,11 +183,12 @@ class _Watch(TorchDispatchMode):
     def end(self, model: nn.Module, args: Any, output: Any) -> None:
         """Stop watching, also after an error."""
         self.stack.close()
-        if self.readers and not self.trusted:
+        if self.outputs:
             drew = self.random_state != _random_state(self.images.device)
-            self.trusted = not drew and _has_plain_gradient(output)
-            if not self.trusted:
-                self.readers.clear()
+            if not drew and _has_plain_gradient(output):
+                self.pairs = self.find_pairs()
+            # They hold the whole graph of the pass.
+            self.outputs.clear()
 
     def after_conv(self, conv: nn.Conv2d, args: Any, out: Tensor) -> None:
         self.calls[conv] += 1
@@ -207,23 +207,25 @@ class _Watch(TorchDispatchMode):
         self.reads.update({id(one) for one in leaves} & self.outputs.keys())
         return func(*args, **(kwargs or {}))
 
+    def find_pairs(self) -> list[tuple[nn.Conv2d, _BatchNorm]]:
+        """Modules that ran once, in a row, with nobody else reading."""
+        return [
+            (conv, self.readers[key])
+            for key, (conv, _) in self.outputs.items()
+            if key in self.readers
+            and self.reads[key] == 1
+            and self.calls[conv] == self.calls[self.readers[key]] == 1
+        ]
+
     def fold_pairs(self) -> None:
-        """Fold batch norms that alone read a convolution's output."""
-        kinds: dict[torch.dtype, torch.dtype] = {}
-        for key, (conv, _) in self.outputs.items():
-            norm = self.readers.get(key)
-            # Modules that ran once, in a row, with nobody else reading, and
-            # that are not folded already by an attack around this one.
-            if (
-                norm is None
-                or self.reads[key] != 1
-                or not self.calls[conv] == self.calls[norm] == 1
-                or not (_is_free_conv(conv) and _is_free_norm(norm))
-            ):
+        """Let the convolutions do the work of their batch norms."""
+        weights = {conv.weight.dtype: conv.weight for conv, _ in self.pairs}
+        kinds = {kind: _autocast_dtype(weights[kind]) for kind in weights}
+        for conv, norm in self.pairs:
+            # An attack around this one may have done so.
+            if not (_is_free_conv(conv) and _is_free_norm(norm)):
                 continue
             weight, bias = _fold(conv, norm)
-            if weight.dtype not in kinds:
-                kinds[weight.dtype] = _autocast_dtype(weight)
             # Else cast and copied into this layout at each use.
             kind = kinds[weight.dtype]
             weight, bias = weight.to(kind), bias.to(kind)
@@ -235,3 +237,4 @@ class _Watch(TorchDispatchMode):
             self.undo.callback(norm.__dict__.pop, 'forward')
             parameters.update(weight=weight, bias=bias)
             norm.__dict__['forward'] = lambda input: input
+        self.pairs.clear()

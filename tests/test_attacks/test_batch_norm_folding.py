@@ -1,4 +1,5 @@
 import copy
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -154,6 +155,16 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
     assert all(p.requires_grad for p in network.parameters())
+
+
+def test_no_activation_is_kept_after_the_first_pass() -> None:
+    network = small()
+    with attack_mode(network, 'eval', IMAGES):
+        watch(network)
+        gc.collect()
+        sizes = {x.shape for x in gc.get_objects() if type(x) is Tensor}
+        # The outputs of the two convolutions.
+        assert not {(5, 6, 30, 30), (5, 6, 28, 28)} & sizes
 
 
 def test_each_attack_folds_anew() -> None:
