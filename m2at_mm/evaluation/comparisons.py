@@ -97,7 +97,8 @@ def black_box(outcome: Outcomes) -> Iterator[Figures]:
     if not white:
         return
     if outcome.second_opinion is not None:
-        left['the second opinion'] = outcome.worst()
+        # Not the worst case, which a single step or a black box had a part in.
+        left['the second opinion'] = outcome.second_opinion == outcome.labels
     both = np.logical_and.reduce([left[one] for one in white])
     for name in (*_BLACK_BOX, 'the second opinion'):
         if name in left:

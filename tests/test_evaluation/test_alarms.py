@@ -82,6 +82,13 @@ def test_second_opinion(attack: str, left: float, expected: list) -> None:
     assert all('the second opinion, which' in one.message for one in found)
 
 
+def test_second_opinion_takes_no_credit_for_other_attacks() -> None:
+    made = outcome(clean=80, cw20=50, fgsm=40)
+    # It fools none of the 400 images that it is asked about.
+    made.second_opinion = made.predictions['clean']
+    assert names(made) == ['one_step_beats_many']
+
+
 @pytest.mark.parametrize(('stuck', 'raised'), [(20, False), (30, True)])
 def test_attacks_that_make_no_progress(stuck: int, raised: bool) -> None:
     made = outcome(clean=80, pgd20=50)
