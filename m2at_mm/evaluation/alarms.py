@@ -14,21 +14,15 @@ _SAME_OUTPUT = 1e-4
 # Points above chance that may withstand a radius at which nothing should.
 _NEAR_CHANCE = 10.0
 
-_UNSUSPICIOUS = dict(
-    gradient_agreement=1.0,
-    gradient_correlation=1.0,
-    realised_at_image=1.0,
-    realised_at_random=1.0,
-    realised_on_path=1.0,
-    realised_long=1.0,
-    gradient_noise_correlation=1.0,
-    misled=0.0,
-    misled_images=0,
-    unchanged_outputs=0.0,
-    memory_difference=0.0,
-    memory_gradient=0.0,
-    drift=0.0,
-)
+# Figures that were not measured, as on images without any gradient, are taken
+# for those of a sound model.
+_AGREEING = 'gradient_agreement gradient_correlation realised_at_image'
+_AGREEING += ' realised_at_random realised_on_path realised_long'
+_AGREEING += ' gradient_noise_correlation'
+_ABSENT = 'misled misled_images unchanged_outputs memory_difference'
+_ABSENT += ' memory_gradient drift'
+_UNSUSPICIOUS = dict.fromkeys(_AGREEING.split(), 1.0)
+_UNSUSPICIOUS |= dict.fromkeys(_ABSENT.split(), 0.0)
 
 
 @dataclass(frozen=True)
@@ -77,8 +71,7 @@ def find_alarms(
 
 def _with_percents(probes: dict[str, Any]) -> dict[str, Any]:
     """Figures of the probes, each also as ``NAME_percent``."""
-    # What could not be measured, or was not in an older version.
-    probes = dict(_UNSUSPICIOUS) | probes
+    probes = _UNSUSPICIOUS | probes
     percents = {f'{name}_percent': 100 * probes[name] for name in probes}
     return dict(
         probes,

@@ -1,7 +1,5 @@
 """What a step along the gradient really changes."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -44,27 +42,23 @@ def realised_steps(
     path = PGD(steps=10, loss='margin')(
         Attackable(model), images, labels, threat
     )
-    places = dict(image=images, random_point=ball.random_start(), path=path)
-    columns: Columns = {}
-    for name, place in places.items():
+    found = []
+    for place in (images, ball.random_start(), path):
         before, gradient = margin_gradient(model, place, labels)
         gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
-        for length in (_SHORT, _LONG):
-            columns[f'{name}_{length}'] = _realised(
-                model, place, labels, before, gradient, threat, length
-            )
+        short, far = (
+            _realised(model, place, labels, before, gradient, threat, length)
+            for length in (_SHORT, _LONG)
+        )
         noise = torch.empty_like(images).uniform_(-_LONG, _LONG)
         near = margin_gradient(model, place + noise, labels)[1]
-        columns[f'{name}_cosine'] = cosine(gradient, near)
-
-    def at_all(what: Any) -> Tensor:
-        return torch.stack([columns[f'{name}_{what}'] for name in places], 1)
-
+        found.append((short, far, cosine(gradient, near)))
+    short, far, correlation = (torch.stack(one, 1) for one in zip(*found))
     return dict(
-        realised_short=at_all(_SHORT),
-        realised_long=at_all(_LONG),
-        noise_correlation=at_all('cosine'),
-        misled=at_all(_SHORT).amin(1) < _REALISED,
+        realised_short=short,
+        realised_long=far,
+        noise_correlation=correlation,
+        misled=short.amin(1) < _REALISED,
     )
 
 

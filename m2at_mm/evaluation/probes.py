@@ -15,6 +15,7 @@ from m2at_mm.attacks import (
     cross_entropy,
     own_random_stream,
 )
+from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.attacks.losses import margin
 from m2at_mm.evaluation.attacked_model import (
@@ -101,7 +102,8 @@ def probe(
             columns |= one(model, images, labels, threat_model)
         return columns
 
-    with own_random_stream(images.device, seed):
+    # The model as it is: nothing here may depend on a faster way.
+    with own_random_stream(images.device, seed), no_folding():
         columns = run_in_memory(measure, images, labels, batch_size)
         num_classes = logits_of(model, images[:1]).shape[1]
     columns = {name: one.double().cpu() for name, one in columns.items()}
