@@ -1,4 +1,6 @@
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,12 @@ def test_parts_of_a_dataset() -> None:
     assert part.__getitems__([1])['data_samples'].labels.tolist() == [9]
     dataset.get_subset_(2)
     assert dataset.__getitems__([1])['data_samples'].labels.tolist() == [1]
+
+
+def test_a_copied_part_keeps_nothing_of_earlier_ones() -> None:
+    dataset = digits()
+    pipeline = weakref.ref(dataset.pipeline)
+    assert dataset.get_subset([0]).pipeline is not dataset.pipeline
+    del dataset
+    gc.collect()
+    assert pipeline() is None  # with it, its address was remembered

@@ -9,12 +9,11 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Any
-from unittest import mock
 
 import torch
 from mmengine.config import Config, DictAction
@@ -23,7 +22,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
 from m2at_mm import cli
-from m2at_mm.attacks import batch_norm_folding
+from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.files import write_whole
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
@@ -88,17 +87,10 @@ def make_ours(
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
 
     def iterate() -> None:
-        with unfolded() if mode == 'eager' else nullcontext():
+        with no_folding() if mode == 'eager' else nullcontext():
             model.train_step(batch, wrapper)
 
     return iterate
-
-
-@contextmanager
-def unfolded() -> Iterator[None]:
-    """Batch norms stay where they are."""
-    with mock.patch.object(batch_norm_folding, '_find_pairs', lambda *_: []):
-        yield
 
 
 def random_batch(num: int) -> dict[str, Any]:
