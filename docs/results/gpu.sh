@@ -39,7 +39,7 @@ stage() {  # NAME LIMIT COMMAND...
     [[ " $stages " == *" $name "* ]] || return 0
     log=$(mktemp)
     echo "== $name, at most $limit s: $*" | tee -a "$out/log.txt"
-    timeout --kill-after=5 "$limit" "$@" >"$log" 2>&1
+    timeout --signal=INT --kill-after=5 "$limit" "$@" >"$log" 2>&1
     code=$?
     tail -n $((code == 0 ? 15 : 80)) "$log" | cut -c1-400 | tee -a "$out/log.txt"
     echo "== $name: exit code $code, $((SECONDS - start)) s" |
@@ -48,7 +48,8 @@ stage() {  # NAME LIMIT COMMAND...
 }
 
 # 1. What only a GPU shows.
-stage tests 100 python -m pytest -q -p no:cacheprovider -m gpu --maxfail 20 \
+stage tests 100 python -m pytest -q -p no:cacheprovider -p no:warnings -n 4 \
+    --durations 5 -m gpu \
     "${collect[@]}" tests/test_gpu.py tests/test_attacks/test_precision.py
 
 # 2. An iteration: kinds in turns, then the parts of one with MMEngine's log and
