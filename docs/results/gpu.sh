@@ -14,15 +14,16 @@ stages=${*:-tests speed parts methods clock resume wrn}
 mkdir -p "$out"
 
 if [ -z "${TINY:-}" ]; then
-    batches=(--batches 512 128) rounds=(--rounds 5 --block 5) seconds=85
-    per_method=(--seconds 42) amp=(--amp) collect=()
+    batches=(--batches 512 128) rounds=(--rounds 5 --block 5) seconds=150
+    per_method=(--seconds 36) amp=(--amp) collect=()
+    graphs=(model.train_attack.compile_mode=reduce-overhead)
     wide=(--batches 128 --kinds 'folded, bfloat16' 'CUDA graphs, bfloat16')
     batch=512 images=10240 block=10 steps=10 epochs=30 workers=4
     half=(optim_wrapper.dtype=bfloat16) small=() narrow=()
 else
     batches=(--batches 4 --kinds 'folded, float32' 'plain loop, float32'
         'script loop, float32' 'eager, float32' 'compiled, float32')
-    rounds=(--rounds 1 --block 1) seconds=90
+    rounds=(--rounds 1 --block 1) seconds=90 graphs=()
     per_method=(--seconds 1 --batch 4 --num-samples 10 --attacks pgd20)
     wide=(--batches 2 --kinds 'folded, float32') amp=() collect=(--collect-only)
     batch=4 images=40 block=1 steps=1 epochs=1 workers=0 half=()
@@ -57,7 +58,7 @@ stage tests 100 python -m pytest -q -p no:cacheprovider -p no:warnings -n 4 \
 stage speed $((seconds + 10)) python docs/results/gpu/speed.py \
     "${batches[@]}" "${rounds[@]}" --seconds "$seconds" --out "$out/speed.json" \
     --cfg-options model.train_attack.steps=$steps "${small[@]}"
-stage parts 40 python tools/benchmark.py configs/m2at_resnet18_cifar10.py \
+stage parts 60 python tools/benchmark.py configs/m2at_resnet18_cifar10.py \
     "${amp[@]}" --against --rounds 2 --block $block --out "$out/parts.json" \
     --cfg-options train_dataloader.batch_size=$batch \
     train_dataloader.dataset.indices=$images \
@@ -65,10 +66,10 @@ stage parts 40 python tools/benchmark.py configs/m2at_resnet18_cifar10.py \
     model.train_attack.steps=$steps "${small[@]}"
 
 # 3. Five methods at full width, trained for the same time each.
-stage methods 300 python docs/results/gpu/methods.py "${per_method[@]}" \
+stage methods 315 python docs/results/gpu/methods.py "${per_method[@]}" \
     --out "$out/methods.json" --cfg-options \
     train_dataloader.num_workers=$workers test_dataloader.num_workers=0 \
-    "${small[@]}" ${TINY:+train_dataloader.dataset.indices=40}
+    "${graphs[@]}" "${small[@]}" ${TINY:+train_dataloader.dataset.indices=40}
 
 # 4. Thirty epochs of PGD-10 on all images, by the clock.
 stage clock 240 bash -c '
@@ -76,8 +77,8 @@ stage clock 240 bash -c '
     python tools/train.py "$@" && echo "{\"seconds\": $((SECONDS - start))}" \
         >"$0/clock.json"' "$out" \
     configs/pgd-at_resnet18_cifar10.py "${amp[@]}" --no-validate \
-    --work-dir "$(mktemp -d)" --cfg-options "${half[@]}" \
-    train_dataloader.batch_size=$batch train_cfg.max_epochs=$epochs \
+    --work-dir "$(mktemp -d)" --cfg-options "${half[@]}" "${graphs[@]}" \
+    train_dataloader.batch_size=$batch train_dataloader.drop_last=True train_cfg.max_epochs=$epochs \
     train_dataloader.num_workers=$workers model.train_attack.steps=$steps \
     default_hooks.checkpoint.interval=$epochs optim_wrapper.optimizer.lr=0.2 \
     param_scheduler.milestones='[20,25]' "${small[@]}" \

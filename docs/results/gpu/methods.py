@@ -42,10 +42,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument(
-        '--seconds', type=float, default=42.0, help='of training, per method'
+        '--seconds', type=float, default=36.0, help='of training, per method'
     )
     parser.add_argument('--methods', nargs='+', default=list(METHODS))
-    parser.add_argument('--batch', type=int, default=256)
+    parser.add_argument('--batch', type=int, default=512)
     parser.add_argument('--num-samples', type=int, default=1000)
     parser.add_argument('--attacks', nargs='+', default=ATTACKS)
     parser.add_argument('--cfg-options', nargs='+', action=cli._Options)
@@ -130,7 +130,7 @@ def evaluate(
         type='m2at_mm.RobustnessTestLoop',
         attacks=['clean', *args.attacks],
         num_samples=args.num_samples,
-        batch_size=500,
+        batch_size=1000,
         out=str(out),
     )
     Runner.from_cfg(cfg).test()
@@ -161,6 +161,7 @@ def main() -> None:
         if name in found:
             continue
         since = time.monotonic()
+        torch.compiler.reset()  # it would compile no more than eight models
         with TemporaryDirectory() as folder:
             pace = seconds_per_iteration(load_config(name, args), folder)
             num = max(4, int(args.seconds / pace))

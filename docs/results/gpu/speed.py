@@ -64,7 +64,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--batches', nargs='+', type=int, default=[512, 128])
     parser.add_argument('--kinds', nargs='+', choices=KINDS, default=KINDS)
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument(
+        '--rounds', type=int, default=5, help='at most, as time allows'
+    )
     parser.add_argument('--block', type=int, default=5)
     parser.add_argument(
         '--seconds', type=float, default=80.0, help='for all batches together'
@@ -129,12 +131,17 @@ def prepare(
 
 
 def measure(
-    made: dict[str, tuple[Iterate, float]], rounds: int, block: int
+    made: dict[str, tuple[Iterate, float]],
+    rounds: int,
+    block: int,
+    deadline: float,
 ) -> dict[str, Any]:
     """Blocks of iterations in turns; the median of the rounds."""
     times: dict[str, list[float]] = {kind: [] for kind in made}
     memory = dict.fromkeys(made, 0)
-    for _ in range(rounds):
+    for number in range(rounds):
+        if number and time.monotonic() > deadline:
+            break
         for kind, (iterate, _) in made.items():
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
@@ -181,10 +188,11 @@ def main() -> None:
         batches={},
     )
     for index, num in enumerate(args.batches):
-        # A fifth is left for the rounds.
-        seconds = 0.8 * args.seconds * (index + 1) / len(args.batches)
-        made = prepare(cfg, model, num, args.kinds, start + seconds)
-        found = measure(made, args.rounds, args.block)
+        end = start + (index + 1) * args.seconds / len(args.batches)
+        # Half of the time is left for the rounds.
+        middle = (time.monotonic() + end) / 2
+        made = prepare(cfg, model, num, args.kinds, middle)
+        found = measure(made, args.rounds, args.block, end)
         for one in found.values():
             one['images_per_second'] = num / one['seconds']
             if results['peak_flops']:
