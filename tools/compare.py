@@ -10,10 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comparison.curves import correct_images, make_curves
 from comparison.plan import Plan, Run, load_plan
-from comparison.summary import plot_trade_off, summarise, to_markdown
+from comparison.summary import (
+    curves_to_markdown,
+    plot_trade_off,
+    summarise,
+    to_markdown,
+)
 from m2at_mm import cli
 from m2at_mm.files import best_checkpoint, last_checkpoint, write_whole
+from m2at_mm.reporting.run_log import RunLog, read_run
 
 TOOLS = Path(__file__).resolve().parent
 
@@ -52,6 +59,8 @@ def finish(run: Run, plan: Plan, work_dir: Path, threads: int) -> str:
         words += ['--attacks', 'clean', *plan.evaluation['attacks']]
         if 'num_samples' in plan.evaluation:
             words += ['--num-samples', plan.evaluation['num_samples']]
+        if 'eps' in plan.evaluation:
+            words += ['--eps', plan.evaluation['eps']]
         words += ['--work-dir', folder / 'test', '--out', results]
         if _call('test', words, folder, threads):
             return f'{run.folder}: evaluation failed, see {folder}/test.txt'
@@ -79,27 +88,56 @@ def _checkpoint(folder: Path, plan: Plan) -> Path:
     )
 
 
-def collect(plan: Plan, work_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """The results that are there, by method."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in plan.runs}
+def collect(plan: Plan, work_dir: Path) -> dict[str, list[RunLog]]:
+    """The runs that are evaluated, by name, in the order of their seeds."""
+    found: dict[str, list[RunLog]] = {run.name: [] for run in plan}
     for run in plan:
-        path = work_dir / run.folder / 'results.json'
-        if path.exists():
-            results = json.loads(path.read_text('utf-8'))
-            found[run.name].append(dict(results, seed=run.seed))
+        folder = work_dir / run.folder
+        if (folder / 'results.json').exists():
+            found[run.name].append(log := read_run(folder))
+            assert log.results is not None
+            log.results.update(seed=run.seed, validation=_validation(log))
     return found
 
 
-def write(found: dict[str, list[dict[str, Any]]], out: Path) -> None:
+def _validation(log: RunLog) -> dict[str, float] | None:
+    """Robust accuracy of the best and of the last checkpoint, in per cent."""
+    if log.selected is None or log.best_and_last is None:
+        return None
+    points = log.validation[log.selected]
+    return {
+        name: points[position]
+        for name, position in zip(('best', 'last'), log.best_and_last)
+    }
+
+
+def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
     """Write table, picture and the figures behind them."""
+    found: dict[str, Any] = {
+        name: [log.results for log in runs] for name, runs in logs.items()
+    }
     if not (entries := summarise(found)):
         return
     table = to_markdown(entries)
-    figures = json.dumps(found, indent=2) + '\n'
-    for suffix, text in (('.json', figures), ('.md', table)):
+    files = {'.json': json.dumps(found, indent=2) + '\n'}
+    points: dict[str, list[str]] = {}
+    for run in plan:
+        if run.curve is not None and logs[run.name]:
+            names = points.setdefault(run.curve, [])
+            names += [run.name] if run.name not in names else []
+    curves = None
+    if points:
+        correct = {
+            name: [correct_images(log.predictions) for log in runs]
+            for name, runs in logs.items()
+        }
+        curves = make_curves(points, entries, correct, plan.between)
+        table += '\n' + curves_to_markdown(curves)
+        files['.curves.json'] = json.dumps(curves, indent=2) + '\n'
+    for suffix, text in (files | {'.md': table}).items():
         save = partial(Path.write_text, data=text, encoding='utf-8')
-        write_whole(out.with_suffix(suffix), save)
-    plot_trade_off(entries, out.with_suffix('.png'))
+        write_whole(out.with_name(out.name + suffix), save)
+    plot_trade_off(entries, out.with_name(f'{out.name}.png'), points)
     print(table)
     print(f'table, picture and figures: {out}.md, .png, .json')
 
@@ -117,7 +155,7 @@ def main() -> None:
             if 'failed' in message:
                 failed.append(message)
             print(message, flush=True)
-    write(collect(plan, args.work_dir), args.out)
+    write(plan, collect(plan, args.work_dir), args.out)
     sys.exit('\n'.join(failed) or None)
 
 

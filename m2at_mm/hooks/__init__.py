@@ -4,6 +4,7 @@ from m2at_mm.hooks.adversarial_visualization_hook import (
     AdversarialVisualizationHook,
 )
 from m2at_mm.hooks.attack_schedule_hook import AttackScheduleHook
+from m2at_mm.hooks.averaged_weights_hook import AveragedWeightsHook
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.input_check_hook import InputCheckHook
 from m2at_mm.hooks.preemption_hook import PreemptionHook
@@ -16,6 +17,7 @@ from m2at_mm.hooks.sync_buffers_hook import SyncBuffersHook
 __all__ = [
     'AdversarialVisualizationHook',
     'AttackScheduleHook',
+    'AveragedWeightsHook',
     'CollapseGuardHook',
     'InputCheckHook',
     'PreemptionHook',

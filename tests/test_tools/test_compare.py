@@ -16,8 +16,9 @@ seeds = [0]
 common = {TINY!r}
 common.update({{'train_dataloader.dataset.indices': 64,
                 'train_cfg.max_epochs': 1}})
-evaluation = dict(attacks=['fgsm'], num_samples=30)
-runs = {{'m2at': dict(config={str(DIGITS)!r}),
+evaluation = dict(attacks=['fgsm'], num_samples=30, eps='4/255')
+runs = {{'m2at': dict(config={str(DIGITS)!r},
+                     dial={{'model.method.scale': [1.0, 2.0]}}),
         'pgd-at': dict(config={str(DIGITS)!r},
                        options={{'model.method._delete_': True,
                                 'model.method.type': 'm2at_mm.PGDAT'}})}}
@@ -31,13 +32,19 @@ def test_two_methods_and_resume(tmp_path: Path) -> None:
     out = tmp_path / 'new' / 'out'
     words = [plan, '--work-dir', tmp_path / 'runs', '--out', out]
     printed = run_tool('compare', *words)
-    assert 'm2at_seed0: done' in printed
+    assert (
+        'm2at_1.0_seed0: done' in printed and '| m2at | m2at_1.0, ' in printed
+    )
     assert '| pgd-at | 1 |' in out.with_suffix('.md').read_text()
     picture = Image.open(out.with_suffix('.png')).convert('RGB')
     assert len(picture.getcolors(1 << 20)) > 50
     assert picture.size == pytest.approx((960, 600), abs=2)
     found = json.loads(out.with_suffix('.json').read_text())
-    assert [run['num_samples'] for run in found['m2at']] == [30]
+    run = found['m2at_2.0'][0]
+    assert run['num_samples'] == 30 and run['validation']['best'] >= 0
+    assert run['threat_model']['eps'] == pytest.approx(4 / 255)
+    curves = json.loads(out.with_name('out.curves.json').read_text())
+    assert curves['curves'].keys() == {'m2at'}
 
     logs = sorted((tmp_path / 'runs').glob('*/*.txt'))
     before = [path.read_text() for path in logs]
@@ -64,6 +71,17 @@ def test_runs_by_seed(tmp_path: Path) -> None:
     assert plan.checkpoint == 'best'
 
 
+def test_points_of_a_dial(tmp_path: Path) -> None:
+    text = "seeds = [0, 1]\nruns = {'a': dict(config='x', options={'c': 1}, "
+    text += "seeds=[5], dial={'c': ['2/255', '4/255'], 'd': [8, 9]}), "
+    text += "'b': dict(config='x')}\n"
+    runs = list(plan_of(tmp_path, text))
+    folders = 'a_2-255_seed5 a_4-255_seed5 b_seed0 b_seed1'
+    assert ' '.join(run.folder for run in runs) == folders
+    assert [run.curve for run in runs] == ['a', 'a', None, None]
+    assert runs[1].options == {'c': '4/255', 'd': 9}
+
+
 @pytest.mark.parametrize('name', ['compare_narrow', 'search_narrow'])
 def test_shipped_plans_are_those_of_their_results(name: str) -> None:
     path = ROOT / 'docs' / 'results' / name
@@ -82,6 +100,10 @@ RUNS = "runs = dict(a=dict(config='x'))\n"
     [
         (RUNS + 'foo = 1', 'a plan needs runs'),
         ('runs = dict(a=dict(recipe="x"))', "run 'a' .* needs config"),
+        (
+            'runs = dict(a=dict(config="x", dial=dict(b=[1], c=[1, 2])))',
+            "dial of run 'a' .* one value a point",
+        ),
         (RUNS + "checkpoint = 'first'", "checkpoint='first'"),
         (RUNS + "evaluation = dict(attacks=['pgd7'])", r"\['pgd7'\] are unkn"),
     ],

@@ -10,19 +10,20 @@ from mmengine.config import Config
 from m2at_mm.checks import check_choice
 from m2at_mm.evaluation.named_attacks import check_attack_names
 
-_OPTIONAL = {'seeds', 'common', 'evaluation', 'checkpoint'}
-_RUN_OPTIONAL = {'recipe', 'options'}
+_OPTIONAL = {'seeds', 'common', 'evaluation', 'checkpoint', 'between'}
+_RUN_OPTIONAL = {'recipe', 'options', 'dial', 'seeds'}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One method with one seed.
+    """One method, at one point of its curve, with one seed.
 
     ``config`` is a file or ``mmpretrain::...``, to which ``recipe`` is
     applied, then ``options`` as by ``--cfg-options``.
     """
 
     name: str
+    curve: str | None
     seed: int
     config: str
     recipe: str | None = None
@@ -39,12 +40,18 @@ class Plan:
     """A comparison.
 
     Attributes:
-        runs (dict[str, dict]): By method: ``config``, and maybe ``recipe`` and
-            ``options``.
+        runs (dict[str, dict]): By method: ``config``, and maybe ``recipe``,
+            ``options`` and ``seeds``. ``dial`` makes it a curve: by option as
+            many values as there are points, like ``{'model.method.beta':
+            [1, 3, 6]}``; the options are turned together.
         seeds (Sequence[int]): Each method is trained with each.
         common (dict): Options of all runs, the budget above all.
-        evaluation (dict): ``attacks``, and maybe ``num_samples``.
+        evaluation (dict): ``attacks``, maybe ``num_samples``, and ``eps``,
+            the radius, which is the training's if it is left out.
         checkpoint (str): ``'best'`` on the validation split, or ``'last'``.
+        between (tuple[float, float], optional): Clean accuracies, in per
+            cent, between which the curves' hypervolumes are taken. Defaults
+            to the lowest and highest one of all curves.
     """
 
     runs: dict[str, dict[str, Any]]
@@ -54,13 +61,41 @@ class Plan:
         default_factory=lambda: dict(attacks=['pgd20', 'cw20'])
     )
     checkpoint: str = 'best'
+    between: tuple[float, float] | None = None
 
     def __iter__(self) -> Iterator[Run]:
-        """Each method with the first seed, then with the second, ..."""
-        for seed in self.seeds:
+        """All methods with the first seed, then with the second, ..."""
+        seeds = {
+            name: run.get('seeds', self.seeds)
+            for name, run in self.runs.items()
+        }
+        for place in range(max(map(len, seeds.values()))):
             for name, run in self.runs.items():
-                options = {**self.common, **run.get('options', {})}
-                yield Run(name=name, seed=seed, **{**run, 'options': options})
+                for point, turned in _points(name, run.get('dial')):
+                    if place < len(seeds[name]):
+                        yield Run(
+                            name=point,
+                            curve=name if turned else None,
+                            seed=seeds[name][place],
+                            config=run['config'],
+                            recipe=run.get('recipe'),
+                            options=self.common
+                            | run.get('options', {})
+                            | turned,
+                        )
+
+
+def _points(
+    name: str, dial: dict[str, Sequence[Any]] | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and options of each point; without a dial there is one."""
+    if not dial:
+        yield name, {}
+        return
+    for values in zip(*dial.values(), strict=True):
+        # The name of a folder.
+        shown = str(values[0]).replace('/', '-')
+        yield f'{name}_{shown}', dict(zip(dial, values))
 
 
 def load_plan(path: Path) -> Plan:
@@ -84,6 +119,12 @@ def load_plan(path: Path) -> Plan:
             raise ValueError(
                 f'run {name!r} of {path} has {sorted(run)}: it needs config, '
                 f'and may have {sorted(_RUN_OPTIONAL)}'
+            )
+        lengths = {len(values) for values in run.get('dial', {}).values()}
+        if len(lengths) > 1:
+            raise ValueError(
+                f'dial of run {name!r} of {path} has lists of {lengths} '
+                'values: give each option one value a point'
             )
     plan = Plan(**content)
     check_choice('checkpoint', plan.checkpoint, ('best', 'last'))

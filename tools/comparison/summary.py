@@ -85,10 +85,37 @@ def to_markdown(entries: Sequence[Entry]) -> str:
     return markdown_table(head, rows)
 
 
+def curves_to_markdown(curves: dict[str, Any]) -> str:
+    """A table of what :func:`make_curves` found, a row per curve."""
+    rows = [
+        [
+            name,
+            ', '.join(curve['points']),
+            ', '.join(curve['dominated']) or '-',
+            f'{curve["hypervolume"]:.1f}',
+            '{:.1f} to {:.1f}'.format(*curve['interval']),
+            f'{curve["largest"]:.0f} %',
+        ]
+        for name, curve in curves['curves'].items()
+    ]
+    low, high = curves['between']
+    head = f'hypervolume from {low:.1f} to {high:.1f} % clean'
+    return markdown_table(
+        ['curve', 'points', 'dominated', head, '95 % interval', 'largest in'],
+        rows,
+    )
+
+
 def plot_trade_off(
-    entries: Sequence[Entry], path: Path, robust: str = 'worst_case'
+    entries: Sequence[Entry],
+    path: Path,
+    curves: Mapping[str, Sequence[str]] | None = None,
+    robust: str = 'worst_case',
 ) -> None:
-    """Draw clean against robust accuracy, with the Pareto front, as a PNG."""
+    """Draw clean against robust accuracy, with the Pareto front, as a PNG.
+
+    The runs of a curve are joined; each other run has a marker of its own.
+    """
     figure = Figure(figsize=(8, 5), dpi=120, layout='constrained')
     axes: Any = figure.add_subplot()
     by_name = {entry.name: entry for entry in entries}
@@ -96,15 +123,29 @@ def plot_trade_off(
     points = zip(*((mean['clean'], mean[robust]) for mean in front))
     line = dict(color='tab:gray', linestyle='--', zorder=1)
     axes.plot(*points, label='Pareto front', **line)
+    groups = {name: [*names] for name, names in (curves or {}).items()}
+    joined = {name for names in groups.values() for name in names}
+    groups |= {name: [name] for name in by_name if name not in joined}
     # Names stand beside the axes: close points would hide them.
-    for entry, marker in zip(entries, itertools.cycle(MARKERS)):
-        place = (entry.mean['clean'], entry.mean[robust])
-        spread = dict(xerr=entry.spread['clean'], yerr=entry.spread[robust])
-        look = dict(linestyle='', marker=marker, capsize=2)
-        axes.errorbar(*place, **spread, **look, label=entry.name)
+    markers = itertools.cycle(MARKERS)
+    for label, names in groups.items():
+        parts = sorted((by_name[name] for name in names), key=_clean)
+        x, y = ([e.mean[k] for e in parts] for k in ('clean', robust))
+        spread = dict(
+            xerr=[e.spread['clean'] for e in parts],
+            yerr=[e.spread[robust] for e in parts],
+        )
+        look = dict(linestyle='-' if len(parts) > 1 else '', capsize=2)
+        axes.errorbar(
+            x, y, **spread, **look, marker=next(markers), label=label
+        )
     axes.set_xlabel('clean accuracy (%)')
     axes.set_ylabel(f'{robust.replace("_", " ")} accuracy (%)')
     figure.legend(loc='outside right center')
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def _clean(entry: Entry) -> float:
+    return entry.mean['clean']

@@ -1,0 +1,67 @@
+# A plan for tools/compare.py: curves of clean against worst-case accuracy in a
+# regime in which PGD-AT overfits robustly.
+#   python tools/compare.py docs/results/trade_off.py \
+#       --work-dir work_dirs/trade_off --out work_dirs/trade_off/table --jobs 2
+# ResNet-18 at a quarter of the width, 2,000 training images, flips and no
+# crops, 30 epochs, PGD-3.
+seeds = [0]
+evaluation = dict(
+    attacks=['pgd20', 'cw20', 'apgd-ce', 'apgd-t'],
+    num_samples=1000,
+    eps='8/255',
+)
+
+common = {
+    'model.classifier.backbone.base_channels': 16,
+    'model.classifier.backbone.stem_channels': 16,
+    'model.classifier.head.in_channels': 128,
+    'model.data_preprocessor.augment.crop_padding': 0,
+    'model.train_attack.steps': 3,
+    'train_dataloader.dataset.indices': 2000,
+    'train_dataloader.batch_size': 32,
+    'train_dataloader.num_workers': 0,
+    'val_dataloader.num_workers': 0,
+    'val_dataloader.dataset.indices': 500,
+    'test_dataloader.num_workers': 0,
+    'optim_wrapper.optimizer.lr': 0.05,
+    'param_scheduler.milestones': '[18,24]',
+    'train_cfg.max_epochs': 30,
+    'train_cfg.val_interval': 3,
+    'default_hooks.logger.interval': 31,
+}
+_ema = {'default_hooks.ema.type': 'm2at_mm.AveragedWeightsHook'}
+_curves = {
+    # Radii of training; the step is half of the radius.
+    'pgd-at': {
+        'model.threat_model.eps': ['4/255', '6/255', '8/255'],
+        'model.train_attack.step_size': ['2/255', '3/255', '4/255'],
+    },
+    'm2at': {
+        'model.method.scale': [1.0, 1.5, 2.0],
+        'model.method.perturbed_label': [0.5, 0.7, 0.8],
+        'model.train_attack.step_size': ['4/255'] * 3,
+    },
+    'trades': {
+        'model.method.beta': [1.0, 3.0, 6.0],
+        'model.train_attack.step_size': ['4/255'] * 3,
+    },
+    'avmixup': {
+        'model.method.gamma': [1.0, 1.5, 2.0],
+        'model.train_attack.step_size': ['4/255'] * 3,
+    },
+    # One label for whatever is kept.
+    'm2at_hard': {
+        'model.method.scale': [1.0, 1.5, 2.0],
+        'model.method.perturbed_label': [1.0] * 3,
+        'model.train_attack.step_size': ['4/255'] * 3,
+    },
+}
+runs = {
+    f'{_name}{_suffix}': dict(
+        config=f'configs/{_name.removesuffix("_hard")}_resnet18_cifar10.py',
+        dial=_dial,
+        options=_options,
+    )
+    for _suffix, _options in (('', {}), ('+ema', _ema))
+    for _name, _dial in _curves.items()
+}
