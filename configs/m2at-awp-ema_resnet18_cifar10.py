@@ -5,6 +5,4 @@ optim_wrapper = dict(type='m2at_mm.AWPOptimWrapper', gamma=0.01)
 
 # Validated and saved with averaged weights; the rate of 0.995 is usual in
 # adversarial training (0.995 to 0.999).
-default_hooks = dict(
-    ema=dict(type='EMAHook', momentum=0.005, update_buffers=True)
-)
+default_hooks = dict(ema=dict(type='m2at_mm.AveragedWeightsHook'))

@@ -13,7 +13,11 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
 
-from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.recipes import (
+    apply_recipe,
+    is_adversarial,
+    with_named_recipe,
+)
 from m2at_mm.registry import type_name
 from m2at_mm.runner.start import build_runner as build_runner
 from m2at_mm.runner.start import build_trained_runner as build_trained_runner
@@ -101,11 +105,13 @@ class _Options(DictAction):
 def load_config(name: str) -> Config:
     """Load a config file, or ``PACKAGE::PATH`` of an OpenMMLab package.
 
+    A recipe that it names is applied.
+
     Raises:
         FileNotFoundError: There is no such config.
     """
     if '::' not in name:
-        return Config.fromfile(name)
+        return with_named_recipe(Config.fromfile(name))
     try:  # MMEngine reads it only as a base of another config
         cfg = Config.fromstring(f'_base_ = [{name!r}]', file_format='.py')
     except FileNotFoundError as error:

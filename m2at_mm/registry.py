@@ -30,6 +30,8 @@ METRICS = _child(_root.METRICS, 'evaluation')
 # The robustness evaluation in place of MMEngine's test loop, and the training
 # loops of FreeAT and of epochs that go on in their middle.
 LOOPS = _child(_root.LOOPS, 'evaluation', 'runner')
+# Runs of configs that name a recipe.
+RUNNERS = _child(_root.RUNNERS, 'runner')
 # Adversarial weight perturbation.
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'optim')
 # CIFAR with a held-out validation split, the embedded digits, and generated

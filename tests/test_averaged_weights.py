@@ -13,6 +13,7 @@ EMA = dict(type='EMAHook', update_buffers=True)
 AVERAGES = {
     'ema': dict(EMA, momentum=0.3),
     'swa': dict(EMA, ema_type='StochasticWeightAverage'),
+    'ours': dict(type='m2at_mm.AveragedWeightsHook'),
 }
 WRAPPERS = ['OptimWrapper', 'm2at_mm.AWPOptimWrapper']
 

@@ -17,6 +17,14 @@ from m2at_mm.registry import type_name
 _STOCK_HOOKS = dict(
     checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook'
 )
+# What a recipe sets in the model, where no classifier has it.
+_OF_RECIPES = (
+    'threat_model',
+    'train_attack',
+    'method',
+    'eval_attacks',
+    'label_smoothing',
+)
 # mmpretrain datasets that have only train and test files; ours of the same
 # name hold a validation split out of the training files.
 _HELD_OUT = {'CIFAR10', 'CIFAR100'}
@@ -84,6 +92,28 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         _count_epochs(cfg)
     cfg.merge_from_dict(dict(default_hooks=recipe.get('default_hooks', {})))
     return cfg
+
+
+def with_named_recipe(cfg: Config) -> Config:
+    """Apply the recipe that a config names itself, if it does.
+
+    It is named by ``recipe='m2at'``, or ``recipe=dict(name='m2at',
+    method=dict(scale=2.0))`` with overrides as of :func:`apply_recipe`, which
+    ``--cfg-options model.method.scale=2.0`` of mmpretrain's tools are, too.
+
+    Raises:
+        ValueError: See :func:`apply_recipe`.
+    """
+    if 'recipe' not in cfg:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    given = cfg.pop('recipe')
+    cfg.pop('runner_type', None)
+    recipe = Config(given if isinstance(given, dict) else dict(name=given))
+    check_choice('recipe', recipe.get('name'), recipe_names())
+    late = {k: cfg.model.pop(k) for k in _OF_RECIPES if k in cfg.model}
+    recipe.merge_from_dict(late)
+    return apply_recipe(cfg, **recipe.to_dict())
 
 
 def _count_epochs(cfg: Config) -> None:

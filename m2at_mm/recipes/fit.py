@@ -27,36 +27,38 @@ _SMALLEST_TOKEN = 8
 def fit_radius(recipe: Config, cfg: Config) -> None:
     """Halve a linf recipe's radius and steps for large images."""
     threat = recipe.model.threat_model
-    images = _large_images(cfg)
-    if images is None or threat.norm != 'linf':
+    images, large = _images(cfg)
+    if threat.norm != 'linf':
         return
-    usual = parse_pixels(threat.eps, 'eps')
-    threat.eps = _EPS_LARGE_IMAGES
-    factor = parse_pixels(threat.eps, 'eps') / usual
-    for attack in attack_configs(recipe.model):
-        if attack.get('step_size') is not None:
-            size = parse_pixels(attack.step_size, 'step_size') * factor
-            attack.step_size = f'{size * 255:g}/255'
+    if large:
+        usual = parse_pixels(threat.eps, 'eps')
+        threat.eps = _EPS_LARGE_IMAGES
+        factor = parse_pixels(threat.eps, 'eps') / usual
+        for attack in attack_configs(recipe.model):
+            if attack.get('step_size') is not None:
+                size = parse_pixels(attack.step_size, 'step_size') * factor
+                attack.step_size = f'{size * 255:g}/255'
+    other = '8/255' if large else _EPS_LARGE_IMAGES
     print_log(
         f'the radius is {threat.eps}, as is usual for images of {images}; '
-        'another one: --cfg-options model.threat_model.eps=8/255 and the '
+        f'another one: --cfg-options model.threat_model.eps={other} and the '
         "attacks' step_size",
         logger='current',
     )
 
 
-def _large_images(cfg: Config) -> str | None:
-    """Size or dataset of the images, None if they are small or unknown."""
+def _images(cfg: Config) -> tuple[str, bool]:
+    """Size or dataset of the images, and whether they are large."""
     for part in ('train', 'val', 'test'):
         for dataset in loaded_datasets(cfg, part):
             for transform in reversed(dataset.get('pipeline') or []):
                 side = _side(transform)
                 if side is not None:
-                    return f'{side} pixels' if side > _SMALL_IMAGE else None
+                    return f'{side} pixels', side > _SMALL_IMAGE
             if 'type' in dataset:
                 name = type_name(dataset.type)
-                return None if name in _SMALL_IMAGES else name
-    return None
+                return name, name not in _SMALL_IMAGES
+    return 'unknown size', False
 
 
 def _side(transform: ConfigDict) -> int | None:

@@ -20,13 +20,23 @@ from pytest import MonkeyPatch
 
 from m2at_mm.cli import load_config
 from m2at_mm.model_wrappers import AdversarialClassifier
-from m2at_mm.recipes import apply_recipe, config_root
+from m2at_mm.recipes import (
+    apply_recipe,
+    config_root,
+    with_named_recipe,
+)
 from m2at_mm.recipes.fit import loaded_datasets
+from m2at_mm.registry import MODELS
 
 STOCK = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 PARTS = ('train', 'val', 'test')
 METRICS = ['Accuracy', 'm2at_mm.RobustAccuracy']
-README = Path(__file__).resolve().parents[2] / 'README.md'
+ROOT = Path(__file__).resolve().parents[2]
+README, YOUR_CONFIG = ROOT / 'README.md', ROOT / 'docs' / 'your_config.md'
+
+
+def code_blocks(text: str) -> list[str]:
+    return re.findall(r'```python\n(.*?)```', text, re.DOTALL)
 
 
 @pytest.fixture
@@ -56,17 +66,47 @@ def test_recipe_trains_as_the_config_by_hand(
 ) -> None:
     root = make_folder(tmp_path / 'images')
     recipe = apply_recipe(stock, name)
-    # The config that the README tells users to write.
-    block = re.search(r'```python\n(.*?)```', README.read_text(), re.DOTALL)
-    assert block is not None
-    by_hand = Config.fromstring(block.group(1), file_format='.py')
-    if name != 'm2at':  # the README shows M2AT
+    # The config that the documentation writes out.
+    _, _, text = YOUR_CONFIG.read_text().partition('Written out')
+    by_hand = Config.fromstring(code_blocks(text)[0], file_format='.py')
+    if name != 'm2at':  # which is shown
         by_hand.model.method = recipe.model.method
-    assert by_hand.model.method == recipe.model.method
+    assert by_hand.to_dict() == recipe.to_dict()
     same(
         _train_two_steps(recipe, root, tmp_path / 'recipe'),
         _train_two_steps(by_hand, root, tmp_path / 'by_hand'),
     )
+
+
+def test_three_lines_are_the_flag(stock: Config) -> None:
+    three, least = code_blocks(README.read_text())[:2]
+    assert len(three.splitlines()) == 3 and len(least.splitlines()) <= 5
+    given = Config.fromstring(three, file_format='.py')
+    before = copy.deepcopy(given).to_dict()
+    expected = apply_recipe(stock, 'm2at').to_dict()
+    assert with_named_recipe(given).to_dict() == expected
+    assert given.to_dict() == before
+    # With overrides, and options of mmpretrain's own tools on top.
+    given.recipe = dict(name='m2at', method=dict(scale=2.0))
+    given.merge_from_dict({'model.method.perturbed_label': 0.9})
+    method = dict(scale=2.0, perturbed_label=0.9)
+    expected = apply_recipe(stock, 'm2at', method=method).to_dict()
+    assert with_named_recipe(given).to_dict() == expected
+    for wrong in ('m2a', dict(method={})):
+        given.recipe = wrong
+        with pytest.raises(ValueError, match=r'^recipe=.* is unknown'):
+            with_named_recipe(given)
+    # The defaults are the recipe's threat model and attacks.
+    model = MODELS.build(Config.fromstring(least, file_format='.py').model)
+    other = MODELS.build(apply_recipe(stock, 'm2at').model)
+    threat = model.threat_model
+    assert repr(threat) == repr(other.threat_model)
+    for one, two in (
+        (model.train_attack, other.train_attack),
+        (model.eval_attacks['pgd10'], other.eval_attacks['pgd10']),
+    ):
+        lengths = (one.length_of_step(threat), two.length_of_step(threat))
+        assert one.steps == two.steps == 10 and lengths[0] == lengths[1]
 
 
 def test_the_rest_of_the_config_stays(stock: Config) -> None:
