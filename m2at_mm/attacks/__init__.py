@@ -3,6 +3,7 @@
 from m2at_mm.attacks.autoattack import AutoAttack
 from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode, differentiable_checkpoints
+from m2at_mm.attacks.foreign import Foolbox, TorchAttacks
 from m2at_mm.attacks.losses import cross_entropy, kl_divergence, margin
 from m2at_mm.attacks.pgd import PGD, pgd
 from m2at_mm.attacks.random_stream import own_random_stream
@@ -18,8 +19,10 @@ __all__ = [
     'Attack',
     'AutoAttack',
     'Batch',
+    'Foolbox',
     'SecondOpinion',
     'ThreatModel',
+    'TorchAttacks',
     'Transfer',
     'attack_mode',
     'cross_entropy',
