@@ -65,6 +65,7 @@ class BuildPyWithMim(build_py):
 
 
 EVAL = ['pyautoattack>=0.2']
+ATTACKS = ['foolbox>=3.3.4', 'torchattacks>=3.5.1']
 EXPORT = ['onnx', 'onnxscript', 'onnxruntime']
 DEMO = ['scikit-learn', 'matplotlib>=3.7']
 REPORT = ['matplotlib>=3.7', 'jinja2']
@@ -72,6 +73,7 @@ DOCS = [
     'mkdocs>=1.6,<2',
     'mkdocs-material>=9.5,<10',
     'mkdocstrings[python]>=0.26',
+    'ruff',  # formats the signatures
 ]
 # torchattacks, which some tests use, too, pins requests~=2.25.1, which
 # mkdocs-material excludes: `make test` installs it with --no-deps.
@@ -102,6 +104,7 @@ setup(
     license_files=['LICENSE', 'NOTICE'],
     keywords='adversarial training, robustness, image classification',
     classifiers=[
+        'Development Status :: 4 - Beta',
         'Intended Audience :: Science/Research',
         'Operating System :: OS Independent',
         'Programming Language :: Python :: 3',
@@ -110,6 +113,7 @@ setup(
         'Programming Language :: Python :: 3.12',
         'Programming Language :: Python :: 3.13',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Typing :: Typed',
     ],
     packages=find_packages(include=['m2at_mm', 'm2at_mm.*']),
     package_data={
@@ -123,13 +127,14 @@ setup(
     install_requires=[
         'torch>=2.1',
         'torchvision',
-        'mmengine>=0.10,<1',
+        'mmengine>=0.10.6,<1',  # older ones fail beside a recent transformers
         'mmpretrain>=1.2',
-        'mmcv-lite',  # provides `mmcv` as a wheel; the full mmcv also works
+        'mmcv-lite>=2.0,<2.4',  # provides `mmcv` as a wheel; the full mmcv also works
         'setuptools<81',  # mmengine imports pkg_resources at run time
         'numpy',
     ],
     extras_require={
+        'attacks': ATTACKS,
         'eval': EVAL,
         'export': EXPORT,
         'demo': DEMO,
