@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from m2at_mm.files import name_last_checkpoint, replace_file
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner.plain_content import make_plain, restore
+from m2at_mm.runner.process_state import make_plain, restore
 from m2at_mm.runner.train_loops import counts_epochs
 
 #: Name of the storage backend that never leaves half a file.

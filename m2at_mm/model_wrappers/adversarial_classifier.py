@@ -12,9 +12,9 @@ from m2at_mm.attacks import Attack, ThreatModel, differentiable_checkpoints
 from m2at_mm.attacks.logits import at_entrance, predicted_labels
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.checks import check_number
-from m2at_mm.data_preprocessors.adversarial import take_over_preprocessing
+from m2at_mm.data_preprocessors import take_over_preprocessing
 from m2at_mm.methods import Method, one_hot
-from m2at_mm.model_wrappers import heads, targets
+from m2at_mm.model_wrappers import heads
 from m2at_mm.model_wrappers.transparent_keys import make_transparent
 from m2at_mm.registry import MODELS, TASK_UTILS
 from m2at_mm.structures import BatchLabels, stack_targets
@@ -120,10 +120,10 @@ class AdversarialClassifier(BaseModel):
             self.data_preprocessor.num_classes = num_classes
         if heads.needs_plain_layout(self.classifier):
             self.data_preprocessor.memory_format = torch.contiguous_format
-        self._accepted = targets.accepted_targets(
+        self._accepted = heads.accepted_targets(
             self.classifier, self.num_classes
         )
-        targets.check_soft_targets(self, self._accepted)
+        heads.check_soft_targets(self, self._accepted)
 
     @property
     def num_classes(self) -> int | None:
@@ -155,7 +155,7 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        target = targets.trainable_target(
+        target = heads.trainable_target(
             target.to(inputs.device), self._accepted, self.method
         )
         with differentiable_checkpoints():

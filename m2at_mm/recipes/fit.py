@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 
 from m2at_mm.attacks import parse_pixels
-from m2at_mm.model_wrappers.targets import try_targets
+from m2at_mm.model_wrappers.heads import try_targets
 from m2at_mm.registry import type_name
 
 # Up to this side in pixels the usual linf radius is 8/255, as on CIFAR.

@@ -10,6 +10,8 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+__all__ = ['BatchLabels', 'stack_targets']
+
 
 @dataclass(eq=False)
 class BatchLabels:

@@ -11,6 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.registry import MODELS
 
+__all__ = ['PreActResNet_CIFAR', 'WideResNet_CIFAR']
+
+
 _INIT = [
     dict(type='Kaiming', layer=['Conv2d'], mode='fan_out'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),

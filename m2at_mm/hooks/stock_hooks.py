@@ -1,14 +1,45 @@
-"""Logged values that the host reads together."""
+"""MMEngine's hooks in the form that adversarial training needs."""
 
 from typing import Any
 
 import torch
-from mmengine.hooks import LoggerHook
+from mmengine.dist import all_reduce_params
+from mmengine.hooks import EMAHook, LoggerHook
 from mmengine.hooks import RuntimeInfoHook as StockRuntimeInfoHook
+from mmengine.hooks import SyncBuffersHook as StockSyncBuffersHook
 from mmengine.runner import Runner
 from torch import Tensor
 
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.train_loops import checkpoint_follows, counts_epochs
+
+
+@HOOKS.register_module()
+class AveragedWeightsHook(EMAHook):
+    """MMEngine's ``EMAHook`` as adversarial training uses it.
+
+    Validation, and with it the choice of the best checkpoint, sees the
+    averaged weights; a checkpoint has them as ``state_dict`` and those that
+    are trained as ``ema_state_dict``.
+
+    Args:
+        momentum (float): Share of the newest weights. Defaults to 0.005, a
+            decay of 0.995 in each iteration (arXiv 2103.01946).
+        update_buffers (bool): Whether batch norm's running statistics are
+            averaged as well. Defaults to True.
+        **kwargs (Any): See ``EMAHook``.
+    """
+
+    def __init__(
+        self,
+        momentum: float = 0.005,
+        update_buffers: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            momentum=momentum, update_buffers=update_buffers, **kwargs
+        )
+
 
 # Iterations after which all is read where nothing is logged.
 _MOST_UNREAD = 1000
@@ -79,3 +110,41 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         for name, value in values:
             number = next(read) if isinstance(value, Tensor) else value
             runner.message_hub.update_scalar(f'train/{name}', number)
+
+
+@HOOKS.register_module()
+class SyncBuffersHook(StockSyncBuffersHook):
+    """Average the running statistics of all processes where they are used.
+
+    Each process updates those of its batch norms from its own images, and a
+    checkpoint holds those of the first process. MMEngine's hook of this name
+    averages them after an epoch, and before a validation inside one; this one
+    also before a checkpoint by iteration, and also those of average weights
+    (EMAHook). With one process it does nothing.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """A checkpoint of an epoch's end holds averages already."""
+        self.called_in_train = counts_epochs(runner)
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        # Inside an epoch that goes on each process resumes with its own.
+        if not counts_epochs(runner) and checkpoint_follows(runner):
+            self._average(runner)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        if not self.called_in_train:
+            self._average(runner)
+        self.called_in_train = False
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._average(runner)
+        self.called_in_train = True
+
+    def _average(self, runner: Runner) -> None:
+        if not self.distributed:
+            return
+        all_reduce_params(runner.model.buffers(), op='mean')
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):
+                all_reduce_params(hook.ema_model.module.buffers(), op='mean')
