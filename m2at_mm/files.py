@@ -35,6 +35,11 @@ def write_whole(
         beside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, see :func:`write_whole`."""
+    write_whole(path, lambda beside: beside.write_text(text, encoding='utf-8'))
+
+
 def replace_file(path: str | Path, content: bytes) -> None:
     """Give a file new content, which reaches the disk before its place.
 

@@ -6,20 +6,20 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comparison.curves import correct_images, make_curves
 from comparison.plan import Plan, Run, load_plan
 from comparison.summary import (
+    correct_images,
     curves_to_markdown,
+    make_curves,
     plot_trade_off,
     summarise,
     to_markdown,
 )
 from m2at_mm import cli
-from m2at_mm.files import best_checkpoint, last_checkpoint, write_whole
+from m2at_mm.files import best_checkpoint, last_checkpoint, write_text
 from m2at_mm.reporting.run_log import RunLog, read_run
 
 TOOLS = Path(__file__).resolve().parent
@@ -135,8 +135,7 @@ def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
         table += '\n' + curves_to_markdown(curves)
         files['.curves.json'] = json.dumps(curves, indent=2) + '\n'
     for suffix, text in (files | {'.md': table}).items():
-        save = partial(Path.write_text, data=text, encoding='utf-8')
-        write_whole(out.with_name(out.name + suffix), save)
+        write_text(out.with_name(out.name + suffix), text)
     plot_trade_off(entries, out.with_name(f'{out.name}.png'), points)
     print(table)
     print(f'table, picture and figures: {out}.md, .png, .json')

@@ -1,20 +1,14 @@
 """Hooks."""
 
-from m2at_mm.hooks.adversarial_visualization_hook import (
-    AdversarialVisualizationHook,
-)
-from m2at_mm.hooks.attack_schedule_hook import AttackScheduleHook
-from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
-from m2at_mm.hooks.input_check_hook import InputCheckHook
-from m2at_mm.hooks.preemption_hook import PreemptionHook
-from m2at_mm.hooks.rng_state_hook import RNGStateHook
-from m2at_mm.hooks.robust_overfitting_hook import RobustOverfittingHook
-from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from m2at_mm.hooks.stock_hooks import (
-    AveragedWeightsHook,
-    RuntimeInfoHook,
-    SyncBuffersHook,
-)
+from .adversarial_visualization_hook import AdversarialVisualizationHook
+from .attack_schedule_hook import AttackScheduleHook
+from .collapse_guard_hook import CollapseGuardHook
+from .input_check_hook import InputCheckHook
+from .preemption_hook import PreemptionHook
+from .rng_state_hook import RNGStateHook
+from .robust_overfitting_hook import RobustOverfittingHook
+from .safe_checkpoint_hook import SafeCheckpointHook
+from .stock_hooks import AveragedWeightsHook, RuntimeInfoHook, SyncBuffersHook
 
 __all__ = [
     'AdversarialVisualizationHook',

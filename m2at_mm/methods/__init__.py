@@ -1,6 +1,6 @@
 """Training methods: each turns an attack into a loss."""
 
-from m2at_mm.methods.base import (
+from .base import (
     BoundAttack,
     Method,
     Model,
@@ -8,16 +8,8 @@ from m2at_mm.methods.base import (
     one_hot,
     smooth_labels,
 )
-from m2at_mm.methods.baselines import (
-    IAT,
-    MART,
-    PGDAT,
-    TRADES,
-    AVmixup,
-    FreeAT,
-    Standard,
-)
-from m2at_mm.methods.m2at import (
+from .baselines import IAT, MART, PGDAT, TRADES, AVmixup, FreeAT, Standard
+from .m2at import (
     M2AT,
     MixedBatch,
     MixRatios,

@@ -1,8 +1,5 @@
 """Training loops, and what a training needs besides MMEngine's runner."""
 
-from m2at_mm.runner.train_loops import (
-    RepeatedBatchTrainLoop,
-    ResumableEpochTrainLoop,
-)
+from .train_loops import RepeatedBatchTrainLoop, ResumableEpochTrainLoop
 
 __all__ = ['RepeatedBatchTrainLoop', 'ResumableEpochTrainLoop']
