@@ -83,7 +83,23 @@ class AdversarialVisualizationHook(Hook):
             )
         if self.by_epoch:
             refuse_epochs(runner, f'interval={self.interval}')
-        _check_runs_alone(runner.model)
+        model = runner.model
+        is_ddp = isinstance(model, DistributedDataParallel)
+        if is_model_wrapper(model) and not is_ddp:
+            raise ValueError(
+                f'{type(model).__name__} spreads a model over processes, and '
+                'pictures are made in one: remove '
+                'AdversarialVisualizationHook, or train with '
+                'AdversarialDistributedDataParallel'
+            )
+        bn_mode = getattr(bare_model(model).train_attack, 'bn_mode', 'eval')
+        synced = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        if synced and bn_mode == 'batch':
+            raise ValueError(
+                "train_attack.bn_mode='batch' with sync_bn needs all "
+                'processes, and pictures are made in one: remove '
+                "AdversarialVisualizationHook, or set bn_mode='eval'"
+            )
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
@@ -111,7 +127,13 @@ class AdversarialVisualizationHook(Hook):
         with self._going_on(runner, f'pictures of {note}'):
             found = self._look(runner)
             with self._going_on(runner, f'curves of {note}'):
-                _add_curves(runner, found, step)
+                add_scalar = runner.visualizer.add_scalar
+                fooled = [one.fooled() for one in found]
+                if hits := [hit for hit in fooled if hit is not None]:
+                    success = 100 * float(torch.cat(hits).float().mean())
+                    add_scalar('attack_success', success, step)
+                if f'train/{_EPS}' not in runner.message_hub.log_scalars:
+                    add_scalar(_EPS, found[0].threat_model.eps, step)
             _add_picture(runner, found[0].first(self.num_rows), note, step)
         set_random_streams(streams)
 
@@ -140,18 +162,6 @@ class AdversarialVisualizationHook(Hook):
             ]
 
 
-def _add_curves(
-    runner: Runner, found: list[TrainingImages], step: int
-) -> None:
-    fooled = [hit for one in found if (hit := one.fooled()) is not None]
-    add_scalar = runner.visualizer.add_scalar
-    if fooled:
-        success = 100 * float(torch.cat(fooled).float().mean())
-        add_scalar('attack_success', success, step)
-    if f'train/{_EPS}' not in runner.message_hub.log_scalars:
-        add_scalar(_EPS, found[0].threat_model.eps, step)
-
-
 def _add_picture(
     runner: Runner, picture: TrainingImages, note: str, step: int
 ) -> None:
@@ -167,22 +177,3 @@ def _add_picture(
                 raise OSError(
                     f'{path} could not be written: is the disk full?'
                 )
-
-
-def _check_runs_alone(model: nn.Module) -> None:
-    """Raise ValueError if other processes must take part in a forward."""
-    is_ddp = isinstance(model, DistributedDataParallel)
-    if is_model_wrapper(model) and not is_ddp:
-        raise ValueError(
-            f'{type(model).__name__} spreads a model over processes, and '
-            'pictures are made in one: remove AdversarialVisualizationHook, '
-            'or train with AdversarialDistributedDataParallel'
-        )
-    bn_mode = getattr(bare_model(model).train_attack, 'bn_mode', 'eval')
-    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
-    if norms and bn_mode == 'batch':
-        raise ValueError(
-            "train_attack.bn_mode='batch' with sync_bn needs all processes, "
-            'and pictures are made in one: remove '
-            "AdversarialVisualizationHook, or set bn_mode='eval'"
-        )

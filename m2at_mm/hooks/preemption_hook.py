@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine import dist
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -70,7 +70,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
-        self._last_ckpt = _last_saved(runner)
+        self._last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
         try:
             self._stock_handler = signal.signal(signal.SIGTERM, self._remember)
         except ValueError:
@@ -118,7 +118,7 @@ class PreemptionHook(Hook):
 
     def _look_at_checkpoint(self, runner: Runner, done: int) -> None:
         """Note the CheckpointHook's last; this hook's own is outdated then."""
-        last = _last_saved(runner)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
         if last == self._last_ckpt:
             return
         self._last_ckpt, self._saved_iter = last, done
@@ -133,11 +133,6 @@ class PreemptionHook(Hook):
         )
         self.after_train(runner)
         raise SystemExit(EXIT_CODE)
-
-
-def _last_saved(runner: Runner) -> str | None:
-    hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
-    return getattr(next(hooks, None), 'last_ckpt', None)
 
 
 def _save(runner: Runner) -> None:

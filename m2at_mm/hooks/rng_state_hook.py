@@ -114,8 +114,14 @@ class RNGStateHook(Hook):
                 'load_state_dict()'
             )
         train_loops.make_repeatable(runner, self._epoch)
-        if dist.get_world_size() > 1:
-            self._draw_apart(runner)
+        # MMEngine seeds all processes alike by default.
+        has_own_way = hasattr(runner.model, 'keep_random_streams')
+        differ = train_loops.draws_differ(runner)
+        if dist.get_world_size() > 1 and differ == has_own_way:
+            if differ:
+                runner.model.keep_random_streams()
+            else:
+                torch.manual_seed(torch.initial_seed() + dist.get_rank())
         loaded = self._loaded
         if loaded is not None:
             self._go_on(runner)
@@ -142,15 +148,6 @@ class RNGStateHook(Hook):
         process_state.set_process_state(runner.model, own)
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
-
-    def _draw_apart(self, runner: Runner) -> None:
-        """MMEngine seeds all processes alike by default."""
-        has_own_way = hasattr(runner.model, 'keep_random_streams')
-        differ = train_loops.draws_differ(runner)
-        if differ and has_own_way:
-            runner.model.keep_random_streams()
-        elif not differ and not has_own_way:
-            torch.manual_seed(torch.initial_seed() + dist.get_rank())
 
     # --- validation ---
 

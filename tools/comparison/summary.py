@@ -230,11 +230,11 @@ def make_curves(
         figures = ('clean', 'worst_case')
         exact = np.array([[means[n][key] for n in names] for key in figures])
         draws = np.stack([resampled[name] for name in names], -1)
-        drawn[curve] = hypervolume(*draws, between)
+        drawn[curve] = hypervolume(draws[0], draws[1], between)
         curves[curve] = dict(
             points=list(names),
             dominated=[name for name in names if name not in front],
-            hypervolume=float(hypervolume(*exact, between)),
+            hypervolume=float(hypervolume(exact[0], exact[1], between)),
             interval=np.percentile(drawn[curve], [2.5, 97.5]).tolist(),
         )
     largest = np.max([*drawn.values()], axis=0)
