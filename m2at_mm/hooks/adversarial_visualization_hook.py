@@ -38,15 +38,12 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
-    After each ``interval`` epochs or iterations the runner's visualizer is
-    given the picture ``training_images`` (see
+    The runner's visualizer is given the picture ``training_images`` (see
     :func:`m2at_mm.visualization.draw_training_images`), ``attack_success``,
-    the percentage of the images that are classified correctly without attack
-    and wrongly under the train attack, and ``threat_model.eps``, unless
-    :class:`AttackScheduleHook` logs it. Steps are counted in iterations.
-
-    Random starts and masks are the same every time, so only the network
-    differs: the one in training, not the average of an EMAHook. Training is
+    the percentage of the images that the network, not the average of an
+    EMAHook, classifies correctly without attack and wrongly under it, and
+    ``threat_model.eps``, unless :class:`AttackScheduleHook` logs it. Steps are
+    iterations. Random starts and masks are always the same, and training is
     bit for bit what it is without the hook. A picture that fails, as with a
     full disk, is logged as an error, and training goes on.
 

@@ -51,9 +51,8 @@ class AttackScheduleHook(Hook):
             training does not use the setting or does not allow a value.
 
     Example:
-        >>> dict(type='m2at_mm.AttackScheduleHook', schedules=[
-        ...     dict(param='threat_model.eps', values=['0/255', '8/255'],
-        ...          milestones=[0, 10])])
+        >>> dict(param='threat_model.eps', values=['0/255', '8/255'],
+        ...      milestones=[0, 10])
     """
 
     def __init__(self, schedules: Sequence[dict[str, Any]]) -> None:

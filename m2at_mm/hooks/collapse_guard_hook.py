@@ -31,8 +31,8 @@ _ITERS_BETWEEN_READINGS = 10
 class CollapseGuardHook(Hook):
     """Watch for the ways in which adversarial training fails.
 
-    After each ``interval`` epochs or iterations the network is attacked on
-    the same few images, by FGSM from the clean image and by PGD:
+    Regularly the network is attacked on the same few images, by FGSM from the
+    clean image and by PGD:
 
     - catastrophic overfitting (arXiv 2001.03994): the accuracy under PGD is
       below half of that under FGSM, and more than ``max_gap`` points lower;
@@ -40,8 +40,8 @@ class CollapseGuardHook(Hook):
       ``patience`` or after it was better once.
 
     A loss that is not finite is noticed after at most 10 iterations, and
-    always before a check, a checkpoint or a validation; unless the training
-    can go back, it ends with an error. All failures are logged as errors.
+    before a check, a checkpoint or a validation; unless the training can go
+    back, it ends with an error. All failures are logged as errors.
 
     Args:
         action (str): ``'warn'``: training goes on. ``'stop'``: it ends after

@@ -34,9 +34,8 @@ _KEY = 'preemption_ckpt'
 class PreemptionHook(Hook):
     """Save a checkpoint and end with exit code 143 on SIGTERM.
 
-    Schedulers like Slurm send SIGTERM some time before they kill a job. The
-    iteration is finished first, and accumulated gradients are applied. In a
-    validation the run ends at once if the epoch's checkpoint is there, else
+    The iteration is finished first, and accumulated gradients are applied. In
+    a validation the run ends at once if the epoch's checkpoint is there, else
     after it. A second SIGTERM ends the process as without this hook. With
     :class:`m2at_mm.ResumableEpochTrainLoop` and
     :class:`m2at_mm.RNGStateHook`, ``--resume`` goes on with the next batch.
@@ -156,8 +155,8 @@ def _save(runner: Runner) -> None:
 def end_with_parent(dataloader: DataLoader[Any]) -> None:
     """Let the workers of a dataloader end by SIGTERM of their parent alone.
 
-    One that ended by a scheduler's would let the dataloader raise before the
-    training can save. Workers that run already, or on macOS, stay as before.
+    Otherwise it would raise before the training can save. Workers that run
+    already, or on macOS, stay as before.
     """
     if hasattr(signal, 'sigwaitinfo'):
         stock = dataloader.worker_init_fn

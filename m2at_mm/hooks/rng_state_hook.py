@@ -20,10 +20,9 @@ _VALIDATED = 'validated_iter'
 class RNGStateHook(Hook):
     """Save all random streams with a checkpoint, and go on with them.
 
-    MMEngine restores the seed when it resumes, not the streams: the data come
-    in another order, and augmentations, random starts and masks are others.
-    With this hook a run that was interrupted equals the uninterrupted one, on
-    the CPU bit for bit. For that it
+    MMEngine restores the seed when it resumes, not the streams. With this
+    hook a run that was interrupted equals the uninterrupted one, on the CPU
+    bit for bit. For that it
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
       process, its running statistics, gradients that are being accumulated,
@@ -34,9 +33,8 @@ class RNGStateHook(Hook):
       seeds augmentations by epoch and image
       (:class:`m2at_mm.datasets.SeededPipeline`), and lets each process draw
       differently, also without ``randomness.diff_rank_seed``;
-    - validates with streams of their own, so that a validation doesn't change
-      the training after it, and repeats one that was due after the
-      checkpoint.
+    - validates with streams of their own, and repeats a validation that was
+      due after the checkpoint.
 
     From a checkpoint in the middle of an epoch, MMEngine begins the epoch
     anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on.

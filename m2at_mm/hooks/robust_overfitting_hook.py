@@ -16,18 +16,14 @@ _KEY = 'robust_history'
 class RobustOverfittingHook(Hook):
     """Compare the best and the last validation under attack.
 
-    Robust accuracy on images that were not trained on often falls again after
-    the learning rate does, while that on training images rises (robust
-    overfitting, arXiv 2002.11569). At the end of training this hook logs, for
-    each attack, the best and the last figure with their epochs, as a warning
+    Robust accuracy on held-out images often falls again after the learning
+    rate does (robust overfitting, arXiv 2002.11569). At the end of training
+    this hook logs the best and the last figure of each attack, as a warning
     where the last one is more than ``max_loss`` points lower.
 
     Args:
-        max_loss (float): In points of accuracy, not negative. By default
+        max_loss (float): In points of accuracy, at least 0. The default is
             above the noise of 1,000 images.
-
-    Raises:
-        ValueError: ``max_loss`` is negative.
     """
 
     def __init__(self, max_loss: float = 2.0) -> None:

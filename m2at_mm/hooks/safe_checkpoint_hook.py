@@ -33,14 +33,11 @@ class AtomicLocalBackend(LocalBackend):
 class SafeCheckpointHook(CheckpointHook):
     """MMEngine's CheckpointHook for runs that can end at any moment.
 
-    MMEngine removes the last checkpoint, and the best one, before it writes
-    the next, and writes into the file that a resumed run will read. Here a
-    checkpoint of a local folder is written beside, then renamed, and outdated
-    ones go last: a kill or a full disk leaves whole ones.
-
-    Every checkpoint holds tensors and built-in types only, so it loads into
-    stock mmpretrain with ``weights_only=True``, this package not imported.
-    The arguments are those of :class:`mmengine.hooks.CheckpointHook`.
+    A checkpoint of a local folder is written beside, then renamed, and
+    outdated ones go last: a kill or a full disk leaves whole ones. It holds
+    tensors and built-in types only, so it loads into stock mmpretrain with
+    ``weights_only=True``, this package not imported. Arguments: see
+    :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
         OSError: A checkpoint cannot be written, as on a full disk.

@@ -49,12 +49,11 @@ _MOST_UNREAD = 1000
 class RuntimeInfoHook(StockRuntimeInfoHook):
     """MMEngine's RuntimeInfoHook without waiting for a GPU.
 
-    The stock hook reads each logged value in each iteration, so host and GPU
-    wait for each other. This hook keeps the values on their device and reads
-    them together, when a LoggerHook is about to log, at the end of an epoch,
-    before a validation and before a checkpoint. What is logged and saved is
-    the same. A hook that reads ``train/loss`` from the message hub at another
-    time finds the value of the last log.
+    The stock hook reads each logged value in each iteration. This one keeps
+    them on their device and reads them together, when a LoggerHook is about
+    to log, at the end of an epoch, before a validation and before a
+    checkpoint. What is logged and saved is the same. At other times a hook
+    finds the value of the last log in the message hub.
     """
 
     def __init__(self) -> None:
@@ -116,11 +115,9 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
 class SyncBuffersHook(StockSyncBuffersHook):
     """Average the running statistics of all processes where they are used.
 
-    Each process updates those of its batch norms from its own images, and a
-    checkpoint holds those of the first process. MMEngine's hook of this name
-    averages them after an epoch, and before a validation inside one; this one
-    also before a checkpoint by iteration, and also those of average weights
-    (EMAHook). With one process it does nothing.
+    MMEngine's hook averages them after an epoch and before a validation
+    inside one; this one also before a checkpoint by iteration, and also those
+    of average weights (EMAHook). With one process it does nothing.
     """
 
     def before_train(self, runner: Runner) -> None:

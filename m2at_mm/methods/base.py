@@ -112,8 +112,8 @@ class Method:
     ) -> dict[str, Tensor]:
         """The losses of a batch; by default, those on the training batch.
 
-        MMEngine sums the entries whose name contains ``loss`` and logs the
-        others, the accuracy in per cent by the unmixed label among them.
+        MMEngine sums the entries with ``loss`` in their name and logs the
+        others, like the accuracy in per cent by the unmixed label.
         """
         batch = self.training_batch(model, attack, images, target)
         losses, logits = model.supervised_loss(batch.images, batch.target)

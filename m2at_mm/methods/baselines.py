@@ -46,9 +46,9 @@ class PGDAT(Method):
 class TRADES(Method):
     """CE(f(x), y) + beta * KL(f(x) || f(x')), arXiv 1901.08573, equation 5.
 
-    x' maximises the same divergence from x + 0.001 * N(0, 1), with the train
-    attack ``dict(type='m2at_mm.PGD', loss='kl', noise_std=0.001)``. ``beta``
-    is at least 0, by default the authors' choice for CIFAR-10.
+    x' maximises the same divergence from x + 0.001 * N(0, 1): train attack
+    ``dict(type='m2at_mm.PGD', loss='kl', noise_std=0.001)``. ``beta`` >= 0 is
+    by default the authors' for CIFAR-10.
     """
 
     beta: float = 6.0
@@ -59,7 +59,6 @@ class TRADES(Method):
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
         losses, clean = supervised_logits(model, images, target)
         logits = model(adversarial)
@@ -80,7 +79,7 @@ class MART(Method):
 
         BCE(f(x'), y) = CE(f(x'), y) - log(1 - max_{k != y} p_k(x')).
 
-    ``beta`` is at least 0, by default the authors' choice for CIFAR-10.
+    ``beta`` >= 0 is by default the authors' for CIFAR-10.
     """
 
     beta: float = 5.0
@@ -92,7 +91,6 @@ class MART(Method):
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
         clean = model(images)
         losses, logits = supervised_logits(model, adversarial, target)
@@ -139,7 +137,6 @@ class AVmixup(Method):
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> TrainingBatch:
-        """See :meth:`Method.training_batch`."""
         adversarial = attack(model, images, target)
         vertex = (images + self.gamma * (adversarial - images)).clamp(0, 1)
         weight = self.draw(images)
@@ -169,10 +166,9 @@ class Mixup(NamedTuple):
 class IAT(Method):
     """Mean of the mixup losses on clean and on adversarial images.
 
-    Interpolated Adversarial Training, arXiv 1906.06784: clean images and
-    those of PGD are mixed, each with a ratio lam ~ Beta(1, 1) and partners of
-    their own. The training batch is the mixed adversarial images; the truth
-    of their accuracy is the label of the larger part.
+    Interpolated Adversarial Training, arXiv 1906.06784: both are mixed, with
+    a ratio lam ~ Beta(1, 1) and partners of their own. The training batch is
+    the mixed adversarial images, whose truth is the label of the larger part.
     """
 
     changes_labels = True
@@ -195,13 +191,11 @@ class IAT(Method):
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> TrainingBatch:
-        """See :meth:`Method.training_batch`."""
         return self._batches(model, attack, images, target)[1]
 
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         one, other = self._batches(model, attack, images, target)
         clean, _ = model.supervised_loss(one.images, one.target)
         mixed, logits = supervised_logits(model, other.images, other.target)
@@ -219,9 +213,9 @@ def _draw_mixup(images: Tensor) -> Mixup:
 class FreeAT(Method):
     """CE(f(x + d), y), where one backward pass serves weights and d.
 
-    Adversarial Training for Free, arXiv 1904.12843, algorithm 1: each batch is
-    trained on m times by :class:`m2at_mm.RepeatedBatchTrainLoop`, d moves by
-    eps each time, and the last d of a batch is the first of the next one.
+    Adversarial Training for Free, arXiv 1904.12843, algorithm 1: with
+    :class:`m2at_mm.RepeatedBatchTrainLoop` d moves by eps in each repetition
+    of a batch, and its last d is the first of the next one.
     """
 
     needs_attack = False
@@ -238,7 +232,6 @@ class FreeAT(Method):
         return {k: v for k, v in state.items() if v is not None}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """See :meth:`Method.load_state_dict`."""
         self._perturbation, self._leaf = state.get('perturbation'), None
         gradient = state.get('gradient')
         if gradient is not None:

@@ -31,8 +31,8 @@ def rectangle_mask(
 ) -> Tensor:
     """One rectangle of ones per mask, shape (num, 1, height, width) (ours).
 
-    As in CutMix (arXiv 1905.04899, appendix A): the centre is uniform, the
-    sides are sqrt(1 - u) of the image's with u ~ U(0, 1).
+    Centre uniform, sides sqrt(1 - u) of the image's with u ~ U(0, 1), as in
+    CutMix (arXiv 1905.04899, appendix A).
     """
     side = (1 - torch.rand(num, device=device)).sqrt()
     rows, columns = _interval(height, side), _interval(width, side)
@@ -128,11 +128,9 @@ def mask_and_mix(
         k  = lam*M + (1-lam)*(1-M)    s = mean(k)
         x~ = clip(x + scale*k*d)      t~ = (1-s)*t_c + s*t_p
 
-    The scale, the base labels and the clip to [0, 1] are ours. With
-    ``draws.partner``, x2 and t2 come from another image of the batch (ours).
-
-    The images, clean and adversarial, are in [0, 1], shape (N, C, H, W), and
-    the target is probabilities, shape (N, K). See :class:`M2AT` for settings.
+    Scale, base labels, clip and ``draws.partner``, another image of the batch
+    for x2 and t2, are ours. Images are in [0, 1], shape (N, C, H, W), the
+    target is probabilities, shape (N, K). See :class:`M2AT` for settings.
     """
     check_choice('label_order', label_order, LABEL_ORDERS)
     mask, ratio, partner = draws
@@ -164,8 +162,6 @@ def mask_and_mix(
 class M2AT(Method):
     """Masking and Mixing Adversarial Training (arXiv 2302.08066).
 
-    The network trains on images that :func:`mask_and_mix` makes.
-
     Args:
         mask (str): ``'rectangle'`` as CutMix draws it, ``'pixel'`` for
             independent pixels, or ``'patch'`` for a grid of patches.
@@ -182,9 +178,6 @@ class M2AT(Method):
             ``'batch'``: the second is from a permuted batch (ours).
         consistency (float): Weight of KL(f(x) || f(x~)), the loss of TRADES
             with the training image (ours). Not with ``pairing='batch'``.
-
-    Example:
-        >>> dict(type='m2at_mm.M2AT', scale=2.0, perturbed_label=0.8)
     """
 
     mask: str = 'rectangle'
@@ -246,7 +239,6 @@ class M2AT(Method):
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> TrainingBatch:
-        """See :meth:`Method.training_batch`."""
         adversarial = attack(model, images, target)
         scores = one_hot(target, model.num_classes)
         mixed = self.mix(images, adversarial, scores, self.draw(images))
@@ -257,7 +249,6 @@ class M2AT(Method):
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         if not self.consistency:
             return super().loss(model, attack, images, target)
         batch = self.training_batch(model, attack, images, target)

@@ -28,8 +28,7 @@ _PGD10 = dict(type='m2at_mm.PGD', steps=10)  # of a quarter of the radius
 class AdversarialClassifier(BaseModel):
     """An mmpretrain classifier that trains and validates under attack.
 
-    It keeps its own head, loss, preprocessing settings and checkpoint format:
-    the state dict's keys are the plain classifier's in both directions, and
+    The state dict's keys are the plain classifier's in both directions, and
     attributes that the wrapper lacks are the classifier's. Images are RGB in
     [0, 1], of shape (N, C, H, W).
 
@@ -44,8 +43,8 @@ class AdversarialClassifier(BaseModel):
             ``predict`` also runs, for :class:`m2at_mm.RobustAccuracy`; an
             empty dict for none. None is the same PGD as ``pgd10``.
         label_smoothing (float): Share of each training target that is spread
-            evenly over all classes, in [0, 1). It changes what is learnt, not
-            what the attack is given. Up to 0.2 is usual (arXiv 2010.00467).
+            evenly over all classes, in [0, 1), not of what the attack is
+            given. Up to 0.2 is usual (arXiv 2010.00467).
         data_preprocessor (dict, optional): Preprocessing settings; None takes
             those of the classifier's config.
         init_cfg (dict, optional): See MMEngine's ``BaseModule``.
@@ -53,10 +52,6 @@ class AdversarialClassifier(BaseModel):
     Raises:
         ValueError: The head cannot be attacked, or the settings make soft
             targets, and method or loss take labels only.
-
-    Example:
-        >>> model = dict(_delete_=True, classifier=_base_.model,
-        ...              type='m2at_mm.AdversarialClassifier')
     """
 
     # For the type checker, which takes a module's children for tensors.

@@ -75,10 +75,9 @@ def losses_and_logits(
 ) -> tuple[dict[str, Tensor], Tensor | None]:
     """The classifier's own losses on normalised images, and the logits.
 
-    The logits, of shape (N, K), are those of the same forward pass and of the
-    attacked function, also where the loss adds a margin to them; None if the
-    head is not called. The distilled LeViT and EfficientFormer learn from the
-    average of their two heads' logits, as mmpretrain's DeiT does.
+    The logits, of shape (N, K), are those of the same forward pass, without
+    the margin that a loss may add; None if the head is not called. Distilled
+    LeViT and EfficientFormer learn from the average of their two heads'.
     """
     num, head = len(inputs), getattr(classifier, 'head', None)
     if num == 1 and _squeezes(classifier, inputs):
