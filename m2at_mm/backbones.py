@@ -73,20 +73,19 @@ class _Block(nn.Module):
 class PreActivationNet(BaseBackbone):
     """Stem, stages of blocks and a last normalisation.
 
-    The layers have the names of the published networks, so that their
-    checkpoints fit after renaming. Each stage but the first has twice the
-    ``width`` and half the size of the one before; an ``expansion`` of the
-    width above 1 makes its blocks bottlenecks.
+    The layers have the names of the published networks. Each stage but the
+    first has twice the ``width`` and half the size of the one before; an
+    ``expansion`` of the width above 1 makes its blocks bottlenecks.
 
     Args:
         frozen_stages (int): Number of stages that are not trained, besides
-            the stem; 0 is the stem alone. Defaults to -1, nothing frozen.
-        norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
+            the stem; 0 is the stem alone, -1 nothing.
+        norm_eval (bool): Keep batch norm in eval mode.
         norm_cfg (dict, optional): Normalisation. Defaults to batch norm.
         act_cfg (dict, optional): Activation. Defaults to ReLU.
         init_cfg (dict | list[dict], optional): Initial weights. Defaults to
             Kaiming's by fan-out.
-        in_channels (int): Channels of the images. Defaults to 3.
+        in_channels (int): Channels of the images.
     """
 
     # Names of layers; behind a dot, that of what is inside.
@@ -162,10 +161,9 @@ class PreActivationNet(BaseBackbone):
 class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     """Pre-activation ResNet (arXiv 1603.05027) for images of 32x32.
 
-    The network of the robust-overfitting work (arXiv 2002.11569): a 3x3 stem
-    without pooling, shortcuts from the activated input, and a last
-    normalisation before the pooling. It gives one feature map, an eighth of
-    the image's size, with 8 times ``base_channels``, 32 times for depth 50.
+    The network of the robust-overfitting work (arXiv 2002.11569). It gives one
+    feature map, an eighth of the image's size, with 8 times ``base_channels``,
+    32 times for depth 50.
 
     Args:
         depth (int): 18, 34 or 50. Defaults to 18.

@@ -74,16 +74,16 @@ class RandomCropAndFlip:
 class AdversarialDataPreprocessor(ClsDataPreprocessor):
     """Gives images in [0, 1]; normalising them is a separate step.
 
-    It takes the settings of :class:`mmpretrain.models.ClsDataPreprocessor`,
-    but for ``pad_size_divisor``. The attacked function begins with
-    :meth:`normalize`. Labels come as a list of ``DataSample`` or, in training,
-    as :class:`m2at_mm.structures.BatchLabels`.
+    The attacked function begins with :meth:`normalize`. Labels come as a list
+    of ``DataSample`` or, in training, as
+    :class:`m2at_mm.structures.BatchLabels`.
 
     Args:
         augment (dict, optional): Random crops and flips of training batches,
             on the device and before all else: the arguments of
-            :class:`RandomCropAndFlip`. Defaults to None.
-        **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`.
+            :class:`RandomCropAndFlip`.
+        **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`, but for
+            ``pad_size_divisor``.
     """
 
     #: Memory layout of the batches; convolutions are faster in this one.
@@ -246,7 +246,7 @@ def take_over_preprocessing(
     """Move the preprocessing settings from a classifier to its wrapper.
 
     As in a stock config, those inside go before the top-level ones, but for
-    crops and flips, and ``train_cfg`` holds batch augmentations.
+    ``augment``, and ``train_cfg`` holds batch augmentations.
 
     Raises:
         ValueError: The preprocessor is for another task.

@@ -21,9 +21,8 @@ __all__ = ['AWPAmpOptimWrapper', 'AWPOptimWrapper']
 class LossReplay:
     """Records one call of an adversarial classifier's loss, and repeats it.
 
-    The repetition has the adversarial images that were found and the same
-    draws, but the weights as they are then. Buffers, like batch norm's
-    running statistics, are updated once.
+    The repetition has the same adversarial images and draws, but the weights
+    as they are then. Buffers are updated once.
     """
 
     def __init__(self, model: AdversarialClassifier) -> None:

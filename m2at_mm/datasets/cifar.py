@@ -38,18 +38,16 @@ DOWNLOAD_TIMEOUT = 30.0
 class CIFAR10(WholeBatches, _CIFAR10):
     """mmpretrain's CIFAR-10 with a validation split, also from image files.
 
-    ``val`` is a fixed, class-balanced part of the training images, which
-    ``train`` never contains. The data under ``data_root`` are either the
-    official files or an image folder; intact official files come first::
+    ``val`` is a fixed, class-balanced part of the training images, without
+    which ``train`` is. The data are official files, or else image files::
 
         data_root/cifar-10-batches-py/data_batch_1 ...
         data_root/{train,test}/<class>/*.{png,jpg,jpeg,bmp}
 
-    Samples of an image folder, and of ``val`` in any case, take turns over
-    the classes, so that ``indices=N`` gives a balanced first N. Of a folder
-    only the images that the split and ``indices`` ask for are read. A sample
-    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
-    Further arguments are mmpretrain's and those of :class:`WholeBatches`.
+    Samples of image files, and of ``val``, take turns over the classes, so
+    that ``indices=N`` gives a balanced first N, and only these files are read.
+    A sample has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and
+    ``gt_label``. Further arguments: see mmpretrain, :class:`WholeBatches`.
 
     Args:
         split (str): 'train', 'val' or 'test'. Defaults to 'train'.

@@ -15,11 +15,10 @@ from m2at_mm.registry import DATASETS
 class Digits(WholeBatches):
     """The 1,797 handwritten digits inside scikit-learn, in CIFAR's shape.
 
-    The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. The
-    split is fixed: 'train' has 1,297 images, 'val' 200 and 'test' 300, the
-    latter two with equally many of each class. Samples are in the order and
-    form of :class:`CIFAR10`, arguments as of :class:`WholeBatches`. An
-    ImportError tells where scikit-learn is not installed.
+    The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. Of the
+    fixed split, 'train' has 1,297 images, 'val' 200 and 'test' 300, the latter
+    two class-balanced. Samples are in the order and form of :class:`CIFAR10`,
+    arguments as of :class:`WholeBatches`.
     """
 
     METAINFO = {'classes': tuple('0123456789')}

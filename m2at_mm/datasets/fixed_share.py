@@ -23,15 +23,14 @@ class FixedShareBatchSampler(Sampler[list[int]]):
         sampler=dict(type='DefaultSampler', shuffle=True),
         batch_sampler=dict(type='m2at_mm.FixedShareBatchSampler'),
 
-    The sampler, a DefaultSampler or an InfiniteSampler, orders the original
-    images and divides them among the processes as usual. The generated ones
-    are drawn with replacement, as in the code of arXiv 2103.01946 and
-    2302.04638, each process from a part of its own, by seed, epoch and
-    process alone. A last batch that the original images do not fill is
-    filled up with the first ones of the epoch.
+    The sampler orders the original images and divides them among the
+    processes. The generated ones are drawn with replacement, as in the code of
+    arXiv 2103.01946 and 2302.04638, each process from a part of its own, by
+    seed and epoch. The first original images of the epoch fill up its last
+    batch.
 
     Args:
-        sampler (Sampler): Built by MMEngine from ``sampler``.
+        sampler (DefaultSampler | InfiniteSampler): Built by MMEngine.
         batch_size (int): Images in a batch of one process.
         original_share (float): Share of original images in a batch, in
             (0, 1), rounded to the nearest number of images. Defaults to 0.3.

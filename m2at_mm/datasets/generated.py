@@ -19,9 +19,8 @@ class GeneratedImages(WholeBatches):
     """Images of a generative model, from an ``.npz`` as they are published.
 
     The file has ``image``, RGB in 0..255, uint8, shape (N, H, W, 3), and
-    ``label``, integers of shape (N, ). It is mapped into memory, so that an
-    image costs memory only while it is used, and must be uncompressed. A
-    sample has ``img``, uint8 of shape (H, W, 3), and ``gt_label``.
+    ``label``, integers of shape (N, ). It is mapped into memory, so it must be
+    uncompressed. A sample has ``img`` and ``gt_label``.
 
     Args:
         ann_file (str): Path of the ``.npz``, relative to ``data_root`` if
@@ -49,7 +48,7 @@ class GeneratedImages(WholeBatches):
         return samples
 
     def get_gt_labels(self) -> np.ndarray:
-        """The class of each image, shape (len(self), ), mapped as well."""
+        """See :meth:`WholeBatches.get_gt_labels`; mapped as well."""
         self.full_init()
         if not isinstance(self.data_list, _MappedSamples):  # chosen one by one
             return super().get_gt_labels()
@@ -61,12 +60,12 @@ class GeneratedImages(WholeBatches):
 class OriginalAndGenerated(ConcatDataset):
     """The original training images, and behind them generated ones.
 
-    It gives whole batches if both datasets do. How many of each kind are in
-    a batch is up to :class:`FixedShareBatchSampler`.
+    It gives whole batches if both datasets do, for
+    :class:`FixedShareBatchSampler`.
 
     Args:
         original (dict): Config of the dataset of the original images.
-        generated (dict): Config of the dataset of the generated images, like
+        generated (dict): That of the generated ones, like
             :class:`GeneratedImages`. Classes, ``pipeline`` and
             ``whole_batches`` are those of ``original`` if left out.
         lazy_init (bool): Whether to read no data yet. Defaults to False.

@@ -14,8 +14,8 @@ def stratified_split(
 ) -> list[np.ndarray]:
     """Split samples by labels, (N, ), to parts of ``sizes`` of every class.
 
-    Ascending indices of each part and of the rest. The n-th sample of a class
-    always goes to the same part, however the classes are interleaved.
+    Ascending indices of each part and of the rest. Where the n-th sample of a
+    class goes does not depend on the other classes.
     """
     rng = np.random.RandomState(_SPLIT_SEED)
     parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]

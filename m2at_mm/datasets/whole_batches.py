@@ -15,11 +15,9 @@ from m2at_mm.structures import BatchLabels
 class WholeBatches(BaseDataset):
     """Mixin of datasets whose images are in memory and of one size.
 
-    With ``whole_batches`` a dataloader gets all pixels of a batch in one
-    tensor and all labels in one object: no Python object per sample is
-    transformed, collated and sent from a worker. Random crops and flips are
-    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`,
-    and a ValueError tells of transforms in the pipeline. It is fastest with
+    With ``whole_batches`` no Python object per sample is transformed, collated
+    and sent from a worker. Random crops and flips are then those of
+    :class:`m2at_mm.AdversarialDataPreprocessor`. It is fastest with
     ``serialize_data=False``. A single sample, and with it a wrapper like
     ``ConcatDataset``, gives what it always gave.
 
