@@ -38,8 +38,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Run a script, which an error ends with a line instead of a traceback.
 
-    The traceback goes to the log file if the run has one already, and to the
-    screen with ``--debug``.
+    The traceback goes to the log file of a run, with ``--debug`` to the screen.
     """
     try:
         main()
@@ -146,10 +145,8 @@ def set_work_dir(
 def use_amp(cfg: Config) -> None:
     """Switch a config, all else merged, to automatic mixed precision.
 
-    float16 by default, as in mmpretrain. With
-    ``optim_wrapper.dtype='bfloat16'``, whose range is that of float32, the
-    loss is not scaled: after each scaled iteration the host reads whether a
-    gradient overflowed, for which it waits for the GPU.
+    float16 by default. With ``optim_wrapper.dtype='bfloat16'``, which has the
+    range of float32, the loss is not scaled: the host need not wait.
 
     Raises:
         ValueError: The config has a wrapper that is neither of MMEngine's.
@@ -168,10 +165,7 @@ def use_amp(cfg: Config) -> None:
 
 
 def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Merge what :func:`add_common_arguments` read, last of all.
-
-    What a dataloader's config leaves open gets mmpretrain's defaults.
-    """
+    """Merge the command line, and mmpretrain's defaults for dataloaders."""
     cfg.launcher = args.launcher
     cfg.merge_from_dict(args.cfg_options or {})
     stop_workers = getattr(args, 'no_persistent_workers', False)

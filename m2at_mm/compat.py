@@ -1,7 +1,7 @@
 """What MMEngine 0.10 needs on the PyTorch of today, and version checks.
 
-Checkpoints are still loaded with ``weights_only=True``; only the harmless
-types that MMEngine itself writes are allow-listed.
+Checkpoints still load with ``weights_only=True``: MMEngine's own harmless
+types alone are allow-listed.
 """
 
 import re
@@ -34,8 +34,6 @@ _FOREIGN_WARNINGS = (
 
 def apply() -> None:
     """Check the installed packages and make MMEngine's checkpoints loadable.
-
-    Called once by ``import m2at_mm``; calling it again changes nothing.
 
     Raises:
         ImportError: Packages are missing or not supported; it names them all.

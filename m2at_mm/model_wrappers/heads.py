@@ -60,10 +60,7 @@ def needs_plain_layout(classifier: nn.Module) -> bool:
 
 
 def classifier_logits(classifier: Any, inputs: Tensor) -> Tensor:
-    """The logits that a classifier predicts from, shape (N, K).
-
-    Conformer's two heads are added and LeViT's averaged, also in train mode.
-    """
+    """The logits that a classifier predicts from, (N, K), in any mode."""
     with _trainable(classifier):
         scores = logits_of(lambda x: classifier(x, mode='tensor'), inputs)
     logits: Tensor = _joined(getattr(classifier, 'head', None), scores)
@@ -259,8 +256,6 @@ def trainable_target(
     target: Tensor, accepted: AcceptedTargets, method: Method
 ) -> Tensor:
     """Labels of shape (N, ), or probabilities of shape (N, K) as floats.
-
-    Integers of shape (N, K) are one-hot labels.
 
     Raises:
         ValueError: Probabilities are given to what takes labels only.

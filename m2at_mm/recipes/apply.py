@@ -39,10 +39,7 @@ def is_adversarial(cfg: Config) -> bool:
 
 
 def why_refused(cfg: Config) -> str | None:
-    """Why a config can't train adversarially, None if it can.
-
-    The text has the reason and the remedy, and no full stop.
-    """
+    """Why a config can't train adversarially, and the remedy, if any."""
     if not cfg.get('model'):
         return 'the config has no model: give a classification config'
     if is_adversarial(cfg):
@@ -118,8 +115,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     The model is wrapped in an ``AdversarialClassifier`` with the recipe's
     threat model, attacks and method. The best checkpoint is chosen by robust
     accuracy, on images held out of the training set where mmpretrain's
-    dataset has no validation split. The rest stays the config's own; only a
-    recipe for fine-tuning brings a schedule.
+    dataset has no validation split. The rest, but for a fine-tuning recipe's
+    schedule, stays the config's own.
 
     For images of more than 64 pixels the radius becomes 4/255, with steps in
     proportion. M2AT's masks are made of a vision transformer's patches, and
@@ -133,8 +130,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
             ``threat_model=dict(eps='4/255')``.
 
     Raises:
-        ValueError: There is no such recipe, the config is adversarial
-            already, or it is none of single-label classification.
+        ValueError: There is no such recipe, or the config is adversarial
+            already or none of single-label classification.
     """
     check_choice('recipe', name, recipe_names())
     reason = why_refused(cfg)

@@ -98,10 +98,9 @@ def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
 
 
 def token_size(classifier: ConfigDict) -> int | None:
-    """Side in pixels of the patches that a network cuts an image into.
+    """Side in pixels, at least 8, of the square patches that a network uses.
 
-    None where a config names no such patches, oblong ones, or ones below 8
-    pixels.
+    None where the config names none.
     """
     backbone = inner_backbone(classifier)
     size: Any = None
@@ -126,10 +125,7 @@ def model_class(kind: Any) -> Any | None:
 
 
 def constructor_defaults(kind: Any | None) -> dict[str, Any]:
-    """Names and defaults of a class's arguments, its bases' included.
-
-    Where there is no default, it is ``inspect.Parameter.empty``.
-    """
+    """Names and defaults (``Parameter.empty``: none) of all arguments."""
     found: dict[str, Any] = {}
     for base in kind.__mro__ if kind is not None else ():
         parameters = inspect.signature(base.__init__).parameters

@@ -25,8 +25,8 @@ _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
-    Its random streams, the method's state, gradients that are being
-    accumulated, and with several processes its running statistics.
+    Random streams, the method's state, accumulated gradients, and with several
+    processes running statistics.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)

@@ -9,9 +9,8 @@ from mmengine.runner import Runner
 def roll_back(runner: Runner, path: str) -> None:
     """Load weights, average weights, optimiser and loss scaler.
 
-    Epochs, learning rates, data, random streams and what early stopping and
-    schedulers by a metric have seen are not rewound. The checkpoint must hold
-    the optimiser's state.
+    All else goes on: epochs, learning rates, data, random streams, and what
+    early stopping and schedulers by a metric have seen.
     """
     optimizer = runner.optim_wrapper
     # The schedule's, which schedulers change step by step.

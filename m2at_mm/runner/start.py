@@ -32,11 +32,7 @@ def connect_processes(
     MMEngine 0.10 calls ``torch.cuda.set_device`` also without a GPU. And
     processes that torchrun has restarted look for the addresses of the dead
     ones (PyTorch 2.11 and 2.14, where the store of the rendezvous is shared).
-
-    Args:
-        launcher (str): The ``--launcher`` of the tools.
-        dist_cfg (Mapping, optional): ``env_cfg.dist_cfg`` of the config, with
-            ``backend`` on GPUs and ``timeout`` in seconds.
+    ``dist_cfg`` has ``backend`` for GPUs and ``timeout`` in seconds.
 
     Raises:
         RuntimeError: The launcher needs GPUs, or torchrun's environment.
@@ -78,10 +74,7 @@ def connect_processes(
 
 
 def resume_after_restart(cfg: Config) -> None:
-    """Resume from the work dir where torchrun has restarted the processes.
-
-    The config is changed in place. Without a checkpoint the run begins anew.
-    """
+    """Resume from the work dir, if it can, where torchrun has restarted us."""
     if _restarts() and Path(cfg.work_dir, 'last_checkpoint').is_file():
         cfg.resume, cfg.load_from = True, None
 
@@ -138,9 +131,9 @@ def _is_for_the_screen(record: logging.LogRecord) -> bool:
 
 
 def show_head(runner: Runner, what: str, loader: str, **more: Any) -> None:
-    """Log in a few lines ``what`` runs: network, data, threat model, results.
+    """Log in a few lines ``what`` runs, on the 'train' or 'test' ``loader``.
 
-    ``loader`` is 'train' or 'test'; ``more`` is text or settings of a config.
+    ``more`` is text or settings of a config.
     """
     cfg, model = runner.cfg, runner.model
     model = model.module if is_model_wrapper(model) else model

@@ -25,10 +25,9 @@ from m2at_mm.registry import LOOPS
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     """MMEngine's epochs, resumed at the batch after the checkpoint.
 
-    MMEngine begins the epoch of a checkpoint that was saved by iteration anew;
-    this loop skips the batches that were trained on. With
-    :class:`m2at_mm.RNGStateHook` the rest of the epoch is that of a run that
-    was never interrupted.
+    MMEngine begins the epoch anew; this loop skips the batches that are done.
+    With :class:`m2at_mm.RNGStateHook` the rest is that of a run that was never
+    interrupted.
     """
 
     def run_epoch(self) -> None:
@@ -50,14 +49,13 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     """Train on each batch several times before the next one is loaded.
 
     For free adversarial training, see :class:`m2at_mm.FreeAT`. An epoch has
-    ``repeats`` times as many iterations as there are batches, so the authors
-    divide the number of epochs by it. Schedulers that are converted from
-    epochs to iterations (``convert_to_iter_based``) count batches.
+    ``repeats`` times as many iterations as batches, so the authors divide the
+    number of epochs by it. Schedulers that are converted from epochs to
+    iterations (``convert_to_iter_based``) count batches.
 
     Args:
         *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
-        repeats (int): Times that a batch is trained on, at least 1; 8 is the
-            m of arXiv 1904.12843 for CIFAR-10.
+        repeats (int): At least 1; 8 is the m of arXiv 1904.12843 for CIFAR-10.
         **kwargs (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
