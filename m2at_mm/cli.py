@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Run a script, which an error ends with a line instead of a traceback.
 
-    The traceback goes to the log file of a run, with ``--debug`` to the screen.
+    The traceback is in the log file of a run, and shown with ``--debug``.
     """
     try:
         main()

@@ -17,11 +17,7 @@ from mmengine.logging import print_log
 from mmengine.utils import scandir
 from mmpretrain.datasets import CIFAR10 as _CIFAR10
 from mmpretrain.datasets import CIFAR100 as _CIFAR100
-from mmpretrain.datasets.utils import (
-    check_integrity,
-    download_and_extract_archive,
-    extract_archive,
-)
+from mmpretrain.datasets import utils
 
 from m2at_mm.checks import check_choice, check_count
 from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
@@ -189,14 +185,15 @@ class CIFAR10(WholeBatches, _CIFAR10):
         # On the same disk, and hidden until all of it is there.
         with TemporaryDirectory(dir=above, prefix='.download-') as tmp:
             archive = str(root / self.filename)
-            if check_integrity(archive, self.tgz_md5):
-                extract_archive(archive, tmp)
+            if utils.check_integrity(archive, self.tgz_md5):
+                utils.extract_archive(archive, tmp)
             else:
                 before = socket.getdefaulttimeout()
                 socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
                 settings = dict(filename=self.filename, md5=self.tgz_md5)
+                load = utils.download_and_extract_archive
                 try:
-                    download_and_extract_archive(self.url, tmp, **settings)
+                    load(self.url, tmp, **settings)
                 finally:
                     socket.setdefaulttimeout(before)
             target = root / self.base_folder

@@ -7,8 +7,12 @@ from .input_check_hook import InputCheckHook
 from .preemption_hook import PreemptionHook
 from .rng_state_hook import RNGStateHook
 from .robust_overfitting_hook import RobustOverfittingHook
-from .safe_checkpoint_hook import SafeCheckpointHook
-from .stock_hooks import AveragedWeightsHook, RuntimeInfoHook, SyncBuffersHook
+from .stock_hooks import (
+    AveragedWeightsHook,
+    RuntimeInfoHook,
+    SafeCheckpointHook,
+    SyncBuffersHook,
+)
 
 __all__ = [
     'AdversarialVisualizationHook',

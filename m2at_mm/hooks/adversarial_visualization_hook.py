@@ -15,6 +15,7 @@ from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from m2at_mm import visualization as vis
 from m2at_mm.attacks import attack_mode, own_random_stream
 from m2at_mm.checks import check_count
 from m2at_mm.hooks.watched_images import watched_batches, watched_loader
@@ -22,11 +23,6 @@ from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import random_streams, set_random_streams
 from m2at_mm.runner.train_loops import refuse_epochs
-from m2at_mm.visualization import (
-    TrainingImages,
-    draw_training_images,
-    figure_pixels,
-)
 
 # No slash: MMEngine's local backend makes a file of the name.
 _PICTURE = 'training_images'
@@ -146,7 +142,7 @@ class AdversarialVisualizationHook(Hook):
                 f'{type(error).__name__}: {error}'
             )
 
-    def _look(self, runner: Runner) -> list[TrainingImages]:
+    def _look(self, runner: Runner) -> list[vis.TrainingImages]:
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         self._batches = self._batches or watched_batches(
@@ -154,18 +150,20 @@ class AdversarialVisualizationHook(Hook):
         )
         with attack_mode(model), own_random_stream(device, 0):
             return [
-                TrainingImages.of(model, *(one.to(device) for one in batch))
+                vis.TrainingImages.of(
+                    model, *(one.to(device) for one in batch)
+                )
                 for batch in self._batches
             ]
 
 
 def _add_picture(
-    runner: Runner, picture: TrainingImages, note: str, step: int
+    runner: Runner, picture: vis.TrainingImages, note: str, step: int
 ) -> None:
     dataset = watched_loader(runner).dataset
     classes = getattr(dataset, 'metainfo', {}).get('classes')
-    figure = draw_training_images(picture, classes, note)
-    runner.visualizer.add_image(_PICTURE, figure_pixels(figure), step)
+    figure = vis.draw_training_images(picture, classes, note)
+    runner.visualizer.add_image(_PICTURE, vis.figure_pixels(figure), step)
     for backend in runner.visualizer._vis_backends.values():
         # OpenCV, by which MMEngine writes pictures, tells of no failure.
         if type(backend) is LocalVisBackend:

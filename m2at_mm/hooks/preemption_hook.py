@@ -21,7 +21,7 @@ from m2at_mm.checks import check_count
 from m2at_mm.files import name_last_checkpoint
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
-from m2at_mm.hooks.safe_checkpoint_hook import ATOMIC_LOCAL
+from m2at_mm.hooks.stock_hooks import ATOMIC_LOCAL
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.train_loops import is_training
 

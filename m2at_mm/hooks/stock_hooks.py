@@ -1,16 +1,21 @@
 """MMEngine's hooks in the form that adversarial training needs."""
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce_params
-from mmengine.hooks import EMAHook, LoggerHook
+from mmengine.dist import all_reduce_params, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
+from mmengine.hooks import CheckpointHook, EMAHook, LoggerHook
 from mmengine.hooks import RuntimeInfoHook as StockRuntimeInfoHook
 from mmengine.hooks import SyncBuffersHook as StockSyncBuffersHook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from m2at_mm.files import name_last_checkpoint, replace_file
 from m2at_mm.registry import HOOKS
+from m2at_mm.runner.process_state import make_plain, restore
 from m2at_mm.runner.train_loops import checkpoint_follows, counts_epochs
 
 
@@ -145,3 +150,143 @@ class SyncBuffersHook(StockSyncBuffersHook):
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 all_reduce_params(hook.ema_model.module.buffers(), op='mean')
+
+
+#: Name of the storage backend that never leaves half a file.
+ATOMIC_LOCAL = 'm2at_mm.atomic_local'
+# Of the weights, in a published copy's name.
+_HASH = '[0-9a-f]' * 8
+_OUTDATED = 'outdated_ckpts'
+
+
+@register_backend(ATOMIC_LOCAL)
+class AtomicLocalBackend(LocalBackend):
+    """MMEngine's local files, where ``put`` never leaves half a file."""
+
+    def put(self, obj: bytes, filepath: str | Path) -> None:
+        replace_file(filepath, obj)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """MMEngine's CheckpointHook for runs that can end at any moment.
+
+    A checkpoint of a local folder is written beside, then renamed, and
+    outdated ones go last: a kill or a full disk leaves whole ones. It holds
+    tensors and built-in types only, so it loads into stock mmpretrain with
+    ``weights_only=True``, this package not imported. Arguments: see
+    :class:`mmengine.hooks.CheckpointHook`.
+
+    Raises:
+        OSError: A checkpoint cannot be written, as on a full disk.
+    """
+
+    backend_args: dict[str, Any] | None
+    file_backend: Any = None
+    _outdated: list[str]
+
+    def before_train(self, runner: Runner) -> None:
+        if self.backend_args is None and self.file_client_args is None:
+            where = self.out_dir or runner.work_dir
+            if type(get_file_backend(where)) is LocalBackend:
+                self.backend_args = dict(backend=ATOMIC_LOCAL)
+        super().before_train(runner)
+        if self.by_epoch and not counts_epochs(runner):
+            runner.logger.warning(
+                'checkpoints are saved by epoch, but the training loop counts '
+                'iterations: there is none before the end. Set '
+                'default_hooks.checkpoint.by_epoch=False and interval'
+            )
+        known = runner.message_hub.runtime_info
+        self._outdated = list(known.get(_OUTDATED, []))
+        # In each checkpoint, so that a resumed run removes them.
+        runner.message_hub.update_info(_OUTDATED, self._outdated)
+        self.file_backend = _Postponing(self.file_backend, self._outdated)
+        self._remove_outdated()
+        last = known.get('last_ckpt')
+        if last is not None and self.file_backend.isfile(last):
+            # Of the run that goes on: it may be the last one of all.
+            self.last_ckpt = last
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        """Save only what ``weights_only=True`` loads, without this package."""
+        # MMEngine's OneCycleLR puts its curve, a function, into its state; a
+        # scheduler that goes on has its own.
+        parts = checkpoint.get('param_schedulers', [])
+        parts = parts.values() if isinstance(parts, dict) else [parts]
+        for state in itertools.chain(*parts):
+            for key in [key for key in state if callable(state[key])]:
+                del state[key]
+        make_plain(checkpoint)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Any) -> None:
+        restore(checkpoint)
+
+    # With _save_best_checkpoint the only one of MMEngine's methods that writes
+    # or removes checkpoints in training. As there, but the old one goes last.
+    def _save_checkpoint_with_step(
+        self, runner: Runner, step: int, meta: dict[str, Any]
+    ) -> None:
+        hub = runner.message_hub
+        if self.max_keep_ckpts > 0 and step not in [*self.keep_ckpt_ids][-1:]:
+            ids = self.keep_ckpt_ids
+            if len(ids) == self.max_keep_ckpts:
+                self._outdated.append(self._path(ids.popleft()))
+            ids.append(step)
+            hub.update_info('keep_ckpt_ids', list(ids))
+        self.last_ckpt = self._path(step)
+        hub.update_info('last_ckpt', self.last_ckpt)
+        runner.save_checkpoint(
+            self.out_dir,
+            self.filename_tmpl.format(step),
+            self.file_client_args,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        if is_main_process():
+            name_last_checkpoint(runner.work_dir, self.last_ckpt)
+        self._remove_outdated()
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Any) -> None:
+        # Without training, in runner.val(), there is nothing to save.
+        if self.file_backend is not None:
+            super()._save_best_checkpoint(runner, metrics)
+            self._remove_outdated()
+
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        """As in CheckpointHook, in place of an earlier copy of the same."""
+        path = Path(ckpt_path)
+        earlier = set(path.parent.glob(f'{path.stem}-{_HASH}.pth'))
+        super()._publish_model(runner, ckpt_path)
+        if is_main_process():
+            copies = set(path.parent.glob(f'{path.stem}-{_HASH}.pth'))
+            for copy in earlier if copies > earlier else ():
+                copy.unlink()
+
+    def _path(self, step: int) -> str:
+        name = self.filename_tmpl.format(step)
+        return str(self.file_backend.join_path(self.out_dir, name))
+
+    def _remove_outdated(self) -> None:
+        backend = self.file_backend.backend
+        for path in self._outdated if is_main_process() else ():
+            if backend.isfile(path):
+                backend.remove(path)
+            elif backend.isdir(path):  # as DeepSpeed saves them
+                backend.rmtree(path)
+        self._outdated.clear()
+
+
+class _Postponing:
+    """A file backend that notes the files that it is told to remove."""
+
+    def __init__(self, backend: Any, outdated: list[str]) -> None:
+        self.backend = backend
+        self.remove = self.rmtree = outdated.append
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backend, name)

@@ -9,16 +9,8 @@ from torch import Tensor
 from m2at_mm.attacks.losses import kl_divergence
 from m2at_mm.attacks.threat_model import unit_direction
 from m2at_mm.checks import check_number
-from m2at_mm.methods.base import (
-    BoundAttack,
-    Method,
-    Model,
-    TrainingBatch,
-    accuracy,
-    one_hot,
-    smooth_labels,
-    supervised_logits,
-)
+from m2at_mm.methods import base
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -60,12 +52,12 @@ class TRADES(Method):
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
         adversarial = attack(model, images, target)
-        losses, clean = supervised_logits(model, images, target)
+        losses, clean = base.supervised_logits(model, images, target)
         logits = model(adversarial)
         return dict(
             losses,
             loss_consistency=self.beta * kl_divergence(logits, clean).mean(),
-            adversarial_accuracy=accuracy(logits, target),
+            adversarial_accuracy=base.accuracy(logits, target),
         )
 
 
@@ -93,7 +85,7 @@ class MART(Method):
     ) -> dict[str, Tensor]:
         adversarial = attack(model, images, target)
         clean = model(images)
-        losses, logits = supervised_logits(model, adversarial, target)
+        losses, logits = base.supervised_logits(model, adversarial, target)
         label = target.unsqueeze(1)
         others = logits.softmax(1).scatter(1, label, 0).amax(1)
         # The guards against log(0) are those of the authors' code.
@@ -104,7 +96,7 @@ class MART(Method):
             losses,
             loss_margin=margin.mean(),
             loss_consistency=self.beta * (divergence * unsure).mean(),
-            adversarial_accuracy=accuracy(logits, target),
+            adversarial_accuracy=base.accuracy(logits, target),
         )
 
 
@@ -142,9 +134,12 @@ class AVmixup(Method):
         weight = self.draw(images)
         share = weight.view(-1, 1, 1, 1)
         mixed = share * images + (1 - share) * vertex
-        share, labels = weight[:, None], one_hot(target, model.num_classes)
-        clean = smooth_labels(labels, self.clean_label)
-        other = smooth_labels(labels, self.vertex_label)
+        share, labels = (
+            weight[:, None],
+            base.one_hot(target, model.num_classes),
+        )
+        clean = base.smooth_labels(labels, self.clean_label)
+        other = base.smooth_labels(labels, self.vertex_label)
         soft = share * clean + (1 - share) * other
         return TrainingBatch(mixed, soft, dict(kept_share=(1 - weight).mean()))
 
@@ -182,7 +177,7 @@ class IAT(Method):
     ) -> list[TrainingBatch]:
         """The mixed clean images, and the mixed adversarial ones."""
         adversarial = attack(model, images, target)
-        labels = one_hot(target, model.num_classes)
+        labels = base.one_hot(target, model.num_classes)
         return [
             TrainingBatch(mixup.apply(part), mixup.apply(labels))
             for mixup, part in zip(self.draw(images), (images, adversarial))
@@ -198,10 +193,10 @@ class IAT(Method):
     ) -> dict[str, Tensor]:
         one, other = self._batches(model, attack, images, target)
         clean, _ = model.supervised_loss(one.images, one.target)
-        mixed, logits = supervised_logits(model, other.images, other.target)
+        inputs, truth = other.images, other.target
+        mixed, logits = base.supervised_logits(model, inputs, truth)
         losses = {k: (clean[k] + mixed[k]) / 2 for k in clean if 'loss' in k}
-        truth = other.target
-        return dict(losses, adversarial_accuracy=accuracy(logits, truth))
+        return dict(losses, adversarial_accuracy=base.accuracy(logits, truth))
 
 
 def _draw_mixup(images: Tensor) -> Mixup:

@@ -9,16 +9,8 @@ from torch import Tensor
 
 from m2at_mm.attacks.losses import kl_divergence
 from m2at_mm.checks import check_choice, check_count, check_number
-from m2at_mm.methods.base import (
-    BoundAttack,
-    Method,
-    Model,
-    TrainingBatch,
-    accuracy,
-    one_hot,
-    smooth_labels,
-    supervised_logits,
-)
+from m2at_mm.methods import base
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
 from m2at_mm.registry import TASK_UTILS
 
 MASKS = ('rectangle', 'pixel', 'patch')
@@ -138,8 +130,8 @@ def mask_and_mix(
     first, second = lam * mask, (1 - lam) * (1 - mask)  # what x1, x2 keep
     keep_map = first + second
     perturbation = adversarial - images
-    clean = smooth_labels(target, clean_label)
-    perturbed = smooth_labels(target, perturbed_label)
+    clean = base.smooth_labels(target, clean_label)
+    perturbed = base.smooth_labels(target, perturbed_label)
     if label_order == 'literal':
         clean, perturbed = perturbed, clean
     share = keep_map.mean((1, 2, 3))
@@ -240,7 +232,7 @@ class M2AT(Method):
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> TrainingBatch:
         adversarial = attack(model, images, target)
-        scores = one_hot(target, model.num_classes)
+        scores = base.one_hot(target, model.num_classes)
         mixed = self.mix(images, adversarial, scores, self.draw(images))
         target = mixed.target if self.changes_labels else target
         log = dict(kept_share=mixed.kept_share.mean())
@@ -252,11 +244,13 @@ class M2AT(Method):
         if not self.consistency:
             return super().loss(model, attack, images, target)
         batch = self.training_batch(model, attack, images, target)
-        losses, logits = supervised_logits(model, batch.images, batch.target)
+        losses, logits = base.supervised_logits(
+            model, batch.images, batch.target
+        )
         divergence = kl_divergence(logits, model(images)).mean()
         return dict(
             losses,
             loss_consistency=self.consistency * divergence,
-            adversarial_accuracy=accuracy(logits, target),
+            adversarial_accuracy=base.accuracy(logits, target),
             **batch.log,
         )
