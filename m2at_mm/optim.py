@@ -30,7 +30,7 @@ class LossReplay:
         self._call: tuple[Tensor, Tensor] | None = None
 
     def __enter__(self) -> LossReplay:
-        self.model.loss_replay = self
+        self.model.loss_replay = self.record
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -157,22 +157,15 @@ class AWPOptimWrapper(OptimWrapper):
     @contextmanager
     def _perturbed(self, model: nn.Module, loss: Tensor) -> Iterator[None]:
         """The weights w + v inside, and exactly w again after."""
-        weights = [
-            parameter
-            for parameter in model.parameters()
-            if parameter.requires_grad and parameter.ndim > 1
-        ]
+        every = model.parameters()
+        weights = [p for p in every if p.requires_grad and p.ndim > 1]
         # The perturbation does not depend on the scale, but half precision
         # underflows without it.
         scaler = getattr(self, 'loss_scaler', None)
         scaled = loss if scaler is None else scaler.scale(loss)
-        gradients = [
-            torch.zeros_like(weight) if gradient is None else gradient
-            for weight, gradient in zip(
-                weights,
-                torch.autograd.grad(scaled, weights, allow_unused=True),
-            )
-        ]
+        gradients = torch.autograd.grad(
+            scaled, weights, materialize_grads=True
+        )
         dist.all_reduce_params(gradients, op='mean')
         kept = [weight.detach().clone() for weight in weights]
         try:

@@ -70,12 +70,18 @@ class FixedShareBatchSampler(Sampler[list[int]]):
                 "dataset=dict(type='m2at_mm.OriginalAndGenerated', ...)"
             )
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
-        self.num_original = _count(batch_size, original_share)
+        count = self.num_original = round(batch_size * original_share)
+        if not 0 < count < batch_size:
+            raise ValueError(
+                f'original_share={original_share} of {batch_size=} gives '
+                f'{count} original and {batch_size - count} generated images '
+                'in a batch: choose a larger batch_size, or a share that '
+                'leaves at least one of each'
+            )
         self.num_generated = len(dataset.datasets[1])
         # Of the original images alone; its seed and epoch are set from here.
-        self.sampler = type(sampler)(
-            dataset.datasets[0], shuffle=sampler.shuffle, seed=sampler.seed
-        )
+        how = dict(shuffle=sampler.shuffle, seed=sampler.seed)
+        self.sampler = type(sampler)(dataset.datasets[0], **how)
 
     def __len__(self) -> int:
         needed: int = -(-len(self.sampler) // self.num_original)
@@ -95,16 +101,3 @@ class FixedShareBatchSampler(Sampler[list[int]]):
             generated = rank + world_size * rng.integers(own, size=drawn)
             generated = len(self.sampler.dataset) + generated % number
             yield rng.permutation([*original, *generated]).tolist()
-
-
-def _count(batch_size: int, share: float) -> int:
-    """The original images in a batch."""
-    count = round(batch_size * share)
-    if not 0 < count < batch_size:
-        raise ValueError(
-            f'original_share={share} of batch_size={batch_size} gives '
-            f'{count} original and {batch_size - count} generated images in '
-            'a batch: choose a larger batch_size, or a share that leaves at '
-            'least one of each'
-        )
-    return count

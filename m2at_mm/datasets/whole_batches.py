@@ -59,13 +59,10 @@ class WholeBatches(BaseDataset):
         self.full_init()
         return np.array([sample['gt_label'] for sample in self.data_list])
 
-    def _copy_without_annotation(self, memo: Any = None) -> 'WholeBatches':
+    def _copy_without_annotation(self, memo: Any = None) -> Any:
         # The parent's memo outlives the call: a later copy could get what an
         # earlier one, since freed, had at the same address.
-        copied: WholeBatches = super()._copy_without_annotation(
-            {} if memo is None else memo
-        )
-        return copied
+        return super()._copy_without_annotation({} if memo is None else memo)
 
     def check_pipeline(self) -> None:
         """Refuse transforms, which whole batches would pass by."""

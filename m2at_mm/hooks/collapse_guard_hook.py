@@ -140,11 +140,8 @@ class CollapseGuardHook(Hook):
                 first = torch.minimum(first, self._first_bad)
             self._first_bad = first
         check = not self.by_epoch and done % self.interval == 0
-        if (
-            check
-            or done % _ITERS_BETWEEN_READINGS == 0
-            or train_loops.saves_or_validates(runner, done)
-        ):
+        often = done % _ITERS_BETWEEN_READINGS == 0
+        if check or often or train_loops.saves_or_validates(runner, done):
             self.look_at_losses(runner)
         if check:
             self._check(runner, 'iteration', done)

@@ -172,9 +172,8 @@ def _pretrained(model: nn.Module) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         given = getattr(module, 'init_cfg', None) or ()
-        for init in (
-            [given] if isinstance(given, dict) else filter(None, given)
-        ):
+        inits = [given] if isinstance(given, dict) else filter(None, given)
+        for init in inits:
             if type_name(init['type']) in ('Pretrained', 'PretrainedInit'):
                 found[name] = str(init.get('checkpoint', ''))
     return found

@@ -95,11 +95,9 @@ class PreemptionHook(Hook):
         done = runner.iter + 1
         self._look_at_checkpoint(runner, done)
         interval = self.interval if dist.get_world_size() > 1 else 1
+        due = self.every_n_train_iters(runner, interval)
         # Gradients that are being accumulated are in no checkpoint.
-        if (
-            self.every_n_train_iters(runner, interval)
-            and runner.optim_wrapper.should_update()
-        ):
+        if due and runner.optim_wrapper.should_update():
             asked = torch.tensor(float(self._asked))
             dist.all_reduce(asked, 'max')
             if asked:

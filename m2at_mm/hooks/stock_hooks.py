@@ -32,18 +32,14 @@ class AveragedWeightsHook(EMAHook):
             decay of 0.995 in each iteration (arXiv 2103.01946).
         update_buffers (bool): Whether batch norm's running statistics are
             averaged as well. Defaults to True.
-        **kwargs (Any): See ``EMAHook``.
+        **kw (Any): See ``EMAHook``.
     """
 
     def __init__(
-        self,
-        momentum: float = 0.005,
-        update_buffers: bool = True,
-        **kwargs: Any,
+        self, momentum: float = 0.005, update_buffers: bool = True, **kw: Any
     ) -> None:
-        super().__init__(
-            momentum=momentum, update_buffers=update_buffers, **kwargs
-        )
+        ours = dict(momentum=momentum, update_buffers=update_buffers)
+        super().__init__(**ours, **kw)
 
 
 # Iterations after which all is read where nothing is logged.
@@ -65,11 +61,7 @@ class RuntimeInfoHook(StockRuntimeInfoHook):
         self._unread: list[dict[str, Any]] = []
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
+        self, runner: Runner, batch_idx: int, outputs: Any = None, **_: Any
     ) -> None:
         kept = dict(outputs or {})
         for name, value in kept.items():

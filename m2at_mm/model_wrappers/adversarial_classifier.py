@@ -1,5 +1,6 @@
 """The wrapper that makes any mmpretrain classifier train adversarially."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from m2at_mm.attacks import Attack, ThreatModel, differentiable_checkpoints
 from m2at_mm.attacks.logits import at_entrance, predicted_labels
 from m2at_mm.attacks.losses import hard_labels
-from m2at_mm.checks import check_number
+from m2at_mm.checks import check_choice, check_number
 from m2at_mm.data_preprocessors import take_over_preprocessing
 from m2at_mm.methods import Method, one_hot
 from m2at_mm.model_wrappers import heads
@@ -57,8 +58,8 @@ class AdversarialClassifier(BaseModel):
     # For the type checker, which takes a module's children for tensors.
     classifier: Any
     data_preprocessor: Any
-    #: A ``LossReplay`` while an optimiser wrapper needs the loss twice.
-    loss_replay: Any = None
+    #: ``LossReplay.record`` while an optimiser wrapper needs the loss twice.
+    loss_replay: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
 
     def __init__(
         self,
@@ -130,17 +131,13 @@ class AdversarialClassifier(BaseModel):
         self, inputs: Tensor, data_samples: Labels = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give."""
-        if mode == 'tensor':
-            return heads.classifier_logits(
-                self.classifier, self._network_input(inputs)
-            )
+        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
             return self.predict(inputs, data_samples)
-        raise ValueError(
-            f"mode={mode!r} is unknown: choose 'tensor', 'loss' or 'predict'"
-        )
+        inputs = self._network_input(inputs)
+        return heads.classifier_logits(self.classifier, inputs)
 
     def loss(self, inputs: Tensor, data_samples: Labels) -> dict[str, Tensor]:
         """The method's losses of a batch, see :meth:`Method.loss`."""
@@ -155,9 +152,7 @@ class AdversarialClassifier(BaseModel):
         )
         with differentiable_checkpoints():
             if self.loss_replay is not None:
-                losses: dict[str, Tensor]
-                losses = self.loss_replay.record(inputs, target)
-                return losses
+                return self.loss_replay(inputs, target)
             attack = self.attack_in_training
             return self.method.loss(self, attack, inputs, target)
 
@@ -213,9 +208,8 @@ class AdversarialClassifier(BaseModel):
 
     def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
         """The classifier's features of images in [0, 1]."""
-        return self.classifier.extract_feat(
-            self._network_input(inputs), **kwargs
-        )
+        inputs = self._network_input(inputs)
+        return self.classifier.extract_feat(inputs, **kwargs)
 
     def _network_input(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the classifier takes them, normalised."""

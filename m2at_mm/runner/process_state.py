@@ -92,8 +92,7 @@ def set_hook_states(runner: Runner, states: dict[str, Any]) -> None:
     """Go on from what :func:`hook_states` gave, for hooks still there."""
     for name, hook in _named_hooks(runner):
         if name in states and isinstance(hook, EarlyStoppingHook):
-            hook.wait_count = int(states[name]['wait_count'])
-            hook.best_score = states[name]['best_score']
+            vars(hook).update(states[name])
         elif name in states:
             hook.load_state_dict(states[name])
 
