@@ -19,6 +19,7 @@ from m2at_mm.runner.start import build_runner as build_runner
 from m2at_mm.runner.start import build_trained_runner as build_trained_runner
 from m2at_mm.runner.start import show_head as show_head
 
+GOES_ON = 'Stopped at any time, the same command goes on where it was.'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 

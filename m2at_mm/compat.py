@@ -80,17 +80,11 @@ def _allow_mmengine_checkpoints() -> None:
     # PyTorch refuses since 2.6 unless they are allow-listed.
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
     logged = ('float64', 'float32', 'int64', 'int32', 'bool')
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            multiarray._reconstruct,
-            multiarray.scalar,
-            *(type(np.dtype(name)) for name in logged),
-            (_statistics_method, 'builtins.getattr'),
-        ]
-    )
+    known: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
+    known += [multiarray._reconstruct, multiarray.scalar]
+    known += [type(np.dtype(name)) for name in logged]
+    known.append((_statistics_method, 'builtins.getattr'))
+    torch.serialization.add_safe_globals(known)
 
 
 def _statistics_method(owner: Any, name: str) -> Any:

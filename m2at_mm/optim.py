@@ -162,10 +162,8 @@ class AWPOptimWrapper(OptimWrapper):
         # The perturbation does not depend on the scale, but half precision
         # underflows without it.
         scaler = getattr(self, 'loss_scaler', None)
-        scaled = loss if scaler is None else scaler.scale(loss)
-        gradients = torch.autograd.grad(
-            scaled, weights, materialize_grads=True
-        )
+        loss = loss if scaler is None else scaler.scale(loss)
+        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         dist.all_reduce_params(gradients, op='mean')
         kept = [weight.detach().clone() for weight in weights]
         try:

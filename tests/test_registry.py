@@ -23,7 +23,7 @@ NAMES = {
     'RobustnessTestLoop',
     'METRICS': 'RobustAccuracy',
     'HOOKS': 'AdversarialVisualizationHook AttackScheduleHook '
-    'CollapseGuardHook InputCheckHook PreemptionHook RNGStateHook '
+    'AveragedWeightsHook CollapseGuardHook InputCheckHook PreemptionHook RNGStateHook '
     'RobustOverfittingHook RuntimeInfoHook SafeCheckpointHook '
     'SyncBuffersHook',
     'DATASETS': 'CIFAR10 CIFAR100 Digits GeneratedImages OriginalAndGenerated',

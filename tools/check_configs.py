@@ -57,9 +57,8 @@ def run_all(
 def _run(config: str, recipe: str, images: Path, seconds: float) -> Outcome:
     context = multiprocessing.get_context('fork')
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(
-        target=_report, args=(sender, config, recipe, images)
-    )
+    given = (sender, config, recipe, images)
+    process = context.Process(target=_report, args=given)
     process.start()
     sender.close()  # so that the other end's closing is noticed
     try:
@@ -168,13 +167,10 @@ def write_digits(folder: Path) -> None:
 
 def identity(args: argparse.Namespace) -> dict[str, str]:
     """What all outcomes of a file have in common."""
-    return dict(
-        recipe=args.recipe,
-        images=str(args.images or 'the embedded digits'),
-        mmpretrain=mmpretrain.__version__,
-        mmengine=mmengine.__version__,
-        torch=torch.__version__,
-    )
+    packages = (mmpretrain, mmengine, torch)
+    versions = {one.__name__: one.__version__ for one in packages}
+    images = str(args.images or 'the embedded digits')
+    return dict(recipe=args.recipe, images=images, **versions)
 
 
 def load_done(args: argparse.Namespace) -> dict[str, Outcome]:

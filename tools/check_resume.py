@@ -48,11 +48,8 @@ def differences(first: Path, second: Path) -> list[str]:
             content.pop('meta', None)  # dates and the config's text
         found += [f'{name}: {where}' for where in _unequal(*pair)]
     lines, others = _log(first), _log(second)
-    steps = [
-        key
-        for key in sorted(lines.keys() | others.keys())
-        if lines.get(key) != others.get(key)
-    ]
+    every = sorted(lines.keys() | others.keys())
+    steps = [key for key in every if lines.get(key) != others.get(key)]
     return found + ([f'logs at {steps[:5]}'] if steps else [])
 
 
@@ -117,12 +114,9 @@ def start(command: Sequence[str], work_dir: Path) -> Process:
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / 'output.txt').open('a') as output:
-        return subprocess.Popen(
-            [sys.executable, *command, '--work-dir', str(work_dir)],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        words = [sys.executable, *command, '--work-dir', str(work_dir)]
+        both: Any = dict(stdout=output, stderr=subprocess.STDOUT)
+        return subprocess.Popen(words, **both, start_new_session=True)
 
 
 def run_to_end(command: Sequence[str], work_dir: Path) -> None:
@@ -173,10 +167,8 @@ def kill_and_resume(
 
 def count_lines(work_dir: Path) -> int:
     """Lines in the logs of all starts, 0 before the first one."""
-    return sum(
-        path.read_bytes().count(b'\n')
-        for path in work_dir.glob('*/vis_data/scalars.json')
-    )
+    logs = work_dir.glob('*/vis_data/scalars.json')
+    return sum(path.read_bytes().count(b'\n') for path in logs)
 
 
 def _is_writing(work_dir: Path) -> bool:

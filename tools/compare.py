@@ -26,10 +26,7 @@ TOOLS = Path(__file__).resolve().parent
 
 
 def parse_args() -> argparse.Namespace:
-    parser = cli.Parser(
-        description=__doc__,
-        epilog='Stopped at any time, the same command goes on where it was.',
-    )
+    parser = cli.Parser(description=__doc__, epilog=cli.GOES_ON)
     add = parser.add_argument
     add('plan', type=Path, help='config with runs, seeds, common, evaluation')
     add('--work-dir', type=Path, required=True, help='folder of the runs')
@@ -105,10 +102,8 @@ def _validation(log: RunLog) -> dict[str, float] | None:
     if log.selected is None or log.best_and_last is None:
         return None
     points = log.validation[log.selected]
-    return {
-        name: points[position]
-        for name, position in zip(('best', 'last'), log.best_and_last)
-    }
+    places = zip(('best', 'last'), log.best_and_last)
+    return {name: points[place] for name, place in places}
 
 
 def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:

@@ -55,12 +55,9 @@ class Digits(WholeBatches):
 
 def _to_rgb(values: np.ndarray) -> np.ndarray:
     """Scale 64 values in 0..16 to a 32x32 RGB image in 0..255."""
-    gray = mmcv.imresize(
-        (values * (255 / 16)).astype(np.float32).reshape(8, 8),
-        (32, 32),
-        interpolation='bicubic',
-        backend='cv2',
-    )
+    small = (values * (255 / 16)).astype(np.float32).reshape(8, 8)
+    how = dict(interpolation='bicubic', backend='cv2')
+    gray = mmcv.imresize(small, (32, 32), **how)
     # Bicubic interpolation overshoots at edges.
     gray = gray.round().clip(0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)

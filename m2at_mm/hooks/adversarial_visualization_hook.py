@@ -150,10 +150,8 @@ class AdversarialVisualizationHook(Hook):
         )
         with attack_mode(model), own_random_stream(device, 0):
             return [
-                vis.TrainingImages.of(
-                    model, *(one.to(device) for one in batch)
-                )
-                for batch in self._batches
+                vis.TrainingImages.of(model, *(one.to(device) for one in pair))
+                for pair in self._batches
             ]
 
 

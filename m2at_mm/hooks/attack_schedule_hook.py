@@ -154,9 +154,7 @@ class _Schedule:
         if owner is not None and part in _OWNERS:
             known = _arguments(type(owner))
         if name not in known or not hasattr(owner, name):
-            has = (
-                f', {type(owner).__name__} has {list(known)}' if known else ''
-            )
+            has = f', {type(owner).__name__} has {list(known)}' * bool(known)
             raise ValueError(
                 f'param={self.param!r} is no setting of the model: only '
                 'numbers of its threat_model, train_attack and method, like '

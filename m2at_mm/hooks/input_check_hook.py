@@ -212,11 +212,9 @@ def _check_collation(loader: Any) -> None:
 
 def _check_augmented_once(runner: Runner) -> None:
     preprocessor = getattr(_network(runner), 'data_preprocessor', None)
-    names = {
-        name
-        for dataset in inner_datasets(runner.train_dataloader.dataset)
-        for name in _transforms(getattr(dataset, 'pipeline', None))
-    }
+    every = inner_datasets(runner.train_dataloader.dataset)
+    pipelines = [getattr(dataset, 'pipeline', None) for dataset in every]
+    names = {name for one in pipelines for name in _transforms(one)}
     twice = names & {'RandomCrop', 'RandomResizedCrop', 'RandomFlip'}
     if twice and getattr(preprocessor, 'augment', None) is not None:
         raise ValueError(

@@ -142,10 +142,8 @@ def _save(runner: Runner) -> None:
     name = f'preempted_iter_{runner.iter + 1}.pth'
     path = str(Path(runner.work_dir) / name)
     runner.message_hub.update_info(_KEY, path)
-    storage = dict(backend=ATOMIC_LOCAL)
-    runner.save_checkpoint(
-        runner.work_dir, name, by_epoch=False, backend_args=storage
-    )
+    how: Any = dict(by_epoch=False, backend_args=dict(backend=ATOMIC_LOCAL))
+    runner.save_checkpoint(runner.work_dir, name, **how)
     if dist.is_main_process():
         name_last_checkpoint(runner.work_dir, path)
 

@@ -33,11 +33,9 @@ class RobustOverfittingHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         if not is_training(runner):
             return
-        robust = {
-            name: float(value)
-            for name, value in (metrics or {}).items()
-            if name.startswith('robust/') and name != 'robust/clean'
-        }
+        found = (metrics or {}).items()
+        robust = {k: float(v) for k, v in found if k.startswith('robust/')}
+        robust.pop('robust/clean', None)
         step = runner.epoch if counts_epochs(runner) else runner.iter
         known = runner.message_hub.runtime_info.get(_KEY, {})
         runner.message_hub.update_info(_KEY, {**known, step: robust})

@@ -134,10 +134,8 @@ class AVmixup(Method):
         weight = self.draw(images)
         share = weight.view(-1, 1, 1, 1)
         mixed = share * images + (1 - share) * vertex
-        share, labels = (
-            weight[:, None],
-            base.one_hot(target, model.num_classes),
-        )
+        share = weight[:, None]
+        labels = base.one_hot(target, model.num_classes)
         clean = base.smooth_labels(labels, self.clean_label)
         other = base.smooth_labels(labels, self.vertex_label)
         soft = share * clean + (1 - share) * other

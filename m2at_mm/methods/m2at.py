@@ -244,9 +244,8 @@ class M2AT(Method):
         if not self.consistency:
             return super().loss(model, attack, images, target)
         batch = self.training_batch(model, attack, images, target)
-        losses, logits = base.supervised_logits(
-            model, batch.images, batch.target
-        )
+        mixed, soft = batch.images, batch.target
+        losses, logits = base.supervised_logits(model, mixed, soft)
         divergence = kl_divergence(logits, model(images)).mean()
         return dict(
             losses,

@@ -197,10 +197,8 @@ class AdversarialClassifier(BaseModel):
         target = stack_targets(data_samples, soft=False)
         if self.eval_attacks and target is not None:
             target = hard_labels(target.to(inputs.device))
-            labels = [
-                self._labels_under_attack(attack, inputs, target)
-                for attack in self.eval_attacks.values()
-            ]
+            attacks, under = self.eval_attacks, self._labels_under_attack
+            labels = [under(one, inputs, target) for one in attacks.values()]
             for sample, *those in zip(found, *labels):
                 predicted = dict(zip(self.eval_attacks, those))
                 sample.set_field(predicted, 'adversarial_pred_labels')

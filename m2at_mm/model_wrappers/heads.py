@@ -163,11 +163,8 @@ class AcceptedTargets(NamedTuple):
 
 def loss_modules(classifier: nn.Module) -> list[nn.Module]:
     """The modules that compute a classifier's losses."""
-    return [
-        module
-        for name, module in classifier.named_modules()
-        if name.rsplit('.', 1)[-1] == 'loss_module'
-    ]
+    named = classifier.named_modules()
+    return [m for name, m in named if f'.{name}'.endswith('.loss_module')]
 
 
 def accepted_targets(
@@ -178,10 +175,8 @@ def accepted_targets(
         return AcceptedTargets(True, True, True)
     # As mmpretrain's classifiers call it.
     averaged = not isinstance(classifier, TimmClassifier)
-    found = [
-        try_targets(module, num_classes, averaged)
-        for module in loss_modules(classifier)
-    ]
+    modules = loss_modules(classifier)
+    found = [try_targets(one, num_classes, averaged) for one in modules]
     return AcceptedTargets(*map(all, zip(*found)))
 
 

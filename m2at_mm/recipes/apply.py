@@ -83,9 +83,7 @@ def _why_model_refused(model: ConfigDict) -> str | None:
 
 
 # Hooks of MMEngine that ours replace.
-_STOCK_HOOKS = dict(
-    checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook'
-)
+_STOCK = dict(checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook')
 # mmpretrain datasets that have only train and test files; ours of the same
 # name hold a validation split out of the training files.
 _HELD_OUT = {'CIFAR10', 'CIFAR100'}
@@ -216,17 +214,14 @@ def _select_under_attack(cfg: Config) -> None:
         if cfg.get(f'{part}_cfg') is None:
             cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
         cfg[key] = _with_metric(cfg.get(key), runtime[key])
-    ours = {
-        name: hook
-        for name, hook in runtime.default_hooks.items()
-        if hook.type.startswith('m2at_mm.')
-    }
+    hooks = runtime.default_hooks.items()
+    ours = {k: hook for k, hook in hooks if hook.type.startswith('m2at_mm.')}
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
     given = cfg.get('default_hooks') or {}
-    for name, stock in _STOCK_HOOKS.items():
+    for name, stock in _STOCK.items():
         hook = given.get(name, {})
         if hook is None:
             ours.pop(name)  # switched off

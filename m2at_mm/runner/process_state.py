@@ -34,12 +34,11 @@ def process_state(model: nn.Module) -> dict[str, Any]:
     parameters = bare.named_parameters()
     gradients = {k: p.grad for k, p in parameters if p.grad is not None}
     buffers = dict(bare.named_buffers()) if get_world_size() > 1 else {}
-    return dict(
-        streams=random_streams(),
-        method=_on_cpu(kept),
-        gradients=_on_cpu(gradients),
-        buffers=_on_cpu(buffers),
-    )
+    tensors = dict(method=kept, gradients=gradients, buffers=buffers)
+    state: dict[str, Any] = dict(streams=random_streams())
+    for part, named in tensors.items():
+        state[part] = {k: one.detach().cpu() for k, one in named.items()}
+    return state
 
 
 def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
@@ -119,15 +118,10 @@ def _named_hooks(runner: Runner) -> Iterator[tuple[str, Any]]:
 
 def _state_of(hook: Any) -> Any:
     if isinstance(hook, EarlyStoppingHook):
-        return dict(
-            wait_count=hook.wait_count, best_score=float(hook.best_score)
-        )
+        waited, best = hook.wait_count, float(hook.best_score)
+        return dict(wait_count=waited, best_score=best)
     known = hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict')
     return hook.state_dict() if known else None
-
-
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu() for name, value in tensors.items()}
 
 
 # The parts that hold more than tensors, besides the message hub.

@@ -14,10 +14,8 @@ def roll_back(runner: Runner, path: str) -> None:
     """
     optimizer = runner.optim_wrapper
     # The schedule's, which schedulers change step by step.
-    settings = [
-        {name: value for name, value in group.items() if name != 'params'}
-        for group in optimizer.param_groups
-    ]
+    groups = optimizer.param_groups
+    settings = [{k: v for k, v in g.items() if k != 'params'} for g in groups]
     # Otherwise EMAHook takes the average weights for those in training.
     resume, runner._resume = runner._resume, True
     checkpoint = runner.load_checkpoint(path)

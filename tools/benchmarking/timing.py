@@ -16,15 +16,8 @@ from benchmarking.rivals import OURS, PlainLoop
 from m2at_mm.model_wrappers.distributed import bare_model
 
 #: The parts, in the order of an iteration.
-PARTS = (
-    'data',
-    'preprocessing',
-    'attack',
-    'mask and mix',
-    'loss and backward',
-    'optimiser',
-    'hooks',
-)
+PARTS = ['data', 'preprocessing', 'attack', 'mask and mix']
+PARTS += ['loss and backward', 'optimiser', 'hooks']
 # Of the model's training step, whose rest is loss and backward pass.
 _INSIDE = ('preprocessing', 'attack', 'mask and mix', 'optimiser')
 _STEP = 'training step'

@@ -65,12 +65,10 @@ class Plan:
 
     def __iter__(self) -> Iterator[Run]:
         """All methods with the first seed, then with the second, ..."""
-        seeds = {
-            name: run.get('seeds', self.seeds)
-            for name, run in self.runs.items()
-        }
+        runs = self.runs.items()
+        seeds = {name: run.get('seeds', self.seeds) for name, run in runs}
         for place in range(max(map(len, seeds.values()))):
-            for name, run in self.runs.items():
+            for name, run in runs:
                 for point, turned in _points(name, run.get('dial')):
                     if place < len(seeds[name]):
                         yield Run(

@@ -55,15 +55,13 @@ def pareto_front(entries: Sequence[Entry], robust: str) -> list[str]:
     robustness, like ``'worst_case'``.
     """
     points = [((e.mean['clean'], e.mean[robust]), e.name) for e in entries]
-    front = [
-        (own[0], name)
-        for own, name in points
+    return [
+        name
+        for own, name in sorted(points)
         if not any(
-            other[0] >= own[0] and other[1] >= own[1] and other != own
-            for other, _ in points
+            o != own and o[0] >= own[0] and o[1] >= own[1] for o, _ in points
         )
     ]
-    return [name for _, name in sorted(front)]
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -128,27 +126,20 @@ def plot_trade_off(
     groups |= {name: [name] for name in by_name if name not in joined}
     # Names stand beside the axes: close points would hide them.
     markers = itertools.cycle(MARKERS)
-    for label, names in groups.items():
-        parts = sorted((by_name[name] for name in names), key=_clean)
+    for name, names in groups.items():
+        parts = [by_name[one] for one in names]
+        parts.sort(key=lambda entry: entry.mean['clean'])
         x, y = ([e.mean[k] for e in parts] for k in ('clean', robust))
-        spread = dict(
-            xerr=[e.spread['clean'] for e in parts],
-            yerr=[e.spread[robust] for e in parts],
-        )
+        dx, dy = ([e.spread[k] for e in parts] for k in ('clean', robust))
         look = dict(linestyle='-' if len(parts) > 1 else '', capsize=2)
-        axes.errorbar(
-            x, y, **spread, **look, marker=next(markers), label=label
-        )
+        look |= dict(marker=next(markers), label=name)
+        axes.errorbar(x, y, dy, dx, **look)
     axes.set_xlabel('clean accuracy (%)')
     axes.set_ylabel(f'{robust.replace("_", " ")} accuracy (%)')
     figure.legend(loc='outside right center')
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-def _clean(entry: Entry) -> float:
-    return entry.mean['clean']
 
 
 RESAMPLES = 1000
