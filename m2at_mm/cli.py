@@ -5,6 +5,7 @@ import logging
 import os.path as osp
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -56,7 +57,6 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _log_traceback() -> str | None:
-    """Write the traceback to the current run's log file, if it has one."""
     logger = MMLogger.get_current_instance()
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
@@ -67,9 +67,7 @@ def _log_traceback() -> str | None:
     return None
 
 
-def add_common_arguments(
-    parser: argparse.ArgumentParser, config: str | None = None
-) -> None:
+def add_common_arguments(parser: Parser, config: str | None = None) -> None:
     """Add the config, which may have a default, and mmpretrain's options."""
     add = parser.add_argument
     text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
@@ -132,9 +130,7 @@ def model_config(cfg: Config) -> ConfigDict:
     return cfg.model
 
 
-def set_work_dir(
-    cfg: Config, args: argparse.Namespace, suffix: str = ''
-) -> None:
+def set_work_dir(cfg: Config, args: Namespace, suffix: str = '') -> None:
     """Set the work dir: the command line's, the config's, or by its name."""
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -165,7 +161,7 @@ def use_amp(cfg: Config) -> None:
     wrapper.setdefault('loss_scale', scale)
 
 
-def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
+def merge_common_options(cfg: Config, args: Namespace) -> None:
     """Merge the command line, and mmpretrain's defaults for dataloaders."""
     cfg.launcher = args.launcher
     cfg.merge_from_dict(args.cfg_options or {})

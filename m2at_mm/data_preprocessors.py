@@ -61,7 +61,6 @@ class RandomCropAndFlip:
         check_number('flip_prob', self.flip_prob, 0, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Draw and transform, see :func:`crop_and_flip`."""
         number, device = len(images), images.device
         tops, lefts = torch.randint(
             2 * self.crop_padding + 1, (2, number), device=device

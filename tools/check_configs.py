@@ -211,15 +211,13 @@ def describe(outcomes: list[Outcome], args: argparse.Namespace) -> str:
     )
 
 
-def save(
-    outcomes: list[Outcome], args: argparse.Namespace, page: bool
-) -> None:
+def save(found: list[Outcome], args: argparse.Namespace, page: bool) -> None:
     """Write the figures, and the page when all is done."""
-    configs = [asdict(one) for one in outcomes]
+    configs = [asdict(one) for one in found]
     figures = json.dumps(dict(identity(args), configs=configs), indent=2)
     write_text(args.out.with_suffix('.json'), figures + '\n')
     if page:
-        write_text(args.out, to_markdown(outcomes, describe(outcomes, args)))
+        write_text(args.out, to_markdown(found, describe(found, args)))
 
 
 def main() -> None:

@@ -177,7 +177,6 @@ class CIFAR10(WholeBatches, _CIFAR10):
         return paths, np.repeat(np.arange(len(names)), counts)
 
     def _download(self, place: str) -> None:
-        """Download the official files, or unpack them if they are there."""
         if '://' in place:
             raise RuntimeError('only a local folder can be filled')
         root = Path(place)

@@ -23,12 +23,10 @@ class Digits(WholeBatches):
 
     METAINFO = {'classes': tuple('0123456789')}
 
-    def __init__(
-        self, split: str = 'train', *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, split: str = 'train', *args: Any, **kw: Any) -> None:
         check_choice('split', split, SPLITS)
         self.split = split
-        super().__init__('', *args, **kwargs)
+        super().__init__('', *args, **kw)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Load the samples of the split."""

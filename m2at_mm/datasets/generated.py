@@ -192,7 +192,6 @@ def _map_npy(file: BinaryIO, at_random: bool) -> np.ndarray:
 def _problem(
     images: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> str | None:
-    """What is wrong with the arrays of a file, and the remedy."""
     pixels = images.dtype == np.uint8 and images.ndim == 4
     if not pixels or images.shape[3] != 3 or len(images) == 0:
         return (

@@ -67,7 +67,6 @@ class AdversarialVisualizationHook(Hook):
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what would show nothing, or hang."""
         if not runner.visualizer._vis_backends:
             raise ValueError(
                 'visualizer has no vis_backends, so pictures would get lost: '

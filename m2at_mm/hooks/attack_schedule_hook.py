@@ -136,7 +136,6 @@ class _Schedule:
             )
 
     def bind(self, model: Any) -> None:
-        """Find the setting, and refuse values that it does not allow."""
         part, _, self._name = self.param.rpartition('.')
         self.owner, self._kinds = getattr(model, part, None), {'float'}
         if self.param == 'label_smoothing' and hasattr(model, self.param):

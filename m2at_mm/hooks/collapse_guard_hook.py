@@ -238,7 +238,6 @@ class CollapseGuardHook(Hook):
         self._memory.update(sound=True, ckpt_before=last)
 
     def _go_back(self, runner: Runner) -> bool:
-        """Load the last sound checkpoint, if the action is that."""
         if not self._goes_back:
             return False
         memory, error = self._memory, runner.logger.error
@@ -262,5 +261,4 @@ class CollapseGuardHook(Hook):
 
 
 def _scale_step(model: Any, factor: float) -> None:
-    """Shorten the train attack's step, whatever sets its length."""
     model.train_attack.step_factor *= factor

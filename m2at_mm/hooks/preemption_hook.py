@@ -133,7 +133,6 @@ class PreemptionHook(Hook):
 
 
 def _save(runner: Runner) -> None:
-    """A checkpoint after the current iteration, in the work dir."""
     for hook in runner.hooks:
         if isinstance(hook, CollapseGuardHook):
             hook.look_at_losses(runner)

@@ -150,7 +150,6 @@ class RNGStateHook(Hook):
     # --- validation ---
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Validate with streams that depend on the seed alone."""
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
         self.gather(runner, at_epoch_end=in_epochs)

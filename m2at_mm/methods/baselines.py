@@ -173,7 +173,6 @@ class IAT(Method):
     def _batches(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> list[TrainingBatch]:
-        """The mixed clean images, and the mixed adversarial ones."""
         adversarial = attack(model, images, target)
         labels = base.one_hot(target, model.num_classes)
         return [

@@ -99,7 +99,6 @@ class AdversarialClassifier(BaseModel):
         self._fit_to_classifier()
 
     def _fit_to_classifier(self) -> None:
-        """Settings that depend on the network, its head and its loss."""
         head: Any = getattr(self.classifier, 'head', None)
         reason = heads.why_unsupported(type(head))
         if reason is not None:
@@ -221,7 +220,6 @@ class AdversarialClassifier(BaseModel):
         return depth
 
     def __getattr__(self, name: str) -> Any:
-        """What the wrapper lacks is the classifier's."""
         try:
             return super().__getattr__(name)
         except AttributeError:

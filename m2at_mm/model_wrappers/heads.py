@@ -120,7 +120,6 @@ def _trainable(classifier: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _recorded_logits(classifier: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the logits that a classifier predicts from while it learns."""
     seen: list[Tensor] = []
     head = getattr(classifier, 'head', None)
 

@@ -154,7 +154,6 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
 
 
 def _count_epochs(cfg: Config) -> None:
-    """Let a config of iterations sample, save and log by epoch."""
     sampler = (cfg.get('train_dataloader') or {}).get('sampler')
     if sampler and _type(sampler) == 'InfiniteSampler':
         sampler.type = 'DefaultSampler'
@@ -168,7 +167,6 @@ def _count_epochs(cfg: Config) -> None:
 
 
 def _hold_out_validation(cfg: Config) -> None:
-    """Validate on images held out of the training set, not on test."""
     train, val = loaded_datasets(cfg, 'train'), loaded_datasets(cfg, 'val')
     if not train or not val:
         return

@@ -60,7 +60,6 @@ def _large_images(cfg: Config) -> str | None:
 
 
 def _side(transform: ConfigDict) -> int | None:
-    """The longer side of the images that a transform gives, if it sets one."""
     for name in ('crop_size', 'scale', 'size'):
         size = transform.get(name)
         sides = size if isinstance(size, (list, tuple)) else [size]

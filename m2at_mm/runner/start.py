@@ -156,7 +156,6 @@ def show_head(runner: Runner, what: str, loader: str, **more: Any) -> None:
 
 
 def _in_short(settings: Any) -> str:
-    """Settings from a config, as ``Type(key=value, ...)``."""
     if not isinstance(settings, dict):
         return str(settings)
     rest = [f'{k}={v}' for k, v in settings.items() if k != 'type']
