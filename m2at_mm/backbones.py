@@ -214,9 +214,8 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         **kwargs: Any,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(
-                f'depth={depth!r} must be 6 * n + 4, like 28 or 34'
-            )
+            text = f'depth={depth!r} must be 6 * n + 4, like 28 or 34'
+            raise ValueError(text)
         check_count('widen_factor', widen_factor)
         check_number('drop_rate', drop_rate, 0, below=1)
         numbers = [(depth - 4) // 6] * 3

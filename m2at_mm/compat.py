@@ -55,9 +55,8 @@ def _version_problem(name: str, lowest: str, too_new: str | None) -> str:
     except PackageNotFoundError:
         return f"{name} is not installed: run `pip install '{wanted}'`"
     numbers = _release(installed)
-    if numbers >= _release(lowest) and (
-        too_new is None or numbers < _release(too_new)
-    ):
+    old_enough = too_new is None or numbers < _release(too_new)
+    if old_enough and numbers >= _release(lowest):
         return ''
     return f"{name} {installed} is not supported: run `pip install '{wanted}'`"
 

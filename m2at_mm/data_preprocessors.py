@@ -61,6 +61,7 @@ class RandomCropAndFlip:
         check_number('flip_prob', self.flip_prob, 0, 1)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Draw and transform, see :func:`crop_and_flip`."""
         number, device = len(images), images.device
         tops, lefts = torch.randint(
             2 * self.crop_padding + 1, (2, number), device=device
@@ -99,9 +100,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             )
         mean, std = kwargs.get('mean'), kwargs.get('std')
         if (mean is None) != (std is None):
-            raise ValueError(
-                f'{mean=} and {std=} must be given together or not at all'
-            )
+            text = f'{mean=} and {std=} must be given together or not at all'
+            raise ValueError(text)
         super().__init__(**kwargs)
         # The parent's forward must not normalise.
         self._enable_normalize = False

@@ -166,6 +166,5 @@ def _add_picture(
         if type(backend) is LocalVisBackend:
             path = Path(backend._img_save_dir, f'{_PICTURE}_{step}.png')
             if not path.is_file() or not path.stat().st_size:
-                raise OSError(
-                    f'{path} could not be written: is the disk full?'
-                )
+                text = f'{path} could not be written: is the disk full?'
+                raise OSError(text)

@@ -29,19 +29,13 @@ def roll_back(runner: Runner, path: str) -> None:
 
 def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
     """Refuse to go back where no checkpoint stays from check to check."""
-    if any(
-        hook.by_epoch == by_epoch
-        and hook.save_optimizer
-        and hook.interval > 0
-        and interval % hook.interval == 0
-        and (
-            hook.max_keep_ckpts < 1
-            or hook.max_keep_ckpts * hook.interval >= interval
-        )
-        for hook in runner.hooks
-        if isinstance(hook, CheckpointHook)
-    ):
-        return
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch == by_epoch:
+            regular = hook.interval > 0 and interval % hook.interval == 0
+            kept = hook.max_keep_ckpts
+            lasting = kept < 1 or kept * hook.interval >= interval
+            if hook.save_optimizer and regular and lasting:
+                return
     unit = 'epochs' if by_epoch else 'iterations'
     raise ValueError(
         f'interval={interval}: going back needs the checkpoint of the last '
