@@ -22,6 +22,10 @@ from torch import Tensor
 
 from m2at_mm import cli
 
+_POLL = 0.0005  # seconds
+_PATIENCE = 600.0
+TRAIN = Path(__file__).with_name('train.py')
+
 # Of the machine, not of the training.
 _CLOCKS = ('time', 'data_time', 'memory', 'eta')
 # Of the message hub: the config's text, dates and versions, and where the
@@ -99,9 +103,6 @@ def _log(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
             }
     return lines
 
-
-_POLL = 0.0005  # seconds
-_PATIENCE = 600.0
 
 Process = subprocess.Popen[bytes]
 
@@ -187,9 +188,6 @@ def _wait(process: Process, reached: Callable[[], bool]) -> None:
             process.kill()
             raise RuntimeError(f'no progress within {_PATIENCE:g} s')
         time.sleep(_POLL)
-
-
-TRAIN = Path(__file__).with_name('train.py')
 
 
 def parse_args() -> argparse.Namespace:

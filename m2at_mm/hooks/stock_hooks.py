@@ -18,6 +18,14 @@ from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import make_plain, restore
 from m2at_mm.runner.train_loops import checkpoint_follows, counts_epochs
 
+# Iterations after which all is read where nothing is logged.
+_MOST_UNREAD = 1000
+#: Name of the storage backend that never leaves half a file.
+ATOMIC_LOCAL = 'm2at_mm.atomic_local'
+# Of the weights, in a published copy's name.
+_HASH = '[0-9a-f]' * 8
+_OUTDATED = 'outdated_ckpts'
+
 
 @HOOKS.register_module()
 class AveragedWeightsHook(EMAHook):
@@ -40,10 +48,6 @@ class AveragedWeightsHook(EMAHook):
     ) -> None:
         ours = dict(momentum=momentum, update_buffers=update_buffers)
         super().__init__(**ours, **kw)
-
-
-# Iterations after which all is read where nothing is logged.
-_MOST_UNREAD = 1000
 
 
 @HOOKS.register_module()
@@ -142,13 +146,6 @@ class SyncBuffersHook(StockSyncBuffersHook):
         for hook in runner.hooks:
             if isinstance(hook, EMAHook):
                 all_reduce_params(hook.ema_model.module.buffers(), op='mean')
-
-
-#: Name of the storage backend that never leaves half a file.
-ATOMIC_LOCAL = 'm2at_mm.atomic_local'
-# Of the weights, in a published copy's name.
-_HASH = '[0-9a-f]' * 8
-_OUTDATED = 'outdated_ckpts'
 
 
 @register_backend(ATOMIC_LOCAL)

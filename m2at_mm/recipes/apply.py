@@ -20,6 +20,12 @@ from m2at_mm.recipes.fit import (
 )
 from m2at_mm.registry import type_name
 
+# Hooks of MMEngine that ours replace.
+_STOCK = dict(checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook')
+# mmpretrain datasets that have only train and test files; ours of the same
+# name hold a validation split out of the training files.
+_HELD_OUT = {'CIFAR10', 'CIFAR100'}
+
 # Why a kind of model is refused; the first one that fits counts.
 _KINDS: dict[type, str | None] = {
     BaseSelfSupervisor: 'learns without labels (self-supervised), but the '
@@ -80,13 +86,6 @@ def _why_model_refused(model: ConfigDict) -> str | None:
     head_kind = model_class((head or {}).get('type'))
     why = None if head_kind is None else why_unsupported(head_kind)
     return why and f'its head {type_name(head_kind)} {why}'
-
-
-# Hooks of MMEngine that ours replace.
-_STOCK = dict(checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook')
-# mmpretrain datasets that have only train and test files; ours of the same
-# name hold a validation split out of the training files.
-_HELD_OUT = {'CIFAR10', 'CIFAR100'}
 
 
 def config_root() -> Path:

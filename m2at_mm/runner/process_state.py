@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from m2at_mm.methods.base import Method
 from m2at_mm.model_wrappers.distributed import bare_model
 
+# The parts that hold more than tensors, besides the message hub.
+_PARTS = ('meta', 'optimizer', 'param_schedulers', 'hook_states')
+_KIND = 'm2at_mm.kind'
+# Subclasses become the type itself.
+_SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
+_LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
+
 # Their hooks were looked at: they keep their state in the checkpoint, derive
 # it from the epoch, or are EarlyStoppingHook.
 _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
@@ -122,14 +129,6 @@ def _state_of(hook: Any) -> Any:
         return dict(wait_count=waited, best_score=best)
     known = hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict')
     return hook.state_dict() if known else None
-
-
-# The parts that hold more than tensors, besides the message hub.
-_PARTS = ('meta', 'optimizer', 'param_schedulers', 'hook_states')
-_KIND = 'm2at_mm.kind'
-# Subclasses become the type itself.
-_SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
-_LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 
 
 def make_plain(checkpoint: dict[str, Any]) -> None:

@@ -23,6 +23,19 @@ from torch import distributed
 from m2at_mm.registry import type_name
 from m2at_mm.version import __version__
 
+# What MMEngine writes at every start, by how it begins: for the log file.
+_ONLY_LOGGED = (
+    '\n' + 60 * '-',  # the environment
+    'Config:',
+    'Distributed training is not used, all SyncBatchNorm',
+    'Hooks will be executed',
+    'Origin:',
+    # MMEngine warns of calls of its own checkpoint hook.
+    '"FileClient" will be deprecated',
+    '"HardDiskBackend" is the alias',
+    "Key ['",
+)
+
 
 def connect_processes(
     launcher: str, dist_cfg: Mapping[str, Any] | None = None
@@ -81,20 +94,6 @@ def resume_after_restart(cfg: Config) -> None:
 
 def _restarts() -> int:
     return int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0'))
-
-
-# What MMEngine writes at every start, by how it begins: for the log file.
-_ONLY_LOGGED = (
-    '\n' + 60 * '-',  # the environment
-    'Config:',
-    'Distributed training is not used, all SyncBatchNorm',
-    'Hooks will be executed',
-    'Origin:',
-    # MMEngine warns of calls of its own checkpoint hook.
-    '"FileClient" will be deprecated',
-    '"HardDiskBackend" is the alias',
-    "Key ['",
-)
 
 
 def build_runner(cfg: Config, args: argparse.Namespace) -> Runner:

@@ -20,6 +20,10 @@ from m2at_mm.datasets.seeded_pipeline import SeededPipeline
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import LOOPS
 
+# PyTorch's samplers that know nothing of other processes.
+_RANDOM = (data.RandomSampler, data.SubsetRandomSampler)
+_FOR_ONE = (*_RANDOM, data.SequentialSampler, data.WeightedRandomSampler)
+
 
 @LOOPS.register_module()
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
@@ -141,11 +145,6 @@ def saves_or_validates(runner: Runner, done: int) -> bool:
     """Whether either follows iteration ``done``, other than by epoch."""
     validates = not counts_epochs(runner) and validation_follows(runner, done)
     return validates or checkpoint_follows(runner)
-
-
-# PyTorch's samplers that know nothing of other processes.
-_RANDOM = (data.RandomSampler, data.SubsetRandomSampler)
-_FOR_ONE = (*_RANDOM, data.SequentialSampler, data.WeightedRandomSampler)
 
 
 def draws_differ(runner: Runner) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+RESAMPLES = 1000
+
 MARKERS = 'osD^v<>PX'
 
 
@@ -140,9 +142,6 @@ def plot_trade_off(
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
-
-
-RESAMPLES = 1000
 
 
 def correct_images(predictions: Mapping[str, np.ndarray]) -> np.ndarray:
