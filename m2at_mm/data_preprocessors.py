@@ -17,6 +17,7 @@ from m2at_mm.methods.base import one_hot
 from m2at_mm.registry import MODELS, type_name
 from m2at_mm.structures import BatchLabels
 
+Batch = dict[str, Any]
 __all__ = ['AdversarialDataPreprocessor', 'RandomCropAndFlip', 'crop_and_flip']
 
 
@@ -113,9 +114,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             augment if augment is None else RandomCropAndFlip(**augment)
         )
 
-    def forward(
-        self, data: dict[str, Any], training: bool = False
-    ) -> dict[str, Any]:
+    def forward(self, data: Batch, training: bool = False) -> Batch:
         """Move a batch to the device and scale it to [0, 1].
 
         ``inputs`` are pixels in 0-255 of shape (N, C, H, W), or a list of
@@ -126,7 +125,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         self._check_labels(labels or [])
         if training and self.augment is not None:
             inputs = self.augment(self.cast_data(inputs))
-        batch: dict[str, Any]
+        batch: Batch
         if isinstance(labels, BatchLabels):
             batch = super().forward(dict(inputs=inputs), training)
             labels = labels.to(self.device, non_blocking=self._non_blocking)
@@ -147,9 +146,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         normalised: Tensor = (images - mean / 255) / (self.std / 255)
         return normalised
 
-    def _mix(
-        self, images: Tensor, labels: BatchLabels, training: bool
-    ) -> dict[str, Any]:
+    def _mix(self, images: Tensor, labels: Any, training: bool) -> Batch:
         if self.to_onehot:
             scores = one_hot(labels.target, self.num_classes)
             if training and self.batch_augments is not None:

@@ -42,8 +42,7 @@ def parse_args() -> argparse.Namespace:
     known, installed = list(rivals.RIVALS), rivals.INSTALLED
     add('--against', nargs='*', choices=known, default=installed, help=text)
     text = "recipes whose method is timed, too, with the config's attack"
-    names = recipe_names()
-    add('--methods', nargs='+', choices=names, default=[], help=text)
+    add('--methods', nargs='+', choices=recipe_names(), default=[], help=text)
     add('--rounds', type=int, default=5, help='measured rounds (default: 5)')
     add('--block', type=int, default=3, help='iterations a round (default: 3)')
     add('--amp', action='store_true', help='ours and the limit in bfloat16')

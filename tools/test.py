@@ -70,8 +70,7 @@ def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
     runner = cli.build_runner(load_config(args), args)
-    attacks = ' '.join(args.attacks)
-    told = dict(checkpoint=args.checkpoint, attacks=attacks)
+    told = dict(checkpoint=args.checkpoint, attacks=' '.join(args.attacks))
     cli.show_head(runner, 'evaluation', 'test', **told)
     runner.test()
 

@@ -93,8 +93,7 @@ def main() -> None:
     loader = runner.test_dataloader
     prepare = model.data_preprocessor
     samples = Samples(loader.dataset, prepare, loader.collate_fn)
-    chosen = samples.spread(args.num_images)
-    ((images, labels),) = samples.batches([chosen])
+    ((images, labels),) = samples.batches([samples.spread(args.num_images)])
     look, draw = KINDS[args.show]
     found = look(model, images, labels)
     classes = getattr(loader.dataset, 'metainfo', {}).get('classes')

@@ -153,8 +153,7 @@ def _map_array(path: str, name: str) -> np.ndarray:
                 # The lengths of name and extra field end the 30 bytes of the
                 # member's local header.
                 file.seek(member.header_offset + 26)
-                lengths = np.frombuffer(file.read(4), '<u2')
-                file.seek(int(lengths.sum()), 1)
+                file.seek(int(np.frombuffer(file.read(4), '<u2').sum()), 1)
                 return _map_npy(file, name == 'image')
     except FileNotFoundError as error:
         text = f'ann_file={path!r} is not there: give the path of an .npz'
@@ -189,9 +188,7 @@ def _map_npy(file: BinaryIO, at_random: bool) -> np.ndarray:
     return np.ndarray(shape, dtype, mapped, file.tell(), order=order)
 
 
-def _problem(
-    images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> str | None:
+def _problem(images: np.ndarray, labels: np.ndarray, count: int) -> str | None:
     pixels = images.dtype == np.uint8 and images.ndim == 4
     if not pixels or images.shape[3] != 3 or len(images) == 0:
         return (
@@ -205,9 +202,9 @@ def _problem(
             f'integers of shape ({len(images)}, )'
         )
     low, high = labels.min(), labels.max()
-    if low < 0 or high >= num_classes:
+    if low < 0 or high >= count:
         return (
-            f'labels from {low} to {high}, but classes has {num_classes} '
+            f'labels from {low} to {high}, but classes has {count} '
             'names: mend the labels, or name the classes that they count'
         )
     return None

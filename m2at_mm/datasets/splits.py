@@ -1,7 +1,5 @@
 """Fixed, class-balanced splits of a dataset."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 SPLITS = ('train', 'val', 'test')
@@ -9,9 +7,7 @@ SPLITS = ('train', 'val', 'test')
 _SPLIT_SEED = 0
 
 
-def stratified_split(
-    labels: np.ndarray, sizes: Sequence[int]
-) -> list[np.ndarray]:
+def stratified_split(labels: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     """Split samples by labels, (N, ), to parts of ``sizes`` of every class.
 
     Ascending indices of each part and of the rest. Where the n-th sample of a

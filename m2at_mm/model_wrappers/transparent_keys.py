@@ -45,8 +45,7 @@ def _put_in(child: str, state_dict: Any, prefix: str, *_: Any) -> None:
     _rename(state_dict, prefix, f'{prefix}{child}.')
     metadata = getattr(state_dict, '_metadata', None)
     if metadata is not None:
-        versions = OrderedDict(metadata)
-        for key, value in versions.items():
+        for key, value in OrderedDict(metadata).items():
             if key == prefix[:-1]:
                 metadata[f'{prefix}{child}'] = value
             elif key.startswith(prefix):

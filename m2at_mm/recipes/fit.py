@@ -86,8 +86,7 @@ def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
     loss, num_classes = head.get('loss'), head.get('num_classes')
     if not (loss and num_classes):
         return
-    module = MODELS.build(copy.deepcopy(loss))
-    if not try_targets(module, num_classes).scores:
+    if not try_targets(MODELS.build(copy.deepcopy(loss)), num_classes).scores:
         method.update(clean_label=1.0, perturbed_label=1.0)
         print_log(
             f'M2AT keeps hard labels, as {type_name(loss["type"])} takes no '

@@ -7,7 +7,6 @@ import os.path as osp
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,7 @@ _ONLY_LOGGED = (
 )
 
 
-def connect_processes(
-    launcher: str, dist_cfg: Mapping[str, Any] | None = None
-) -> None:
+def connect_processes(launcher: str, dist_cfg: Any = None) -> None:
     """Start the process group where MMEngine's runner could not.
 
     MMEngine 0.10 calls ``torch.cuda.set_device`` also without a GPU. And

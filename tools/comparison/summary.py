@@ -180,8 +180,7 @@ def hypervolume(
     clean, worst = (np.take_along_axis(a, order, -1) for a in (clean, worst))
     # The best of the points to the right, from each point down to the next.
     best = np.maximum.accumulate(worst[..., ::-1], axis=-1)[..., ::-1]
-    edges = np.clip(clean, *between)
-    widths = np.diff(edges, axis=-1, prepend=between[0])
+    widths = np.diff(np.clip(clean, *between), axis=-1, prepend=between[0])
     area: np.ndarray = (widths * best).sum(-1) / (between[1] - between[0])
     return area
 

@@ -112,8 +112,7 @@ def narrow(classifier: ConfigDict) -> str | None:
     settings = dict(settings)
     depths = {'num_layers', 'depths', 'layers'} & settings.keys()
     for key in depths:
-        depth = np.minimum(settings[key], _FEW_BLOCKS)
-        settings[key] = depth.tolist()
+        settings[key] = np.minimum(settings[key], _FEW_BLOCKS).tolist()
     backbone.arch = settings
     if backbone.get('frozen_stages', 0) > _FEW_BLOCKS:
         backbone.frozen_stages = _FEW_BLOCKS
