@@ -98,9 +98,8 @@ def _log(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
         for text in path.read_text('utf-8').splitlines():
             line = json.loads(text)
             kind = 'train' if 'loss' in line else 'val'
-            lines[kind, line['step']] = {
-                key: value for key, value in line.items() if key not in _CLOCKS
-            }
+            kept = {k: v for k, v in line.items() if k not in _CLOCKS}
+            lines[kind, line['step']] = kept
     return lines
 
 

@@ -9,15 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from comparison import summary
 from comparison.plan import Plan, Run, load_plan
-from comparison.summary import (
-    correct_images,
-    curves_to_markdown,
-    make_curves,
-    plot_trade_off,
-    summarise,
-    to_markdown,
-)
 from m2at_mm import cli
 from m2at_mm.files import best_checkpoint, last_checkpoint, write_text
 from m2at_mm.reporting.run_log import RunLog, read_run
@@ -108,12 +101,10 @@ def _validation(log: RunLog) -> dict[str, float] | None:
 
 def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
     """Write table, picture and the figures behind them."""
-    found: dict[str, Any] = {
-        name: [log.results for log in runs] for name, runs in logs.items()
-    }
-    if not (entries := summarise(found)):
+    found: Any = {k: [log.results for log in runs] for k, runs in logs.items()}
+    if not (entries := summary.summarise(found)):
         return
-    table = to_markdown(entries)
+    table = summary.to_markdown(entries)
     files = {'.json': json.dumps(found, indent=2) + '\n'}
     points: dict[str, list[str]] = {}
     for run in plan:
@@ -123,15 +114,15 @@ def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
     curves = None
     if points:
         correct = {
-            name: [correct_images(log.predictions) for log in runs]
+            name: [summary.correct_images(log.predictions) for log in runs]
             for name, runs in logs.items()
         }
-        curves = make_curves(points, entries, correct, plan.between)
-        table += '\n' + curves_to_markdown(curves)
+        curves = summary.make_curves(points, entries, correct, plan.between)
+        table += '\n' + summary.curves_to_markdown(curves)
         files['.curves.json'] = json.dumps(curves, indent=2) + '\n'
     for suffix, text in (files | {'.md': table}).items():
         write_text(out.with_name(out.name + suffix), text)
-    plot_trade_off(entries, out.with_name(f'{out.name}.png'), points)
+    summary.plot_trade_off(entries, out.with_name(f'{out.name}.png'), points)
     print(table)
     print(f'table, picture and figures: {out}.md, .png, .json')
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from types import FrameType
 from typing import Any
 
 import torch
@@ -84,7 +83,7 @@ class PreemptionHook(Hook):
             signal.signal(signal.SIGTERM, self._stock_handler)
             self._stock_handler = None
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, *_: Any) -> None:
         if self._asked:
             # Nobody acted on the first one, or not soon enough.
             signal.signal(signal.SIGTERM, self._stock_handler)

@@ -12,12 +12,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 
 from m2at_mm.checks import check_choice
 from m2at_mm.model_wrappers.heads import why_unsupported
-from m2at_mm.recipes.fit import (
-    fit_m2at,
-    fit_radius,
-    loaded_datasets,
-    model_class,
-)
+from m2at_mm.recipes import fit
 from m2at_mm.registry import type_name
 
 # Hooks of MMEngine that ours replace.
@@ -65,7 +60,7 @@ def why_refused(cfg: Config) -> str | None:
 
 def _why_model_refused(model: ConfigDict) -> str | None:
     name = type_name(model.get('type'))
-    kind = model_class(model.get('type'))
+    kind = fit.model_class(model.get('type'))
     if kind is None:
         return (
             f'model type {name!r} is in no registry: import the module that '
@@ -83,7 +78,7 @@ def _why_model_refused(model: ConfigDict) -> str | None:
             f'{name} has no head: it gives features, not classes. Add a head '
             'for your classes'
         )
-    head_kind = model_class((head or {}).get('type'))
+    head_kind = fit.model_class((head or {}).get('type'))
     why = None if head_kind is None else why_unsupported(head_kind)
     return why and f'its head {type_name(head_kind)} {why}'
 
@@ -136,8 +131,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         raise ValueError(f'recipe {name!r} cannot be applied: {reason}')
     recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
     if 'eps' not in overrides.get('threat_model', {}):
-        fit_radius(recipe, cfg)
-    fit_m2at(recipe, cfg.model)
+        fit.fit_radius(recipe, cfg)
+    fit.fit_m2at(recipe, cfg.model)
     recipe.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(cfg)
     recipe.model.classifier = cfg.model
@@ -166,7 +161,7 @@ def _count_epochs(cfg: Config) -> None:
 
 
 def _hold_out_validation(cfg: Config) -> None:
-    train, val = loaded_datasets(cfg, 'train'), loaded_datasets(cfg, 'val')
+    train, val = (fit.loaded_datasets(cfg, one) for one in ('train', 'val'))
     if not train or not val:
         return
     tested = [dataset for dataset in val if dataset.get('split') == 'test']
@@ -175,7 +170,7 @@ def _hold_out_validation(cfg: Config) -> None:
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
         for loader in ('train', 'val', 'test'):
-            for dataset in loaded_datasets(cfg, loader):
+            for dataset in fit.loaded_datasets(cfg, loader):
                 if _type(dataset) in replaced:
                     dataset.type = f'm2at_mm.{_type(dataset)}'
                     if loader == 'val' and dataset.get('split') == 'test':
@@ -186,7 +181,7 @@ def _hold_out_validation(cfg: Config) -> None:
             f'{", ".join(replaced)} is read by {ours}',
             logger='current',
         )
-    elif val == loaded_datasets(cfg, 'test'):
+    elif val == fit.loaded_datasets(cfg, 'test'):
         print_log(
             'validation and test use the same images: the best checkpoint is '
             'chosen on the test set, which overestimates its robustness. '

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch import Tensor, distributed, nn
 
-from benchmarking.rivals import OURS, PlainLoop
+from benchmarking.rivals import OURS, Batch, PlainLoop
 from m2at_mm.model_wrappers.distributed import bare_model
 
 #: The parts, in the order of an iteration.
@@ -140,9 +140,7 @@ class PartClock(Hook):
             if hasattr(owner, name):
                 owner.__dict__[name] = self._timed(getattr(owner, name), part)
 
-    def _timed(
-        self, function: Callable[..., Any], part: str
-    ) -> Callable[..., Any]:
+    def _timed(self, function: Any, part: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             since = now()
             result = function(*args, **kwargs)
@@ -210,9 +208,6 @@ def time_all_reduce(model: nn.Module, rounds: int) -> dict[str, Any]:
         times.append(now() - since)
     size = gradients.numel() * gradients.element_size()
     return dict(bytes=size, seconds=median(times[1:]))
-
-
-Batch = tuple[Tensor, Tensor]
 
 
 def time_validation(

@@ -232,11 +232,8 @@ def make_curves(
     return dict(between=list(between), curves=curves)
 
 
-def _resampled(
-    correct: Mapping[str, Sequence[np.ndarray]],
-) -> dict[str, np.ndarray]:
-    """Accuracies of each run, of shape (2, RESAMPLES), the images drawn anew
-    for all runs together and the seeds for each run."""
+def _resampled(correct: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Accuracies, (2, RESAMPLES); all runs share their draws of images."""
     rng = np.random.default_rng(0)
     num = next(iter(correct.values()))[0].shape[1]
     weights = rng.multinomial(num, np.full(num, 1 / num), RESAMPLES) / num
