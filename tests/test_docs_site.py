@@ -24,7 +24,7 @@ def imports() -> set[tuple[str, str]]:
         inner = path.relative_to(PACKAGE)
         part = inner.parts[0] if len(inner.parts) > 1 else path.stem
         for names in re.findall(statement, path.read_text('utf-8'), re.M):
-            for target in ''.join(names).split(', '):
+            for target in re.sub(r' as \w+', '', ''.join(names)).split(', '):
                 if part not in (target, '__init__') and target not in FOR_ALL:
                     found.add((part, target))
     return found
