@@ -83,8 +83,7 @@ class PreActivationNet(BaseBackbone):
         norm_eval (bool): Keep batch norm in eval mode.
         norm_cfg (dict, optional): Normalisation. Defaults to batch norm.
         act_cfg (dict, optional): Activation. Defaults to ReLU.
-        init_cfg (dict | list[dict], optional): Initial weights. Defaults to
-            Kaiming's by fan-out.
+        init_cfg (dict | list[dict], optional): Defaults to Kaiming's, fan-out.
         in_channels (int): Channels of the images.
     """
 
@@ -166,8 +165,8 @@ class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     32 times for depth 50.
 
     Args:
-        depth (int): 18, 34 or 50. Defaults to 18.
-        base_channels (int): Width of the first stage. Defaults to 64.
+        depth (int): 18, 34 or 50.
+        base_channels (int): Width of the first stage.
         **kwargs: From ``frozen_stages`` on, see :class:`PreActivationNet`.
     """
 
@@ -193,12 +192,9 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     ``widen_factor`` channels.
 
     Args:
-        depth (int): 6 * n + 4, with n blocks in each of the three stages,
-            like 28. Defaults to 34.
+        depth (int): 6 * n + 4, with n blocks in each of the three stages.
         widen_factor (int): Width of the first stage in units of 16 channels.
-            Defaults to 10.
-        drop_rate (float): Dropout between the convolutions of a block, in
-            [0, 1). Defaults to 0.0.
+        drop_rate (float): Dropout between a block's convolutions, in [0, 1).
         **kwargs: From ``frozen_stages`` on, see :class:`PreActivationNet`.
     """
 

@@ -46,11 +46,10 @@ class CIFAR10(WholeBatches, _CIFAR10):
     ``gt_label``. Further arguments: see mmpretrain, :class:`WholeBatches`.
 
     Args:
-        split (str): 'train', 'val' or 'test'. Defaults to 'train'.
+        split (str): 'train', 'val' or 'test'.
         download (bool): Whether to try to get the official files if there
             are no data; a failure leaves nothing behind. Defaults to True.
-        val_size (int): Number of images in ``val``, a multiple of the number
-            of classes. Defaults to 1000.
+        val_size (int): Images in ``val``, a multiple of the classes' number.
 
     Raises:
         ValueError: An argument, a class folder or an image is wrong.

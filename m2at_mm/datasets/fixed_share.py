@@ -33,13 +33,12 @@ class FixedShareBatchSampler(Sampler[list[int]]):
         sampler (DefaultSampler | InfiniteSampler): Built by MMEngine.
         batch_size (int): Images in a batch of one process.
         original_share (float): Share of original images in a batch, in
-            (0, 1), rounded to the nearest number of images. Defaults to 0.3.
-        batches_per_epoch (int, optional): Length of an epoch. By default
-            each original image comes once.
+            (0, 1), rounded to the nearest number of images.
+        batches_per_epoch (int, optional): By default each original image
+            comes once.
 
     Raises:
-        ValueError: An argument is wrong, or a batch would have images of one
-            kind only.
+        ValueError: An argument is wrong, or a batch would lack one kind.
     """
 
     def __init__(

@@ -23,11 +23,9 @@ class GeneratedImages(WholeBatches):
     uncompressed. A sample has ``img`` and ``gt_label``.
 
     Args:
-        ann_file (str): Path of the ``.npz``, relative to ``data_root`` if
-            that is given.
+        ann_file (str): Path of the ``.npz``, relative to ``data_root`` if any.
         **kwargs (Any): See :class:`WholeBatches`. ``classes`` or
-            ``metainfo`` must name the classes; ``serialize_data`` is always
-            False.
+            ``metainfo`` must name the classes.
 
     Raises:
         FileNotFoundError: There is no such file.

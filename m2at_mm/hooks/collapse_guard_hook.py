@@ -58,8 +58,7 @@ class CollapseGuardHook(Hook):
         patience (int): Epochs or iterations in which guessing is no failure.
         step_factor (float): For ``'lower_step'``, in (0, 1).
         max_rollbacks (int): After these training is stopped.
-        by_epoch (bool): Whether ``interval`` and ``patience`` count epochs,
-            else iterations, as a loop by iterations needs.
+        by_epoch (bool): Whether ``interval`` and ``patience`` count epochs.
 
     Raises:
         ValueError: An argument is out of its range, or the model, the loop,

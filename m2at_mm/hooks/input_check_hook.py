@@ -44,8 +44,7 @@ class InputCheckHook(Hook):
     - pretrained weights that an ``init_cfg`` names are not there.
 
     Args:
-        needs_checkpoint (bool): Refuse to train from random weights, for
-            fine-tuning.
+        needs_checkpoint (bool): Refuse to train from random weights.
 
     Raises:
         ValueError: At the start, one of these is found.

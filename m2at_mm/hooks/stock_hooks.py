@@ -36,10 +36,9 @@ class AveragedWeightsHook(EMAHook):
     are trained as ``ema_state_dict``.
 
     Args:
-        momentum (float): Share of the newest weights. Defaults to 0.005, a
-            decay of 0.995 in each iteration (arXiv 2103.01946).
-        update_buffers (bool): Whether batch norm's running statistics are
-            averaged as well. Defaults to True.
+        momentum (float): Share of the newest weights; 0.005 is a decay of
+            0.995 in each iteration (arXiv 2103.01946).
+        update_buffers (bool): Whether to average running statistics, too.
         **kw (Any): See ``EMAHook``.
     """
 

@@ -46,8 +46,7 @@ class AdversarialClassifier(BaseModel):
         label_smoothing (float): Share of each training target that is spread
             evenly over all classes, in [0, 1), not of what the attack is
             given. Up to 0.2 is usual (arXiv 2010.00467).
-        data_preprocessor (dict, optional): Preprocessing settings; None takes
-            those of the classifier's config.
+        data_preprocessor (dict, optional): None takes the classifier's.
         init_cfg (dict, optional): See MMEngine's ``BaseModule``.
 
     Raises:
