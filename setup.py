@@ -129,7 +129,7 @@ setup(
         'torchvision',
         'mmengine>=0.10.6,<1',  # older ones fail beside a recent transformers
         'mmpretrain>=1.2',
-        'mmcv-lite>=2.0,<2.4',  # provides `mmcv` as a wheel; the full mmcv also works
+        'mmcv-lite>=2.0,<2.4',  # provides `mmcv`; the full one works, too
         'setuptools<81',  # mmengine imports pkg_resources at run time
         'numpy',
     ],

@@ -12,9 +12,8 @@ from typing import Any
 def check_count(name: str, value: Any, least: int = 1) -> None:
     """Check that a value is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f'{name}={value!r} must be a whole number of at least {least}'
-        )
+        text = f'{name}={value!r} must be a whole number of at least {least}'
+        raise ValueError(text)
 
 
 def check_number(

@@ -5,6 +5,7 @@ import logging
 import os.path as osp
 import sys
 import traceback
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +24,7 @@ from m2at_mm.runner.start import build_runner as build_runner
 from m2at_mm.runner.start import build_trained_runner as build_trained_runner
 from m2at_mm.runner.start import show_head as show_head
 
+GOES_ON = 'Stopped at any time, the same command goes on where it was.'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 
 
@@ -42,8 +44,7 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[], None]) -> None:
     """Run a script, which an error ends with a line instead of a traceback.
 
-    The traceback goes to the log file if the run has one already, and to the
-    screen with ``--debug``.
+    The traceback is in the log file of a run, and shown with ``--debug``.
     """
     try:
         main()
@@ -60,7 +61,6 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _log_traceback() -> str | None:
-    """Write the traceback to the current run's log file, if it has one."""
     logger = MMLogger.get_current_instance()
     for handler in logger.handlers:
         if isinstance(handler, logging.FileHandler):
@@ -71,9 +71,7 @@ def _log_traceback() -> str | None:
     return None
 
 
-def add_common_arguments(
-    parser: argparse.ArgumentParser, config: str | None = None
-) -> None:
+def add_common_arguments(parser: Parser, config: str | None = None) -> None:
     """Add the config, which may have a default, and mmpretrain's options."""
     add = parser.add_argument
     text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
@@ -138,9 +136,7 @@ def model_config(cfg: Config) -> ConfigDict:
     return cfg.model
 
 
-def set_work_dir(
-    cfg: Config, args: argparse.Namespace, suffix: str = ''
-) -> None:
+def set_work_dir(cfg: Config, args: Namespace, suffix: str = '') -> None:
     """Set the work dir: the command line's, the config's, or by its name."""
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -152,10 +148,8 @@ def set_work_dir(
 def use_amp(cfg: Config) -> None:
     """Switch a config, all else merged, to automatic mixed precision.
 
-    float16 by default, as in mmpretrain. With
-    ``optim_wrapper.dtype='bfloat16'``, whose range is that of float32, the
-    loss is not scaled: after each scaled iteration the host reads whether a
-    gradient overflowed, for which it waits for the GPU.
+    float16 by default. With ``optim_wrapper.dtype='bfloat16'``, which has the
+    range of float32, the loss is not scaled: the host need not wait.
 
     Raises:
         ValueError: The config has a wrapper that is neither of MMEngine's.
@@ -173,11 +167,8 @@ def use_amp(cfg: Config) -> None:
     wrapper.setdefault('loss_scale', scale)
 
 
-def merge_common_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Merge what :func:`add_common_arguments` read, last of all.
-
-    What a dataloader's config leaves open gets mmpretrain's defaults.
-    """
+def merge_common_options(cfg: Config, args: Namespace) -> None:
+    """Merge the command line, and mmpretrain's defaults for dataloaders."""
     cfg.launcher = args.launcher
     cfg.merge_from_dict(args.cfg_options or {})
     stop_workers = getattr(args, 'no_persistent_workers', False)

@@ -1,7 +1,7 @@
 """What MMEngine 0.10 needs on the PyTorch of today, and version checks.
 
-Checkpoints are still loaded with ``weights_only=True``; only the harmless
-types that MMEngine itself writes are allow-listed.
+Checkpoints still load with ``weights_only=True``: MMEngine's own harmless
+types alone are allow-listed.
 """
 
 import re
@@ -35,8 +35,6 @@ _FOREIGN_WARNINGS = (
 def apply() -> None:
     """Check the installed packages and make MMEngine's checkpoints loadable.
 
-    Called once by ``import m2at_mm``; calling it again changes nothing.
-
     Raises:
         ImportError: Packages are missing or not supported; it names them all.
     """
@@ -57,9 +55,8 @@ def _version_problem(name: str, lowest: str, too_new: str | None) -> str:
     except PackageNotFoundError:
         return f"{name} is not installed: run `pip install '{wanted}'`"
     numbers = _release(installed)
-    if numbers >= _release(lowest) and (
-        too_new is None or numbers < _release(too_new)
-    ):
+    old_enough = too_new is None or numbers < _release(too_new)
+    if old_enough and numbers >= _release(lowest):
         return ''
     return f"{name} {installed} is not supported: run `pip install '{wanted}'`"
 
@@ -82,17 +79,11 @@ def _allow_mmengine_checkpoints() -> None:
     # PyTorch refuses since 2.6 unless they are allow-listed.
     multiarray = (getattr(np, '_core', None) or np.core).multiarray
     logged = ('float64', 'float32', 'int64', 'int32', 'bool')
-    torch.serialization.add_safe_globals(
-        [
-            HistoryBuffer,
-            np.ndarray,
-            np.dtype,
-            multiarray._reconstruct,
-            multiarray.scalar,
-            *(type(np.dtype(name)) for name in logged),
-            (_statistics_method, 'builtins.getattr'),
-        ]
-    )
+    known: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
+    known += [multiarray._reconstruct, multiarray.scalar]
+    known += [type(np.dtype(name)) for name in logged]
+    known.append((_statistics_method, 'builtins.getattr'))
+    torch.serialization.add_safe_globals(known)
 
 
 def _statistics_method(owner: Any, name: str) -> Any:

@@ -20,10 +20,10 @@ _RANKS = ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK')
 def write_whole(
     path: Path, write: Callable[[Path], Any], shared: bool = True
 ) -> None:
-    """Have a file written beside its place, then rename it.
+    """Write a file beside its place, then rename it; its folder is made.
 
-    Its folder is made. Where only one process writes it at a time, it is not
-    ``shared``: what a killed process left beside is overwritten.
+    If only one process writes it at a time, it is not ``shared``: what a
+    killed one left beside is overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = f'{os.getpid()}.tmp' if shared else 'unfinished'
@@ -35,10 +35,13 @@ def write_whole(
         beside.unlink(missing_ok=True)
 
 
-def replace_file(path: str | Path, content: bytes) -> None:
-    """Give a file new content, which reaches the disk before its place.
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, see :func:`write_whole`."""
+    write_whole(path, lambda beside: beside.write_text(text, encoding='utf-8'))
 
-    Only one process may write it at a time.
+
+def replace_file(path: str | Path, content: bytes) -> None:
+    """Write a file, by one process at a time, to the disk before its place.
 
     Raises:
         OSError: The file cannot be written; it is as it was.
@@ -85,11 +88,9 @@ def best_checkpoint(work_dir: Path) -> Path | None:
 
 @contextmanager
 def only_run_in(work_dir: str) -> Iterator[None]:
-    """Keep other runs out of a work dir, which is made, until this one ends.
+    """Keep other runs, which would write the same files, out of a work dir.
 
-    Two runs would write the same checkpoints. The system gives the lock back
-    when the process ends, however it does. Of several processes of one run,
-    the first one holds it.
+    It is made. The first process of a run holds the lock until it ends.
 
     Raises:
         RuntimeError: Another run is in it.

@@ -19,12 +19,11 @@ from rich.console import Console
 
 import m2at_mm
 from benchmarking import rivals, timing
-from benchmarking.flops import count_flops, peak_flops
-from benchmarking.summary import summarise, to_table
-from benchmarking.validation import time_validation
+from benchmarking.summary import count_flops, peak_flops, summarise, to_table
+from benchmarking.timing import time_validation
 from m2at_mm import cli
 from m2at_mm.checks import check_count
-from m2at_mm.files import write_whole
+from m2at_mm.files import write_text
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root, recipe_names
 from m2at_mm.registry import TASK_UTILS
@@ -43,8 +42,7 @@ def parse_args() -> argparse.Namespace:
     known, installed = list(rivals.RIVALS), rivals.INSTALLED
     add('--against', nargs='*', choices=known, default=installed, help=text)
     text = "recipes whose method is timed, too, with the config's attack"
-    names = recipe_names()
-    add('--methods', nargs='+', choices=names, default=[], help=text)
+    add('--methods', nargs='+', choices=recipe_names(), default=[], help=text)
     add('--rounds', type=int, default=5, help='measured rounds (default: 5)')
     add('--block', type=int, default=3, help='iterations a round (default: 3)')
     add('--amp', action='store_true', help='ours and the limit in bfloat16')
@@ -205,8 +203,7 @@ def main() -> None:
     if is_main_process():
         report(results)
         if args.out is not None:
-            text = json.dumps(results, indent=1) + '\n'
-            write_whole(args.out, lambda path: path.write_text(text))
+            write_text(args.out, json.dumps(results, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -6,28 +6,115 @@ failed again.
 
 import argparse
 import json
+import multiprocessing
 import platform
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import mmcv
 import mmengine
 import mmpretrain
 import torch
+from mmengine.config import Config
 
-from config_coverage.attempt import Outcome
-from config_coverage.page import to_markdown
-from config_coverage.workers import run_all
+from config_coverage.attempt import STATUSES, Outcome, try_config
 from m2at_mm import cli
 from m2at_mm.datasets import Digits
-from m2at_mm.files import write_whole
+from m2at_mm.files import write_text
 from m2at_mm.recipes import recipe_names
 
 CONFIGS = Path(mmpretrain.__file__).parent / '.mim' / 'configs'
 _IMAGES_PER_CLASS = 20
+
+
+def run_all(
+    configs: Sequence[str],
+    recipe: str,
+    images: Path,
+    jobs: int = 2,
+    seconds: float = 600.0,
+) -> Iterator[Outcome]:
+    """Attempt every config, in order, each in a fork of this process.
+
+    A process of its own gives its memory back and can die alone; a fork
+    doesn't import everything again. ``jobs`` are made at a time, each with
+    one thread and within some seconds.
+    """
+    torch.set_num_threads(1)  # before the forks: threads don't survive one
+    with ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(
+            lambda config: _run(config, recipe, images, seconds), configs
+        )
+
+
+def _run(config: str, recipe: str, images: Path, seconds: float) -> Outcome:
+    context = multiprocessing.get_context('fork')
+    receiver, sender = context.Pipe(duplex=False)
+    given = (sender, config, recipe, images)
+    process = context.Process(target=_report, args=given)
+    process.start()
+    sender.close()  # so that the other end's closing is noticed
+    try:
+        if receiver.poll(seconds):
+            outcome: Outcome = receiver.recv()
+            return outcome
+        note = f'no result within {seconds:g} s'
+    except EOFError:
+        process.join()
+        note = f'its process ended with exit code {process.exitcode}'
+    finally:
+        process.kill()
+        process.join()
+    return Outcome(config, '', 'fails', note)
+
+
+def _report(sender: Any, config: str, recipe: str, images: Path) -> None:
+    # MMEngine formats a config for its log again and again, for seconds.
+    Config.pretty_text = property(repr)
+    sender.send(try_config(config, recipe, images))
+
+
+def to_markdown(outcomes: Sequence[Outcome], heading: str) -> str:
+    """Tables by outcome and by family, and reasons for what does not work.
+
+    Args:
+        outcomes (Sequence[Outcome]): Of all configs.
+        heading (str): What was run and where, in Markdown.
+    """
+    total = Counter(one.status for one in outcomes)
+    lines = [heading, '', '| outcome | configs | meaning |', '|---|---:|---|']
+    for status, meaning in STATUSES.items():
+        lines.append(f'| {status} | {total[status]} | {meaning} |')
+    lines += ['', '## By family', '']
+    lines += [f'| family | {" | ".join(STATUSES)} |', '|---|' + '---:|' * 4]
+    counts = Counter((one.family, one.status) for one in outcomes)
+    for family in sorted({one.family for one in outcomes}):
+        cells = [str(counts[family, key] or '') for key in STATUSES]
+        lines.append(f'| {" | ".join([family, *cells])} |')
+    for status, meaning in STATUSES.items():
+        if status != 'works' and total[status]:
+            lines += ['', f'## {status.capitalize()}: {meaning}', '']
+            lines += _reasons([o for o in outcomes if o.status == status])
+    varied = [one for one in outcomes if one.status == 'works' and one.note]
+    if varied:
+        lines += ['', '## Run in a variant', '']
+        lines += [f'- `{one.config}`: {one.note}' for one in varied]
+    return '\n'.join(lines) + '\n'
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> list[str]:
+    lines = []
+    for reason in sorted({one.note for one in outcomes}):
+        lines.append(f'- {reason}:')
+        lines += [f'    - `{o.config}`' for o in outcomes if o.note == reason]
+    return lines
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,13 +167,10 @@ def write_digits(folder: Path) -> None:
 
 def identity(args: argparse.Namespace) -> dict[str, str]:
     """What all outcomes of a file have in common."""
-    return dict(
-        recipe=args.recipe,
-        images=str(args.images or 'the embedded digits'),
-        mmpretrain=mmpretrain.__version__,
-        mmengine=mmengine.__version__,
-        torch=torch.__version__,
-    )
+    packages = (mmpretrain, mmengine, torch)
+    versions = {one.__name__: one.__version__ for one in packages}
+    images = str(args.images or 'the embedded digits')
+    return dict(recipe=args.recipe, images=images, **versions)
 
 
 def load_done(args: argparse.Namespace) -> dict[str, Outcome]:
@@ -127,19 +211,13 @@ def describe(outcomes: list[Outcome], args: argparse.Namespace) -> str:
     )
 
 
-def save(
-    outcomes: list[Outcome], args: argparse.Namespace, page: bool
-) -> None:
+def save(found: list[Outcome], args: argparse.Namespace, page: bool) -> None:
     """Write the figures, and the page when all is done."""
-    configs = [asdict(one) for one in outcomes]
+    configs = [asdict(one) for one in found]
     figures = json.dumps(dict(identity(args), configs=configs), indent=2)
-    write_whole(
-        args.out.with_suffix('.json'),
-        lambda path: path.write_text(figures + '\n', 'utf-8'),
-    )
+    write_text(args.out.with_suffix('.json'), figures + '\n')
     if page:
-        shown = to_markdown(outcomes, describe(outcomes, args))
-        write_whole(args.out, lambda path: path.write_text(shown, 'utf-8'))
+        write_text(args.out, to_markdown(found, describe(found, args)))
 
 
 def main() -> None:

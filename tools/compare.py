@@ -6,30 +6,20 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comparison.curves import correct_images, make_curves
+from comparison import summary
 from comparison.plan import Plan, Run, load_plan
-from comparison.summary import (
-    curves_to_markdown,
-    plot_trade_off,
-    summarise,
-    to_markdown,
-)
 from m2at_mm import cli
-from m2at_mm.files import best_checkpoint, last_checkpoint, write_whole
+from m2at_mm.files import best_checkpoint, last_checkpoint, write_text
 from m2at_mm.reporting.run_log import RunLog, read_run
 
 TOOLS = Path(__file__).resolve().parent
 
 
 def parse_args() -> argparse.Namespace:
-    parser = cli.Parser(
-        description=__doc__,
-        epilog='Stopped at any time, the same command goes on where it was.',
-    )
+    parser = cli.Parser(description=__doc__, epilog=cli.GOES_ON)
     add = parser.add_argument
     add('plan', type=Path, help='config with runs, seeds, common, evaluation')
     add('--work-dir', type=Path, required=True, help='folder of the runs')
@@ -105,20 +95,16 @@ def _validation(log: RunLog) -> dict[str, float] | None:
     if log.selected is None or log.best_and_last is None:
         return None
     points = log.validation[log.selected]
-    return {
-        name: points[position]
-        for name, position in zip(('best', 'last'), log.best_and_last)
-    }
+    places = zip(('best', 'last'), log.best_and_last)
+    return {name: points[place] for name, place in places}
 
 
 def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
     """Write table, picture and the figures behind them."""
-    found: dict[str, Any] = {
-        name: [log.results for log in runs] for name, runs in logs.items()
-    }
-    if not (entries := summarise(found)):
+    found: Any = {k: [log.results for log in runs] for k, runs in logs.items()}
+    if not (entries := summary.summarise(found)):
         return
-    table = to_markdown(entries)
+    table = summary.to_markdown(entries)
     files = {'.json': json.dumps(found, indent=2) + '\n'}
     points: dict[str, list[str]] = {}
     for run in plan:
@@ -128,16 +114,15 @@ def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
     curves = None
     if points:
         correct = {
-            name: [correct_images(log.predictions) for log in runs]
+            name: [summary.correct_images(log.predictions) for log in runs]
             for name, runs in logs.items()
         }
-        curves = make_curves(points, entries, correct, plan.between)
-        table += '\n' + curves_to_markdown(curves)
+        curves = summary.make_curves(points, entries, correct, plan.between)
+        table += '\n' + summary.curves_to_markdown(curves)
         files['.curves.json'] = json.dumps(curves, indent=2) + '\n'
     for suffix, text in (files | {'.md': table}).items():
-        save = partial(Path.write_text, data=text, encoding='utf-8')
-        write_whole(out.with_name(out.name + suffix), save)
-    plot_trade_off(entries, out.with_name(f'{out.name}.png'), points)
+        write_text(out.with_name(out.name + suffix), text)
+    summary.plot_trade_off(entries, out.with_name(f'{out.name}.png'), points)
     print(table)
     print(f'table, picture and figures: {out}.md, .png, .json')
 

@@ -10,7 +10,7 @@ from mmengine.runner import load_checkpoint
 
 from m2at_mm import cli, exchange
 from m2at_mm.exchange import CLAIM_FIELDS, PlainClassifier
-from m2at_mm.files import write_whole
+from m2at_mm.files import write_text, write_whole
 from m2at_mm.registry import MODELS
 
 _EXPORTS = {
@@ -94,7 +94,7 @@ def bring_in(args: argparse.Namespace) -> None:
     text = header + Config(settings).pretty_text
     content = dict(state_dict=imported.state_dict, meta={})
     write_whole(args.out, lambda file: torch.save(content, file))
-    write_whole(config, lambda file: file.write_text(text, encoding='utf-8'))
+    write_text(config, text)
     print(f'checkpoint: {args.out}, config: {config}')
 
 
@@ -116,8 +116,7 @@ def write_claim(args: argparse.Namespace) -> None:
     about = {name: getattr(args, name) for name in CLAIM_FIELDS}
     results = json.loads(args.results.read_text(encoding='utf-8'))
     claim = exchange.make_claim(results, args.dataset, **about)
-    text = json.dumps(claim, indent=2) + '\n'
-    write_whole(args.out, lambda file: file.write_text(text))
+    write_text(args.out, json.dumps(claim, indent=2) + '\n')
     print(f'claim: {args.out}')
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from m2at_mm import cli
 from m2at_mm.checks import check_count
-from m2at_mm.files import write_whole
+from m2at_mm.files import write_text
 from m2at_mm.reporting import Report, RunLog, measure, read_runs, render
 
 
@@ -70,8 +70,7 @@ def main() -> None:
     report = Report(runs, missing=missing)
     if not args.no_model:
         report = measure_all(runs, args.num_images)
-    page = render(report)
-    write_whole(args.out, lambda path: path.write_text(page, encoding='utf-8'))
+    write_text(args.out, render(report))
     for name, reason in report.missing.items():
         print(f'{name} was not attacked: {reason}')
     print(f'report: {args.out.resolve()}')

@@ -1,6 +1,7 @@
 """Measure the accuracy of a classifier, clean and under attack."""
 
 import argparse
+from typing import Any
 
 from mmengine.config import Config
 
@@ -11,22 +12,14 @@ from m2at_mm.evaluation.samples import SUBSETS
 
 def parse_args() -> argparse.Namespace:
     """Arguments of the evaluation."""
-    parser = cli.Parser(
-        description=__doc__,
-        epilog='Stopped at any time, the same command goes on where it was.',
-    )
+    parser = cli.Parser(description=__doc__, epilog=cli.GOES_ON)
     cli.add_common_arguments(parser)
     add = parser.add_argument
     add('checkpoint', help='checkpoint file')
-    add(
-        '--attacks',
-        nargs='+',
-        choices=ATTACK_NAMES,
-        metavar='NAME',
-        default=list(DEFAULT_ATTACKS),
-        help=f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
-        f'{" ".join(DEFAULT_ATTACKS)} by default',
-    )
+    text = f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
+    text += f'{" ".join(DEFAULT_ATTACKS)} by default'
+    how: Any = dict(choices=ATTACK_NAMES, default=list(DEFAULT_ATTACKS))
+    add('--attacks', nargs='+', metavar='NAME', **how, help=text)
     text = "radii, like 4/255 8/255; the config's by default"
     add('--eps', nargs='+', metavar='E', help=text)
     text = "norm of the radii; the config's by default"
@@ -77,8 +70,7 @@ def main() -> None:
     """Evaluate as the command line says."""
     args = parse_args()
     runner = cli.build_runner(load_config(args), args)
-    attacks = ' '.join(args.attacks)
-    told = dict(checkpoint=args.checkpoint, attacks=attacks)
+    told = dict(checkpoint=args.checkpoint, attacks=' '.join(args.attacks))
     cli.show_head(runner, 'evaluation', 'test', **told)
     runner.test()
 

@@ -10,27 +10,16 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from m2at_mm import cli
+from m2at_mm import visualization as vis
 from m2at_mm.checks import check_count
 from m2at_mm.evaluation.samples import Samples
-from m2at_mm.visualization import (
-    AttackSteps,
-    MaskKinds,
-    MethodOptions,
-    TrainingImages,
-    draw_attack_steps,
-    draw_mask_kinds,
-    draw_method_options,
-    draw_step_frames,
-    draw_training_images,
-    save_animation,
-)
 
 #: What a picture shows, and how it is drawn.
 KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Figure]]] = {
-    'rows': (TrainingImages.of, draw_training_images),
-    'steps': (AttackSteps.of, draw_attack_steps),
-    'masks': (MaskKinds.of, draw_mask_kinds),
-    'options': (MethodOptions.of, draw_method_options),
+    'rows': (vis.TrainingImages.of, vis.draw_training_images),
+    'steps': (vis.AttackSteps.of, vis.draw_attack_steps),
+    'masks': (vis.MaskKinds.of, vis.draw_mask_kinds),
+    'options': (vis.MethodOptions.of, vis.draw_method_options),
 }
 
 
@@ -93,15 +82,15 @@ def main() -> None:
     loader = runner.test_dataloader
     prepare = model.data_preprocessor
     samples = Samples(loader.dataset, prepare, loader.collate_fn)
-    chosen = samples.spread(args.num_images)
-    ((images, labels),) = samples.batches([chosen])
+    ((images, labels),) = samples.batches([samples.spread(args.num_images)])
     look, draw = KINDS[args.show]
     found = look(model, images, labels)
     classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
     note = '' if args.checkpoint else 'untrained network'
     args.out.parent.mkdir(parents=True, exist_ok=True)
     if args.out.suffix.lower() == '.gif':
-        save_animation(draw_step_frames(found, classes, note), args.out)
+        frames = vis.draw_step_frames(found, classes, note)
+        vis.save_animation(frames, args.out)
     else:
         draw(found, classes, note).savefig(args.out, dpi=110)
     print(f'picture: {args.out.resolve()}')

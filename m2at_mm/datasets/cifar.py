@@ -17,11 +17,7 @@ from mmengine.logging import print_log
 from mmengine.utils import scandir
 from mmpretrain.datasets import CIFAR10 as _CIFAR10
 from mmpretrain.datasets import CIFAR100 as _CIFAR100
-from mmpretrain.datasets.utils import (
-    check_integrity,
-    download_and_extract_archive,
-    extract_archive,
-)
+from mmpretrain.datasets import utils
 
 from m2at_mm.checks import check_choice, check_count
 from m2at_mm.datasets.splits import SPLITS, round_robin, stratified_split
@@ -38,25 +34,22 @@ DOWNLOAD_TIMEOUT = 30.0
 class CIFAR10(WholeBatches, _CIFAR10):
     """mmpretrain's CIFAR-10 with a validation split, also from image files.
 
-    ``val`` is a fixed, class-balanced part of the training images, which
-    ``train`` never contains. The data under ``data_root`` are either the
-    official files or an image folder; intact official files come first::
+    ``val`` is a fixed, class-balanced part of the training images, without
+    which ``train`` is. The data are official files, or else image files::
 
         data_root/cifar-10-batches-py/data_batch_1 ...
         data_root/{train,test}/<class>/*.{png,jpg,jpeg,bmp}
 
-    Samples of an image folder, and of ``val`` in any case, take turns over
-    the classes, so that ``indices=N`` gives a balanced first N. Of a folder
-    only the images that the split and ``indices`` ask for are read. A sample
-    has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and ``gt_label``.
-    Further arguments are mmpretrain's and those of :class:`WholeBatches`.
+    Samples of image files, and of ``val``, take turns over the classes, so
+    that ``indices=N`` gives a balanced first N, and only these files are read.
+    A sample has ``img``, RGB in 0..255, uint8, shape (32, 32, 3), and
+    ``gt_label``. Further arguments: see mmpretrain, :class:`WholeBatches`.
 
     Args:
-        split (str): 'train', 'val' or 'test'. Defaults to 'train'.
+        split (str): 'train', 'val' or 'test'.
         download (bool): Whether to try to get the official files if there
             are no data; a failure leaves nothing behind. Defaults to True.
-        val_size (int): Number of images in ``val``, a multiple of the number
-            of classes. Defaults to 1000.
+        val_size (int): Images in ``val``, a multiple of the classes' number.
 
     Raises:
         ValueError: An argument, a class folder or an image is wrong.
@@ -183,7 +176,6 @@ class CIFAR10(WholeBatches, _CIFAR10):
         return paths, np.repeat(np.arange(len(names)), counts)
 
     def _download(self, place: str) -> None:
-        """Download the official files, or unpack them if they are there."""
         if '://' in place:
             raise RuntimeError('only a local folder can be filled')
         root = Path(place)
@@ -191,14 +183,15 @@ class CIFAR10(WholeBatches, _CIFAR10):
         # On the same disk, and hidden until all of it is there.
         with TemporaryDirectory(dir=above, prefix='.download-') as tmp:
             archive = str(root / self.filename)
-            if check_integrity(archive, self.tgz_md5):
-                extract_archive(archive, tmp)
+            if utils.check_integrity(archive, self.tgz_md5):
+                utils.extract_archive(archive, tmp)
             else:
                 before = socket.getdefaulttimeout()
                 socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
                 settings = dict(filename=self.filename, md5=self.tgz_md5)
+                load = utils.download_and_extract_archive
                 try:
-                    download_and_extract_archive(self.url, tmp, **settings)
+                    load(self.url, tmp, **settings)
                 finally:
                     socket.setdefaulttimeout(before)
             target = root / self.base_folder

@@ -15,21 +15,18 @@ from m2at_mm.registry import DATASETS
 class Digits(WholeBatches):
     """The 1,797 handwritten digits inside scikit-learn, in CIFAR's shape.
 
-    The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. The
-    split is fixed: 'train' has 1,297 images, 'val' 200 and 'test' 300, the
-    latter two with equally many of each class. Samples are in the order and
-    form of :class:`CIFAR10`, arguments as of :class:`WholeBatches`. An
-    ImportError tells where scikit-learn is not installed.
+    The 8x8 images (https://doi.org/10.24432/C50P49) come as 32x32 RGB. Of the
+    fixed split, 'train' has 1,297 images, 'val' 200 and 'test' 300, the latter
+    two class-balanced. Samples are in the order and form of :class:`CIFAR10`,
+    arguments as of :class:`WholeBatches`.
     """
 
     METAINFO = {'classes': tuple('0123456789')}
 
-    def __init__(
-        self, split: str = 'train', *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, split: str = 'train', *args: Any, **kw: Any) -> None:
         check_choice('split', split, SPLITS)
         self.split = split
-        super().__init__('', *args, **kwargs)
+        super().__init__('', *args, **kw)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Load the samples of the split."""
@@ -56,12 +53,9 @@ class Digits(WholeBatches):
 
 def _to_rgb(values: np.ndarray) -> np.ndarray:
     """Scale 64 values in 0..16 to a 32x32 RGB image in 0..255."""
-    gray = mmcv.imresize(
-        (values * (255 / 16)).astype(np.float32).reshape(8, 8),
-        (32, 32),
-        interpolation='bicubic',
-        backend='cv2',
-    )
+    small = (values * (255 / 16)).astype(np.float32).reshape(8, 8)
+    how = dict(interpolation='bicubic', backend='cv2')
+    gray = mmcv.imresize(small, (32, 32), **how)
     # Bicubic interpolation overshoots at edges.
     gray = gray.round().clip(0, 255).astype(np.uint8)
     return np.repeat(gray[..., None], 3, axis=-1)

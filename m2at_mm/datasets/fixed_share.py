@@ -23,24 +23,22 @@ class FixedShareBatchSampler(Sampler[list[int]]):
         sampler=dict(type='DefaultSampler', shuffle=True),
         batch_sampler=dict(type='m2at_mm.FixedShareBatchSampler'),
 
-    The sampler, a DefaultSampler or an InfiniteSampler, orders the original
-    images and divides them among the processes as usual. The generated ones
-    are drawn with replacement, as in the code of arXiv 2103.01946 and
-    2302.04638, each process from a part of its own, by seed, epoch and
-    process alone. A last batch that the original images do not fill is
-    filled up with the first ones of the epoch.
+    The sampler orders the original images and divides them among the
+    processes. The generated ones are drawn with replacement, as in the code of
+    arXiv 2103.01946 and 2302.04638, each process from a part of its own, by
+    seed and epoch. The first original images of the epoch fill up its last
+    batch.
 
     Args:
-        sampler (Sampler): Built by MMEngine from ``sampler``.
+        sampler (DefaultSampler | InfiniteSampler): Built by MMEngine.
         batch_size (int): Images in a batch of one process.
         original_share (float): Share of original images in a batch, in
-            (0, 1), rounded to the nearest number of images. Defaults to 0.3.
-        batches_per_epoch (int, optional): Length of an epoch. By default
-            each original image comes once.
+            (0, 1), rounded to the nearest number of images.
+        batches_per_epoch (int, optional): By default each original image
+            comes once.
 
     Raises:
-        ValueError: An argument is wrong, or a batch would have images of one
-            kind only.
+        ValueError: An argument is wrong, or a batch would lack one kind.
     """
 
     def __init__(
@@ -71,12 +69,18 @@ class FixedShareBatchSampler(Sampler[list[int]]):
                 "dataset=dict(type='m2at_mm.OriginalAndGenerated', ...)"
             )
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
-        self.num_original = _count(batch_size, original_share)
+        count = self.num_original = round(batch_size * original_share)
+        if not 0 < count < batch_size:
+            raise ValueError(
+                f'original_share={original_share} of {batch_size=} gives '
+                f'{count} original and {batch_size - count} generated images '
+                'in a batch: choose a larger batch_size, or a share that '
+                'leaves at least one of each'
+            )
         self.num_generated = len(dataset.datasets[1])
         # Of the original images alone; its seed and epoch are set from here.
-        self.sampler = type(sampler)(
-            dataset.datasets[0], shuffle=sampler.shuffle, seed=sampler.seed
-        )
+        how = dict(shuffle=sampler.shuffle, seed=sampler.seed)
+        self.sampler = type(sampler)(dataset.datasets[0], **how)
 
     def __len__(self) -> int:
         needed: int = -(-len(self.sampler) // self.num_original)
@@ -96,16 +100,3 @@ class FixedShareBatchSampler(Sampler[list[int]]):
             generated = rank + world_size * rng.integers(own, size=drawn)
             generated = len(self.sampler.dataset) + generated % number
             yield rng.permutation([*original, *generated]).tolist()
-
-
-def _count(batch_size: int, share: float) -> int:
-    """The original images in a batch."""
-    count = round(batch_size * share)
-    if not 0 < count < batch_size:
-        raise ValueError(
-            f'original_share={share} of batch_size={batch_size} gives '
-            f'{count} original and {batch_size - count} generated images in '
-            'a batch: choose a larger batch_size, or a share that leaves at '
-            'least one of each'
-        )
-    return count

@@ -19,16 +19,13 @@ class GeneratedImages(WholeBatches):
     """Images of a generative model, from an ``.npz`` as they are published.
 
     The file has ``image``, RGB in 0..255, uint8, shape (N, H, W, 3), and
-    ``label``, integers of shape (N, ). It is mapped into memory, so that an
-    image costs memory only while it is used, and must be uncompressed. A
-    sample has ``img``, uint8 of shape (H, W, 3), and ``gt_label``.
+    ``label``, integers of shape (N, ). It is mapped into memory, so it must be
+    uncompressed. A sample has ``img`` and ``gt_label``.
 
     Args:
-        ann_file (str): Path of the ``.npz``, relative to ``data_root`` if
-            that is given.
+        ann_file (str): Path of the ``.npz``, relative to ``data_root`` if any.
         **kwargs (Any): See :class:`WholeBatches`. ``classes`` or
-            ``metainfo`` must name the classes; ``serialize_data`` is always
-            False.
+            ``metainfo`` must name the classes.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -49,7 +46,7 @@ class GeneratedImages(WholeBatches):
         return samples
 
     def get_gt_labels(self) -> np.ndarray:
-        """The class of each image, shape (len(self), ), mapped as well."""
+        """See :meth:`WholeBatches.get_gt_labels`; mapped as well."""
         self.full_init()
         if not isinstance(self.data_list, _MappedSamples):  # chosen one by one
             return super().get_gt_labels()
@@ -61,12 +58,12 @@ class GeneratedImages(WholeBatches):
 class OriginalAndGenerated(ConcatDataset):
     """The original training images, and behind them generated ones.
 
-    It gives whole batches if both datasets do. How many of each kind are in
-    a batch is up to :class:`FixedShareBatchSampler`.
+    It gives whole batches if both datasets do, for
+    :class:`FixedShareBatchSampler`.
 
     Args:
         original (dict): Config of the dataset of the original images.
-        generated (dict): Config of the dataset of the generated images, like
+        generated (dict): That of the generated ones, like
             :class:`GeneratedImages`. Classes, ``pipeline`` and
             ``whole_batches`` are those of ``original`` if left out.
         lazy_init (bool): Whether to read no data yet. Defaults to False.
@@ -154,8 +151,7 @@ def _map_array(path: str, name: str) -> np.ndarray:
                 # The lengths of name and extra field end the 30 bytes of the
                 # member's local header.
                 file.seek(member.header_offset + 26)
-                lengths = np.frombuffer(file.read(4), '<u2')
-                file.seek(int(lengths.sum()), 1)
+                file.seek(int(np.frombuffer(file.read(4), '<u2').sum()), 1)
                 return _map_npy(file, name == 'image')
     except FileNotFoundError as error:
         text = f'ann_file={path!r} is not there: give the path of an .npz'
@@ -190,10 +186,7 @@ def _map_npy(file: BinaryIO, at_random: bool) -> np.ndarray:
     return np.ndarray(shape, dtype, mapped, file.tell(), order=order)
 
 
-def _problem(
-    images: np.ndarray, labels: np.ndarray, num_classes: int
-) -> str | None:
-    """What is wrong with the arrays of a file, and the remedy."""
+def _problem(images: np.ndarray, labels: np.ndarray, count: int) -> str | None:
     pixels = images.dtype == np.uint8 and images.ndim == 4
     if not pixels or images.shape[3] != 3 or len(images) == 0:
         return (
@@ -207,9 +200,9 @@ def _problem(
             f'integers of shape ({len(images)}, )'
         )
     low, high = labels.min(), labels.max()
-    if low < 0 or high >= num_classes:
+    if low < 0 or high >= count:
         return (
-            f'labels from {low} to {high}, but classes has {num_classes} '
+            f'labels from {low} to {high}, but classes has {count} '
             'names: mend the labels, or name the classes that they count'
         )
     return None

@@ -23,10 +23,8 @@ class SeededPipeline:
 
     The draws for an image depend on the seed, the epoch, its position in the
     dataset, the process that reads it and how often that process has read it
-    in the epoch, but not on what was read or drawn before. So a resumed run
-    augments as an uninterrupted one with the same number of workers. The
-    streams outside are left as they were.
-
+    in the epoch alone. So a resumed run augments as an uninterrupted one with
+    the same number of workers. The streams outside are left as they were.
     """
 
     pipeline: Callable[[dict[str, Any]], Any]

@@ -1,7 +1,5 @@
 """Fixed, class-balanced splits of a dataset."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 SPLITS = ('train', 'val', 'test')
@@ -9,13 +7,11 @@ SPLITS = ('train', 'val', 'test')
 _SPLIT_SEED = 0
 
 
-def stratified_split(
-    labels: np.ndarray, sizes: Sequence[int]
-) -> list[np.ndarray]:
+def stratified_split(labels: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
     """Split samples by labels, (N, ), to parts of ``sizes`` of every class.
 
-    Ascending indices of each part and of the rest. The n-th sample of a class
-    always goes to the same part, however the classes are interleaved.
+    Ascending indices of each part and of the rest. Where the n-th sample of a
+    class goes does not depend on the other classes.
     """
     rng = np.random.RandomState(_SPLIT_SEED)
     parts: list[list[np.ndarray]] = [[] for _ in range(len(sizes) + 1)]

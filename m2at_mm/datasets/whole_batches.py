@@ -15,11 +15,9 @@ from m2at_mm.structures import BatchLabels
 class WholeBatches(BaseDataset):
     """Mixin of datasets whose images are in memory and of one size.
 
-    With ``whole_batches`` a dataloader gets all pixels of a batch in one
-    tensor and all labels in one object: no Python object per sample is
-    transformed, collated and sent from a worker. Random crops and flips are
-    then the preprocessor's, see :class:`m2at_mm.AdversarialDataPreprocessor`,
-    and a ValueError tells of transforms in the pipeline. It is fastest with
+    With ``whole_batches`` no Python object per sample is transformed, collated
+    and sent from a worker. Random crops and flips are then those of
+    :class:`m2at_mm.AdversarialDataPreprocessor`. It is fastest with
     ``serialize_data=False``. A single sample, and with it a wrapper like
     ``ConcatDataset``, gives what it always gave.
 
@@ -61,13 +59,10 @@ class WholeBatches(BaseDataset):
         self.full_init()
         return np.array([sample['gt_label'] for sample in self.data_list])
 
-    def _copy_without_annotation(self, memo: Any = None) -> 'WholeBatches':
+    def _copy_without_annotation(self, memo: Any = None) -> Any:
         # The parent's memo outlives the call: a later copy could get what an
         # earlier one, since freed, had at the same address.
-        copied: WholeBatches = super()._copy_without_annotation(
-            {} if memo is None else memo
-        )
-        return copied
+        return super()._copy_without_annotation({} if memo is None else memo)
 
     def check_pipeline(self) -> None:
         """Refuse transforms, which whole batches would pass by."""

@@ -1,18 +1,18 @@
 """Hooks."""
 
-from m2at_mm.hooks.adversarial_visualization_hook import (
-    AdversarialVisualizationHook,
+from .adversarial_visualization_hook import AdversarialVisualizationHook
+from .attack_schedule_hook import AttackScheduleHook
+from .collapse_guard_hook import CollapseGuardHook
+from .input_check_hook import InputCheckHook
+from .preemption_hook import PreemptionHook
+from .rng_state_hook import RNGStateHook
+from .robust_overfitting_hook import RobustOverfittingHook
+from .stock_hooks import (
+    AveragedWeightsHook,
+    RuntimeInfoHook,
+    SafeCheckpointHook,
+    SyncBuffersHook,
 )
-from m2at_mm.hooks.attack_schedule_hook import AttackScheduleHook
-from m2at_mm.hooks.averaged_weights_hook import AveragedWeightsHook
-from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
-from m2at_mm.hooks.input_check_hook import InputCheckHook
-from m2at_mm.hooks.preemption_hook import PreemptionHook
-from m2at_mm.hooks.rng_state_hook import RNGStateHook
-from m2at_mm.hooks.robust_overfitting_hook import RobustOverfittingHook
-from m2at_mm.hooks.runtime_info_hook import RuntimeInfoHook
-from m2at_mm.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from m2at_mm.hooks.sync_buffers_hook import SyncBuffersHook
 
 __all__ = [
     'AdversarialVisualizationHook',

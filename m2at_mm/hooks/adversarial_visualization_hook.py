@@ -15,6 +15,7 @@ from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from m2at_mm import visualization as vis
 from m2at_mm.attacks import attack_mode, own_random_stream
 from m2at_mm.checks import check_count
 from m2at_mm.hooks.watched_images import watched_batches, watched_loader
@@ -22,11 +23,6 @@ from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.process_state import random_streams, set_random_streams
 from m2at_mm.runner.train_loops import refuse_epochs
-from m2at_mm.visualization import (
-    TrainingImages,
-    draw_training_images,
-    figure_pixels,
-)
 
 # No slash: MMEngine's local backend makes a file of the name.
 _PICTURE = 'training_images'
@@ -38,15 +34,12 @@ _EPS = 'threat_model.eps'  # as AttackScheduleHook names it
 class AdversarialVisualizationHook(Hook):
     """Show the train attack and its images on the same few images.
 
-    After each ``interval`` epochs or iterations the runner's visualizer is
-    given the picture ``training_images`` (see
+    The runner's visualizer is given the picture ``training_images`` (see
     :func:`m2at_mm.visualization.draw_training_images`), ``attack_success``,
-    the percentage of the images that are classified correctly without attack
-    and wrongly under the train attack, and ``threat_model.eps``, unless
-    :class:`AttackScheduleHook` logs it. Steps are counted in iterations.
-
-    Random starts and masks are the same every time, so only the network
-    differs: the one in training, not the average of an EMAHook. Training is
+    the percentage of the images that the network, not the average of an
+    EMAHook, classifies correctly without attack and wrongly under it, and
+    ``threat_model.eps``, unless :class:`AttackScheduleHook` logs it. Steps are
+    iterations. Random starts and masks are always the same, and training is
     bit for bit what it is without the hook. A picture that fails, as with a
     full disk, is logged as an error, and training goes on.
 
@@ -74,7 +67,6 @@ class AdversarialVisualizationHook(Hook):
         self._failures = 0
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what would show nothing, or hang."""
         if not runner.visualizer._vis_backends:
             raise ValueError(
                 'visualizer has no vis_backends, so pictures would get lost: '
@@ -83,7 +75,23 @@ class AdversarialVisualizationHook(Hook):
             )
         if self.by_epoch:
             refuse_epochs(runner, f'interval={self.interval}')
-        _check_runs_alone(runner.model)
+        model = runner.model
+        is_ddp = isinstance(model, DistributedDataParallel)
+        if is_model_wrapper(model) and not is_ddp:
+            raise ValueError(
+                f'{type(model).__name__} spreads a model over processes, and '
+                'pictures are made in one: remove '
+                'AdversarialVisualizationHook, or train with '
+                'AdversarialDistributedDataParallel'
+            )
+        bn_mode = getattr(bare_model(model).train_attack, 'bn_mode', 'eval')
+        synced = any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+        if synced and bn_mode == 'batch':
+            raise ValueError(
+                "train_attack.bn_mode='batch' with sync_bn needs all "
+                'processes, and pictures are made in one: remove '
+                "AdversarialVisualizationHook, or set bn_mode='eval'"
+            )
 
     def after_train_epoch(self, runner: Runner) -> None:
         if self.by_epoch and self.every_n_epochs(runner, self.interval):
@@ -111,7 +119,13 @@ class AdversarialVisualizationHook(Hook):
         with self._going_on(runner, f'pictures of {note}'):
             found = self._look(runner)
             with self._going_on(runner, f'curves of {note}'):
-                _add_curves(runner, found, step)
+                add_scalar = runner.visualizer.add_scalar
+                fooled = [one.fooled() for one in found]
+                if hits := [hit for hit in fooled if hit is not None]:
+                    success = 100 * float(torch.cat(hits).float().mean())
+                    add_scalar('attack_success', success, step)
+                if f'train/{_EPS}' not in runner.message_hub.log_scalars:
+                    add_scalar(_EPS, found[0].threat_model.eps, step)
             _add_picture(runner, found[0].first(self.num_rows), note, step)
         set_random_streams(streams)
 
@@ -127,7 +141,7 @@ class AdversarialVisualizationHook(Hook):
                 f'{type(error).__name__}: {error}'
             )
 
-    def _look(self, runner: Runner) -> list[TrainingImages]:
+    def _look(self, runner: Runner) -> list[vis.TrainingImages]:
         model = bare_model(runner.model)
         device = next(model.parameters()).device
         self._batches = self._batches or watched_batches(
@@ -135,54 +149,22 @@ class AdversarialVisualizationHook(Hook):
         )
         with attack_mode(model), own_random_stream(device, 0):
             return [
-                TrainingImages.of(model, *(one.to(device) for one in batch))
-                for batch in self._batches
+                vis.TrainingImages.of(model, *(one.to(device) for one in pair))
+                for pair in self._batches
             ]
 
 
-def _add_curves(
-    runner: Runner, found: list[TrainingImages], step: int
-) -> None:
-    fooled = [hit for one in found if (hit := one.fooled()) is not None]
-    add_scalar = runner.visualizer.add_scalar
-    if fooled:
-        success = 100 * float(torch.cat(fooled).float().mean())
-        add_scalar('attack_success', success, step)
-    if f'train/{_EPS}' not in runner.message_hub.log_scalars:
-        add_scalar(_EPS, found[0].threat_model.eps, step)
-
-
 def _add_picture(
-    runner: Runner, picture: TrainingImages, note: str, step: int
+    runner: Runner, picture: vis.TrainingImages, note: str, step: int
 ) -> None:
     dataset = watched_loader(runner).dataset
     classes = getattr(dataset, 'metainfo', {}).get('classes')
-    figure = draw_training_images(picture, classes, note)
-    runner.visualizer.add_image(_PICTURE, figure_pixels(figure), step)
+    figure = vis.draw_training_images(picture, classes, note)
+    runner.visualizer.add_image(_PICTURE, vis.figure_pixels(figure), step)
     for backend in runner.visualizer._vis_backends.values():
         # OpenCV, by which MMEngine writes pictures, tells of no failure.
         if type(backend) is LocalVisBackend:
             path = Path(backend._img_save_dir, f'{_PICTURE}_{step}.png')
             if not path.is_file() or not path.stat().st_size:
-                raise OSError(
-                    f'{path} could not be written: is the disk full?'
-                )
-
-
-def _check_runs_alone(model: nn.Module) -> None:
-    """Raise ValueError if other processes must take part in a forward."""
-    is_ddp = isinstance(model, DistributedDataParallel)
-    if is_model_wrapper(model) and not is_ddp:
-        raise ValueError(
-            f'{type(model).__name__} spreads a model over processes, and '
-            'pictures are made in one: remove AdversarialVisualizationHook, '
-            'or train with AdversarialDistributedDataParallel'
-        )
-    bn_mode = getattr(bare_model(model).train_attack, 'bn_mode', 'eval')
-    norms = [m for m in model.modules() if isinstance(m, nn.SyncBatchNorm)]
-    if norms and bn_mode == 'batch':
-        raise ValueError(
-            "train_attack.bn_mode='batch' with sync_bn needs all processes, "
-            'and pictures are made in one: remove '
-            "AdversarialVisualizationHook, or set bn_mode='eval'"
-        )
+                text = f'{path} could not be written: is the disk full?'
+                raise OSError(text)

@@ -51,9 +51,8 @@ class AttackScheduleHook(Hook):
             training does not use the setting or does not allow a value.
 
     Example:
-        >>> dict(type='m2at_mm.AttackScheduleHook', schedules=[
-        ...     dict(param='threat_model.eps', values=['0/255', '8/255'],
-        ...          milestones=[0, 10])])
+        >>> dict(param='threat_model.eps', values=['0/255', '8/255'],
+        ...      milestones=[0, 10])
     """
 
     def __init__(self, schedules: Sequence[dict[str, Any]]) -> None:
@@ -137,17 +136,56 @@ class _Schedule:
             )
 
     def bind(self, model: Any) -> None:
-        """Find the setting, and refuse values that it does not allow."""
         part, _, self._name = self.param.rpartition('.')
-        owner, self._kinds = getattr(model, part, None), {'float'}
+        self.owner, self._kinds = getattr(model, part, None), {'float'}
         if self.param == 'label_smoothing' and hasattr(model, self.param):
-            owner = model
+            self.owner = model
         else:
-            self._kinds = _find(part, self._name, owner)
-            _check_used(model, part, self._name)
-        self.owner, self._configured = owner, getattr(owner, self._name)
+            self._kinds = self._find(part)
+            self._check_used(model, part)
+        self._configured = getattr(self.owner, self._name)
         for value in self.values:
             self._check(value)
+
+    def _find(self, part: str) -> set[str]:
+        """The types that the setting may have, if it is a number."""
+        owner, name, known = self.owner, self._name, {}
+        if owner is not None and part in _OWNERS:
+            known = _arguments(type(owner))
+        if name not in known or not hasattr(owner, name):
+            has = f', {type(owner).__name__} has {list(known)}' * bool(known)
+            raise ValueError(
+                f'param={self.param!r} is no setting of the model: only '
+                'numbers of its threat_model, train_attack and method, like '
+                "'threat_model.eps', and label_smoothing can be "
+                f'scheduled{has}'
+            )
+        value, annotation = getattr(owner, name), known[name]
+        if annotation is inspect.Parameter.empty:
+            annotation = float if type(value) is int else type(value)
+        kinds = set(re.findall(r'\w+', str(annotation)))
+        if not kinds & {'int', 'float', 'Pixels'}:
+            raise ValueError(
+                f'param={self.param!r} is {value!r}, but only numbers can be '
+                'scheduled'
+            )
+        return kinds
+
+    def _check_used(self, model: Any, part: str) -> None:
+        method, used = model.method, f'method={type(model.method).__name__}'
+        if part == 'train_attack':
+            unused = not method.needs_attack
+        elif part == 'threat_model':
+            unused = isinstance(method, Standard)
+        else:
+            mask = getattr(method, 'mask', 'patch')
+            unused = self._name == 'patch_size' and mask != 'patch'
+            used = f'method.mask={mask!r}'
+        if unused:
+            raise ValueError(
+                f'param={self.param!r} would change nothing, as {used} does '
+                'not use it in training: remove the schedule'
+            )
 
     def _check(self, value: Pixels) -> None:
         if isinstance(value, str) and not self._kinds & {'str', 'Pixels'}:
@@ -184,46 +222,6 @@ class _Schedule:
         return value if self._kinds & {'float', 'Pixels'} else round(value)
 
 
-def _find(part: str, name: str, owner: Any) -> set[str]:
-    """Types that a setting may have; raises ValueError if it is no number."""
-    param = f'{part}.{name}' if part else name
-    known = owner is not None and part in _OWNERS
-    arguments = _arguments(type(owner)) if known else {}
-    if name not in arguments or not hasattr(owner, name):
-        has = f', {type(owner).__name__} has {list(arguments)}' * known
-        raise ValueError(
-            f'param={param!r} is no setting of the model: only numbers of its '
-            "threat_model, train_attack and method, like 'threat_model.eps', "
-            f'and label_smoothing can be scheduled{has}'
-        )
-    value, annotation = getattr(owner, name), arguments[name]
-    if annotation is inspect.Parameter.empty:
-        annotation = float if type(value) is int else type(value)
-    kinds = set(re.findall(r'\w+', str(annotation)))
-    if not kinds & {'int', 'float', 'Pixels'}:
-        raise ValueError(
-            f'param={param!r} is {value!r}, but only numbers can be scheduled'
-        )
-    return kinds
-
-
 def _arguments(kind: type) -> dict[str, Any]:
     parameters = inspect.signature(kind).parameters
     return {name: one.annotation for name, one in parameters.items()}
-
-
-def _check_used(model: Any, part: str, name: str) -> None:
-    method, used = model.method, f'method={type(model.method).__name__}'
-    if part == 'train_attack':
-        unused = not method.needs_attack
-    elif part == 'threat_model':
-        unused = isinstance(method, Standard)
-    else:
-        mask = getattr(method, 'mask', 'patch')
-        unused = name == 'patch_size' and mask != 'patch'
-        used = f'method.mask={mask!r}'
-    if unused:
-        raise ValueError(
-            f"param='{part}.{name}' would change nothing, as {used} does not "
-            'use it in training: remove the schedule'
-        )

@@ -31,8 +31,8 @@ _ITERS_BETWEEN_READINGS = 10
 class CollapseGuardHook(Hook):
     """Watch for the ways in which adversarial training fails.
 
-    After each ``interval`` epochs or iterations the network is attacked on
-    the same few images, by FGSM from the clean image and by PGD:
+    Regularly the network is attacked on the same few images, by FGSM from the
+    clean image and by PGD:
 
     - catastrophic overfitting (arXiv 2001.03994): the accuracy under PGD is
       below half of that under FGSM, and more than ``max_gap`` points lower;
@@ -40,8 +40,8 @@ class CollapseGuardHook(Hook):
       ``patience`` or after it was better once.
 
     A loss that is not finite is noticed after at most 10 iterations, and
-    always before a check, a checkpoint or a validation; unless the training
-    can go back, it ends with an error. All failures are logged as errors.
+    before a check, a checkpoint or a validation; unless the training can go
+    back, it ends with an error. All failures are logged as errors.
 
     Args:
         action (str): ``'warn'``: training goes on. ``'stop'``: it ends after
@@ -58,8 +58,7 @@ class CollapseGuardHook(Hook):
         patience (int): Epochs or iterations in which guessing is no failure.
         step_factor (float): For ``'lower_step'``, in (0, 1).
         max_rollbacks (int): After these training is stopped.
-        by_epoch (bool): Whether ``interval`` and ``patience`` count epochs,
-            else iterations, as a loop by iterations needs.
+        by_epoch (bool): Whether ``interval`` and ``patience`` count epochs.
 
     Raises:
         ValueError: An argument is out of its range, or the model, the loop,
@@ -140,11 +139,8 @@ class CollapseGuardHook(Hook):
                 first = torch.minimum(first, self._first_bad)
             self._first_bad = first
         check = not self.by_epoch and done % self.interval == 0
-        if (
-            check
-            or done % _ITERS_BETWEEN_READINGS == 0
-            or train_loops.saves_or_validates(runner, done)
-        ):
+        often = done % _ITERS_BETWEEN_READINGS == 0
+        if check or often or train_loops.saves_or_validates(runner, done):
             self.look_at_losses(runner)
         if check:
             self._check(runner, 'iteration', done)
@@ -241,7 +237,6 @@ class CollapseGuardHook(Hook):
         self._memory.update(sound=True, ckpt_before=last)
 
     def _go_back(self, runner: Runner) -> bool:
-        """Load the last sound checkpoint, if the action is that."""
         if not self._goes_back:
             return False
         memory, error = self._memory, runner.logger.error
@@ -265,5 +260,4 @@ class CollapseGuardHook(Hook):
 
 
 def _scale_step(model: Any, factor: float) -> None:
-    """Shorten the train attack's step, whatever sets its length."""
     model.train_attack.step_factor *= factor

@@ -44,8 +44,7 @@ class InputCheckHook(Hook):
     - pretrained weights that an ``init_cfg`` names are not there.
 
     Args:
-        needs_checkpoint (bool): Refuse to train from random weights, for
-            fine-tuning.
+        needs_checkpoint (bool): Refuse to train from random weights.
 
     Raises:
         ValueError: At the start, one of these is found.
@@ -172,9 +171,8 @@ def _pretrained(model: nn.Module) -> dict[str, str]:
     found = {}
     for name, module in model.named_modules():
         given = getattr(module, 'init_cfg', None) or ()
-        for init in (
-            [given] if isinstance(given, dict) else filter(None, given)
-        ):
+        inits = [given] if isinstance(given, dict) else filter(None, given)
+        for init in inits:
             if type_name(init['type']) in ('Pretrained', 'PretrainedInit'):
                 found[name] = str(init.get('checkpoint', ''))
     return found
@@ -213,11 +211,9 @@ def _check_collation(loader: Any) -> None:
 
 def _check_augmented_once(runner: Runner) -> None:
     preprocessor = getattr(_network(runner), 'data_preprocessor', None)
-    names = {
-        name
-        for dataset in inner_datasets(runner.train_dataloader.dataset)
-        for name in _transforms(getattr(dataset, 'pipeline', None))
-    }
+    every = inner_datasets(runner.train_dataloader.dataset)
+    pipelines = [getattr(dataset, 'pipeline', None) for dataset in every]
+    names = {name for one in pipelines for name in _transforms(one)}
     twice = names & {'RandomCrop', 'RandomResizedCrop', 'RandomFlip'}
     if twice and getattr(preprocessor, 'augment', None) is not None:
         raise ValueError(

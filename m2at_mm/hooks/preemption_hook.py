@@ -7,12 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from types import FrameType
 from typing import Any
 
 import torch
 from mmengine import dist
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -21,7 +20,7 @@ from m2at_mm.checks import check_count
 from m2at_mm.files import name_last_checkpoint
 from m2at_mm.hooks.collapse_guard_hook import CollapseGuardHook
 from m2at_mm.hooks.rng_state_hook import RNGStateHook
-from m2at_mm.hooks.safe_checkpoint_hook import ATOMIC_LOCAL
+from m2at_mm.hooks.stock_hooks import ATOMIC_LOCAL
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.train_loops import is_training
 
@@ -34,9 +33,8 @@ _KEY = 'preemption_ckpt'
 class PreemptionHook(Hook):
     """Save a checkpoint and end with exit code 143 on SIGTERM.
 
-    Schedulers like Slurm send SIGTERM some time before they kill a job. The
-    iteration is finished first, and accumulated gradients are applied. In a
-    validation the run ends at once if the epoch's checkpoint is there, else
+    The iteration is finished first, and accumulated gradients are applied. In
+    a validation the run ends at once if the epoch's checkpoint is there, else
     after it. A second SIGTERM ends the process as without this hook. With
     :class:`m2at_mm.ResumableEpochTrainLoop` and
     :class:`m2at_mm.RNGStateHook`, ``--resume`` goes on with the next batch.
@@ -70,7 +68,7 @@ class PreemptionHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         self._left_over = runner.message_hub.runtime_info.get(_KEY)
-        self._last_ckpt = _last_saved(runner)
+        self._last_ckpt = runner.message_hub.runtime_info.get('last_ckpt')
         try:
             self._stock_handler = signal.signal(signal.SIGTERM, self._remember)
         except ValueError:
@@ -85,7 +83,7 @@ class PreemptionHook(Hook):
             signal.signal(signal.SIGTERM, self._stock_handler)
             self._stock_handler = None
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, *_: Any) -> None:
         if self._asked:
             # Nobody acted on the first one, or not soon enough.
             signal.signal(signal.SIGTERM, self._stock_handler)
@@ -96,11 +94,9 @@ class PreemptionHook(Hook):
         done = runner.iter + 1
         self._look_at_checkpoint(runner, done)
         interval = self.interval if dist.get_world_size() > 1 else 1
+        due = self.every_n_train_iters(runner, interval)
         # Gradients that are being accumulated are in no checkpoint.
-        if (
-            self.every_n_train_iters(runner, interval)
-            and runner.optim_wrapper.should_update()
-        ):
+        if due and runner.optim_wrapper.should_update():
             asked = torch.tensor(float(self._asked))
             dist.all_reduce(asked, 'max')
             if asked:
@@ -118,7 +114,7 @@ class PreemptionHook(Hook):
 
     def _look_at_checkpoint(self, runner: Runner, done: int) -> None:
         """Note the CheckpointHook's last; this hook's own is outdated then."""
-        last = _last_saved(runner)
+        last = runner.message_hub.runtime_info.get('last_ckpt')
         if last == self._last_ckpt:
             return
         self._last_ckpt, self._saved_iter = last, done
@@ -135,13 +131,7 @@ class PreemptionHook(Hook):
         raise SystemExit(EXIT_CODE)
 
 
-def _last_saved(runner: Runner) -> str | None:
-    hooks = (h for h in runner.hooks if isinstance(h, CheckpointHook))
-    return getattr(next(hooks, None), 'last_ckpt', None)
-
-
 def _save(runner: Runner) -> None:
-    """A checkpoint after the current iteration, in the work dir."""
     for hook in runner.hooks:
         if isinstance(hook, CollapseGuardHook):
             hook.look_at_losses(runner)
@@ -150,10 +140,8 @@ def _save(runner: Runner) -> None:
     name = f'preempted_iter_{runner.iter + 1}.pth'
     path = str(Path(runner.work_dir) / name)
     runner.message_hub.update_info(_KEY, path)
-    storage = dict(backend=ATOMIC_LOCAL)
-    runner.save_checkpoint(
-        runner.work_dir, name, by_epoch=False, backend_args=storage
-    )
+    how: Any = dict(by_epoch=False, backend_args=dict(backend=ATOMIC_LOCAL))
+    runner.save_checkpoint(runner.work_dir, name, **how)
     if dist.is_main_process():
         name_last_checkpoint(runner.work_dir, path)
 
@@ -161,8 +149,8 @@ def _save(runner: Runner) -> None:
 def end_with_parent(dataloader: DataLoader[Any]) -> None:
     """Let the workers of a dataloader end by SIGTERM of their parent alone.
 
-    One that ended by a scheduler's would let the dataloader raise before the
-    training can save. Workers that run already, or on macOS, stay as before.
+    Otherwise it would raise before the training can save. Workers that run
+    already, or on macOS, stay as before.
     """
     if hasattr(signal, 'sigwaitinfo'):
         stock = dataloader.worker_init_fn

@@ -8,8 +8,8 @@ from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from m2at_mm.registry import HOOKS
-from m2at_mm.runner import data_order, process_state, train_loops
-from m2at_mm.runner.plain_content import restored
+from m2at_mm.runner import process_state, train_loops
+from m2at_mm.runner.process_state import restored
 
 _KEY = 'rng_state'
 _HOOKS = 'hook_states'
@@ -20,10 +20,9 @@ _VALIDATED = 'validated_iter'
 class RNGStateHook(Hook):
     """Save all random streams with a checkpoint, and go on with them.
 
-    MMEngine restores the seed when it resumes, not the streams: the data come
-    in another order, and augmentations, random starts and masks are others.
-    With this hook a run that was interrupted equals the uninterrupted one, on
-    the CPU bit for bit. For that it
+    MMEngine restores the seed when it resumes, not the streams. With this
+    hook a run that was interrupted equals the uninterrupted one, on the CPU
+    bit for bit. For that it
 
     - saves and restores Python's, NumPy's and PyTorch's streams of every
       process, its running statistics, gradients that are being accumulated,
@@ -34,9 +33,8 @@ class RNGStateHook(Hook):
       seeds augmentations by epoch and image
       (:class:`m2at_mm.datasets.SeededPipeline`), and lets each process draw
       differently, also without ``randomness.diff_rank_seed``;
-    - validates with streams of their own, so that a validation doesn't change
-      the training after it, and repeats one that was due after the
-      checkpoint.
+    - validates with streams of their own, and repeats a validation that was
+      due after the checkpoint.
 
     From a checkpoint in the middle of an epoch, MMEngine begins the epoch
     anew; :class:`m2at_mm.ResumableEpochTrainLoop` goes on.
@@ -104,7 +102,7 @@ class RNGStateHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        data_order.check_sampler(runner)
+        train_loops.check_sampler(runner)
         self._began = True
         forgotten = process_state.hooks_that_forget(runner)
         if forgotten:
@@ -113,9 +111,15 @@ class RNGStateHook(Hook):
                 'may have noted: give such hooks state_dict() and '
                 'load_state_dict()'
             )
-        data_order.make_repeatable(runner, self._epoch)
-        if dist.get_world_size() > 1:
-            self._draw_apart(runner)
+        train_loops.make_repeatable(runner, self._epoch)
+        # MMEngine seeds all processes alike by default.
+        has_own_way = hasattr(runner.model, 'keep_random_streams')
+        differ = train_loops.draws_differ(runner)
+        if dist.get_world_size() > 1 and differ == has_own_way:
+            if differ:
+                runner.model.keep_random_streams()
+            else:
+                torch.manual_seed(torch.initial_seed() + dist.get_rank())
         loaded = self._loaded
         if loaded is not None:
             self._go_on(runner)
@@ -126,11 +130,11 @@ class RNGStateHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Tell the pipelines, also those in workers, which epoch it is."""
         self._epoch.fill_(runner.epoch)
-        loader, seed = runner.train_dataloader, data_order.common_seed(runner)
+        loader, seed = runner.train_dataloader, train_loops.common_seed(runner)
         # A hook like mmpretrain's SwitchRecipeHook may have changed them.
-        data_order.seed_pipelines(loader.dataset, seed, self._epoch)
+        train_loops.seed_pipelines(loader.dataset, seed, self._epoch)
         if train_loops.counts_epochs(runner):
-            data_order.seed_epoch(loader, seed, runner.epoch)
+            train_loops.seed_epoch(loader, seed, runner.epoch)
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         if self._loaded is not None:
@@ -143,23 +147,13 @@ class RNGStateHook(Hook):
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
 
-    def _draw_apart(self, runner: Runner) -> None:
-        """MMEngine seeds all processes alike by default."""
-        has_own_way = hasattr(runner.model, 'keep_random_streams')
-        differ = data_order.draws_differ(runner)
-        if differ and has_own_way:
-            runner.model.keep_random_streams()
-        elif not differ and not has_own_way:
-            torch.manual_seed(torch.initial_seed() + dist.get_rank())
-
     # --- validation ---
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Validate with streams that depend on the seed alone."""
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
         self.gather(runner, at_epoch_end=in_epochs)
-        set_random_seed(data_order.common_seed(runner), diff_rank_seed=True)
+        set_random_seed(train_loops.common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
         own = self._states['ranks'][dist.get_rank()]

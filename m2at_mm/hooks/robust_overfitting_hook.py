@@ -16,18 +16,14 @@ _KEY = 'robust_history'
 class RobustOverfittingHook(Hook):
     """Compare the best and the last validation under attack.
 
-    Robust accuracy on images that were not trained on often falls again after
-    the learning rate does, while that on training images rises (robust
-    overfitting, arXiv 2002.11569). At the end of training this hook logs, for
-    each attack, the best and the last figure with their epochs, as a warning
+    Robust accuracy on held-out images often falls again after the learning
+    rate does (robust overfitting, arXiv 2002.11569). At the end of training
+    this hook logs the best and the last figure of each attack, as a warning
     where the last one is more than ``max_loss`` points lower.
 
     Args:
-        max_loss (float): In points of accuracy, not negative. By default
+        max_loss (float): In points of accuracy, at least 0. The default is
             above the noise of 1,000 images.
-
-    Raises:
-        ValueError: ``max_loss`` is negative.
     """
 
     def __init__(self, max_loss: float = 2.0) -> None:
@@ -37,11 +33,9 @@ class RobustOverfittingHook(Hook):
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         if not is_training(runner):
             return
-        robust = {
-            name: float(value)
-            for name, value in (metrics or {}).items()
-            if name.startswith('robust/') and name != 'robust/clean'
-        }
+        found = (metrics or {}).items()
+        robust = {k: float(v) for k, v in found if k.startswith('robust/')}
+        robust.pop('robust/clean', None)
         step = runner.epoch if counts_epochs(runner) else runner.iter
         known = runner.message_hub.runtime_info.get(_KEY, {})
         runner.message_hub.update_info(_KEY, {**known, step: robust})

@@ -25,13 +25,9 @@ def watched_batches(
     loader, model = watched_loader(runner), bare_model(runner.model)
     # PyTorch's loader draws a seed, too.
     with own_random_stream(next(model.parameters()).device, 0):
-        samples = Samples(
-            loader.dataset, model.data_preprocessor, loader.collate_fn
-        )
+        prepare = model.data_preprocessor
+        samples = Samples(loader.dataset, prepare, loader.collate_fn)
         order = samples.spread(count)
         size = max(loader.batch_size or 1, least)
         parts = [order[at : at + size] for at in range(0, len(order), size)]
-        return [
-            (images.cpu(), labels.cpu())
-            for images, labels in samples.batches(parts)
-        ]
+        return [(x.cpu(), y.cpu()) for x, y in samples.batches(parts)]

@@ -1,18 +1,16 @@
 """Training methods: each turns an attack into a loss."""
 
-from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
-from m2at_mm.methods.baselines import (
-    IAT,
-    MART,
-    PGDAT,
-    TRADES,
-    AVmixup,
-    Standard,
+from .base import (
+    BoundAttack,
+    Method,
+    Model,
+    TrainingBatch,
+    one_hot,
+    smooth_labels,
 )
-from m2at_mm.methods.free_at import FreeAT
-from m2at_mm.methods.labels import one_hot, smooth_labels
-from m2at_mm.methods.m2at import M2AT
-from m2at_mm.methods.masking import (
+from .baselines import IAT, MART, PGDAT, TRADES, AVmixup, FreeAT, Standard
+from .m2at import (
+    M2AT,
     MixedBatch,
     MixRatios,
     draw_masks,

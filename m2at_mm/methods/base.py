@@ -4,10 +4,31 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from m2at_mm.attacks.losses import hard_labels
 from m2at_mm.attacks.threat_model import ThreatModel
+
+
+def smooth_labels(target: Tensor, confidence: float) -> Tensor:
+    """ls(y, q) = q*y + (1 - q)/(K - 1)*(1 - y), shape (N, K), q in [0, 1]."""
+    others = (1 - confidence) / (target.size(1) - 1)
+    return confidence * target + others * (1 - target)
+
+
+def one_hot(target: Tensor, num_classes: int | None) -> Tensor:
+    """Probabilities of shape (N, K) from labels; probabilities stay."""
+    if target.ndim == 2:
+        return target
+    if num_classes is None:
+        raise ValueError(
+            'soft labels need the number of classes: set num_classes in '
+            'data_preprocessor'
+        )
+    # F.one_hot looks at the labels first, for which the host waits.
+    scores = torch.zeros(len(target), num_classes, device=target.device)
+    return scores.scatter_(1, target.unsqueeze(1), 1.0)
 
 
 class Model(Protocol):
@@ -91,8 +112,8 @@ class Method:
     ) -> dict[str, Tensor]:
         """The losses of a batch; by default, those on the training batch.
 
-        MMEngine sums the entries whose name contains ``loss`` and logs the
-        others, the accuracy in per cent by the unmixed label among them.
+        MMEngine sums the entries with ``loss`` in their name and logs the
+        others, like the accuracy in per cent by the unmixed label.
         """
         batch = self.training_batch(model, attack, images, target)
         losses, logits = model.supervised_loss(batch.images, batch.target)

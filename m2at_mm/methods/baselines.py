@@ -1,4 +1,4 @@
-"""Methods to compare with: Standard, PGDAT, TRADES, MART, AVmixup and IAT."""
+"""Methods to compare with: from Standard and PGDAT to IAT and FreeAT."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,16 +7,10 @@ import torch
 from torch import Tensor
 
 from m2at_mm.attacks.losses import kl_divergence
+from m2at_mm.attacks.threat_model import unit_direction
 from m2at_mm.checks import check_number
-from m2at_mm.methods.base import (
-    BoundAttack,
-    Method,
-    Model,
-    TrainingBatch,
-    accuracy,
-    supervised_logits,
-)
-from m2at_mm.methods.labels import one_hot, smooth_labels
+from m2at_mm.methods import base
+from m2at_mm.methods.base import BoundAttack, Method, Model, TrainingBatch
 from m2at_mm.registry import TASK_UTILS
 
 
@@ -44,9 +38,9 @@ class PGDAT(Method):
 class TRADES(Method):
     """CE(f(x), y) + beta * KL(f(x) || f(x')), arXiv 1901.08573, equation 5.
 
-    x' maximises the same divergence from x + 0.001 * N(0, 1), with the train
-    attack ``dict(type='m2at_mm.PGD', loss='kl', noise_std=0.001)``. ``beta``
-    is at least 0, by default the authors' choice for CIFAR-10.
+    x' maximises the same divergence from x + 0.001 * N(0, 1): train attack
+    ``dict(type='m2at_mm.PGD', loss='kl', noise_std=0.001)``. ``beta`` >= 0 is
+    by default the authors' for CIFAR-10.
     """
 
     beta: float = 6.0
@@ -57,14 +51,13 @@ class TRADES(Method):
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
-        losses, clean = supervised_logits(model, images, target)
+        losses, clean = base.supervised_logits(model, images, target)
         logits = model(adversarial)
         return dict(
             losses,
             loss_consistency=self.beta * kl_divergence(logits, clean).mean(),
-            adversarial_accuracy=accuracy(logits, target),
+            adversarial_accuracy=base.accuracy(logits, target),
         )
 
 
@@ -78,7 +71,7 @@ class MART(Method):
 
         BCE(f(x'), y) = CE(f(x'), y) - log(1 - max_{k != y} p_k(x')).
 
-    ``beta`` is at least 0, by default the authors' choice for CIFAR-10.
+    ``beta`` >= 0 is by default the authors' for CIFAR-10.
     """
 
     beta: float = 5.0
@@ -90,10 +83,9 @@ class MART(Method):
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         adversarial = attack(model, images, target)
         clean = model(images)
-        losses, logits = supervised_logits(model, adversarial, target)
+        losses, logits = base.supervised_logits(model, adversarial, target)
         label = target.unsqueeze(1)
         others = logits.softmax(1).scatter(1, label, 0).amax(1)
         # The guards against log(0) are those of the authors' code.
@@ -104,7 +96,7 @@ class MART(Method):
             losses,
             loss_margin=margin.mean(),
             loss_consistency=self.beta * (divergence * unsure).mean(),
-            adversarial_accuracy=accuracy(logits, target),
+            adversarial_accuracy=base.accuracy(logits, target),
         )
 
 
@@ -137,15 +129,15 @@ class AVmixup(Method):
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> TrainingBatch:
-        """See :meth:`Method.training_batch`."""
         adversarial = attack(model, images, target)
         vertex = (images + self.gamma * (adversarial - images)).clamp(0, 1)
         weight = self.draw(images)
         share = weight.view(-1, 1, 1, 1)
         mixed = share * images + (1 - share) * vertex
-        share, labels = weight[:, None], one_hot(target, model.num_classes)
-        clean = smooth_labels(labels, self.clean_label)
-        other = smooth_labels(labels, self.vertex_label)
+        share = weight[:, None]
+        labels = base.one_hot(target, model.num_classes)
+        clean = base.smooth_labels(labels, self.clean_label)
+        other = base.smooth_labels(labels, self.vertex_label)
         soft = share * clean + (1 - share) * other
         return TrainingBatch(mixed, soft, dict(kept_share=(1 - weight).mean()))
 
@@ -167,10 +159,9 @@ class Mixup(NamedTuple):
 class IAT(Method):
     """Mean of the mixup losses on clean and on adversarial images.
 
-    Interpolated Adversarial Training, arXiv 1906.06784: clean images and
-    those of PGD are mixed, each with a ratio lam ~ Beta(1, 1) and partners of
-    their own. The training batch is the mixed adversarial images; the truth
-    of their accuracy is the label of the larger part.
+    Interpolated Adversarial Training, arXiv 1906.06784: both are mixed, with
+    a ratio lam ~ Beta(1, 1) and partners of their own. The training batch is
+    the mixed adversarial images, whose truth is the label of the larger part.
     """
 
     changes_labels = True
@@ -182,9 +173,8 @@ class IAT(Method):
     def _batches(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> list[TrainingBatch]:
-        """The mixed clean images, and the mixed adversarial ones."""
         adversarial = attack(model, images, target)
-        labels = one_hot(target, model.num_classes)
+        labels = base.one_hot(target, model.num_classes)
         return [
             TrainingBatch(mixup.apply(part), mixup.apply(labels))
             for mixup, part in zip(self.draw(images), (images, adversarial))
@@ -193,21 +183,85 @@ class IAT(Method):
     def training_batch(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> TrainingBatch:
-        """See :meth:`Method.training_batch`."""
         return self._batches(model, attack, images, target)[1]
 
     def loss(
         self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
     ) -> dict[str, Tensor]:
-        """See :meth:`Method.loss`."""
         one, other = self._batches(model, attack, images, target)
         clean, _ = model.supervised_loss(one.images, one.target)
-        mixed, logits = supervised_logits(model, other.images, other.target)
+        inputs, truth = other.images, other.target
+        mixed, logits = base.supervised_logits(model, inputs, truth)
         losses = {k: (clean[k] + mixed[k]) / 2 for k in clean if 'loss' in k}
-        truth = other.target
-        return dict(losses, adversarial_accuracy=accuracy(logits, truth))
+        return dict(losses, adversarial_accuracy=base.accuracy(logits, truth))
 
 
 def _draw_mixup(images: Tensor) -> Mixup:
     ratio = torch.rand((), device=images.device)
     return Mixup(ratio, torch.randperm(len(images), device=images.device))
+
+
+@TASK_UTILS.register_module()
+class FreeAT(Method):
+    """CE(f(x + d), y), where one backward pass serves weights and d.
+
+    Adversarial Training for Free, arXiv 1904.12843, algorithm 1: with
+    :class:`m2at_mm.RepeatedBatchTrainLoop` d moves by eps in each repetition
+    of a batch, and its last d is the first of the next one.
+    """
+
+    needs_attack = False
+    repeatable = False
+
+    def __init__(self) -> None:
+        self._perturbation: Tensor | None = None
+        self._leaf: Tensor | None = None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The last perturbation and its gradient, both (N, C, H, W)."""
+        gradient = None if self._leaf is None else self._leaf.grad
+        state = dict(perturbation=self._perturbation, gradient=gradient)
+        return {k: v for k, v in state.items() if v is not None}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._perturbation, self._leaf = state.get('perturbation'), None
+        gradient = state.get('gradient')
+        if gradient is not None:
+            # Of the leaf itself only gradient and shape are used.
+            self._leaf = torch.zeros_like(gradient, requires_grad=True)
+            self._leaf.grad = gradient
+
+    def training_batch(
+        self, model: Model, attack: BoundAttack, images: Tensor, target: Tensor
+    ) -> TrainingBatch:
+        """The images with the perturbation, which each call moves on."""
+        # The backward pass of the loss fills the leaf's gradient.
+        self._leaf = self._advance(model, images).clone().requires_grad_(True)
+        return TrainingBatch((images + self._leaf).clamp(0, 1), target)
+
+    def _advance(self, model: Model, images: Tensor) -> Tensor:
+        """The perturbation after the last gradient; part of it suffices."""
+        kept = self._perturbation
+        if kept is None or kept.shape[1:] != images.shape[1:]:
+            kept = torch.zeros_like(images)
+        kept = kept.to(images.device)
+        kept = torch.cat([kept, torch.zeros_like(images[len(kept) :])])
+        gradient = None if self._leaf is None else self._leaf.grad
+        if gradient is not None and gradient.shape[1:] == kept.shape[1:]:
+            num = min(len(gradient), len(kept))
+            gradient = gradient[:num].to(kept.device)
+            kept[:num] = _move(kept[:num], gradient, model)
+        self._perturbation = kept
+        return kept[: len(images)]
+
+
+def _move(perturbation: Tensor, gradient: Tensor, model: Model) -> Tensor:
+    """A step of eps up the gradient, back into the ball of radius eps."""
+    eps = model.threat_model.eps
+    # In half precision a gradient can overflow; the optimiser skips that step.
+    gradient = gradient.nan_to_num()
+    if model.threat_model.norm == 'linf':
+        return (perturbation + eps * gradient.sign()).clamp(-eps, eps)
+    moved = perturbation + eps * unit_direction(gradient)
+    length: Tensor = moved.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return moved * (eps / length.clamp(min=eps))

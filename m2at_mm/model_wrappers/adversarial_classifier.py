@@ -1,5 +1,6 @@
 """The wrapper that makes any mmpretrain classifier train adversarially."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 from m2at_mm.attacks import Attack, ThreatModel, differentiable_checkpoints
 from m2at_mm.attacks.logits import at_entrance, predicted_labels
 from m2at_mm.attacks.losses import hard_labels
-from m2at_mm.checks import check_number
-from m2at_mm.data_preprocessors.adversarial import take_over_preprocessing
+from m2at_mm.checks import check_choice, check_number
+from m2at_mm.data_preprocessors import take_over_preprocessing
 from m2at_mm.methods import Method, one_hot
-from m2at_mm.model_wrappers import heads, targets
+from m2at_mm.model_wrappers import heads
 from m2at_mm.model_wrappers.transparent_keys import make_transparent
 from m2at_mm.registry import MODELS, TASK_UTILS
 from m2at_mm.structures import BatchLabels, stack_targets
@@ -28,8 +29,7 @@ _PGD10 = dict(type='m2at_mm.PGD', steps=10)  # of a quarter of the radius
 class AdversarialClassifier(BaseModel):
     """An mmpretrain classifier that trains and validates under attack.
 
-    It keeps its own head, loss, preprocessing settings and checkpoint format:
-    the state dict's keys are the plain classifier's in both directions, and
+    The state dict's keys are the plain classifier's in both directions, and
     attributes that the wrapper lacks are the classifier's. Images are RGB in
     [0, 1], of shape (N, C, H, W).
 
@@ -44,26 +44,21 @@ class AdversarialClassifier(BaseModel):
             ``predict`` also runs, for :class:`m2at_mm.RobustAccuracy`; an
             empty dict for none. None is the same PGD as ``pgd10``.
         label_smoothing (float): Share of each training target that is spread
-            evenly over all classes, in [0, 1). It changes what is learnt, not
-            what the attack is given. Up to 0.2 is usual (arXiv 2010.00467).
-        data_preprocessor (dict, optional): Preprocessing settings; None takes
-            those of the classifier's config.
+            evenly over all classes, in [0, 1), not of what the attack is
+            given. Up to 0.2 is usual (arXiv 2010.00467).
+        data_preprocessor (dict, optional): None takes the classifier's.
         init_cfg (dict, optional): See MMEngine's ``BaseModule``.
 
     Raises:
         ValueError: The head cannot be attacked, or the settings make soft
             targets, and method or loss take labels only.
-
-    Example:
-        >>> model = dict(_delete_=True, classifier=_base_.model,
-        ...              type='m2at_mm.AdversarialClassifier')
     """
 
     # For the type checker, which takes a module's children for tensors.
     classifier: Any
     data_preprocessor: Any
-    #: A ``LossReplay`` while an optimiser wrapper needs the loss twice.
-    loss_replay: Any = None
+    #: ``LossReplay.record`` while an optimiser wrapper needs the loss twice.
+    loss_replay: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None
 
     def __init__(
         self,
@@ -103,7 +98,6 @@ class AdversarialClassifier(BaseModel):
         self._fit_to_classifier()
 
     def _fit_to_classifier(self) -> None:
-        """Settings that depend on the network, its head and its loss."""
         head: Any = getattr(self.classifier, 'head', None)
         reason = heads.why_unsupported(type(head))
         if reason is not None:
@@ -120,10 +114,10 @@ class AdversarialClassifier(BaseModel):
             self.data_preprocessor.num_classes = num_classes
         if heads.needs_plain_layout(self.classifier):
             self.data_preprocessor.memory_format = torch.contiguous_format
-        self._accepted = targets.accepted_targets(
+        self._accepted = heads.accepted_targets(
             self.classifier, self.num_classes
         )
-        targets.check_soft_targets(self, self._accepted)
+        heads.check_soft_targets(self, self._accepted)
 
     @property
     def num_classes(self) -> int | None:
@@ -135,17 +129,13 @@ class AdversarialClassifier(BaseModel):
         self, inputs: Tensor, data_samples: Labels = None, mode: str = 'tensor'
     ) -> Tensor | dict[str, Tensor] | list[DataSample]:
         """Logits, (N, K), or what :meth:`loss` or :meth:`predict` give."""
-        if mode == 'tensor':
-            return heads.classifier_logits(
-                self.classifier, self._network_input(inputs)
-            )
+        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
             return self.predict(inputs, data_samples)
-        raise ValueError(
-            f"mode={mode!r} is unknown: choose 'tensor', 'loss' or 'predict'"
-        )
+        inputs = self._network_input(inputs)
+        return heads.classifier_logits(self.classifier, inputs)
 
     def loss(self, inputs: Tensor, data_samples: Labels) -> dict[str, Tensor]:
         """The method's losses of a batch, see :meth:`Method.loss`."""
@@ -155,14 +145,12 @@ class AdversarialClassifier(BaseModel):
                 'data_samples have neither gt_label nor gt_score: training '
                 'needs a labelled dataset'
             )
-        target = targets.trainable_target(
+        target = heads.trainable_target(
             target.to(inputs.device), self._accepted, self.method
         )
         with differentiable_checkpoints():
             if self.loss_replay is not None:
-                losses: dict[str, Tensor]
-                losses = self.loss_replay.record(inputs, target)
-                return losses
+                return self.loss_replay(inputs, target)
             attack = self.attack_in_training
             return self.method.loss(self, attack, inputs, target)
 
@@ -207,10 +195,8 @@ class AdversarialClassifier(BaseModel):
         target = stack_targets(data_samples, soft=False)
         if self.eval_attacks and target is not None:
             target = hard_labels(target.to(inputs.device))
-            labels = [
-                self._labels_under_attack(attack, inputs, target)
-                for attack in self.eval_attacks.values()
-            ]
+            attacks, under = self.eval_attacks, self._labels_under_attack
+            labels = [under(one, inputs, target) for one in attacks.values()]
             for sample, *those in zip(found, *labels):
                 predicted = dict(zip(self.eval_attacks, those))
                 sample.set_field(predicted, 'adversarial_pred_labels')
@@ -218,9 +204,8 @@ class AdversarialClassifier(BaseModel):
 
     def extract_feat(self, inputs: Tensor, **kwargs: Any) -> Any:
         """The classifier's features of images in [0, 1]."""
-        return self.classifier.extract_feat(
-            self._network_input(inputs), **kwargs
-        )
+        inputs = self._network_input(inputs)
+        return self.classifier.extract_feat(inputs, **kwargs)
 
     def _network_input(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the classifier takes them, normalised."""
@@ -234,7 +219,6 @@ class AdversarialClassifier(BaseModel):
         return depth
 
     def __getattr__(self, name: str) -> Any:
-        """What the wrapper lacks is the classifier's."""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -20,12 +20,10 @@ def bare_model(model: Any) -> Any:
 class AdversarialDistributedDataParallel(MMDistributedDataParallel):
     """MMEngine's DistributedDataParallel, also right on CPUs.
 
-    On CPUs it leaves out the ``device_ids`` that MMEngine's runner passes.
-
-    MMEngine gives all processes the same seed, so they would draw the same
-    starts and masks for different images. This class offsets PyTorch's seed
-    by the rank at the first training step; weights and the order of the data
-    stay common. The attack causes no communication. Arguments are those of
+    There it leaves out the ``device_ids`` that MMEngine's runner passes. At
+    the first training step it offsets PyTorch's seed, which is that of all
+    processes, by the rank: starts and masks differ, weights and the order of
+    the data do not. Arguments are those of
     :class:`mmengine.model.MMDistributedDataParallel`, with the defaults of
     MMEngine's runner.
     """

@@ -12,7 +12,6 @@ def make_transparent(wrapper: nn.Module, child: str) -> None:
 
     The wrapper must have no parameter or persistent buffer of its own, and
     the child's name must not be ``'module'``, which MMEngine strips itself.
-    The versions in ``_metadata`` move along.
     """
     wrapper._register_state_dict_hook(partial(_leave_out, child))
     wrapper._register_load_state_dict_pre_hook(partial(_put_in, child))
@@ -45,8 +44,7 @@ def _put_in(child: str, state_dict: Any, prefix: str, *_: Any) -> None:
     _rename(state_dict, prefix, f'{prefix}{child}.')
     metadata = getattr(state_dict, '_metadata', None)
     if metadata is not None:
-        versions = OrderedDict(metadata)
-        for key, value in versions.items():
+        for key, value in OrderedDict(metadata).items():
             if key == prefix[:-1]:
                 metadata[f'{prefix}{child}'] = value
             elif key.startswith(prefix):

@@ -7,16 +7,16 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from mmpretrain.models import BaseClassifier, BaseRetriever, ImageClassifier
+from mmpretrain.models.selfsup import BaseSelfSupervisor
 
 from m2at_mm.checks import check_choice
-from m2at_mm.recipes.fit import fit_m2at, fit_radius, loaded_datasets
-from m2at_mm.recipes.support import why_refused
+from m2at_mm.model_wrappers.heads import why_unsupported
+from m2at_mm.recipes import fit
 from m2at_mm.registry import type_name
 
 # Hooks of MMEngine that ours replace.
-_STOCK_HOOKS = dict(
-    checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook'
-)
+_STOCK = dict(checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook')
 # What a recipe sets in the model, where no classifier has it.
 _OF_RECIPES = (
     'threat_model',
@@ -28,6 +28,67 @@ _OF_RECIPES = (
 # mmpretrain datasets that have only train and test files; ours of the same
 # name hold a validation split out of the training files.
 _HELD_OUT = {'CIFAR10', 'CIFAR100'}
+
+# Why a kind of model is refused; the first one that fits counts.
+_KINDS: dict[type, str | None] = {
+    BaseSelfSupervisor: 'learns without labels (self-supervised), but the '
+    "attacks need an image's class: fine-tune its backbone as a classifier",
+    BaseRetriever: 'retrieves images, but the attacks need classes: give a '
+    'classification config',
+    BaseClassifier: None,
+    object: 'is not a classifier of single-label images: give an '
+    'ImageClassifier, TimmClassifier or HuggingFaceClassifier',
+}
+
+
+def is_adversarial(cfg: Config) -> bool:
+    """Whether the config's model is an adversarial classifier already."""
+    kind = (cfg.get('model') or {}).get('type')
+    return type_name(kind) == 'AdversarialClassifier'
+
+
+def why_refused(cfg: Config) -> str | None:
+    """Why a config can't train adversarially, and the remedy, if any."""
+    if not cfg.get('model'):
+        return 'the config has no model: give a classification config'
+    if is_adversarial(cfg):
+        return (
+            'the model is a m2at_mm.AdversarialClassifier already. Use the '
+            'config without a recipe, or change its model.method'
+        )
+    reason = _why_model_refused(cfg.model)
+    if reason is None and 'DeepSpeed' in str(cfg.get('strategy')):
+        reason = (
+            'strategy=DeepSpeedStrategy brings an engine of its own, in which '
+            'an attack has not been tried: remove strategy, runner_type and '
+            'the DeepSpeed optim_wrapper, and train with DDP'
+        )
+    return reason
+
+
+def _why_model_refused(model: ConfigDict) -> str | None:
+    name = type_name(model.get('type'))
+    kind = fit.model_class(model.get('type'))
+    if kind is None:
+        return (
+            f'model type {name!r} is in no registry: import the module that '
+            'registers it by custom_imports'
+        )
+    # A placeholder stands for what needs a package that is not installed.
+    if not isinstance(kind, type):
+        kind = object
+    reason = next(_KINDS[one] for one in _KINDS if issubclass(kind, one))
+    if reason is not None:
+        return f'{name} {reason}'
+    head = model.get('head')
+    if kind is ImageClassifier and not head:
+        return (
+            f'{name} has no head: it gives features, not classes. Add a head '
+            'for your classes'
+        )
+    head_kind = fit.model_class((head or {}).get('type'))
+    why = None if head_kind is None else why_unsupported(head_kind)
+    return why and f'its head {type_name(head_kind)} {why}'
 
 
 def config_root() -> Path:
@@ -54,8 +115,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
     The model is wrapped in an ``AdversarialClassifier`` with the recipe's
     threat model, attacks and method. The best checkpoint is chosen by robust
     accuracy, on images held out of the training set where mmpretrain's
-    dataset has no validation split. The rest stays the config's own; only a
-    recipe for fine-tuning brings a schedule.
+    dataset has no validation split. The rest, but for a fine-tuning recipe's
+    schedule, stays the config's own.
 
     For images of more than 64 pixels the radius becomes 4/255, with steps in
     proportion. M2AT's masks are made of a vision transformer's patches, and
@@ -69,8 +130,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
             ``threat_model=dict(eps='4/255')``.
 
     Raises:
-        ValueError: There is no such recipe, the config is adversarial
-            already, or it is none of single-label classification.
+        ValueError: There is no such recipe, or the config is adversarial
+            already or none of single-label classification.
     """
     check_choice('recipe', name, recipe_names())
     reason = why_refused(cfg)
@@ -78,8 +139,8 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         raise ValueError(f'recipe {name!r} cannot be applied: {reason}')
     recipe = Config.fromfile(config_root() / '_base_/recipes' / f'{name}.py')
     if 'eps' not in overrides.get('threat_model', {}):
-        fit_radius(recipe, cfg)
-    fit_m2at(recipe, cfg.model)
+        fit.fit_radius(recipe, cfg)
+    fit.fit_m2at(recipe, cfg.model)
     recipe.merge_from_dict(dict(model=overrides))
     cfg = copy.deepcopy(cfg)
     recipe.model.classifier = cfg.model
@@ -117,7 +178,6 @@ def with_named_recipe(cfg: Config) -> Config:
 
 
 def _count_epochs(cfg: Config) -> None:
-    """Let a config of iterations sample, save and log by epoch."""
     sampler = (cfg.get('train_dataloader') or {}).get('sampler')
     if sampler and _type(sampler) == 'InfiniteSampler':
         sampler.type = 'DefaultSampler'
@@ -131,8 +191,7 @@ def _count_epochs(cfg: Config) -> None:
 
 
 def _hold_out_validation(cfg: Config) -> None:
-    """Validate on images held out of the training set, not on test."""
-    train, val = loaded_datasets(cfg, 'train'), loaded_datasets(cfg, 'val')
+    train, val = (fit.loaded_datasets(cfg, one) for one in ('train', 'val'))
     if not train or not val:
         return
     tested = [dataset for dataset in val if dataset.get('split') == 'test']
@@ -141,7 +200,7 @@ def _hold_out_validation(cfg: Config) -> None:
         # One dict may serve as validation and test dataset.
         cfg.val_dataloader = copy.deepcopy(cfg.val_dataloader)
         for loader in ('train', 'val', 'test'):
-            for dataset in loaded_datasets(cfg, loader):
+            for dataset in fit.loaded_datasets(cfg, loader):
                 if _type(dataset) in replaced:
                     dataset.type = f'm2at_mm.{_type(dataset)}'
                     if loader == 'val' and dataset.get('split') == 'test':
@@ -152,7 +211,7 @@ def _hold_out_validation(cfg: Config) -> None:
             f'{", ".join(replaced)} is read by {ours}',
             logger='current',
         )
-    elif val == loaded_datasets(cfg, 'test'):
+    elif val == fit.loaded_datasets(cfg, 'test'):
         print_log(
             'validation and test use the same images: the best checkpoint is '
             'chosen on the test set, which overestimates its robustness. '
@@ -177,17 +236,14 @@ def _select_under_attack(cfg: Config) -> None:
         if cfg.get(f'{part}_cfg') is None:
             cfg[f'{part}_cfg'] = dict()  # forgotten in some stock configs
         cfg[key] = _with_metric(cfg.get(key), runtime[key])
-    ours = {
-        name: hook
-        for name, hook in runtime.default_hooks.items()
-        if hook.type.startswith('m2at_mm.')
-    }
+    hooks = runtime.default_hooks.items()
+    ours = {k: hook for k, hook in hooks if hook.type.startswith('m2at_mm.')}
     ours['checkpoint'].pop('interval', None)  # the config's own stays
     ours['checkpoint'].pop('max_keep_ckpts', None)
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
     given = cfg.get('default_hooks') or {}
-    for name, stock in _STOCK_HOOKS.items():
+    for name, stock in _STOCK.items():
         hook = given.get(name, {})
         if hook is None:
             ours.pop(name)  # switched off

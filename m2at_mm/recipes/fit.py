@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 
 from m2at_mm.attacks import parse_pixels
-from m2at_mm.model_wrappers.targets import try_targets
+from m2at_mm.model_wrappers.heads import try_targets
 from m2at_mm.registry import type_name
 
 # Up to this side in pixels the usual linf radius is 8/255, as on CIFAR.
@@ -62,7 +62,6 @@ def _images(cfg: Config) -> tuple[str, bool]:
 
 
 def _side(transform: ConfigDict) -> int | None:
-    """The longer side of the images that a transform gives, if it sets one."""
     for name in ('crop_size', 'scale', 'size'):
         size = transform.get(name)
         sides = size if isinstance(size, (list, tuple)) else [size]
@@ -89,8 +88,7 @@ def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
     loss, num_classes = head.get('loss'), head.get('num_classes')
     if not (loss and num_classes):
         return
-    module = MODELS.build(copy.deepcopy(loss))
-    if not try_targets(module, num_classes).scores:
+    if not try_targets(MODELS.build(copy.deepcopy(loss)), num_classes).scores:
         method.update(clean_label=1.0, perturbed_label=1.0)
         print_log(
             f'M2AT keeps hard labels, as {type_name(loss["type"])} takes no '
@@ -100,10 +98,9 @@ def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
 
 
 def token_size(classifier: ConfigDict) -> int | None:
-    """Side in pixels of the patches that a network cuts an image into.
+    """Side in pixels, at least 8, of the square patches that a network uses.
 
-    None where a config names no such patches, oblong ones, or ones below 8
-    pixels.
+    None where the config names none.
     """
     backbone = inner_backbone(classifier)
     size: Any = None
@@ -128,10 +125,7 @@ def model_class(kind: Any) -> Any | None:
 
 
 def constructor_defaults(kind: Any | None) -> dict[str, Any]:
-    """Names and defaults of a class's arguments, its bases' included.
-
-    Where there is no default, it is ``inspect.Parameter.empty``.
-    """
+    """Names and defaults (``Parameter.empty``: none) of all arguments."""
     found: dict[str, Any] = {}
     for base in kind.__mro__ if kind is not None else ():
         parameters = inspect.signature(base.__init__).parameters

@@ -1,9 +1,6 @@
 """Training loops, and what a training needs besides MMEngine's runner."""
 
-from m2at_mm.runner.recipe_runner import RecipeRunner
-from m2at_mm.runner.train_loops import (
-    RepeatedBatchTrainLoop,
-    ResumableEpochTrainLoop,
-)
+from .recipe_runner import RecipeRunner
+from .train_loops import RepeatedBatchTrainLoop, ResumableEpochTrainLoop
 
 __all__ = ['RecipeRunner', 'RepeatedBatchTrainLoop', 'ResumableEpochTrainLoop']

@@ -1,7 +1,8 @@
-"""What a training has in memory and no checkpoint of MMEngine holds."""
+"""What a checkpoint holds besides, in types that PyTorch loads by itself."""
 
+import logging
 import random
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,11 +10,19 @@ import numpy as np
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import EarlyStoppingHook
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from m2at_mm.methods.base import Method
 from m2at_mm.model_wrappers.distributed import bare_model
+
+# The parts that hold more than tensors, besides the message hub.
+_PARTS = ('meta', 'optimizer', 'param_schedulers', 'hook_states')
+_KIND = 'm2at_mm.kind'
+# Subclasses become the type itself.
+_SCALARS: tuple[Any, ...] = (bool, int, float, complex, str, bytes)
+_LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 
 # Their hooks were looked at: they keep their state in the checkpoint, derive
 # it from the epoch, or are EarlyStoppingHook.
@@ -23,8 +32,8 @@ _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 def process_state(model: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
-    Its random streams, the method's state, gradients that are being
-    accumulated, and with several processes its running statistics.
+    Random streams, the method's state, accumulated gradients, and with several
+    processes running statistics.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)
@@ -32,12 +41,11 @@ def process_state(model: nn.Module) -> dict[str, Any]:
     parameters = bare.named_parameters()
     gradients = {k: p.grad for k, p in parameters if p.grad is not None}
     buffers = dict(bare.named_buffers()) if get_world_size() > 1 else {}
-    return dict(
-        streams=random_streams(),
-        method=_on_cpu(kept),
-        gradients=_on_cpu(gradients),
-        buffers=_on_cpu(buffers),
-    )
+    tensors = dict(method=kept, gradients=gradients, buffers=buffers)
+    state: dict[str, Any] = dict(streams=random_streams())
+    for part, named in tensors.items():
+        state[part] = {k: one.detach().cpu() for k, one in named.items()}
+    return state
 
 
 def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
@@ -90,8 +98,7 @@ def set_hook_states(runner: Runner, states: dict[str, Any]) -> None:
     """Go on from what :func:`hook_states` gave, for hooks still there."""
     for name, hook in _named_hooks(runner):
         if name in states and isinstance(hook, EarlyStoppingHook):
-            hook.wait_count = int(states[name]['wait_count'])
-            hook.best_score = states[name]['best_score']
+            vars(hook).update(states[name])
         elif name in states:
             hook.load_state_dict(states[name])
 
@@ -118,12 +125,78 @@ def _named_hooks(runner: Runner) -> Iterator[tuple[str, Any]]:
 
 def _state_of(hook: Any) -> Any:
     if isinstance(hook, EarlyStoppingHook):
-        return dict(
-            wait_count=hook.wait_count, best_score=float(hook.best_score)
-        )
+        waited, best = hook.wait_count, float(hook.best_score)
+        return dict(wait_count=waited, best_score=best)
     known = hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict')
     return hook.state_dict() if known else None
 
 
-def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().cpu() for name, value in tensors.items()}
+def make_plain(checkpoint: dict[str, Any]) -> None:
+    """Replace the entries of a checkpoint that only some environments load."""
+    hub = checkpoint.get('message_hub', {})
+    plain_hub = {part: dict(entries) for part, entries in hub.items()}
+    for entries in plain_hub.values():
+        for name, value in list(entries.items()):
+            try:
+                entries[name] = _plain(value)
+            except TypeError as error:
+                del entries[name]
+                _warn(f'{name!r} of the message hub is not saved: {error}')
+    if hub:
+        checkpoint['message_hub'] = plain_hub
+    for part in checkpoint.keys() & set(_PARTS):
+        try:
+            checkpoint[part] = _plain(checkpoint[part])
+        except TypeError as error:
+            _warn(f'{part!r} of the checkpoint is saved as it is: {error}')
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
+
+
+def restore(checkpoint: dict[str, Any]) -> None:
+    """Undo :func:`make_plain`; what other tools saved stays as it is."""
+    for part in checkpoint.keys() & {'message_hub', *_PARTS}:
+        checkpoint[part] = restored(checkpoint[part])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, HistoryBuffer):
+        log, count = map(_plain, value.data)
+        content = dict(log=log, count=count, max_length=value.max_length)
+        return {_KIND: 'HistoryBuffer', **content}
+    if isinstance(value, np.ndarray):
+        return {_KIND: 'ndarray', 'values': torch.tensor(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        mapping = OrderedDict if isinstance(value, OrderedDict) else dict
+        return mapping((_plain(k), _plain(v)) for k, v in value.items())
+    for sequence in (list, tuple, set):
+        if isinstance(value, sequence):
+            return sequence(map(_plain, value))
+    for scalar in _SCALARS:
+        if isinstance(value, scalar):
+            return scalar(value)
+    if isinstance(value, _LOADABLE):
+        return value
+    raise TypeError(
+        f'torch.load with weights_only=True refuses a {type(value).__name__}: '
+        'keep numbers, strings, tensors, lists or dicts of them'
+    )
+
+
+def restored(value: Any) -> Any:
+    """The content that was made plain, of any part and on any device."""
+    if isinstance(value, dict):
+        kind = value.get(_KIND)
+        if kind == 'ndarray':
+            return value['values'].cpu().numpy()
+        content = {k: restored(v) for k, v in value.items() if k != _KIND}
+        if kind == 'HistoryBuffer':
+            return HistoryBuffer(*content.values())
+        return type(value)(content)
+    if type(value) in (list, tuple, set):
+        return type(value)(map(restored, value))
+    return value

@@ -9,16 +9,13 @@ from mmengine.runner import Runner
 def roll_back(runner: Runner, path: str) -> None:
     """Load weights, average weights, optimiser and loss scaler.
 
-    Epochs, learning rates, data, random streams and what early stopping and
-    schedulers by a metric have seen are not rewound. The checkpoint must hold
-    the optimiser's state.
+    All else goes on: epochs, learning rates, data, random streams, and what
+    early stopping and schedulers by a metric have seen.
     """
     optimizer = runner.optim_wrapper
     # The schedule's, which schedulers change step by step.
-    settings = [
-        {name: value for name, value in group.items() if name != 'params'}
-        for group in optimizer.param_groups
-    ]
+    groups = optimizer.param_groups
+    settings = [{k: v for k, v in g.items() if k != 'params'} for g in groups]
     # Otherwise EMAHook takes the average weights for those in training.
     resume, runner._resume = runner._resume, True
     checkpoint = runner.load_checkpoint(path)
@@ -32,19 +29,13 @@ def roll_back(runner: Runner, path: str) -> None:
 
 def check_checkpoints(runner: Runner, interval: int, by_epoch: bool) -> None:
     """Refuse to go back where no checkpoint stays from check to check."""
-    if any(
-        hook.by_epoch == by_epoch
-        and hook.save_optimizer
-        and hook.interval > 0
-        and interval % hook.interval == 0
-        and (
-            hook.max_keep_ckpts < 1
-            or hook.max_keep_ckpts * hook.interval >= interval
-        )
-        for hook in runner.hooks
-        if isinstance(hook, CheckpointHook)
-    ):
-        return
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.by_epoch == by_epoch:
+            regular = hook.interval > 0 and interval % hook.interval == 0
+            kept = hook.max_keep_ckpts
+            lasting = kept < 1 or kept * hook.interval >= interval
+            if hook.save_optimizer and regular and lasting:
+                return
     unit = 'epochs' if by_epoch else 'iterations'
     raise ValueError(
         f'interval={interval}: going back needs the checkpoint of the last '

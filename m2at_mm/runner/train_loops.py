@@ -1,26 +1,37 @@
-"""Training loops, and what they count and do next."""
+"""Training loops: what they count, do next, and the order of their data."""
 
 from bisect import bisect
 from typing import Any
 
+import torch
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
+from torch import Tensor
+from torch.utils import data
+from torch.utils.data import DataLoader
 
 from m2at_mm.checks import check_count
+from m2at_mm.datasets.inside import inner_datasets
+from m2at_mm.datasets.seeded_pipeline import SeededPipeline
 from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.registry import LOOPS
+
+# PyTorch's samplers that know nothing of other processes.
+_RANDOM = (data.RandomSampler, data.SubsetRandomSampler)
+_FOR_ONE = (*_RANDOM, data.SequentialSampler, data.WeightedRandomSampler)
 
 
 @LOOPS.register_module()
 class ResumableEpochTrainLoop(EpochBasedTrainLoop):
     """MMEngine's epochs, resumed at the batch after the checkpoint.
 
-    MMEngine begins the epoch of a checkpoint that was saved by iteration anew;
-    this loop skips the batches that were trained on. With
-    :class:`m2at_mm.RNGStateHook` the rest of the epoch is that of a run that
-    was never interrupted.
+    MMEngine begins the epoch anew; this loop skips the batches that are done.
+    With :class:`m2at_mm.RNGStateHook` the rest is that of a run that was never
+    interrupted.
     """
 
     def run_epoch(self) -> None:
@@ -42,14 +53,13 @@ class RepeatedBatchTrainLoop(ResumableEpochTrainLoop):
     """Train on each batch several times before the next one is loaded.
 
     For free adversarial training, see :class:`m2at_mm.FreeAT`. An epoch has
-    ``repeats`` times as many iterations as there are batches, so the authors
-    divide the number of epochs by it. Schedulers that are converted from
-    epochs to iterations (``convert_to_iter_based``) count batches.
+    ``repeats`` times as many iterations as batches, so the authors divide the
+    number of epochs by it. Schedulers that are converted from epochs to
+    iterations (``convert_to_iter_based``) count batches.
 
     Args:
         *args (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
-        repeats (int): Times that a batch is trained on, at least 1; 8 is the
-            m of arXiv 1904.12843 for CIFAR-10.
+        repeats (int): At least 1; 8 is the m of arXiv 1904.12843 for CIFAR-10.
         **kwargs (Any): See :class:`mmengine.runner.EpochBasedTrainLoop`.
 
     Raises:
@@ -135,3 +145,83 @@ def saves_or_validates(runner: Runner, done: int) -> bool:
     """Whether either follows iteration ``done``, other than by epoch."""
     validates = not counts_epochs(runner) and validation_follows(runner, done)
     return validates or checkpoint_follows(runner)
+
+
+def draws_differ(runner: Runner) -> bool:
+    """Whether MMEngine seeds each process differently."""
+    return bool(runner._randomness_cfg.get('diff_rank_seed', False))
+
+
+def common_seed(runner: Runner) -> int:
+    """The seed that all processes share, also with ``diff_rank_seed``."""
+    seed: int = runner.seed
+    return seed - get_rank() if draws_differ(runner) else seed
+
+
+def check_sampler(runner: Runner) -> None:
+    """Refuse a sampler that does not fit the loop or the processes."""
+    for sampler in _samplers(runner.train_dataloader):
+        name = type(sampler).__name__
+        if counts_epochs(runner) and isinstance(sampler, InfiniteSampler):
+            raise ValueError(
+                f'train_dataloader.sampler={name} never ends, but the '
+                'training loop counts epochs: use '
+                "sampler=dict(type='DefaultSampler', shuffle=True), or "
+                'train_cfg=dict(by_epoch=False, max_iters=...)'
+            )
+        if get_world_size() > 1 and type(sampler) in _FOR_ONE:
+            raise ValueError(
+                f'train_dataloader.sampler={name} gives each of '
+                f"{get_world_size()} processes all images: use MMEngine's "
+                "sampler=dict(type='DefaultSampler', shuffle=True), which "
+                'divides them'
+            )
+
+
+def make_repeatable(runner: Runner, epoch: Tensor) -> None:
+    """Let the data depend on seed and ``epoch``, int64 in shared memory."""
+    loop, seed = runner.train_loop, common_seed(runner)
+    loader = loop.dataloader
+    for sampler in _samplers(loader):
+        if hasattr(sampler, 'seed'):
+            sampler.seed = seed
+        if isinstance(sampler, InfiniteSampler):
+            # Workers may have asked for the first images already.
+            sampler.indices = sampler._indices_of_rank()
+    # The workers' seeds are drawn from it, not from training's stream.
+    loader.generator = torch.Generator()
+    seed_pipelines(loader.dataset, seed, epoch)
+    seed_epoch(loader, seed, 0)
+    if isinstance(loop, IterBasedTrainLoop):
+        # Its workers are at work already, with other seeds.
+        loader._iterator = None
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loader)
+
+
+def seed_epoch(loader: DataLoader[Any], seed: int, epoch: int) -> None:
+    """Begin an epoch the same whether or not epochs came before it."""
+    # Workers that live on keep the seed that they were started with.
+    lasting = loader.persistent_workers
+    loader.generator.manual_seed(seed if lasting else seed + epoch)
+    for sampler in _samplers(loader):
+        if hasattr(sampler, 'generator'):  # one of PyTorch's
+            sampler.generator = torch.Generator().manual_seed(seed + epoch)
+
+
+def seed_pipelines(dataset: Any, seed: int, epoch: Tensor) -> None:
+    """Give each dataset's pipeline streams of its own, also inside others."""
+    number = 0
+    for part in inner_datasets(dataset):
+        pipeline = getattr(part, '__dict__', {}).get('pipeline')
+        if pipeline is not None:
+            if not isinstance(pipeline, SeededPipeline):
+                part.pipeline = SeededPipeline(pipeline, seed, epoch, number)
+            number += 1
+
+
+def _samplers(loader: DataLoader[Any]) -> list[Any]:
+    """What chooses the images; a batch sampler has its own inside."""
+    batches = loader.batch_sampler
+    if batches is None:
+        return [loader.sampler]
+    return [batches, getattr(batches, 'sampler', loader.sampler)]

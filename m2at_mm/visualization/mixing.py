@@ -12,7 +12,7 @@ from torch import Tensor
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.methods import M2AT, MixedBatch, MixRatios, draw_masks, one_hot
-from m2at_mm.methods.masking import MASKS
+from m2at_mm.methods.m2at import MASKS
 from m2at_mm.model_wrappers import AdversarialClassifier
 from m2at_mm.visualization import panels
 

@@ -18,7 +18,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from m2at_mm.attacks import FGSM, ThreatModel, pgd
-from m2at_mm.data_preprocessors.augment import RandomCropAndFlip
+from m2at_mm.data_preprocessors import RandomCropAndFlip
 from m2at_mm.datasets import CIFAR10
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))

@@ -8,7 +8,7 @@ from mmpretrain.models import ClsDataPreprocessor, SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from m2at_mm.data_preprocessors.adversarial import (
+from m2at_mm.data_preprocessors import (
     AdversarialDataPreprocessor,
     take_over_preprocessing,
 )

@@ -14,8 +14,11 @@ from mmpretrain.datasets.transforms import RandomCrop
 from scipy.stats import chi2_contingency, chisquare
 from torch import Tensor
 
-from m2at_mm.data_preprocessors import AdversarialDataPreprocessor
-from m2at_mm.data_preprocessors.augment import RandomCropAndFlip, crop_and_flip
+from m2at_mm.data_preprocessors import (
+    AdversarialDataPreprocessor,
+    RandomCropAndFlip,
+    crop_and_flip,
+)
 from m2at_mm.structures import BatchLabels
 
 PADDING, LAST = 4, torch.channels_last

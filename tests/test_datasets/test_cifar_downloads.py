@@ -27,7 +27,7 @@ def no_network(monkeypatch: MonkeyPatch) -> Tries:
         Path(root, 'half-a-file').write_text('rest of a failed download')
         raise urllib.error.URLError('no route to host')
 
-    monkeypatch.setattr(cifar, 'download_and_extract_archive', fail)
+    monkeypatch.setattr(cifar.utils, 'download_and_extract_archive', fail)
     return tries
 
 
@@ -87,7 +87,7 @@ def test_download_after_a_failed_one(
         Path(to, filename).write_bytes(b'archive')
         (tmp_path / 'source' / base).rename(Path(to, base))
 
-    monkeypatch.setattr(cifar, 'download_and_extract_archive', deliver)
+    monkeypatch.setattr(cifar.utils, 'download_and_extract_archive', deliver)
     assert len(CIFAR10(str(root), split='val', val_size=10)) == 10
     assert [path.name for path in root.iterdir()] == [base]
     assert not list(root.parent.glob('.*'))

@@ -15,7 +15,7 @@ from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 
 from m2at_mm.hooks import RuntimeInfoHook
-from m2at_mm.runner.plain_content import restore
+from m2at_mm.runner.process_state import restore
 
 _TIMES = ('time', 'data_time', 'eta', 'memory')
 LOOPS = {

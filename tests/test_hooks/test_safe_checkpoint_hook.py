@@ -14,7 +14,7 @@ from mmengine.fileio import get_file_backend
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from m2at_mm.hooks import SafeCheckpointHook
-from m2at_mm.hooks.safe_checkpoint_hook import AtomicLocalBackend
+from m2at_mm.hooks.stock_hooks import AtomicLocalBackend
 
 
 def build_runner(

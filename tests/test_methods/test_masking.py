@@ -7,8 +7,8 @@ import torch
 from mmpretrain.models.utils.batch_augments import CutMix
 from torch import Tensor
 
-from m2at_mm.methods import MixRatios, draw_masks, mask_and_mix, masking
-from m2at_mm.methods.masking import LABEL_ORDERS, MASKS
+from m2at_mm.methods import MixRatios, draw_masks, m2at, mask_and_mix
+from m2at_mm.methods.m2at import LABEL_ORDERS, MASKS
 
 N, C, H, W, K = 8, 3, 10, 12, 5
 EPS = 0.25
@@ -159,7 +159,7 @@ def test_rectangle_is_the_box_of_cutmix(monkeypatch: Any, size: Any) -> None:
     monkeypatch.setattr(torch, 'rand', lambda *shape, **_: uniform.view(shape))
     monkeypatch.setattr(torch, 'randint', randint)
     monkeypatch.setattr(np.random, 'randint', lambda *_, **__: next(flat))
-    masks = masking.rectangle_mask(300, *size)[:, 0]
+    masks = m2at.rectangle_mask(300, *size)[:, 0]
     for mask, lam in zip(masks, u):
         box = CutMix(alpha=1.0).rand_bbox(size, float(lam))
         top, bottom, left, right = box
@@ -178,9 +178,9 @@ def test_area_is_uniform(kind: str, cells: int, limit: float) -> None:
     """
     torch.manual_seed(4)
     if kind == 'pixel':
-        ones = masking.pixel_mask(4000, 3, 3).sum((1, 2, 3))
+        ones = m2at.pixel_mask(4000, 3, 3).sum((1, 2, 3))
     else:
-        ones = masking.patch_mask(4000, 8, 12).sum((1, 2, 3)) / 16
+        ones = m2at.patch_mask(4000, 8, 12).sum((1, 2, 3)) / 16
     counts = torch.bincount(ones.long(), minlength=cells + 1)
     assert len(counts) == cells + 1
     expected = 4000 / len(counts)
@@ -203,7 +203,7 @@ def test_cells_are_independent_given_the_share(kind: str) -> None:
 def test_patches_are_constant(sizes: tuple[int, int, int]) -> None:
     torch.manual_seed(6)
     height, width, side = sizes
-    masks = masking.patch_mask(50, height, width, patch_size=side)
+    masks = m2at.patch_mask(50, height, width, patch_size=side)
 
     assert masks.shape == (50, 1, height, width)
     corners = []

@@ -16,7 +16,7 @@ from two_processes import on_two_processes
 
 from m2at_mm.data_preprocessors import RandomCropAndFlip
 from m2at_mm.methods import M2AT
-from m2at_mm.methods.masking import MixRatios
+from m2at_mm.methods.m2at import MixRatios
 from m2at_mm.model_wrappers import AdversarialDistributedDataParallel
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.registry import MODEL_WRAPPERS

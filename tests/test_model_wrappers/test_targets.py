@@ -10,7 +10,7 @@ from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from tiny import build_adversarial, classifier_cfg
 
-from m2at_mm.model_wrappers.targets import accepted_targets
+from m2at_mm.model_wrappers.heads import accepted_targets
 from m2at_mm.structures import BatchLabels
 
 CE = 'CrossEntropyLoss'

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import build_adversarial, raw_batch
 
-from m2at_mm.optim.loss_replay import LossReplay
+from m2at_mm.optim import LossReplay
 
 METHODS = ['PGDAT', 'M2AT', 'TRADES', 'MART', 'AVmixup', 'IAT', 'Standard']
 

@@ -6,7 +6,7 @@ from mmpretrain.models import ImageClassifier
 
 from m2at_mm.cli import load_config
 from m2at_mm.recipes import apply_recipe
-from m2at_mm.recipes.support import why_refused
+from m2at_mm.recipes.apply import why_refused
 
 RESNET = dict(type='ResNet', depth=18)
 

@@ -17,7 +17,11 @@ from torch.utils.data import DataLoader, RandomSampler
 from two_processes import on_two_processes
 
 from m2at_mm.datasets import Digits
-from m2at_mm.runner.data_order import check_sampler, seed_epoch, seed_pipelines
+from m2at_mm.runner.train_loops import (
+    check_sampler,
+    seed_epoch,
+    seed_pipelines,
+)
 
 IMAGES, BATCH = 12, 3
 SAMPLERS: dict[str, dict[str, Any]] = {
@@ -104,7 +108,7 @@ def test_a_sampler_for_one_process_is_refused(monkeypatch: Any) -> None:
     loader = loader_of(range(4), RandomSampler(range(4)))
     runner = SimpleNamespace(train_dataloader=loader, train_loop=None)
     check_sampler(runner)
-    monkeypatch.setattr('m2at_mm.runner.data_order.get_world_size', lambda: 2)
+    monkeypatch.setattr('m2at_mm.runner.train_loops.get_world_size', lambda: 2)
     with pytest.raises(ValueError, match='RandomSampler gives each of 2'):
         check_sampler(runner)
 

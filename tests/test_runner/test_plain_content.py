@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from tiny import classifier_cfg
 
-from m2at_mm.runner import plain_content
-from m2at_mm.runner.plain_content import make_plain, restore
+from m2at_mm.runner import process_state
+from m2at_mm.runner.process_state import make_plain, restore
 
 # What a user of stock mmpretrain calls with a config and a checkpoint.
 STOCK = """
@@ -120,7 +120,7 @@ def test_what_is_replaced_comes_back(
 
 def test_what_cannot_be_saved_is_named(monkeypatch: Any) -> None:
     log = Mock()
-    monkeypatch.setattr(plain_content, 'print_log', log)
+    monkeypatch.setattr(process_state, 'print_log', log)
     hub = dict(runtime_info=dict(path=Path('x'), epoch=1))
     checkpoint: dict[str, Any] = dict(message_hub=hub, meta=dict(a=Path('y')))
     make_plain(checkpoint)

@@ -15,10 +15,9 @@ from tools_support import DIGITS, TINY, cli_options, run_tool
 from torch import Tensor
 
 from benchmarking import rivals
-from benchmarking.flops import count_flops, peak_flops
 from benchmarking.rivals import INSTALLED, OURS, RIVALS, Limit
-from benchmarking.summary import summarise, to_table
-from benchmarking.validation import time_validation
+from benchmarking.summary import count_flops, peak_flops, summarise, to_table
+from benchmarking.timing import time_validation
 from m2at_mm.attacks import FGSM, pgd
 from m2at_mm.methods import M2AT, PGDAT, TRADES
 

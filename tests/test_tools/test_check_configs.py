@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import check_configs
 import pytest
 import torch
+from check_configs import to_markdown
 from mmengine.config import Config, ConfigDict
 from mmpretrain.registry import MODELS
 from tools_support import run_tool
 
-from config_coverage import workers
 from config_coverage.attempt import Outcome, _Check, try_config
-from config_coverage.page import to_markdown
 from config_coverage.shrink import fit_network, input_sizes, narrow, use_folder
 from m2at_mm.cli import load_config
 from m2at_mm.methods import M2AT
@@ -194,10 +194,10 @@ def test_attempts_run_apart_and_within_time(monkeypatch: Any) -> None:
         time.sleep(dict(hangs=60.0, slow=0.3).get(config, 0))
         return Outcome(config, recipe, 'works', note=str(os.getpid()))
 
-    monkeypatch.setattr(workers, 'try_config', pretended)
+    monkeypatch.setattr(check_configs, 'try_config', pretended)
     configs = ['slow', 'dies', 'hangs', 'fast']
     start = time.perf_counter()
-    found = list(workers.run_all(configs, 'm2at', Path(), seconds=3))
+    found = list(check_configs.run_all(configs, 'm2at', Path(), seconds=3))
     assert time.perf_counter() - start < 30
     assert [one.config for one in found] == configs
     slow, dies, hangs, fast = found

@@ -5,10 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from check_resume import differences, kill_and_resume
 from tools_support import DIGITS, TINY, cli_options, run_tool
-
-from kill_and_resume.differences import differences
-from kill_and_resume.trial import kill_and_resume
 
 SHORT = {'train_cfg.max_epochs': 2, 'train_dataloader.dataset.indices': 96}
 

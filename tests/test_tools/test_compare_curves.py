@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from tools_support import ROOT  # noqa: F401  (tools/ on the path)
 
-from comparison.curves import correct_images, hypervolume, make_curves
-from comparison.summary import curves_to_markdown, summarise
+from comparison.summary import (
+    correct_images,
+    curves_to_markdown,
+    hypervolume,
+    make_curves,
+    summarise,
+)
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from check_resume import differences
 from mmengine.config import Config
 from mmengine.runner import Runner
 from tools_support import DIGITS, ROOT, TINY, clean_env, cli_options, free_port
-
-from kill_and_resume.differences import differences
 
 SETTINGS: dict[str, Any] = TINY | {
     'train_dataloader.dataset.indices': 96,

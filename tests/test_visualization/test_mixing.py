@@ -4,7 +4,7 @@ import pytest
 import torch
 from picture_support import EPS, Batch, K, N, made, shown
 
-from m2at_mm.methods.masking import MASKS
+from m2at_mm.methods.m2at import MASKS
 from m2at_mm.visualization import MaskKinds, MethodOptions, mixing
 from m2at_mm.visualization.mixing import VARIANTS
 

@@ -19,6 +19,7 @@ from m2at_mm.model_wrappers.distributed import bare_model
 from m2at_mm.recipes import config_root
 from m2at_mm.registry import TASK_UTILS
 
+Batch = tuple[Tensor, Tensor]
 #: The name of the config's own iteration.
 OURS = 'm2at_mm'
 
@@ -59,9 +60,8 @@ class Rival:
             self.layout = model.data_preprocessor.memory_format
         self.load(images, labels)
         self.network = copy.deepcopy(model).train()
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4
-        )
+        usual: Any = dict(lr=0.1, momentum=0.9, weight_decay=5e-4)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), **usual)
         self.steps = attack.steps
         self.eps = model.threat_model.eps
         self.step_size = attack.length_of_step(model.threat_model)
@@ -189,9 +189,7 @@ def rivals_of(names: Sequence[str], runner: Runner) -> dict[str, Rival]:
     return {k: RIVALS[k](**problem, precision=precision) for k in names}
 
 
-def batches_of(
-    model: Any, loader: Any, num_images: int
-) -> list[tuple[Tensor, Tensor]]:
+def batches_of(model: Any, loader: Any, num_images: int) -> list[Batch]:
     """Images, RGB in [0, 1], shape (N, C, H, W), and labels, shape (N, )."""
     how = model.data_preprocessor, loader.collate_fn
     samples = Samples(loader.dataset, *how, num_images)

@@ -1,10 +1,58 @@
-"""The figures of a benchmark, and their table."""
+"""The figures of a benchmark: floating-point operations, ratios, a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+# Dense, in float16 or bfloat16 on tensor cores, as the vendor states them, by
+# the name that PyTorch gives. Other variants of a chip have other peaks.
+_PEAKS = {
+    'NVIDIA H200': 989e12,
+    'NVIDIA H100 80GB HBM3': 989e12,
+    'NVIDIA A100-SXM4-40GB': 312e12,
+    'NVIDIA A100-SXM4-80GB': 312e12,
+}
+
+
+def count_flops(iterate: Callable[[], Any]) -> int:
+    """Run an iteration and count its multiplications and additions.
+
+    Those of convolutions and matrix products, by PyTorch's formulas.
+    """
+    counter = _Counter()  # type: ignore[no-untyped-call]
+    with counter:
+        iterate()
+    return counter.flops
+
+
+class _Counter(TorchDispatchMode):
+    """PyTorch's FlopCounterMode without its hooks on modules.
+
+    They refuse gradients of the images alone.
+    """
+
+    flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def peak_flops() -> float | None:
+    """FLOP/s of the GPU in half precision, None where unknown."""
+    if not torch.cuda.is_available():
+        return None
+    return _PEAKS.get(torch.cuda.get_device_name())
 
 
 def summarise(
@@ -37,11 +85,8 @@ def summarise(
     for name, rounds in times.items():
         quartiles = np.percentile(np.concatenate(rounds), [25, 50, 75])
         low, median, high = map(float, quartiles)
-        contestants[name] = one = dict(
-            seconds=median,
-            quartiles=[low, high],
-            images_per_second=batch_size / median,
-        )
+        contestants[name] = one = dict(seconds=median, quartiles=[low, high])
+        one['images_per_second'] = batch_size / median
         if peak_memory and name in peak_memory:
             one['peak_memory_bytes'] = peak_memory[name]
         if flops and peak and name in (ours, 'limit'):

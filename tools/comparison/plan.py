@@ -65,12 +65,10 @@ class Plan:
 
     def __iter__(self) -> Iterator[Run]:
         """All methods with the first seed, then with the second, ..."""
-        seeds = {
-            name: run.get('seeds', self.seeds)
-            for name, run in self.runs.items()
-        }
+        runs = self.runs.items()
+        seeds = {name: run.get('seeds', self.seeds) for name, run in runs}
         for place in range(max(map(len, seeds.values()))):
-            for name, run in self.runs.items():
+            for name, run in runs:
                 for point, turned in _points(name, run.get('dial')):
                     if place < len(seeds[name]):
                         yield Run(
@@ -104,11 +102,9 @@ def load_plan(path: Path) -> Plan:
     Raises:
         ValueError: A key is unknown or missing, or an attack is unknown.
     """
-    content = {
-        key: value
-        for key, value in Config.fromfile(path).to_dict().items()
-        if not key.startswith('_')  # the plan's own abbreviations
-    }
+    content = Config.fromfile(path).to_dict()
+    # Without the plan's own abbreviations.
+    content = {k: v for k, v in content.items() if not k.startswith('_')}
     if set(content) - _OPTIONAL != {'runs'}:
         raise ValueError(
             f'{path} has {sorted(content)}: a plan needs runs, and may have '

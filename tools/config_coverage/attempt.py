@@ -23,8 +23,8 @@ from config_coverage import shrink
 from m2at_mm.cli import load_config
 from m2at_mm.evaluation import RobustnessTestLoop
 from m2at_mm.recipes import apply_recipe, is_adversarial
+from m2at_mm.recipes.apply import why_refused
 from m2at_mm.recipes.fit import attack_configs
-from m2at_mm.recipes.support import why_refused
 
 #: What can become of a config, and the meaning of each.
 STATUSES = {

@@ -8,12 +8,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 
 from m2at_mm.cli import LOADERS
-from m2at_mm.recipes.fit import (
-    constructor_defaults,
-    inner_backbone,
-    leaf_datasets,
-    model_class,
-)
+from m2at_mm.recipes import fit
 
 #: Sides of the input that are tried, before the config's own.
 SMALL_SIZES = (64, 128)
@@ -29,7 +24,7 @@ _SMALL_DATASETS = {'CIFAR10': 32, 'CIFAR100': 32, 'MNIST': 32}
 
 def input_sizes(cfg: Config) -> list[int]:
     """The sides in pixels to try for a config, smallest first."""
-    dataset = leaf_datasets(cfg.train_dataloader.dataset)[0]
+    dataset = fit.leaf_datasets(cfg.train_dataloader.dataset)[0]
     if dataset.type in _SMALL_DATASETS:
         return [_SMALL_DATASETS[dataset.type]]
     own = [
@@ -50,7 +45,7 @@ def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
     """
     for name in filter(cfg.get, LOADERS):
         loader = cfg[name]
-        stock = leaf_datasets(loader.dataset)[0]
+        stock = fit.leaf_datasets(loader.dataset)[0]
         pipeline = stock.pipeline
         for step in _steps(pipeline):
             for key in _SIZE_KEYS:
@@ -78,10 +73,10 @@ def use_folder(cfg: Config, root: Path, size: int, batch_size: int) -> None:
 
 def fit_network(classifier: ConfigDict, size: int) -> None:
     """Tell a network that needs to know it the side of its input in pixels."""
-    backbone = inner_backbone(classifier)
+    backbone = fit.inner_backbone(classifier)
     if backbone is None:
         return
-    known = constructor_defaults(model_class(backbone.type))
+    known = fit.constructor_defaults(fit.model_class(backbone.type))
     if 'img_size' in known:
         backbone.img_size = size
     if 'pad_small_map' in known:  # windows larger than the whole map
@@ -100,20 +95,19 @@ def narrow(classifier: ConfigDict) -> str | None:
 
     Tells what was done, None if nothing could be.
     """
-    backbone = inner_backbone(classifier)
+    backbone = fit.inner_backbone(classifier)
     if backbone is None:
         return None
-    kind = model_class(backbone.type)
+    kind = fit.model_class(backbone.type)
     known = getattr(kind, 'arch_zoo', getattr(kind, 'arch_settings', {}))
-    arch = backbone.get('arch', constructor_defaults(kind).get('arch'))
+    arch = backbone.get('arch', fit.constructor_defaults(kind).get('arch'))
     settings = arch if isinstance(arch, dict) else _entry(known, arch)
     if not isinstance(settings, dict):
         return None
     settings = dict(settings)
     depths = {'num_layers', 'depths', 'layers'} & settings.keys()
     for key in depths:
-        depth = np.minimum(settings[key], _FEW_BLOCKS)
-        settings[key] = depth.tolist()
+        settings[key] = np.minimum(settings[key], _FEW_BLOCKS).tolist()
     backbone.arch = settings
     if backbone.get('frozen_stages', 0) > _FEW_BLOCKS:
         backbone.frozen_stages = _FEW_BLOCKS

@@ -28,8 +28,8 @@ from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
 sys.path.append(str(Path(__file__).resolve().parents[3] / 'tools'))
-from benchmarking.flops import count_flops, peak_flops
 from benchmarking.rivals import Limit, PlainLoop, Script
+from benchmarking.summary import count_flops, peak_flops
 from benchmarking.timing import now
 
 LOOPS = {'plain loop': PlainLoop, 'script loop': Script}

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from m2at_mm.methods.labels import one_hot, smooth_labels
+from m2at_mm.methods.base import one_hot, smooth_labels
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""Adversarial weight perturbation."""
+"""Optimiser wrappers: adversarial weight perturbation."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,8 +13,76 @@ from torch import Tensor, nn
 
 from m2at_mm.checks import check_count, check_number
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
-from m2at_mm.optim.loss_replay import LossReplay
 from m2at_mm.registry import OPTIM_WRAPPERS
+
+__all__ = ['AWPAmpOptimWrapper', 'AWPOptimWrapper']
+
+
+class LossReplay:
+    """Records one call of an adversarial classifier's loss, and repeats it.
+
+    The repetition has the same adversarial images and draws, but the weights
+    as they are then. Buffers are updated once.
+    """
+
+    def __init__(self, model: AdversarialClassifier) -> None:
+        self.model = model
+        self._call: tuple[Tensor, Tensor] | None = None
+
+    def __enter__(self) -> LossReplay:
+        self.model.loss_replay = self.record
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.model.loss_replay = None
+
+    def record(self, images: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The method's losses, the first time; the model calls this."""
+        model, self._call = self.model, (images, target)
+        self._buffers = [one.clone() for one in model.classifier.buffers()]
+        self._start = _random_state(images.device)
+        self._found: list[tuple[Tensor, list[Tensor]]] = []
+
+        def attack(*args: Any) -> Tensor:
+            adversarial: Tensor = model.attack_in_training(*args)
+            self._found.append((adversarial, _random_state(images.device)))
+            return adversarial
+
+        return model.method.loss(model, attack, images, target)
+
+    def repeat(self) -> dict[str, Tensor]:
+        """The same losses with the present weights."""
+        if self._call is None:
+            raise RuntimeError(
+                'no loss was recorded: call the model with '
+                "mode='loss' inside the LossReplay"
+            )
+        with torch.no_grad():
+            buffers = self.model.classifier.buffers()
+            for buffer, old in zip(buffers, self._buffers):
+                buffer.copy_(old)
+        device = self._call[0].device
+        _set_random_state(self._start, device)
+        found = iter(self._found)
+
+        def attack(*_: Any) -> Tensor:
+            adversarial, state = next(found)
+            _set_random_state(state, device)
+            return adversarial
+
+        return self.model.method.loss(self.model, attack, *self._call)
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    on_gpu = device.type == 'cuda'
+    gpu = [torch.cuda.get_rng_state(device)] if on_gpu else []
+    return [torch.get_rng_state(), *gpu]
+
+
+def _set_random_state(state: list[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    for gpu in state[1:]:
+        torch.cuda.set_rng_state(gpu, device)
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -87,22 +157,13 @@ class AWPOptimWrapper(OptimWrapper):
     @contextmanager
     def _perturbed(self, model: nn.Module, loss: Tensor) -> Iterator[None]:
         """The weights w + v inside, and exactly w again after."""
-        weights = [
-            parameter
-            for parameter in model.parameters()
-            if parameter.requires_grad and parameter.ndim > 1
-        ]
+        every = model.parameters()
+        weights = [p for p in every if p.requires_grad and p.ndim > 1]
         # The perturbation does not depend on the scale, but half precision
         # underflows without it.
         scaler = getattr(self, 'loss_scaler', None)
-        scaled = loss if scaler is None else scaler.scale(loss)
-        gradients = [
-            torch.zeros_like(weight) if gradient is None else gradient
-            for weight, gradient in zip(
-                weights,
-                torch.autograd.grad(scaled, weights, allow_unused=True),
-            )
-        ]
+        loss = loss if scaler is None else scaler.scale(loss)
+        gradients = torch.autograd.grad(loss, weights, materialize_grads=True)
         dist.all_reduce_params(gradients, op='mean')
         kept = [weight.detach().clone() for weight in weights]
         try:

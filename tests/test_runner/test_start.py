@@ -10,7 +10,7 @@ from pytest import MonkeyPatch
 from tools_support import free_port
 from torch import distributed
 
-from m2at_mm.runner.process_group import (
+from m2at_mm.runner.start import (
     connect_processes,
     resume_after_restart,
 )

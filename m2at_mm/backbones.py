@@ -11,6 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.registry import MODELS
 
+__all__ = ['PreActResNet_CIFAR', 'WideResNet_CIFAR']
+
+
 _INIT = [
     dict(type='Kaiming', layer=['Conv2d'], mode='fan_out'),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
@@ -70,20 +73,18 @@ class _Block(nn.Module):
 class PreActivationNet(BaseBackbone):
     """Stem, stages of blocks and a last normalisation.
 
-    The layers have the names of the published networks, so that their
-    checkpoints fit after renaming. Each stage but the first has twice the
-    ``width`` and half the size of the one before; an ``expansion`` of the
-    width above 1 makes its blocks bottlenecks.
+    The layers have the names of the published networks. Each stage but the
+    first has twice the ``width`` and half the size of the one before; an
+    ``expansion`` of the width above 1 makes its blocks bottlenecks.
 
     Args:
         frozen_stages (int): Number of stages that are not trained, besides
-            the stem; 0 is the stem alone. Defaults to -1, nothing frozen.
-        norm_eval (bool): Keep batch norm in eval mode. Defaults to False.
+            the stem; 0 is the stem alone, -1 nothing.
+        norm_eval (bool): Keep batch norm in eval mode.
         norm_cfg (dict, optional): Normalisation. Defaults to batch norm.
         act_cfg (dict, optional): Activation. Defaults to ReLU.
-        init_cfg (dict | list[dict], optional): Initial weights. Defaults to
-            Kaiming's by fan-out.
-        in_channels (int): Channels of the images. Defaults to 3.
+        init_cfg (dict | list[dict], optional): Defaults to Kaiming's, fan-out.
+        in_channels (int): Channels of the images.
     """
 
     # Names of layers; behind a dot, that of what is inside.
@@ -159,14 +160,13 @@ class PreActivationNet(BaseBackbone):
 class PreActResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     """Pre-activation ResNet (arXiv 1603.05027) for images of 32x32.
 
-    The network of the robust-overfitting work (arXiv 2002.11569): a 3x3 stem
-    without pooling, shortcuts from the activated input, and a last
-    normalisation before the pooling. It gives one feature map, an eighth of
-    the image's size, with 8 times ``base_channels``, 32 times for depth 50.
+    The network of the robust-overfitting work (arXiv 2002.11569). It gives one
+    feature map, an eighth of the image's size, with 8 times ``base_channels``,
+    32 times for depth 50.
 
     Args:
-        depth (int): 18, 34 or 50. Defaults to 18.
-        base_channels (int): Width of the first stage. Defaults to 64.
+        depth (int): 18, 34 or 50.
+        base_channels (int): Width of the first stage.
         **kwargs: From ``frozen_stages`` on, see :class:`PreActivationNet`.
     """
 
@@ -192,12 +192,9 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
     ``widen_factor`` channels.
 
     Args:
-        depth (int): 6 * n + 4, with n blocks in each of the three stages,
-            like 28. Defaults to 34.
+        depth (int): 6 * n + 4, with n blocks in each of the three stages.
         widen_factor (int): Width of the first stage in units of 16 channels.
-            Defaults to 10.
-        drop_rate (float): Dropout between the convolutions of a block, in
-            [0, 1). Defaults to 0.0.
+        drop_rate (float): Dropout between a block's convolutions, in [0, 1).
         **kwargs: From ``frozen_stages`` on, see :class:`PreActivationNet`.
     """
 
@@ -213,9 +210,8 @@ class WideResNet_CIFAR(PreActivationNet):  # noqa: N801, as ResNet_CIFAR
         **kwargs: Any,
     ) -> None:
         if depth < 10 or (depth - 4) % 6:
-            raise ValueError(
-                f'depth={depth!r} must be 6 * n + 4, like 28 or 34'
-            )
+            text = f'depth={depth!r} must be 6 * n + 4, like 28 or 34'
+            raise ValueError(text)
         check_count('widen_factor', widen_factor)
         check_number('drop_rate', drop_rate, 0, below=1)
         numbers = [(depth - 4) // 6] * 3

@@ -1,35 +1,90 @@
-"""The preprocessor that keeps images in [0, 1]."""
+"""The preprocessor that keeps images in [0, 1], and crops and flips them."""
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmpretrain.models import ClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from m2at_mm.attacks.losses import as_target, check_classes
-from m2at_mm.data_preprocessors.augment import RandomCropAndFlip
-from m2at_mm.methods.labels import one_hot
+from m2at_mm.checks import check_count, check_number
+from m2at_mm.methods.base import one_hot
 from m2at_mm.registry import MODELS, type_name
 from m2at_mm.structures import BatchLabels
+
+Batch = dict[str, Any]
+__all__ = ['AdversarialDataPreprocessor', 'RandomCropAndFlip', 'crop_and_flip']
+
+
+def crop_and_flip(
+    images: Tensor, tops: Tensor, lefts: Tensor, flips: Tensor, padding: int
+) -> Tensor:
+    """Crop each image out of itself in a black border, and flip some.
+
+    Images are of any dtype and range, shape (N, C, H, W). ``tops`` and
+    ``lefts``, int64 (N, ), are the first row and column of a crop in the
+    padded image; ``flips``, bool (N, ), says which crops are mirrored.
+    """
+    number, _, height, width = images.shape
+    columns = torch.arange(width, device=images.device)
+    columns = torch.where(flips[:, None], width - 1 - columns, columns)
+    columns = lefts[:, None] + columns
+    rows = tops[:, None] + torch.arange(height, device=images.device)
+    which = torch.arange(number, device=images.device)
+    padded = F.pad(images, (padding,) * 4)
+    # One gather of (N, H, W, C).
+    crops = padded.permute(0, 2, 3, 1)[
+        which[:, None, None], rows[:, :, None], columns[:, None, :]
+    ]
+    return crops.permute(0, 3, 1, 2)
+
+
+@dataclass
+class RandomCropAndFlip:
+    """Mmpretrain's ``RandomCrop`` and ``RandomFlip``, for a batch at once.
+
+    Args:
+        crop_padding (int): Width of the black border, in pixels, that the
+            crop, as large as the image, is taken from.
+        flip_prob (float): Probability of a horizontal flip.
+    """
+
+    crop_padding: int = 0
+    flip_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count('crop_padding', self.crop_padding, 0)
+        check_number('flip_prob', self.flip_prob, 0, 1)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Draw and transform, see :func:`crop_and_flip`."""
+        number, device = len(images), images.device
+        tops, lefts = torch.randint(
+            2 * self.crop_padding + 1, (2, number), device=device
+        )
+        flips = torch.rand(number, device=device) < self.flip_prob
+        return crop_and_flip(images, tops, lefts, flips, self.crop_padding)
 
 
 @MODELS.register_module()
 class AdversarialDataPreprocessor(ClsDataPreprocessor):
     """Gives images in [0, 1]; normalising them is a separate step.
 
-    It takes the settings of :class:`mmpretrain.models.ClsDataPreprocessor`,
-    but for ``pad_size_divisor``. The attacked function begins with
-    :meth:`normalize`. Labels come as a list of ``DataSample`` or, in training,
-    as :class:`m2at_mm.structures.BatchLabels`.
+    The attacked function begins with :meth:`normalize`. Labels come as a list
+    of ``DataSample`` or, in training, as
+    :class:`m2at_mm.structures.BatchLabels`.
 
     Args:
         augment (dict, optional): Random crops and flips of training batches,
             on the device and before all else: the arguments of
-            :class:`RandomCropAndFlip`. Defaults to None.
-        **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`.
+            :class:`RandomCropAndFlip`.
+        **kwargs: See :class:`mmpretrain.models.ClsDataPreprocessor`, but for
+            ``pad_size_divisor``.
     """
 
     #: Memory layout of the batches; convolutions are faster in this one.
@@ -46,9 +101,8 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             )
         mean, std = kwargs.get('mean'), kwargs.get('std')
         if (mean is None) != (std is None):
-            raise ValueError(
-                f'{mean=} and {std=} must be given together or not at all'
-            )
+            text = f'{mean=} and {std=} must be given together or not at all'
+            raise ValueError(text)
         super().__init__(**kwargs)
         # The parent's forward must not normalise.
         self._enable_normalize = False
@@ -60,9 +114,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
             augment if augment is None else RandomCropAndFlip(**augment)
         )
 
-    def forward(
-        self, data: dict[str, Any], training: bool = False
-    ) -> dict[str, Any]:
+    def forward(self, data: Batch, training: bool = False) -> Batch:
         """Move a batch to the device and scale it to [0, 1].
 
         ``inputs`` are pixels in 0-255 of shape (N, C, H, W), or a list of
@@ -73,7 +125,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         self._check_labels(labels or [])
         if training and self.augment is not None:
             inputs = self.augment(self.cast_data(inputs))
-        batch: dict[str, Any]
+        batch: Batch
         if isinstance(labels, BatchLabels):
             batch = super().forward(dict(inputs=inputs), training)
             labels = labels.to(self.device, non_blocking=self._non_blocking)
@@ -94,9 +146,7 @@ class AdversarialDataPreprocessor(ClsDataPreprocessor):
         normalised: Tensor = (images - mean / 255) / (self.std / 255)
         return normalised
 
-    def _mix(
-        self, images: Tensor, labels: BatchLabels, training: bool
-    ) -> dict[str, Any]:
+    def _mix(self, images: Tensor, labels: Any, training: bool) -> Batch:
         if self.to_onehot:
             scores = one_hot(labels.target, self.num_classes)
             if training and self.batch_augments is not None:
@@ -192,7 +242,7 @@ def take_over_preprocessing(
     """Move the preprocessing settings from a classifier to its wrapper.
 
     As in a stock config, those inside go before the top-level ones, but for
-    crops and flips, and ``train_cfg`` holds batch augmentations.
+    ``augment``, and ``train_cfg`` holds batch augmentations.
 
     Raises:
         ValueError: The preprocessor is for another task.

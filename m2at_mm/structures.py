@@ -10,14 +10,15 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
+__all__ = ['BatchLabels', 'stack_targets']
+
 
 @dataclass(eq=False)
 class BatchLabels:
     """Takes the place of a training batch's list of ``DataSample``.
 
-    ``labels``, int64 of shape (N, ), are the classes of the images and
-    ``scores``, of shape (N, K), their probabilities where batch augmentations
-    have mixed the images; int64 where they are one-hot labels.
+    ``labels`` are int64 of shape (N, ), ``scores`` probabilities of shape
+    (N, K) of mixed images, or one-hot labels, int64.
     """
 
     labels: Tensor

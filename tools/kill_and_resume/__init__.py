@@ -1,1 +1,0 @@
-"""Trainings that are killed and resumed, against one that ran through."""
