@@ -17,7 +17,8 @@ NAMES = {
     'PreActResNet_CIFAR WideResNet_CIFAR',
     'MODEL_WRAPPERS': 'AdversarialDistributedDataParallel',
     'TASK_UTILS': 'M2AT PGDAT Standard TRADES MART AVmixup IAT FreeAT '
-    'PGD FGSM NFGSM AutoAttack Transfer SecondOpinion',
+    'PGD FGSM NFGSM AutoAttack Transfer SecondOpinion TorchAttacks Foolbox',
+    'RUNNERS': 'RecipeRunner',
     'OPTIM_WRAPPERS': 'AWPOptimWrapper AWPAmpOptimWrapper',
     'LOOPS': 'RepeatedBatchTrainLoop ResumableEpochTrainLoop '
     'RobustnessTestLoop',
