@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from forked import run_in_fork
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.datasets import CIFAR10
 from PIL import Image
-from tools_support import DIGITS, MAIN, ROOT, TINY
+from tools_support import DIGITS, MAIN, ROOT, TINY, run_in_fork
 
 from m2at_mm.registry import MODELS
 
@@ -105,7 +104,12 @@ COMMANDS = {
     'number of steps',
     'benchmark {digits} --validation no_such.pth': 'no_such.pth',
     'compare {plan} --work-dir {work}/runs --out {work}/results': 'plan.*runs',
-    'report {work}/none --out {work}/page.html': 'none',
+    'report {work}/none --out page.html': 'none',
+    'report . --out page.html': "'.' has no log of a training",
+    'report {work} --out .': r"--out '\.' is a folder",
+    'report {work} --out {work}/notes.txt/page.html': 'which is a file',
+    'report {work} --out page.html --num-images 0': 'at least 1',
+    'report {work} {work} --out page.html': 'given twice',
     'convert_checkpoint import {foreign} {own}': 'own.pth exists',
     'check_configs no/such.py': 'no config of mmpretrain has one.*no/such',
     'check_configs resnet18 --images /nowhere': '/nowhere has no folders',
@@ -191,7 +195,7 @@ def test_is_refused_at_once(
     assert re.search(message, err), err
     assert len(err.splitlines()) <= 3 and 'Traceback' not in out + err, err
     assert seconds < CPU_SECONDS
-    assert 'Epoch(train)' not in out
+    assert 'Epoch(train)' not in out and not list(tmp_path.glob('*.html'))
     assert before.items() <= _content(work_dir).items()
 
 

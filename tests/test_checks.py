@@ -1,9 +1,34 @@
+"""Wrong values of arguments, each named in the error with its remedy."""
+
+import re
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
+import torch
+from tiny import build_adversarial
 
+from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
 from m2at_mm.checks import check_choice, check_count, check_number
+from m2at_mm.data_preprocessors import (
+    AdversarialDataPreprocessor,
+    RandomCropAndFlip,
+)
+from m2at_mm.datasets import CIFAR10, CIFAR100, Digits
+from m2at_mm.hooks import (
+    AdversarialVisualizationHook,
+    AttackScheduleHook,
+    CollapseGuardHook,
+    PreemptionHook,
+    RobustOverfittingHook,
+)
+from m2at_mm.methods import M2AT, MART, TRADES, AVmixup
+from m2at_mm.optim import AWPOptimWrapper
+from m2at_mm.runner import RepeatedBatchTrainLoop
+
+NAN, INF = float('nan'), float('inf')
+SHARE, PGD = 'at least 0 and at most 1', dict(type='m2at_mm.PGD')
 
 
 @pytest.mark.parametrize('value', [0, -3, 2.0, '2', None, True])
@@ -14,23 +39,23 @@ def test_anything_else_is_no_count(value: Any) -> None:
     assert str(got.value).startswith(f'steps={value!r} ')
 
 
-@pytest.mark.parametrize(
-    ('value', 'bounds', 'words'),
-    [
-        (0, {}, None),
-        (-2.5, {}, None),
-        (0, dict(least=0, most=1), None),
-        (1, dict(least=0, most=1), None),
-        (0.01, dict(above=0, below=1), None),
-        ('6', {}, "beta='6' must be a finite number$"),
-        (True, {}, 'beta=True must'),
-        (float('nan'), {}, 'beta=nan must'),
-        (float('inf'), dict(least=0), 'beta=inf must'),
-        (-1, dict(least=0), 'beta=-1 .*, at least 0$'),
-        (0, dict(above=0, most=1), 'beta=0 .*, above 0 and at most 1$'),
-        (1, dict(least=0, below=1), 'beta=1 .*, at least 0 and below 1$'),
-    ],
-)
+NUMBERS = [
+    (0, {}, None),
+    (-2.5, {}, None),
+    (0, dict(least=0, most=1), None),
+    (1, dict(least=0, most=1), None),
+    (0.01, dict(above=0, below=1), None),
+    ('6', {}, "beta='6' must be a finite number$"),
+    (True, {}, 'beta=True must'),
+    (NAN, {}, 'beta=nan must'),
+    (INF, dict(least=0), 'beta=inf must'),
+    (-1, dict(least=0), 'beta=-1 .*, at least 0$'),
+    (0, dict(above=0, most=1), 'beta=0 .*, above 0 and at most 1$'),
+    (1, dict(least=0, below=1), 'beta=1 .*, at least 0 and below 1$'),
+]
+
+
+@pytest.mark.parametrize(('value', 'bounds', 'words'), NUMBERS)
 def test_numbers_in_bounds(value: Any, bounds: Any, words: str | None) -> None:
     refused = pytest.raises(ValueError, match=words or '')
     with refused if words else nullcontext():
@@ -41,3 +66,100 @@ def test_choices_are_listed() -> None:
     check_choice('norm', 'l2', ['linf', 'l2'])
     with pytest.raises(ValueError, match=r"norm='l3' .*\['linf', 'l2'\]"):
         check_choice('norm', 'l3', ['linf', 'l2'])
+
+
+def schedule(**changed: Any) -> AttackScheduleHook:
+    one = dict(param='threat_model.eps', values=[0, 1], milestones=[2, 6])
+    return AttackScheduleHook([one | changed])
+
+
+SGD = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+AWP = partial(AWPOptimWrapper, optimizer=SGD)
+REPEATED = partial(RepeatedBatchTrainLoop, None, None, max_epochs=1)
+TEN, HUNDRED = (
+    partial(cls, 'data', lazy_init=True) for cls in (CIFAR10, CIFAR100)
+)
+# An argument's wrong values, and what is said behind `name=value`.
+WRONG: list[tuple[Any, str, list[Any], str]] = [
+    (AdversarialVisualizationHook, 'interval', [0, 1.5], 'whole number'),
+    (AdversarialVisualizationHook, 'num_images', [0, 1.5], 'whole number'),
+    (AdversarialVisualizationHook, 'num_rows', [0, 1.5], 'whole number'),
+    (CollapseGuardHook, 'action', ['restart'], "'rollback'"),
+    (CollapseGuardHook, 'interval', [0], 'whole number'),
+    (CollapseGuardHook, 'num_images', [0.5], 'whole number'),
+    (CollapseGuardHook, 'max_gap', [0], 'above 0 and below 100'),
+    (CollapseGuardHook, 'step_factor', [1], 'below 1'),
+    (CollapseGuardHook, 'steps', [0], 'whole number'),
+    (PreemptionHook, 'interval', [0, -1, 1.5, '10'], 'whole number'),
+    (RobustOverfittingHook, 'max_loss', [-1, NAN], 'at least 0'),
+    (RandomCropAndFlip, 'crop_padding', [-1, 1.5, '4'], 'whole number'),
+    (RandomCropAndFlip, 'flip_prob', [-0.1, 1.1, NAN], SHARE),
+    (AdversarialDataPreprocessor, 'pad_size_divisor', [2], 'not supported'),
+    (TRADES, 'beta', [-1, INF], 'must be a finite'),
+    (MART, 'beta', [-1, INF], 'must be a finite'),
+    (AVmixup, 'gamma', [0.5], 'must be a finite'),
+    (AVmixup, 'clean_label', [1.1], SHARE),
+    (AVmixup, 'vertex_label', [-0.1], SHARE),
+    (M2AT, 'mask', ['circle'], r"\['rectangle', 'pixel', 'patch'\]"),
+    (M2AT, 'label_order', ['swapped'], r"\['perturbed', 'literal'\]"),
+    (M2AT, 'pairing', ['other'], r"\['self', 'batch'\]"),
+    (M2AT, 'patch_size', [0, 2.5], 'whole number of at least 1'),
+    (M2AT, 'mix_alpha', [0.0, -1.0, NAN, INF], 'finite.*above 0'),
+    (M2AT, 'clean_label', [1.5, -0.1], SHARE),
+    (M2AT, 'perturbed_label', [2, NAN], 'at most 1'),
+    (M2AT, 'scale', [0.5, NAN, INF], 'finite.*at least 1'),
+    (M2AT, 'consistency', [-1.0], 'at least 0'),
+    (AWP, 'gamma', [-0.1], 'at least 0'),
+    (AWP, 'warmup_iters', [-1], 'at least 0'),
+    (PreActResNet_CIFAR, 'depth', [20], ''),
+    (PreActResNet_CIFAR, 'frozen_stages', [5], ''),
+    (WideResNet_CIFAR, 'frozen_stages', [4], ''),
+    (WideResNet_CIFAR, 'depth', [30], ''),
+    (WideResNet_CIFAR, 'widen_factor', [0], ''),
+    (WideResNet_CIFAR, 'drop_rate', [1.0], ''),
+    (REPEATED, 'repeats', [0, 1.5], ''),
+    (Digits, 'split', ['dev'], "'train', 'val'"),
+    (TEN, 'split', ['dev'], ''),
+    (TEN, 'val_size', [0, -10, 10.0, '100'], ''),
+    (TEN, 'val_size', [15], 'of 10,.* like 100'),
+    (HUNDRED, 'val_size', [50], 'multiple of 100'),
+    (build_adversarial, 'label_smoothing', [-0.1, 1.0], 'below 1'),
+    (schedule, 'milestones', [[3, 3]], 'ascending'),
+    (schedule, 'milestones', [[], [-1, 3]], ''),
+]
+NORM = dict(mean=[123.675, 116.28, 103.53]), dict(std=[58.395, 57.12, 61.5])
+# Settings, and another message.
+OTHERS: list[tuple[Any, dict[str, Any], str]] = [
+    (AdversarialDataPreprocessor, NORM[0], 'std=None must be given together'),
+    (AdversarialDataPreprocessor, NORM[1], 'mean=None and std=.* together'),
+    (
+        AdversarialDataPreprocessor,
+        dict(augment=dict(crop_padding=-4)),
+        'crop_padding=-4',
+    ),
+    (build_adversarial, dict(threat_model=dict(eps=8)), "'8/255'"),
+    (build_adversarial, dict(eval_attacks=dict(worst=PGD)), "name 'worst'"),
+    (
+        build_adversarial,
+        dict(method=dict(type='m2at_mm.M2AT', scale=0.5)),
+        'scale=0.5',
+    ),
+    (build_adversarial, dict(train_attack=dict(PGD, steps=0)), 'steps=0'),
+    (schedule, dict(param=None), 'needs param'),
+    (schedule, dict(curve='log'), "'log' .*'linear', 'cosine', 'step'"),
+    (schedule, dict(values=[1.0]), 'needs 2 values and 2 milestones.*1 and 2'),
+    (schedule, dict(curve='step'), 'needs 3 values and 2 milestones'),
+    (schedule, dict(values=['x', 1]), "values of 'threat_model.eps'='x'"),
+    (schedule, dict(end=3), r"unknown settings \['end'\]"),
+]
+NAMED = [
+    (make, {name: value}, f'{name}={re.escape(repr(value))} .*{words}')
+    for make, name, values, words in WRONG
+    for value in values
+]
+
+
+@pytest.mark.parametrize(('make', 'settings', 'message'), [*NAMED, *OTHERS])
+def test_refused(make: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**settings)

@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from digits_runner import small_digits_config
 from mmengine.optim import OptimWrapper
+from tools_support import ROOT, clean_env
 
 from m2at_mm import cli
 from m2at_mm.optim import AWPOptimWrapper
@@ -74,19 +76,19 @@ def test_deterministic_runs_set_up_the_gpu_library(
     assert os.environ.get('CUBLAS_WORKSPACE_CONFIG') == expected
 
 
-@pytest.mark.parametrize(
-    ('given', 'scale'),
-    [
-        (dict(), 'dynamic'),
-        (dict(type='OptimWrapper'), 'dynamic'),
-        (dict(type=OptimWrapper), 'dynamic'),
-        (dict(type='mmengine.AmpOptimWrapper', dtype='float16'), 'dynamic'),
-        (dict(dtype='bfloat16'), dict(enabled=False)),
-        (dict(dtype=torch.bfloat16), dict(enabled=False)),
-        (dict(dtype='bfloat16', loss_scale='dynamic'), 'dynamic'),
-        (dict(loss_scale=512.0), 512.0),
-    ],
-)
+SCALES = [
+    (dict(), 'dynamic'),
+    (dict(type='OptimWrapper'), 'dynamic'),
+    (dict(type=OptimWrapper), 'dynamic'),
+    (dict(type='mmengine.AmpOptimWrapper', dtype='float16'), 'dynamic'),
+    (dict(dtype='bfloat16'), dict(enabled=False)),
+    (dict(dtype=torch.bfloat16), dict(enabled=False)),
+    (dict(dtype='bfloat16', loss_scale='dynamic'), 'dynamic'),
+    (dict(loss_scale=512.0), 512.0),
+]
+
+
+@pytest.mark.parametrize(('given', 'scale'), SCALES)
 def test_half_precision_scales_the_loss(given: dict, scale: Any) -> None:
     cfg = cli.Config(dict(optim_wrapper=given))
     cli.use_amp(cfg)
@@ -117,6 +119,21 @@ def test_the_screen_tells_what_runs_and_the_log_everything(
     text = log.read_text('utf-8')
     for logged in ('System environment:', 'Config:\n', 'Origin:\n', 'linf'):
         assert logged in text and (logged in screen) == (logged == 'linf')
+
+
+def test_every_script_starts_by_itself() -> None:
+    """Most tests run them in a process that has imported everything."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, '--help'],
+            stdout=subprocess.PIPE,
+            env=clean_env(),
+        )
+        for script in (ROOT / 'tools').glob('*.py')
+    ]
+    for process in processes:
+        assert process.communicate()[0].startswith(b'usage: ')
+        assert process.returncode == 0
 
 
 def test_an_error_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

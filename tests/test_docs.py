@@ -170,9 +170,7 @@ def test_every_evaluation_is_on_the_page() -> None:
         assert count == sum(map(len, shown[folder].values()))
 
 
-def test_a_new_comparison_is_picked_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_comparison_is_shown(tmp_path: Path, monkeypatch: Any) -> None:
     def evaluation(clean: float, worst: float) -> dict[str, Any]:
         attacks = {'pgd20': worst + 2, 'cw20': worst}
         rest = dict(worst_case=worst, num_samples=100, alarms=[])

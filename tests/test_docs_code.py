@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from digits_runner import build_digits_runner
 from docs_support import DOCS
 from PIL import Image
-from pytest import CaptureFixture, MonkeyPatch
+from pytest import MonkeyPatch
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.cli import load_config
@@ -86,9 +87,7 @@ def test_the_section() -> None:
     assert '<td>38.5</td>' in re.sub(r'<td[^>]*>', '<td>', table)
 
 
-def test_example(
-    tmp_path: Path, monkeypatch: MonkeyPatch, capsys: CaptureFixture
-) -> None:
+def test_example(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     """On fewer images, for one epoch."""
     script = DOCS / 'example.py'
     code = script.read_text('utf-8')

@@ -17,8 +17,7 @@ from typing import NamedTuple
 import pyautoattack
 import pytest
 from docs_support import PAGES, ROOT
-from forked import run_in_fork
-from tools_support import NARROW
+from tools_support import NARROW, run_in_fork
 
 # Commands that another test runs, by how they begin.
 ELSEWHERE = {
@@ -166,9 +165,7 @@ def test_what_is_installed_exists() -> None:
 
 
 @pytest.fixture(scope='module')
-def sandbox(
-    tmp_path_factory: pytest.TempPathFactory, cifar10_root: Path
-) -> Path:
+def repo(tmp_path_factory: pytest.TempPathFactory, cifar10_root: Path) -> Path:
     """A folder like the repository's, with a training in WORK_DIR."""
     folder = tmp_path_factory.mktemp('repository')
     (folder / 'docs' / 'images').mkdir(parents=True)
@@ -206,5 +203,5 @@ def run(folder: Path, *lines: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', TO_RUN)
-def test_block_runs(name: str, sandbox: Path) -> None:
-    run(sandbox, *TO_RUN[name])
+def test_block_runs(name: str, repo: Path) -> None:
+    run(repo, *TO_RUN[name])

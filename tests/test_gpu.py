@@ -98,14 +98,14 @@ def test_a_wait_is_caught() -> None:
         images.sum().item()
 
 
+MIXED = [
+    *((*case, dict(accumulative_counts=2)) for case in CASES),
+    ('m2at', 'pgd', dict(type='m2at_mm.AWPAmpOptimWrapper')),
+]
+
+
 @pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
-@pytest.mark.parametrize(
-    ('method', 'attack', 'settings'),
-    [
-        *((*case, dict(accumulative_counts=2)) for case in CASES),
-        ('m2at', 'pgd', dict(type='m2at_mm.AWPAmpOptimWrapper')),
-    ],
-)
+@pytest.mark.parametrize(('method', 'attack', 'settings'), MIXED)
 def test_every_method_with_mixed_precision(
     method: str, attack: str, settings: dict[str, Any], precision: str
 ) -> None:

@@ -107,9 +107,7 @@ def build_network(width: int) -> Any:
     return MMPRETRAIN_MODELS.build(cfg)
 
 
-def raw_batch(
-    num: int = 4, num_classes: int = 10, seed: int = 0
-) -> dict[str, Any]:
+def raw_batch(num: int = 4, num_classes: int = 10, seed: int = 0) -> dict:
     """What a dataloader gives: uint8 pixels and labelled samples."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(

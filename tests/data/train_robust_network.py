@@ -45,9 +45,7 @@ def read_images(root: str, split: str, num: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
 
-def train_epoch(
-    net: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor], done: int
-) -> int:
+def train_epoch(net: nn.Module, optimizer: Any, data: tuple, done: int) -> int:
     """Train for an epoch or what is left; the iterations that are done."""
     augment = RandomCropAndFlip(crop_padding=4, flip_prob=0.5)
     net.train()

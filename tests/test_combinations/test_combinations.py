@@ -74,9 +74,7 @@ def test_it_is_refused_at_once(case: Case, tmp_path: Path) -> None:
     assert not seen.losses
 
 
-def test_a_broken_hook_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_hook_is_found(tmp_path: Path, monkeypatch: Any) -> None:
     case = dict(PLAIN, method='M2AT', run='killed')
     assert run(case, tmp_path / 'sound') == []
     monkeypatch.setattr(RNGStateHook, 'before_save_checkpoint', Mock())

@@ -73,9 +73,7 @@ def test_builds_from_config_with_pipeline_and_lazy_init() -> None:
     assert 'test' in repr(dataset)
 
 
-def test_bad_split_and_no_scikit_learn(monkeypatch: MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"split='dev'.*'train', 'val'"):
-        Digits(split='dev')
+def test_no_scikit_learn(monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, 'sklearn.datasets', None)
     with pytest.raises(ImportError, match=r'm2at_mm\[demo\]'):
         Digits()

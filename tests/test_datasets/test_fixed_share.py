@@ -46,9 +46,7 @@ def parts(every: list[list[int]]) -> tuple[list[list[int]], list[list[int]]]:
 
 @pytest.mark.parametrize('sampler', SAMPLERS)
 @pytest.mark.parametrize('count', [1, 3, 5, 7])
-def test_every_batch_has_the_share(
-    sampler: str, count: int, tmp_path: Path
-) -> None:
+def test_share_of_each_batch(sampler: str, count: int, tmp_path: Path) -> None:
     dataset = dataset_of(tmp_path)
     every = batches(dataset, sampler, original_share=count / 10)
     original, generated = parts(every)
@@ -96,9 +94,7 @@ def test_processes_have_images_of_their_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('loop', runs.LOOPS)
 @pytest.mark.parametrize('workers', [0, 2])
-def test_resumed_is_uninterrupted(
-    loop: str, workers: int, tmp_path: Path
-) -> None:
+def test_resumed_goes_on(loop: str, workers: int, tmp_path: Path) -> None:
     whole = workers > 0  # otherwise augmented by the dataset
     data = both(save(tmp_path), **ORIGINAL, split='train', whole_batches=whole)
     if not whole:

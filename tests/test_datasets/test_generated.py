@@ -112,9 +112,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_a_file_with_wrong_arrays_is_refused(
-    name: str, tmp_path: Path
-) -> None:
+def test_wrong_arrays_are_refused(name: str, tmp_path: Path) -> None:
     changes, message = BAD[name]
     path = save(tmp_path, **changes)
     with pytest.raises(

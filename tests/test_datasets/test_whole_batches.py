@@ -111,15 +111,15 @@ BALANCED = dict(type='ClassBalancedDataset', oversample_thr=1e-3)
 FOLD = dict(type='KFoldDataset', num_splits=2, fold=0)
 
 
-@pytest.mark.parametrize(
-    ('settings', 'length'),
-    [
-        (dict(type='ConcatDataset', datasets=[CONFIG] * 2), 80),
-        (dict(type='RepeatDataset', dataset=CONFIG, times=3), 120),
-        (dict(BALANCED, dataset=CONFIG), 40),
-        (dict(FOLD, dataset=CONFIG), 20),
-    ],
-)
+WRAPPERS = [
+    (dict(type='ConcatDataset', datasets=[CONFIG] * 2), 80),
+    (dict(type='RepeatDataset', dataset=CONFIG, times=3), 120),
+    (dict(BALANCED, dataset=CONFIG), 40),
+    (dict(FOLD, dataset=CONFIG), 20),
+]
+
+
+@pytest.mark.parametrize(('settings', 'length'), WRAPPERS)
 def test_wrappers_give_samples(settings: dict, length: int) -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         dataset = DATASETS.build(copy.deepcopy(settings))

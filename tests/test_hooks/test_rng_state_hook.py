@@ -16,22 +16,18 @@ from m2at_mm.hooks import CollapseGuardHook, RNGStateHook
 SEEDED = dict(randomness=dict(seed=0))
 
 
-def build_in(
-    folder: Path, loop: str, whole_batches: bool, workers: int
-) -> Runner:
+def build_in(folder: Path, loop: str, whole: bool, workers: int) -> Runner:
     loader = dict(num_workers=workers, persistent_workers=bool(workers))
-    settings = dict(whole_batches=whole_batches, train_dataloader=loader)
+    settings = dict(whole_batches=whole, train_dataloader=loader)
     return runs.build_runner(folder, loop, **settings)
 
 
 @functools.cache
-def uninterrupted(
-    folder: Path, loop: str, whole_batches: bool, workers: int
-) -> Runner:
+def unbroken(folder: Path, loop: str, whole: bool, workers: int) -> Runner:
     """A run of each kind; workers that join whole batches draw nothing."""
     runs.seeded(0)
-    name = f'{loop}-{whole_batches}-{workers}'
-    runner = build_in(folder / name, loop, whole_batches, workers)
+    name = f'{loop}-{whole}-{workers}'
+    runner = build_in(folder / name, loop, whole, workers)
     runner.train()
     return runner
 
@@ -56,13 +52,13 @@ SLOW = (
 def test_resumed_is_uninterrupted(
     case: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    loop, at, number, *whole = case.split()
-    workers, whole_batches = int(number), bool(whole)
-    drawing = 0 if whole_batches else workers
+    loop, at, number, *mark = case.split()
+    workers, whole = int(number), bool(mark)
+    drawing = 0 if whole else workers
     base = tmp_path_factory.getbasetemp() / 'uninterrupted'
-    first = uninterrupted(base, loop, whole_batches, drawing)
+    first = unbroken(base, loop, whole, drawing)
     resumed = runs.killed_and_resumed(
-        lambda: build_in(tmp_path, loop, whole_batches, workers),
+        lambda: build_in(tmp_path, loop, whole, workers),
         runs.KillAt(int(at[0]), in_validation=at.endswith('v')),
     )
     # The seed that the first run drew, which nobody wrote down.

@@ -8,7 +8,6 @@ from interrupted_runs import log_of
 from pytest import MonkeyPatch
 
 from m2at_mm.evaluation import RobustAccuracy
-from m2at_mm.hooks import RobustOverfittingHook
 
 
 @pytest.fixture
@@ -44,15 +43,15 @@ LOST = (
 )
 
 
-@pytest.mark.parametrize(
-    ('figures', 'max_loss', 'level', 'said'),
-    [
-        ([30.0, 45.0, 42.0], 2.0, 'WARNING', LOST),
-        ([30.0, 45.0, 44.0], 2.0, 'INFO', 'last 44.0 % after epoch 3'),
-        ([45.0, 35.0], 10.0, 'INFO', 'last 35.0 % after epoch 2'),
-        ([50.0], 2.0, '', ''),  # no comparison
-    ],
-)
+COURSES = [
+    ([30.0, 45.0, 42.0], 2.0, 'WARNING', LOST),
+    ([30.0, 45.0, 44.0], 2.0, 'INFO', 'last 44.0 % after epoch 3'),
+    ([45.0, 35.0], 10.0, 'INFO', 'last 35.0 % after epoch 2'),
+    ([50.0], 2.0, '', ''),  # no comparison
+]
+
+
+@pytest.mark.parametrize(('figures', 'max_loss', 'level', 'said'), COURSES)
 def test_a_loss_is_a_warning_and_noise_is_not(
     figures: list, max_loss: float, level: str, said: str, trained: Any
 ) -> None:
@@ -66,9 +65,3 @@ def test_validations_before_an_interruption_count(trained: Any) -> None:
     # The last checkpoint was saved before its validation, which is repeated.
     line = trained(40.0, 41.0, 42.0, last=4)
     assert 'best 50.0 % after epoch 1, last 42.0 % after epoch 4' in line
-
-
-@pytest.mark.parametrize('max_loss', [-1, float('nan')])
-def test_wrong_loss(max_loss: float) -> None:
-    with pytest.raises(ValueError, match='max_loss='):
-        RobustOverfittingHook(max_loss)

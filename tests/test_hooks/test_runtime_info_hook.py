@@ -62,9 +62,7 @@ def _train(folder: Path, kind: str, loop: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('loop', LOOPS)
-def test_history_log_and_checkpoint_are_the_stock_hook_s(
-    loop: str, tmp_path: Path
-) -> None:
+def test_all_is_as_with_the_stock_hook(loop: str, tmp_path: Path) -> None:
     stock, ours = (
         _train(tmp_path / kind.replace('.', '-'), kind, LOOPS[loop])
         for kind in ('RuntimeInfoHook', 'm2at_mm.RuntimeInfoHook')

@@ -57,9 +57,7 @@ LAST, BEST = 'epoch_3.pth', 'best_robust_pgd10_epoch_3.pth'
     [({}, {LAST, BEST}), (dict(interval=-1, save_last=False), {BEST})],
 )
 @pytest.mark.usefixtures('rising')
-def test_keeps_the_last_and_the_best(
-    settings: dict, kept: set[str], tmp_path: Path
-) -> None:
+def test_last_and_best_stay(settings: dict, kept: set, tmp_path: Path) -> None:
     build_runner(tmp_path, 3, **settings).train()
     assert checkpoints(tmp_path) == kept
     if LAST in kept:

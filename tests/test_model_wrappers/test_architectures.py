@@ -53,9 +53,7 @@ def foreign(kind: str, folder: Path) -> Config:
 
 
 @pytest.fixture(scope='module', params=[*STOCK, *FOREIGN])
-def stock(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Config:
+def stock(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A classification config at a small size, without pretrained weights."""
     if request.param in FOREIGN:
         return foreign(request.param, tmp_path_factory.mktemp('foreign'))

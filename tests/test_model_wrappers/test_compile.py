@@ -29,14 +29,14 @@ needs_compiler = pytest.mark.skipif(
 INDUCTOR = dict(backend='inductor', options=dict(fallback_random=True))
 
 
-@pytest.mark.parametrize(
-    ('width', 'settings'),
-    [
-        (4, dict(backend='aot_eager')),
-        # PyTorch 2.14 crashes on the CPU where layers are narrower.
-        pytest.param(16, INDUCTOR, marks=[pytest.mark.slow, needs_compiler]),
-    ],
-)
+COMPILERS = [
+    (4, dict(backend='aot_eager')),
+    # PyTorch 2.14 crashes on the CPU where layers are narrower.
+    pytest.param(16, INDUCTOR, marks=[pytest.mark.slow, needs_compiler]),
+]
+
+
+@pytest.mark.parametrize(('width', 'settings'), COMPILERS)
 def test_compiled_losses_are_the_eager_ones(
     width: int, settings: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -78,9 +78,7 @@ def _m2at_work(rank: int) -> Any:
     return _m2at_gradients(slice(4 * rank, 4 * rank + 4), wrap=True)
 
 
-def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
-    tmp_path: Path,
-) -> None:
+def test_m2at_on_two_processes_is_that_on_one(tmp_path: Path) -> None:
     whole = _m2at_gradients(slice(0, 8), wrap=False)
     for found in on_two_processes(_m2at_work, tmp_path):
         torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)

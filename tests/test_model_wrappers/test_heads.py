@@ -107,9 +107,7 @@ def test_the_table_has_every_head() -> None:
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
 @pytest.mark.parametrize('head', HEADS)
-def test_attacked_trained_and_exported_are_predicted(
-    head: str, channels: int
-) -> None:
+def test_all_logits_are_those_predicted(head: str, channels: int) -> None:
     wrapper = build(head, channels, 'Standard').eval()
     given = images(channels)
     expected = predicted(wrapper, given)
@@ -156,9 +154,7 @@ def test_trained_end_to_end(head: str, num: int) -> None:
 @pytest.mark.parametrize('dtype', ['float64', 'float16', 'bfloat16'])
 @pytest.mark.parametrize('method', [*CONSISTENT, 'AVmixup'])
 @pytest.mark.parametrize('head', ['linear', 'Conformer', 'ArcFace'])
-def test_models_of_another_precision(
-    head: str, method: str, dtype: str
-) -> None:
+def test_another_precision(head: str, method: str, dtype: str) -> None:
     precision = getattr(torch, dtype)
     wrapper = build(head, method=method, label_smoothing=0.0)
     if head == 'ArcFace':  # its margin would overflow a half's angle
@@ -192,9 +188,7 @@ PAIRS = {
 
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', PAIRS)
-def test_two_heads_give_one_row_of_logits_and_learn(
-    name: str, training: bool
-) -> None:
+def test_two_heads_give_one_row_and_learn(name: str, training: bool) -> None:
     wrapper = build(name, method='Standard').train(training)
     losses, logits = wrapper.supervised_loss(images(), LABELS)
     weight, *layers = PAIRS[name]

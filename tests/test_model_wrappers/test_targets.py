@@ -143,14 +143,14 @@ def test_probabilities_of_a_dataset_are_refused() -> None:
             model(torch.rand(2, 3, 8, 8), labels, mode='loss')
 
 
-@pytest.mark.parametrize(
-    ('kind', 'settings'),
-    [
-        ('SeesawLoss', dict(num_classes=7)),
-        (CE, dict(reduction='sum')),
-        ('CosineSimilarityLoss', {}),
-    ],
-)
+UNFIT = [
+    ('SeesawLoss', dict(num_classes=7)),
+    (CE, dict(reduction='sum')),
+    ('CosineSimilarityLoss', {}),
+]
+
+
+@pytest.mark.parametrize(('kind', 'settings'), UNFIT)
 def test_losses_that_take_nothing(kind: str, settings: dict) -> None:
     classifier = classifier_cfg()
     classifier['head']['loss'] = dict(settings, type=kind)

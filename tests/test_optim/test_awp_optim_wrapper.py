@@ -153,15 +153,6 @@ def test_other_models_and_free_at_are_refused() -> None:
             model.train_step(tiny.raw_batch(), _wrapper(model))
 
 
-@pytest.mark.parametrize(
-    'settings', [dict(gamma=-0.1), dict(warmup_iters=-1)], ids=str
-)
-def test_wrong_settings(settings: dict) -> None:
-    ((name, value),) = settings.items()
-    with pytest.raises(ValueError, match=f'{name}={value}'):
-        _wrapper(_model(), **settings)
-
-
 def test_weight_without_gradient_is_not_moved() -> None:
     model, batch = _model(classifier=tiny.classifier_cfg()), tiny.raw_batch()
     model.train_step(batch, _wrapper(model))

@@ -51,9 +51,7 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
 
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
-def test_recipe_trains_as_the_config_by_hand(
-    name: str, stock: Config, tmp_path: Path
-) -> None:
+def test_recipe_as_by_hand(name: str, stock: Config, tmp_path: Path) -> None:
     root = make_folder(tmp_path / 'images')
     recipe = apply_recipe(stock, name)
     # The config that the README tells users to write.

@@ -18,16 +18,16 @@ def adversarial(name: str, recipe: str = 'm2at', **overrides: Any) -> Any:
     return apply_recipe(load_config(name), recipe, **overrides).model
 
 
-@pytest.mark.parametrize(
-    ('name', 'large'),
-    [
-        (CIFAR10, False),
-        ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', False),
-        ('mmpretrain::lenet/lenet5_mnist.py', False),
-        (RESNET50, True),
-        ('mmpretrain::resnet/resnet50_8xb8_cub.py', True),
-    ],
-)
+LARGE = [
+    (CIFAR10, False),
+    ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', False),
+    ('mmpretrain::lenet/lenet5_mnist.py', False),
+    (RESNET50, True),
+    ('mmpretrain::resnet/resnet50_8xb8_cub.py', True),
+]
+
+
+@pytest.mark.parametrize(('name', 'large'), LARGE)
 def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
     model = adversarial(name)
     eps, step_size = ('4/255', '1/255') if large else ('8/255', '2/255')
@@ -36,20 +36,19 @@ def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
     assert model.eval_attacks.pgd10.step_size == step_size
 
 
-@pytest.mark.parametrize(
-    ('dataset', 'eps'),
-    [
-        (dict(type='CIFAR10'), '8/255'),
-        (dict(type='CIFAR10', pipeline=[dict(type='PackInputs')]), '8/255'),
-        (dict(type='CustomDataset'), '4/255'),
-        (dict(type='CIFAR10', pipeline=[dict(scale=224)]), '4/255'),
-        (dict(type='ImageNet', pipeline=[dict(scale=(64, 64))]), '8/255'),
-        # The last size counts.
-        (dict(pipeline=[dict(scale=256), dict(crop_size=32)]), '8/255'),
-        (dict(pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]), '4/255'),
-    ],
-    ids=str,
-)
+RADII = [
+    (dict(type='CIFAR10'), '8/255'),
+    (dict(type='CIFAR10', pipeline=[dict(type='PackInputs')]), '8/255'),
+    (dict(type='CustomDataset'), '4/255'),
+    (dict(type='CIFAR10', pipeline=[dict(scale=224)]), '4/255'),
+    (dict(type='ImageNet', pipeline=[dict(scale=(64, 64))]), '8/255'),
+    # The last size counts.
+    (dict(pipeline=[dict(scale=256), dict(crop_size=32)]), '8/255'),
+    (dict(pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]), '4/255'),
+]
+
+
+@pytest.mark.parametrize(('dataset', 'eps'), RADII, ids=str)
 def test_radius_follows_the_pipeline(dataset: dict, eps: str) -> None:
     stock = load_config(RESNET50)
     inner = dict(type='A') | dataset
@@ -86,41 +85,40 @@ def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
 VISION = dict(type='VisionTransformer')
 
 
-@pytest.mark.parametrize(
-    ('classifier', 'size'),
-    [
-        (dict(backbone=VISION), 16),
-        (dict(backbone=dict(VISION, patch_size=14)), 14),
-        (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
-        (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
-        (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
-        (dict(backbone=dict(type='LoRAModel', module=VISION)), 16),
-        # By the default of its base.
-        (dict(backbone=dict(type='DistilledVisionTransformer')), 16),
-        (dict(backbone=dict(type='NoSuchNet')), None),
-        # Tokens of four pixels, merged later.
-        (dict(backbone=dict(type='SwinTransformer')), None),
-        (dict(backbone=dict(type='ResNet')), None),
-        (dict(model_name='vit_small_patch32_224'), 32),
-        (dict(model_name='google/vit-base-patch16-224'), 16),
-        (dict(model_name='swin_tiny_patch4_window7_224'), None),
-        (dict(model_name='resnet18'), None),
-    ],
-)
+TOKENS = [
+    (dict(backbone=VISION), 16),
+    (dict(backbone=dict(VISION, patch_size=14)), 14),
+    (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
+    (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
+    (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
+    (dict(backbone=dict(type='LoRAModel', module=VISION)), 16),
+    # By the default of its base.
+    (dict(backbone=dict(type='DistilledVisionTransformer')), 16),
+    (dict(backbone=dict(type='NoSuchNet')), None),
+    # Tokens of four pixels, merged later.
+    (dict(backbone=dict(type='SwinTransformer')), None),
+    (dict(backbone=dict(type='ResNet')), None),
+    (dict(model_name='vit_small_patch32_224'), 32),
+    (dict(model_name='google/vit-base-patch16-224'), 16),
+    (dict(model_name='swin_tiny_patch4_window7_224'), None),
+    (dict(model_name='resnet18'), None),
+]
+
+
+@pytest.mark.parametrize(('classifier', 'size'), TOKENS)
 def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
 
 
-@pytest.mark.parametrize(
-    ('loss', 'hard'),
-    [
-        (dict(type='CrossEntropyLoss'), False),
-        (dict(SMOOTH, use_sigmoid=True), False),
-        # It only asks which probabilities are not 0.
-        (dict(SMOOTH, mode='multi_label'), True),
-    ],
-    ids=str,
-)
+HARD = [
+    (dict(type='CrossEntropyLoss'), False),
+    (dict(SMOOTH, use_sigmoid=True), False),
+    # It only asks which probabilities are not 0.
+    (dict(SMOOTH, mode='multi_label'), True),
+]
+
+
+@pytest.mark.parametrize(('loss', 'hard'), HARD, ids=str)
 def test_labels_stay_hard_if_they_must(loss: dict, hard: bool) -> None:
     stock = load_config(RESNET50)
     stock.model.head.loss = loss

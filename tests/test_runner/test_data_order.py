@@ -36,9 +36,7 @@ class Look(Hook):
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_train_iter(self, *_: Any, data_batch: Any, **__: Any) -> None:
         samples = data_batch['data_samples']
         self.seen += [int(sample.sample_idx) for sample in samples]
 

@@ -41,9 +41,7 @@ def test_what_mmengine_does_itself(monkeypatch: MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='gloo by environment')
-def test_without_a_gpu_the_process_group_is_gloo(
-    monkeypatch: MonkeyPatch,
-) -> None:
+def test_without_a_gpu_the_backend_is_gloo(monkeypatch: MonkeyPatch) -> None:
     address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
     for name, value in dict(address, RANK='0', WORLD_SIZE='1').items():
         monkeypatch.setenv(name, value)
@@ -57,9 +55,7 @@ def test_without_a_gpu_the_process_group_is_gloo(
             distributed.destroy_process_group()
 
 
-def test_a_restart_does_not_see_what_was_left_before(
-    monkeypatch: MonkeyPatch,
-) -> None:
+def test_a_restart_sees_nothing_left_before(monkeypatch: MonkeyPatch) -> None:
     """On a GPU, too; what it would call there is recorded."""
     store = distributed.HashStore()
     store.set('0', 'address of a dead process')

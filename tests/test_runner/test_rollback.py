@@ -23,9 +23,7 @@ def _state(runner: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize('resumed', [False, True])
-def test_only_the_schedule_and_the_streams_go_on(
-    resumed: bool, tmp_path: Path
-) -> None:
+def test_schedule_and_streams_go_on(resumed: bool, tmp_path: Path) -> None:
     runner = build_runner(tmp_path, 'epochs', randomness=dict(seed=0))
     runner._resume = resumed
     runner.train()

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from m2at_mm.registry import LOOPS
-from m2at_mm.runner import RepeatedBatchTrainLoop, train_loops
+from m2at_mm.runner import train_loops
 
 RESUMABLE = 'm2at_mm.ResumableEpochTrainLoop'
 REPEATED = 'm2at_mm.RepeatedBatchTrainLoop'
@@ -28,20 +28,20 @@ def recorder() -> Any:
     return runner
 
 
-@pytest.mark.parametrize(
-    ('repeats', 'epoch', 'iteration', 'batches'),
-    [
-        (1, 0, 0, [0, 1, 2, 0, 1, 2]),
-        (1, 0, 1, [1, 2, 0, 1, 2]),
-        (1, 0, 3, [0, 1, 2]),  # saved after the last batch of its epoch
-        (1, 1, 3, [0, 1, 2]),  # saved at the end of the epoch
-        (1, 1, 5, [2]),
-        (1, 2, 6, []),
-        (2, 0, 0, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]),
-        (2, 0, 3, [1, 2, 2, 0, 0, 1, 1, 2, 2]),
-        (2, 1, 11, [2]),
-    ],
-)
+RESUMED = [
+    (1, 0, 0, [0, 1, 2, 0, 1, 2]),
+    (1, 0, 1, [1, 2, 0, 1, 2]),
+    (1, 0, 3, [0, 1, 2]),  # saved after the last batch of its epoch
+    (1, 1, 3, [0, 1, 2]),  # saved at the end of the epoch
+    (1, 1, 5, [2]),
+    (1, 2, 6, []),
+    (2, 0, 0, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]),
+    (2, 0, 3, [1, 2, 2, 0, 0, 1, 1, 2, 2]),
+    (2, 1, 11, [2]),
+]
+
+
+@pytest.mark.parametrize(('repeats', 'epoch', 'iteration', 'batches'), RESUMED)
 def test_goes_on_with_the_next_batch(
     repeats: int, epoch: int, iteration: int, batches: list[int]
 ) -> None:
@@ -66,20 +66,14 @@ def test_repetitions_are_not_cropped_anew(tmp_path: Path) -> None:
         runner.train()
 
 
-@pytest.mark.parametrize('repeats', [0, 1.5])
-def test_wrong_repeats(repeats: float) -> None:
-    with pytest.raises(ValueError, match=f'repeats={repeats}'):
-        RepeatedBatchTrainLoop(None, None, repeats=repeats, max_epochs=1)
+CONFIGS = [
+    (dict(by_epoch=True, max_epochs=3, val_interval=2), RESUMABLE),
+    (dict(by_epoch=False, max_iters=9), None),
+    (dict(type='EpochBasedTrainLoop', max_epochs=3), None),
+]
 
 
-@pytest.mark.parametrize(
-    ('given', 'kind'),
-    [
-        (dict(by_epoch=True, max_epochs=3, val_interval=2), RESUMABLE),
-        (dict(by_epoch=False, max_iters=9), None),
-        (dict(type='EpochBasedTrainLoop', max_epochs=3), None),
-    ],
-)
+@pytest.mark.parametrize(('given', 'kind'), CONFIGS)
 def test_epochs_become_resumable(given: dict, kind: str | None) -> None:
     cfg = Config(dict(train_cfg=given))
     train_loops.make_epochs_resumable(cfg)
@@ -111,18 +105,16 @@ class Watch(Hook):
         self.validated.append(runner.iter)
 
 
-@pytest.mark.parametrize(
-    ('loop', 'settings'),
-    [
-        ('iterations', dict(val_interval=4, val_begin=3)),
-        ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
-        ('epochs', dict(val_interval=2)),
-        ('middle', dict(val_interval=2)),
-    ],
-)
-def test_announced_is_what_happens(
-    loop: str, settings: dict, tmp_path: Path
-) -> None:
+VALIDATIONS = [
+    ('iterations', dict(val_interval=4, val_begin=3)),
+    ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
+    ('epochs', dict(val_interval=2)),
+    ('middle', dict(val_interval=2)),
+]
+
+
+@pytest.mark.parametrize(('loop', 'settings'), VALIDATIONS)
+def test_what_is_announced(loop: str, settings: dict, tmp_path: Path) -> None:
     watch = Watch()
     checkpoint = dict(by_epoch=False, interval=4, save_best=None)
     hooks = dict(checkpoint=checkpoint)

@@ -95,19 +95,19 @@ def test_shipped_plans_are_those_of_their_results(name: str) -> None:
 RUNS = "runs = dict(a=dict(config='x'))\n"
 
 
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        (RUNS + 'foo = 1', 'a plan needs runs'),
-        ('runs = dict(a=dict(recipe="x"))', "run 'a' .* needs config"),
-        (
-            'runs = dict(a=dict(config="x", dial=dict(b=[1], c=[1, 2])))',
-            "dial of run 'a' .* one value a point",
-        ),
-        (RUNS + "checkpoint = 'first'", "checkpoint='first'"),
-        (RUNS + "evaluation = dict(attacks=['pgd7'])", r"\['pgd7'\] are unkn"),
-    ],
-)
+WRONG_PLANS = [
+    (RUNS + 'foo = 1', 'a plan needs runs'),
+    ('runs = dict(a=dict(recipe="x"))', "run 'a' .* needs config"),
+    (
+        'runs = dict(a=dict(config="x", dial=dict(b=[1], c=[1, 2])))',
+        "dial of run 'a' .* one value a point",
+    ),
+    (RUNS + "checkpoint = 'first'", "checkpoint='first'"),
+    (RUNS + "evaluation = dict(attacks=['pgd7'])", r"\['pgd7'\] are unkn"),
+]
+
+
+@pytest.mark.parametrize(('text', 'message'), WRONG_PLANS)
 def test_wrong_plans(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         plan_of(tmp_path, text)

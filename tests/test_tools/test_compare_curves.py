@@ -4,24 +4,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tools_support import ROOT  # noqa: F401  (tools/ on the path)
 
 from comparison.curves import correct_images, hypervolume, make_curves
 from comparison.summary import curves_to_markdown, summarise
 
+AREAS = [
+    ([(60, 30)], 30.0),
+    ([(50, 30)], 15.0),  # nothing for the upper half
+    ([(40, 30)], 0.0),
+    ([(30, 50), (60, 30)], 30.0),
+    ([(50, 40), (60, 30)], 35.0),
+    ([(50, 20), (60, 30)], 30.0),  # a dominated point adds nothing
+    ([(45, 44), (45, 40), (55, 36), (70, 20)], 0.25 * 44 + 18 + 5),
+]
 
-@pytest.mark.parametrize(
-    ('points', 'area'),
-    [
-        ([(60, 30)], 30.0),
-        ([(50, 30)], 15.0),  # nothing for the upper half
-        ([(40, 30)], 0.0),
-        ([(30, 50), (60, 30)], 30.0),
-        ([(50, 40), (60, 30)], 35.0),
-        ([(50, 20), (60, 30)], 30.0),  # a dominated point adds nothing
-        ([(45, 44), (45, 40), (55, 36), (70, 20)], 0.25 * 44 + 18 + 5),
-    ],
-)
+
+@pytest.mark.parametrize(('points', 'area'), AREAS)
 def test_areas_by_hand(points: list[Any], area: float) -> None:
     clean, worst = np.array(points, float).T
     assert hypervolume(clean, worst, (40, 60)) == pytest.approx(area)

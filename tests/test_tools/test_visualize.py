@@ -1,13 +1,10 @@
 """The picture tool as a user starts it."""
 
-import runpy
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
-from tools_support import DIGITS, ROOT, TINY, cli_options, run_tool
+from tools_support import DIGITS, TINY, cli_options, run_tool
 
 
 def test_writes_a_picture_with_a_row_per_image(tmp_path: Path) -> None:
@@ -21,24 +18,19 @@ def test_writes_a_picture_with_a_row_per_image(tmp_path: Path) -> None:
         assert first.width == second.width and first.height < second.height
 
 
-@pytest.mark.parametrize(
-    ('show', 'name', 'frames'),
-    [
-        ('steps', 'steps.gif', TINY['model.train_attack.steps'] + 1),
-        ('steps', 'steps.png', 1),
-        ('masks', 'masks.jpg', 1),
-        ('options', 'options.png', 1),
-    ],
-)
-def test_each_kind(
-    show: str, name: str, frames: int, tmp_path: Path, monkeypatch: Any
-) -> None:
-    """In this process, as each start takes seconds."""
-    path, out = str(ROOT / 'tools' / 'visualize.py'), tmp_path / 'new' / name
+KINDS = [
+    ('steps', 'steps.gif', TINY['model.train_attack.steps'] + 1),
+    ('steps', 'steps.png', 1),
+    ('masks', 'masks.jpg', 1),
+    ('options', 'options.png', 1),
+]
+
+
+@pytest.mark.parametrize(('show', 'name', 'frames'), KINDS)
+def test_each_kind(show: str, name: str, frames: int, tmp_path: Path) -> None:
+    out = tmp_path / 'new' / name
     words = [DIGITS, '--out', out, '--show', show, '--num-images', 2]
-    argv = [path, *map(str, words), *cli_options(TINY)]
-    monkeypatch.setattr(sys, 'argv', argv)
-    runpy.run_path(path, run_name='__main__')
+    run_tool('visualize', *words, *cli_options(TINY))
     with Image.open(out) as picture:
         assert getattr(picture, 'n_frames', 1) == frames
         assert picture.width >= 450 and picture.height >= 400
