@@ -9,20 +9,10 @@ import pytest
 import torch
 from tiny import build_adversarial
 
+from m2at_mm import data_preprocessors, hooks
 from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
 from m2at_mm.checks import check_choice, check_count, check_number
-from m2at_mm.data_preprocessors import (
-    AdversarialDataPreprocessor,
-    RandomCropAndFlip,
-)
 from m2at_mm.datasets import CIFAR10, CIFAR100, Digits
-from m2at_mm.hooks import (
-    AdversarialVisualizationHook,
-    AttackScheduleHook,
-    CollapseGuardHook,
-    PreemptionHook,
-    RobustOverfittingHook,
-)
 from m2at_mm.methods import M2AT, MART, TRADES, AVmixup
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.runner import RepeatedBatchTrainLoop
@@ -68,11 +58,14 @@ def test_choices_are_listed() -> None:
         check_choice('norm', 'l3', ['linf', 'l2'])
 
 
-def schedule(**changed: Any) -> AttackScheduleHook:
+def schedule(**changed: Any) -> Any:
     one = dict(param='threat_model.eps', values=[0, 1], milestones=[2, 6])
-    return AttackScheduleHook([one | changed])
+    return hooks.AttackScheduleHook([one | changed])
 
 
+PICTURES, GUARD = hooks.AdversarialVisualizationHook, hooks.CollapseGuardHook
+PREPROCESSOR = data_preprocessors.AdversarialDataPreprocessor
+CROPS = data_preprocessors.RandomCropAndFlip
 SGD = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 AWP = partial(AWPOptimWrapper, optimizer=SGD)
 REPEATED = partial(RepeatedBatchTrainLoop, None, None, max_epochs=1)
@@ -81,20 +74,20 @@ TEN, HUNDRED = (
 )
 # An argument's wrong values, and what is said behind `name=value`.
 WRONG: list[tuple[Any, str, list[Any], str]] = [
-    (AdversarialVisualizationHook, 'interval', [0, 1.5], 'whole number'),
-    (AdversarialVisualizationHook, 'num_images', [0, 1.5], 'whole number'),
-    (AdversarialVisualizationHook, 'num_rows', [0, 1.5], 'whole number'),
-    (CollapseGuardHook, 'action', ['restart'], "'rollback'"),
-    (CollapseGuardHook, 'interval', [0], 'whole number'),
-    (CollapseGuardHook, 'num_images', [0.5], 'whole number'),
-    (CollapseGuardHook, 'max_gap', [0], 'above 0 and below 100'),
-    (CollapseGuardHook, 'step_factor', [1], 'below 1'),
-    (CollapseGuardHook, 'steps', [0], 'whole number'),
-    (PreemptionHook, 'interval', [0, -1, 1.5, '10'], 'whole number'),
-    (RobustOverfittingHook, 'max_loss', [-1, NAN], 'at least 0'),
-    (RandomCropAndFlip, 'crop_padding', [-1, 1.5, '4'], 'whole number'),
-    (RandomCropAndFlip, 'flip_prob', [-0.1, 1.1, NAN], SHARE),
-    (AdversarialDataPreprocessor, 'pad_size_divisor', [2], 'not supported'),
+    (PICTURES, 'interval', [0, 1.5], 'whole number'),
+    (PICTURES, 'num_images', [0, 1.5], 'whole number'),
+    (PICTURES, 'num_rows', [0, 1.5], 'whole number'),
+    (GUARD, 'action', ['restart'], "'rollback'"),
+    (GUARD, 'interval', [0], 'whole number'),
+    (GUARD, 'num_images', [0.5], 'whole number'),
+    (GUARD, 'max_gap', [0], 'above 0 and below 100'),
+    (GUARD, 'step_factor', [1], 'below 1'),
+    (GUARD, 'steps', [0], 'whole number'),
+    (hooks.PreemptionHook, 'interval', [0, -1, 1.5, '10'], 'whole number'),
+    (hooks.RobustOverfittingHook, 'max_loss', [-1, NAN], 'at least 0'),
+    (CROPS, 'crop_padding', [-1, 1.5, '4'], 'whole number'),
+    (CROPS, 'flip_prob', [-0.1, 1.1, NAN], SHARE),
+    (PREPROCESSOR, 'pad_size_divisor', [2], 'not supported'),
     (TRADES, 'beta', [-1, INF], 'must be a finite'),
     (MART, 'beta', [-1, INF], 'must be a finite'),
     (AVmixup, 'gamma', [0.5], 'must be a finite'),
@@ -130,13 +123,9 @@ WRONG: list[tuple[Any, str, list[Any], str]] = [
 NORM = dict(mean=[123.675, 116.28, 103.53]), dict(std=[58.395, 57.12, 61.5])
 # Settings, and another message.
 OTHERS: list[tuple[Any, dict[str, Any], str]] = [
-    (AdversarialDataPreprocessor, NORM[0], 'std=None must be given together'),
-    (AdversarialDataPreprocessor, NORM[1], 'mean=None and std=.* together'),
-    (
-        AdversarialDataPreprocessor,
-        dict(augment=dict(crop_padding=-4)),
-        'crop_padding=-4',
-    ),
+    (PREPROCESSOR, NORM[0], 'std=None must be given together'),
+    (PREPROCESSOR, NORM[1], 'mean=None and std=.* together'),
+    (PREPROCESSOR, dict(augment=dict(crop_padding=-4)), 'crop_padding=-4'),
     (build_adversarial, dict(threat_model=dict(eps=8)), "'8/255'"),
     (build_adversarial, dict(eval_attacks=dict(worst=PGD)), "name 'worst'"),
     (

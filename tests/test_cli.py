@@ -64,9 +64,7 @@ def test_origin_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('expected', [None, ':4096:8'])
-def test_deterministic_runs_set_up_the_gpu_library(
-    expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deterministic_sets_up_cublas(expected: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
     built = mock.Mock()
@@ -104,9 +102,7 @@ def test_amp_replaces_no_other_wrapper(kind: Any) -> None:
         cli.use_amp(cfg)
 
 
-def test_the_screen_tells_what_runs_and_the_log_everything(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_screen_and_log_tell(tmp_path: Path, capsys: Any) -> None:
     cfg = small_digits_config(tmp_path, 10, 10)
     runner = cli.build_runner(cfg, _parse('x.py'))
     cli.show_head(runner, 'training', 'train', attack=cfg.model.train_attack)

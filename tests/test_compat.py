@@ -116,9 +116,7 @@ VERSIONS = [
 
 
 @pytest.mark.parametrize(('name', 'versions', 'remedy'), VERSIONS)
-def test_versions(
-    pretend: Callable[..., None], name: str, versions: str, remedy: str | None
-) -> None:
+def test_versions(pretend: Any, name: str, versions: str, remedy: Any) -> None:
     compat.apply()  # this one
     for installed in (*versions.split(), *[None] * (remedy is not None)):
         pretend({name: installed})

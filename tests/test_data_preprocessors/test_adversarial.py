@@ -8,10 +8,8 @@ from mmpretrain.models import ClsDataPreprocessor, SelfSupDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from m2at_mm.data_preprocessors.adversarial import (
-    AdversarialDataPreprocessor,
-    take_over_preprocessing,
-)
+from m2at_mm.data_preprocessors import AdversarialDataPreprocessor
+from m2at_mm.data_preprocessors.adversarial import take_over_preprocessing
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
@@ -104,9 +102,7 @@ MIXUP, CUTMIX = (dict(type=name, alpha=1.0) for name in ('Mixup', 'CutMix'))
 @pytest.mark.parametrize('kind', ['list', 'tensor'])
 @pytest.mark.parametrize('augments', [[MIXUP], [CUTMIX], [MIXUP, CUTMIX]])
 @TRAINING
-def test_batch_augments_mix_as_the_stock_ones(
-    kind: str, augments: list[dict], training: bool
-) -> None:
+def test_augments_mix_alike(kind: str, augments: list, training: bool) -> None:
     """Also with the labels in one object."""
     settings = dict(NORM, batch_augments=dict(augments=augments))
     one, results = whole(), []

@@ -6,7 +6,14 @@ from unittest.mock import Mock
 import mmcv
 import numpy as np
 import pytest
-from cifar_files import NAMES, TEST, TRAIN, make_folder, make_official, pixels
+from data_files import (
+    NAMES,
+    TEST,
+    TRAIN,
+    make_folder,
+    make_official,
+    pixels,
+)
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain.datasets import CIFAR10 as STOCK_CIFAR10
 from PIL import Image
@@ -40,9 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize('suffix', ['png', 'PNG', 'bmp'])
-def test_folder_takes_turns_over_classes(
-    tmp_path: Path, monkeypatch: MonkeyPatch, suffix: str
-) -> None:
+def test_class_by_class(tmp_path: Path, monkeypatch: Any, suffix: str) -> None:
     make_folder(tmp_path, suffix=suffix)
     log = Mock()
     monkeypatch.setattr(cifar, 'print_log', log)
@@ -165,9 +170,7 @@ def test_val_size_leaves_nothing_to_train(folder: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
-def test_builds_from_config_as_asked(
-    folder: Path, monkeypatch: MonkeyPatch, split: str
-) -> None:
+def test_built_as_asked(folder: Path, monkeypatch: Any, split: str) -> None:
     monkeypatch.setenv('HOME', str(folder.parent))
     cfg = dict(type='m2at_mm.CIFAR10', data_root='~', data_prefix='images')
     cfg.update(split=split, val_size=10, test_mode=split != 'train')

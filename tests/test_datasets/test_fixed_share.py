@@ -6,9 +6,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import interrupted_runs as runs
+import digits_runner as runs
 import pytest
-from generated_images import ORIGINAL, both, save
+from data_files import ORIGINAL, both, save
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner

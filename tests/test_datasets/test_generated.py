@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generated_images import PACKED, arrays, both, save, save_sparse
+from data_files import PACKED, arrays, both, save, save_sparse
 from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.registry import DATASETS, DefaultScope
 

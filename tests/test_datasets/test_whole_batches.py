@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cifar_files import make_folder, make_official
+from data_files import make_folder, make_official
 from mmcv.transforms import Compose
 from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, DefaultScope

@@ -13,8 +13,7 @@ from unittest.mock import Mock
 import cv2
 import pytest
 import torch
-from digits_runner import build_digits_runner
-from interrupted_runs import log_of, same
+from digits_runner import build_digits_runner, log_of, same
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
@@ -261,9 +260,7 @@ def test_two_processes_and_one_that_shows(tmp_path: Path) -> None:
     same(*waits['weights'])
 
 
-def test_what_would_show_nothing_or_hang_is_refused(
-    tmp_path: Path, monkeypatch: MonkeyPatch
-) -> None:
+def test_nothing_to_show_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
     def refused(message: str) -> None:
         with pytest.raises(ValueError, match=message):
             AdversarialVisualizationHook().before_train(runner)

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from interrupted_runs import build_runner, log_of, resume
+from digits_runner import build_runner, log_of, resume
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -273,9 +273,7 @@ def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
 
 
 @pytest.mark.parametrize('action', ['warn', 'stop', 'rollback'])
-def test_a_loss_that_is_not_finite_ends_training(
-    action: str, build: Build, monkeypatch: MonkeyPatch
-) -> None:
+def test_infinite_losses(action: str, build: Build, monkeypatch: Any) -> None:
     not_finite(monkeypatch, iteration=1)
     message = r'loss is not finite.*clip_grad'
     with pytest.raises(FloatingPointError, match=message):

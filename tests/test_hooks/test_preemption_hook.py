@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import interrupted_runs as runs
+import digits_runner as runs
 import pytest
 import torch
-from interrupted_runs import KillAt
+from digits_runner import KillAt
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
 

@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import interrupted_runs as runs
+import digits_runner as runs
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -49,9 +49,7 @@ SLOW = (
     'case',
     [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
 )
-def test_resumed_is_uninterrupted(
-    case: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_resumed_run(case: str, tmp_path: Path, tmp_path_factory: Any) -> None:
     loop, at, number, *mark = case.split()
     workers, whole = int(number), bool(mark)
     drawing = 0 if whole else workers
@@ -107,9 +105,7 @@ KEEPING_A_STATE: dict[str, tuple[str, int, dict]] = {
 
 
 @pytest.mark.parametrize('kind', KEEPING_A_STATE)
-def test_resumed_with_what_keeps_a_state(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_states(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     loop, killed_at, settings = KEEPING_A_STATE[kind]
 
     def judge(guard: Any, _: Any, runner: Runner) -> str | None:

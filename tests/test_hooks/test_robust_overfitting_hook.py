@@ -3,8 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from digits_runner import build_digits_runner, quick_cfg
-from interrupted_runs import log_of
+from digits_runner import build_digits_runner, log_of, quick_cfg
 from pytest import MonkeyPatch
 
 from m2at_mm.evaluation import RobustAccuracy

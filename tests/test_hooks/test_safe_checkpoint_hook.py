@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import digits_runner as runs
 import pytest
 import torch
-from digits_runner import build_digits_runner, quick_cfg
-from interrupted_runs import KillAt, killed_and_resumed, resume, scalars
 from mmengine.fileio import get_file_backend
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -23,7 +22,8 @@ def build_runner(
     checkpoint = dict(max_keep_ckpts=1, published_keys=None) | checkpoint
     settings: dict[str, Any] = dict(randomness=dict(seed=0), epochs=epochs)
     settings |= dict(default_hooks=dict(checkpoint=checkpoint)) | (more or {})
-    return build_digits_runner(work_dir, 10, network=quick_cfg, **settings)
+    settings |= dict(network=runs.quick_cfg)
+    return runs.build_digits_runner(work_dir, 10, **settings)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_something_whole_is_left_at_any_moment(
     assert any(name.startswith('best') for name in left)
 
     # Resumed, it ends with what an uninterrupted run has, and no more.
-    resume(build_runner(tmp_path, 2))
+    runs.resume(build_runner(tmp_path, 2))
     last = {name.replace('3', '2') for name in (LAST, BEST)}
     assert checkpoints(tmp_path) == last
 
@@ -123,7 +123,7 @@ def test_a_published_copy_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert len(first) == 4
     other = tmp_path / 'epoch_1-notes.pth'
     other.write_text('not one of its own')
-    resume(build_runner(tmp_path, 1, published_keys=keys))
+    runs.resume(build_runner(tmp_path, 1, published_keys=keys))
     assert len(checkpoints(tmp_path)) == 5 and other.exists()
     assert checkpoints(tmp_path) != first | {other.name}
 
@@ -138,9 +138,9 @@ def test_a_one_cycle_schedule_goes_on(strategy: str, tmp_path: Path) -> None:
 
     whole = build('whole')
     whole.train()
-    resumed = killed_and_resumed(build, KillAt(2))
-    rates = scalars(whole, 'train/lr')
-    assert scalars(resumed, 'train/lr') == rates
+    resumed = runs.killed_and_resumed(build, runs.KillAt(2))
+    rates = runs.scalars(whole, 'train/lr')
+    assert runs.scalars(resumed, 'train/lr') == rates
     assert len(set(rates)) == 4
 
 

@@ -82,7 +82,7 @@ def two_images_mixed(
 
 
 @pytest.mark.parametrize('kind', KINDS, ids=str)
-@pytest.mark.parametrize('base', [(1.0, 1.0), (0.9, 0.4)])
+@pytest.mark.parametrize('base', [(1.0, 1.0), (0.9, 0.4), (0.2, 0.0)])
 @pytest.mark.parametrize('order', LABEL_ORDERS)
 @pytest.mark.parametrize('scale', [1.0, 1.5, 2.0])
 def test_closed_form_is_two_images_mixed(

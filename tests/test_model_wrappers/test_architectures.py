@@ -1,17 +1,19 @@
 """The wrapper changes nothing of well-known stock classifiers."""
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from digits_runner import build_digits_runner
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
-from tiny import MEAN, STD, raw_batch
+from tiny import MEAN, STD, classifier_cfg, raw_batch
 
 from config_coverage.shrink import fit_network, forget_checkpoints
 from m2at_mm.cli import load_config, model_config
@@ -139,3 +141,37 @@ def test_vgg_flattens_its_features() -> None:
     cfg = load_config('mmpretrain::vgg/vgg11_8xb32_in1k.py')
     cfg.model.backbone.num_classes = 10
     trained(cfg, 10, batch_of(10, 7, num=1))  # 224 pixels
+
+
+def losses(work_dir: Path, width: int, **settings: Any) -> list[float]:
+    """Of three epochs of an iteration each, with a validation."""
+    torch._dynamo.reset()
+    network = classifier_cfg(base_channels=width, stem_channels=width)
+    settings |= dict(randomness=dict(seed=0), network=lambda _: network)
+    runner = build_digits_runner(work_dir, 16, epochs=3, **settings)
+    runner.train()
+    hub = runner.message_hub
+    assert len(hub.get_scalar('val/robust/pgd10').data[0]) == 3
+    return hub.get_scalar('train/loss').data[0].tolist()
+
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which('g++') is None, reason='no C++ compiler'
+)
+# The same draws as eager.
+INDUCTOR = dict(backend='inductor', options=dict(fallback_random=True))
+
+
+COMPILERS = [
+    (4, dict(backend='aot_eager')),
+    # PyTorch 2.14 crashes on the CPU where layers are narrower.
+    pytest.param(16, INDUCTOR, marks=[pytest.mark.slow, needs_compiler]),
+]
+
+
+@pytest.mark.parametrize(('width', 'settings'), COMPILERS)
+def test_compiled_is_eager(width: int, settings: dict, tmp_path: Path) -> None:
+    eager = losses(tmp_path / 'eager', width)
+    compiled = losses(tmp_path / 'compiled', width, compile=settings)
+    assert len(eager) == 3
+    assert compiled == pytest.approx(eager, rel=1e-4)

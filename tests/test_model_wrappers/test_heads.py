@@ -58,9 +58,7 @@ class FeaturesOfImages(nn.Module):
         return (found if len(found) > 1 else found[0],)
 
 
-def build(
-    head: str, channels: int = 3, method: str = '', **settings: Any
-) -> Any:
+def build(head: str, channels: int = 3, method: str = '', **more: Any) -> Any:
     kind, given = HEADS[head]
     consistency = dict(consistency=1.0) if method == 'M2AT' else {}
     backbone = dict(type='FeaturesOfImages', channels=channels, width=WIDTH)
@@ -75,7 +73,7 @@ def build(
         classifier=dict(classifier, head=dict(given, type=kind)),
         data_preprocessor=dict(mean=mean, std=std, num_classes=CLASSES),
         method=dict(consistency, type=f'm2at_mm.{method or "M2AT"}'),
-        **settings,
+        **more,
     )
     draw = torch.Generator().manual_seed(0)
     for parameter in wrapper.parameters():  # some heads begin at zero
@@ -241,9 +239,7 @@ def test_heads_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('soft', [False, True])
-def test_arcface_takes_labels_and_soft_targets(
-    soft: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arcface_takes_soft_targets(soft: bool, monkeypatch: Any) -> None:
     arcface = ('ArcFaceClsHead', dict(margins=0.3))
     monkeypatch.setitem(HEADS, 'margin', arcface)
     wrapper = build('margin').train()

@@ -1,5 +1,6 @@
 """Every loss with labels, one-hot labels and probabilities."""
 
+import pickle
 from typing import Any
 
 import mmpretrain.models.losses as stock_losses
@@ -156,3 +157,21 @@ def test_losses_that_take_nothing(kind: str, settings: dict) -> None:
     classifier['head']['loss'] = dict(settings, type=kind)
     with pytest.raises(ValueError, match=f"loss='{kind}' takes neither"):
         build_adversarial(classifier=classifier)
+
+
+GIVEN = torch.tensor([3, 0, 1])
+GIVEN_SCORES = torch.eye(4)[GIVEN]
+
+
+@pytest.mark.parametrize('scores', [None, GIVEN_SCORES], ids=['hard', 'soft'])
+def test_all_of_it_moves(scores: torch.Tensor | None) -> None:
+    given = BatchLabels(GIVEN, scores)
+    assert given.target is (GIVEN if scores is None else GIVEN_SCORES)
+    moved = given.to('meta', non_blocking=True)
+    assert moved.labels.device.type == moved.target.device.type == 'meta'
+    assert (moved.scores is None) == (scores is None)
+    assert given.labels.device.type == given.target.device.type == 'cpu'
+    # From process to process.
+    copy = pickle.loads(pickle.dumps(given))
+    assert torch.equal(copy.labels, GIVEN)
+    assert torch.equal(copy.target, given.target)

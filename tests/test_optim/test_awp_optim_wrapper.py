@@ -48,9 +48,7 @@ def _inputs(adversarial: Tensor) -> Tensor:
     return (adversarial * 255 - mean) / std
 
 
-def _by_hand(
-    net: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
+def _by_hand(net: nn.Module, images: Tensor, labels: Tensor) -> tuple:
     """Weights after one step, and the gradients that it took."""
     old = copy.deepcopy(net)
     F.cross_entropy(net(images, mode='tensor'), labels).backward()

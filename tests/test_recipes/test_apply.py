@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from cifar_files import make_folder
-from interrupted_runs import same
+from data_files import make_folder
+from digits_runner import same
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import PARAM_SCHEDULERS

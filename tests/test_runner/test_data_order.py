@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from digits_runner import quick_cfg, small_digits_config
-from interrupted_runs import AUGMENTED
+from digits_runner import AUGMENTED, quick_cfg, small_digits_config
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.hooks import Hook
 from mmengine.runner import Runner

@@ -1,12 +1,15 @@
+import os
+import signal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from digits_runner import build_digits_runner
-from interrupted_runs import build_runner
+from digits_runner import build_digits_runner, build_runner
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -126,3 +129,24 @@ def test_what_is_announced(loop: str, settings: dict, tmp_path: Path) -> None:
     assert watch.saves == [4, 8, 9]
     saved = {path.name for path in tmp_path.glob('iter_?.pth')}
     assert saved == {'iter_4.pth', 'iter_8.pth', 'iter_9.pth'}
+
+
+@TRANSFORMS.register_module(force=True)
+class Die(BaseTransform):
+    """Kills the process that reads a certain image, as a system would."""
+
+    def transform(self, results: dict) -> Any:
+        if results['sample_idx'] == 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return results
+
+
+def test_a_killed_worker_ends_training(tmp_path: Path) -> None:
+    pipeline = [dict(type='mmengine.Die'), dict(type='PackInputs')]
+    dataset = dict(pipeline=pipeline, whole_batches=False)
+    loader = dict(num_workers=1, batch_size=4, dataset=dataset)
+    runner = build_digits_runner(tmp_path, 20, train_dataloader=loader)
+    # Which of the two depends on who notices first.
+    ends = r'DataLoader worker.*(killed|exited unexpectedly)'
+    with pytest.raises(RuntimeError, match=ends):
+        runner.train()

@@ -154,9 +154,7 @@ def test_mmpretrain_fails(config: str, note: str, cifar10_root: Path) -> None:
     assert outcome.status == 'upstream' and note in outcome.note
 
 
-def test_what_only_the_recipe_breaks_fails(
-    cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_by_recipe_fails(cifar10_root: Path, monkeypatch: Any) -> None:
     def broken(*args: object) -> None:
         raise IndexError('no such patch')
 

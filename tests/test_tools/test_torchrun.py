@@ -129,9 +129,7 @@ def test_two_nodes_are_two_processes(one_node: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_restarted_after_a_death_it_loses_nothing(
-    one_node: Path, dying: dict[str, Any], tmp_path: Path
-) -> None:
+def test_restart_is_equal(one_node: Path, dying: Any, tmp_path: Path) -> None:
     work_dir = tmp_path / 'restarted'
     process = torchrun(work_dir, *ONE_NODE, '--max-restarts', '1', **dying)
     text = finish(process, work_dir=work_dir)
