@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import operator
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from tiny import classifier_cfg
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path as flatten
 
 from m2at_mm.recipes import config_root
 
@@ -198,19 +200,12 @@ def end_of(work_dir: Path) -> dict[str, Any]:
 
 def same(first: Any, second: Any, where: str = '') -> None:
     """Equal bit for bit, down to every tensor."""
-    assert type(first) is type(second), where
-    if isinstance(first, dict):
-        assert first.keys() == second.keys(), where
-        for key in first:
-            same(first[key], second[key], f'{where}.{key}')
-    elif isinstance(first, (list, tuple)):
-        assert len(first) == len(second), where
-        for number, pair in enumerate(zip(first, second)):
-            same(*pair, f'{where}[{number}]')
-    elif isinstance(first, torch.Tensor):
-        assert torch.equal(first, second), where
-    else:
-        assert first == second, where
+    (parts, form), (others, other_form) = map(flatten, (first, second))
+    assert form == other_form, where
+    for (path, one), (_, other) in zip(parts, others):
+        assert type(one) is type(other), (where, path)
+        equal = torch.equal if isinstance(one, Tensor) else operator.eq
+        assert equal(one, other), (where, path)
 
 
 def same_ends(first: Path, second: Path, *parts: str) -> None:
@@ -220,6 +215,21 @@ def same_ends(first: Path, second: Path, *parts: str) -> None:
         same(*(end[part] for end in ends), part)
     names, others = (one.glob('*.pth') for one in (first, second))
     assert {path.name for path in names} == {path.name for path in others}
+
+
+def resumes(build: Callable[[str], Runner], kill: KillAt) -> Runner:
+    """A whole run, with which an interrupted one agrees bit for bit."""
+    seeded(0)
+    whole = build('whole')
+    whole.train()
+    resumed = killed_and_resumed(lambda: build('parts'), kill)
+    assert resumed.iter == whole.iter == 9
+    folders = [Path(run.work_dir) for run in (whole, resumed)]
+    parts = end_of(folders[0]).keys() - {'meta', 'message_hub'}
+    same_ends(*folders, *parts)
+    for name in ('train/loss', 'train/lr'):
+        same(*(scalars(run, name) for run in (whole, resumed)))
+    return whole
 
 
 def scalars(runner: Runner, name: str) -> list[float]:

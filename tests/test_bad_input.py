@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from data_files import make_folder
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.datasets import CIFAR10
-from PIL import Image
 from tools_support import DIGITS, MAIN, ROOT, TINY, run_in_fork
 
 from m2at_mm.registry import MODELS
@@ -122,13 +121,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files by the name that the cases use."""
     folder = tmp_path_factory.mktemp('files')
     for name in ('images', 'damaged'):
-        for split in ('train', 'test'):
-            for label, kind in enumerate(CIFAR10.METAINFO['classes']):
-                place = folder / name / split / kind
-                place.mkdir(parents=True)
-                for number in range(4):
-                    path = place / f'{number:04d}.jpg'
-                    Image.new('RGB', (32, 32), (label, 0, number)).save(path)
+        make_folder(folder / name, suffix='jpg')
     for path in (folder / 'damaged' / 'train').glob('*/0001.jpg'):
         path.write_bytes(path.read_bytes()[:60])
     foreign = dict(state_dict={'backbone.stem.weight': torch.zeros(2)})

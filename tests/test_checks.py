@@ -1,7 +1,6 @@
 """Wrong values of arguments, each named in the error with its remedy."""
 
 import re
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,51 +10,15 @@ from tiny import build_adversarial
 
 from m2at_mm import data_preprocessors, hooks
 from m2at_mm.backbones import PreActResNet_CIFAR, WideResNet_CIFAR
-from m2at_mm.checks import check_choice, check_count, check_number
 from m2at_mm.datasets import CIFAR10, CIFAR100, Digits
 from m2at_mm.methods import M2AT, MART, TRADES, AVmixup
 from m2at_mm.optim import AWPOptimWrapper
 from m2at_mm.runner import RepeatedBatchTrainLoop
 
 NAN, INF = float('nan'), float('inf')
-SHARE, PGD = 'at least 0 and at most 1', dict(type='m2at_mm.PGD')
-
-
-@pytest.mark.parametrize('value', [0, -3, 2.0, '2', None, True])
-def test_anything_else_is_no_count(value: Any) -> None:
-    check_count('steps', 1)
-    with pytest.raises(ValueError, match='whole number of at least 1') as got:
-        check_count('steps', value)
-    assert str(got.value).startswith(f'steps={value!r} ')
-
-
-NUMBERS = [
-    (0, {}, None),
-    (-2.5, {}, None),
-    (0, dict(least=0, most=1), None),
-    (1, dict(least=0, most=1), None),
-    (0.01, dict(above=0, below=1), None),
-    ('6', {}, "beta='6' must be a finite number$"),
-    (True, {}, 'beta=True must'),
-    (NAN, {}, 'beta=nan must'),
-    (INF, dict(least=0), 'beta=inf must'),
-    (-1, dict(least=0), 'beta=-1 .*, at least 0$'),
-    (0, dict(above=0, most=1), 'beta=0 .*, above 0 and at most 1$'),
-    (1, dict(least=0, below=1), 'beta=1 .*, at least 0 and below 1$'),
-]
-
-
-@pytest.mark.parametrize(('value', 'bounds', 'words'), NUMBERS)
-def test_numbers_in_bounds(value: Any, bounds: Any, words: str | None) -> None:
-    refused = pytest.raises(ValueError, match=words or '')
-    with refused if words else nullcontext():
-        check_number('beta', value, **bounds)
-
-
-def test_choices_are_listed() -> None:
-    check_choice('norm', 'l2', ['linf', 'l2'])
-    with pytest.raises(ValueError, match=r"norm='l3' .*\['linf', 'l2'\]"):
-        check_choice('norm', 'l3', ['linf', 'l2'])
+PGD, COUNT = dict(type='m2at_mm.PGD'), 'must be a whole number of at least 1$'
+LEAST_0 = 'must be a finite number, at least 0'
+SHARE, BELOW_1 = f'{LEAST_0} and at most 1$', f'{LEAST_0} and below 1$'
 
 
 def schedule(**changed: Any) -> Any:
@@ -64,6 +27,7 @@ def schedule(**changed: Any) -> Any:
 
 
 PICTURES, GUARD = hooks.AdversarialVisualizationHook, hooks.CollapseGuardHook
+OVERFITTING = hooks.RobustOverfittingHook
 PREPROCESSOR = data_preprocessors.AdversarialDataPreprocessor
 CROPS = data_preprocessors.RandomCropAndFlip
 SGD = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
@@ -74,18 +38,18 @@ TEN, HUNDRED = (
 )
 # An argument's wrong values, and what is said behind `name=value`.
 WRONG: list[tuple[Any, str, list[Any], str]] = [
-    (PICTURES, 'interval', [0, 1.5], 'whole number'),
-    (PICTURES, 'num_images', [0, 1.5], 'whole number'),
-    (PICTURES, 'num_rows', [0, 1.5], 'whole number'),
+    (PICTURES, 'interval', [0, 1.5], COUNT),
+    (PICTURES, 'num_images', [0, 1.5], COUNT),
+    (PICTURES, 'num_rows', [0, 1.5], COUNT),
     (GUARD, 'action', ['restart'], "'rollback'"),
-    (GUARD, 'interval', [0], 'whole number'),
-    (GUARD, 'num_images', [0.5], 'whole number'),
-    (GUARD, 'max_gap', [0], 'above 0 and below 100'),
+    (GUARD, 'interval', [0], COUNT),
+    (GUARD, 'num_images', [0.5], COUNT),
+    (GUARD, 'max_gap', [0, 100], 'finite number, above 0 and below 100$'),
     (GUARD, 'step_factor', [1], 'below 1'),
-    (GUARD, 'steps', [0], 'whole number'),
-    (hooks.PreemptionHook, 'interval', [0, -1, 1.5, '10'], 'whole number'),
-    (hooks.RobustOverfittingHook, 'max_loss', [-1, NAN], 'at least 0'),
-    (CROPS, 'crop_padding', [-1, 1.5, '4'], 'whole number'),
+    (GUARD, 'steps', [0, -3, 2.0, '2', None, True], COUNT),
+    (hooks.PreemptionHook, 'interval', [0, -1, 1.5, '10'], COUNT),
+    (OVERFITTING, 'max_loss', [-1, NAN, '6', True], f'{LEAST_0}$'),
+    (CROPS, 'crop_padding', [-1, 1.5, '4'], 'whole number of at least 0$'),
     (CROPS, 'flip_prob', [-0.1, 1.1, NAN], SHARE),
     (PREPROCESSOR, 'pad_size_divisor', [2], 'not supported'),
     (TRADES, 'beta', [-1, INF], 'must be a finite'),
@@ -96,8 +60,8 @@ WRONG: list[tuple[Any, str, list[Any], str]] = [
     (M2AT, 'mask', ['circle'], r"\['rectangle', 'pixel', 'patch'\]"),
     (M2AT, 'label_order', ['swapped'], r"\['perturbed', 'literal'\]"),
     (M2AT, 'pairing', ['other'], r"\['self', 'batch'\]"),
-    (M2AT, 'patch_size', [0, 2.5], 'whole number of at least 1'),
-    (M2AT, 'mix_alpha', [0.0, -1.0, NAN, INF], 'finite.*above 0'),
+    (M2AT, 'patch_size', [0, 2.5], COUNT),
+    (M2AT, 'mix_alpha', [0.0, -1.0, NAN, INF], 'finite number, above 0$'),
     (M2AT, 'clean_label', [1.5, -0.1], SHARE),
     (M2AT, 'perturbed_label', [2, NAN], 'at most 1'),
     (M2AT, 'scale', [0.5, NAN, INF], 'finite.*at least 1'),
@@ -116,7 +80,7 @@ WRONG: list[tuple[Any, str, list[Any], str]] = [
     (TEN, 'val_size', [0, -10, 10.0, '100'], ''),
     (TEN, 'val_size', [15], 'of 10,.* like 100'),
     (HUNDRED, 'val_size', [50], 'multiple of 100'),
-    (build_adversarial, 'label_smoothing', [-0.1, 1.0], 'below 1'),
+    (build_adversarial, 'label_smoothing', [-0.1, 1.0], BELOW_1),
     (schedule, 'milestones', [[3, 3]], 'ascending'),
     (schedule, 'milestones', [[], [-1, 3]], ''),
 ]
@@ -152,3 +116,9 @@ NAMED = [
 def test_refused(make: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_ends_of_a_range_are_taken() -> None:
+    M2AT(clean_label=0, perturbed_label=1, patch_size=1, scale=1)
+    OVERFITTING(0)
+    build_adversarial(label_smoothing=0)

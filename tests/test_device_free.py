@@ -12,6 +12,8 @@ import tiny
 import torch
 from device_free import HostWaitError, Watch, beta_without_values
 from mmengine.dataset import pseudo_collate
+from mmengine.hooks import LoggerHook
+from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop
 from tiny import ATTACKS, METHODS, NORMS, PGD, build_adversarial, raw_batch
@@ -150,16 +152,19 @@ def test_planted_faults_are_caught(fault: str) -> None:
 
 def test_hooks_wait_only_when_they_read() -> None:
     loop = EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
-    runner: Any = SimpleNamespace(hooks=[], iter=0, train_loop=loop)
+    runner: Any = SimpleNamespace(iter=0, train_loop=loop)
+    runner.hooks, runner.train_dataloader = [LoggerHook(10)], range(100)
+    runner.message_hub = MessageHub('test_device_free')
     hooks = [RuntimeInfoHook(), CollapseGuardHook()]
-    outputs = dict(loss=torch.zeros((), device='meta'))
+    outputs = dict(loss=torch.zeros((), device='meta'), lr=0.1)
     with Watch():
         for runner.iter in range(9):
             for hook in hooks:
                 hook.after_train_iter(runner, runner.iter, outputs=outputs)
     runner.iter = 9
-    with pytest.raises(RuntimeError, match='meta'):
-        hooks[1].after_train_iter(runner, 9, outputs=outputs)
+    for hook in hooks:
+        with pytest.raises(RuntimeError, match='meta'):
+            hook.after_train_iter(runner, 9, outputs=outputs)
 
 
 STEPS = 3

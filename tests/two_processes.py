@@ -1,11 +1,13 @@
 """A function on two processes that gloo connects."""
 
 import multiprocessing as stock
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import init_default_scope
 from torch import distributed, multiprocessing
 
 # Imported once, by the process that all others are forked from.
@@ -14,6 +16,9 @@ stock.set_forkserver_preload(['mmpretrain.models', 'm2at_mm.hooks'])
 
 def _run(rank: int, folder: str, work: Callable[[int], Any]) -> None:
     torch.set_num_threads(1)
+    init_default_scope('mmpretrain')
+    # As torchrun sets it.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     distributed.init_process_group(
         'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
     )

@@ -1,7 +1,6 @@
 """Pairwise combinations of what users combine, each trained and checked."""
 
 import math
-import os
 import traceback
 from collections import Counter
 from functools import partial
@@ -197,8 +196,6 @@ def test_a_combination(case: Case, tmp_path: Path) -> None:
 
 
 def _run_together(folder: str, rank: int) -> dict[str, list[str]]:
-    # As torchrun sets it; the processes are connected already.
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     found = {}
     for number, case in enumerate(TOGETHER):
         try:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -240,7 +239,6 @@ def test_a_failure_is_an_error_and_no_end(
 
 
 def _train_distributed(rank: int) -> Any:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     launched = dict(launcher='pytorch', randomness=dict(seed=5))
     weights = []
     for hooks in ({}, pictures()):

@@ -9,11 +9,9 @@ from unittest import mock
 import digits_runner as runs
 import pytest
 import torch
-from mmengine.fileio import get_file_backend
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from m2at_mm.hooks import SafeCheckpointHook
-from m2at_mm.hooks.safe_checkpoint_hook import AtomicLocalBackend
 
 
 def build_runner(
@@ -99,15 +97,6 @@ def test_something_whole_is_left_at_any_moment(
     assert checkpoints(tmp_path) == last
 
 
-def test_backend_is_found_by_its_name(tmp_path: Path) -> None:
-    args = dict(backend='m2at_mm.atomic_local')
-    backend = get_file_backend(str(tmp_path), backend_args=args)
-    assert isinstance(backend, AtomicLocalBackend)
-    path = tmp_path / 'new' / 'folder' / 'a.pth'
-    backend.put(b'content', path)
-    assert backend.get(path) == b'content'
-
-
 def test_other_storage_is_left_as_it_is(tmp_path: Path) -> None:
     args = dict(backend='local')
     runner = build_runner(tmp_path, 1, backend_args=args)
@@ -126,22 +115,6 @@ def test_a_published_copy_replaces_the_earlier_one(tmp_path: Path) -> None:
     runs.resume(build_runner(tmp_path, 1, published_keys=keys))
     assert len(checkpoints(tmp_path)) == 5 and other.exists()
     assert checkpoints(tmp_path) != first | {other.name}
-
-
-@pytest.mark.parametrize('strategy', ['cos', 'linear'])
-def test_a_one_cycle_schedule_goes_on(strategy: str, tmp_path: Path) -> None:
-    scheduler = dict(type='OneCycleLR', eta_max=0.1, total_steps=4)
-
-    def build(name: str = 'parts') -> Runner:
-        own = dict(scheduler, _delete_=True, anneal_strategy=strategy)
-        return build_runner(tmp_path / name, 4, dict(param_scheduler=own))
-
-    whole = build('whole')
-    whole.train()
-    resumed = runs.killed_and_resumed(build, runs.KillAt(2))
-    rates = runs.scalars(whole, 'train/lr')
-    assert runs.scalars(resumed, 'train/lr') == rates
-    assert len(set(rates)) == 4
 
 
 def test_validation_alone_saves_nothing(tmp_path: Path) -> None:

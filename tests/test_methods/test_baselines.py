@@ -78,14 +78,6 @@ def test_mart(check: Any, beta: float) -> None:
     check.compare('MART', reference, beta=beta)
 
 
-def test_mart_refuses_mixed_labels_at_build_time() -> None:
-    mixup = dict(augments=dict(type='Mixup', alpha=0.8))
-    data = dict(num_classes=10, batch_augments=mixup)
-    mart = dict(type='m2at_mm.MART')
-    with pytest.raises(ValueError, match=r'needs hard labels.*batch_augments'):
-        build_adversarial(method=mart, data_preprocessor=data)
-
-
 def test_avmixup(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     draws = torch.tensor([0.0, 1.0, 0.5, 0.25, 0.9, 0.1])
     monkeypatch.setattr(AVmixup, 'draw', lambda self, images: draws)

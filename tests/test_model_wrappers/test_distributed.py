@@ -24,7 +24,6 @@ from m2at_mm.registry import MODEL_WRAPPERS
 
 def _draw(rank: int) -> Any:
     """Crops of a training step, and masks after it."""
-    init_default_scope('mmpretrain')
     bare = build_adversarial()
     kind = dict(type='m2at_mm.AdversarialDistributedDataParallel')
     # MMEngine's runner passes the local rank, on CPUs as well.
@@ -102,7 +101,6 @@ def _reduce(seen, bucket):  # type: ignore  # DDP checks any annotation
 
 
 def _count_reductions(rank: int) -> Any:
-    init_default_scope('mmpretrain')
     counts = []
     for arguments, steps, batches in REDUCTIONS:
         attack = dict(type='m2at_mm.PGD', steps=steps)
@@ -130,7 +128,6 @@ def test_each_bucket_is_reduced_once_a_step(tmp_path: Path) -> None:
 
 
 def _train_sharded(rank: int) -> Any:
-    init_default_scope('mmpretrain')
     losses = {}
     for name in ('DDP', 'FSDP', 'FSDP, own parameters'):
         bare = build_adversarial().train()
@@ -177,7 +174,6 @@ def test_synchronised_norms_are_attacked_as_any_other() -> None:
 
 def _train_all(rank: int) -> Any:
     """The weights of every method, with and without weight perturbation."""
-    init_default_scope('mmpretrain')
     found = {}
     wrappers = (OptimWrapper, AWPOptimWrapper)
     for name, wrapper_type in product(RECIPES, wrappers):
