@@ -108,8 +108,6 @@ def save_sparse(folder: Path, num: int) -> str:
 
 def both(path: str, **original: Any) -> dict[str, Any]:
     """Config of a dataset of digits and, behind them, generated images."""
-    return dict(
-        type='m2at_mm.OriginalAndGenerated',
-        original=ORIGINAL | WHOLE | original,
-        generated=dict(type='m2at_mm.GeneratedImages', ann_file=path),
-    )
+    generated = dict(type='m2at_mm.GeneratedImages', ann_file=path)
+    found = dict(original=ORIGINAL | WHOLE | original, generated=generated)
+    return dict(found, type='m2at_mm.OriginalAndGenerated')

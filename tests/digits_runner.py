@@ -100,11 +100,10 @@ AUGMENTED = [
     dict(type='PackInputs'),
 ]
 IMAGES, BATCH = 24, 8
+EPOCHS = dict(max_epochs=3, val_interval=1)
 LOOPS: dict[str, dict[str, Any]] = dict(
-    epochs=dict(by_epoch=True, max_epochs=3, val_interval=1),
-    middle=dict(
-        type='m2at_mm.ResumableEpochTrainLoop', max_epochs=3, val_interval=1
-    ),
+    epochs=dict(EPOCHS, by_epoch=True),
+    middle=dict(EPOCHS, type='m2at_mm.ResumableEpochTrainLoop'),
     iterations=dict(by_epoch=False, max_iters=9, val_interval=3),
 )
 PARTS = ('state_dict', 'ema_state_dict', 'optimizer', 'rng_state')

@@ -8,11 +8,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
-PAGES = [
-    ROOT / 'README.md',
-    ROOT / 'CONTRIBUTING.md',
-    *sorted(DOCS.rglob('*.md')),
-]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md']
+PAGES += sorted(DOCS.rglob('*.md'))
 
 
 def numbers(content: Any) -> list[float]:

@@ -49,15 +49,10 @@ def write_session(
 
 def results_of(attacks: dict, clean: float = 80.0, **more: Any) -> dict:
     """The least that ``results.json`` has, of 100 images."""
-    return dict(
-        clean=clean,
-        attacks=attacks,
-        worst_case=min(attacks.values()),
-        num_samples=100,
-        threat_model=dict(norm='linf', eps=8 / 255),
-        alarms=[],
-        **more,
-    )
+    figures = dict(clean=clean, attacks=attacks)
+    figures.update(worst_case=min(attacks.values()), num_samples=100)
+    threat_model = dict(norm='linf', eps=8 / 255)
+    return dict(figures, threat_model=threat_model, alarms=[], **more)
 
 
 def write_results(folder: Path, results: dict, **predictions: Any) -> None:

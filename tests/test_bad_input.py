@@ -51,11 +51,8 @@ OPTIONS = {
     'load_from={cut}': 'cut.pth.*damaged.*another one',
     'load_from={foreign}': 'does not fit the model.*config',
 }
-ROOTS = ' '.join(
-    f'{part}_dataloader.dataset.{setting}'
-    for part in ('train', 'val', 'test')
-    for setting in ('data_root={images}', 'val_size=10')
-)
+SETS = [f'{part}_dataloader.dataset' for part in ('train', 'val', 'test')]
+ROOTS = ' '.join(f'{k}.data_root={{images}} {k}.val_size=10' for k in SETS)
 #: Command lines; `{name}` is a file of the fixture or a config below.
 COMMANDS = {
     'train no_such.py': 'no_such.py',
@@ -167,9 +164,7 @@ def work_dir(tmp_path: Path) -> Path:
 TRAIN = {f'train {{digits}} --cfg-options {k}': v for k, v in OPTIONS.items()}
 
 
-@pytest.mark.parametrize(
-    ('command', 'message'), [*TRAIN.items(), *COMMANDS.items()]
-)
+@pytest.mark.parametrize(('command', 'message'), (TRAIN | COMMANDS).items())
 def test_is_refused_at_once(
     command: str, message: str, files: Any, work_dir: Path, tmp_path: Path
 ) -> None:

@@ -33,9 +33,8 @@ CROPS = data_preprocessors.RandomCropAndFlip
 SGD = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
 AWP = partial(AWPOptimWrapper, optimizer=SGD)
 REPEATED = partial(RepeatedBatchTrainLoop, None, None, max_epochs=1)
-TEN, HUNDRED = (
-    partial(cls, 'data', lazy_init=True) for cls in (CIFAR10, CIFAR100)
-)
+TEN = partial(CIFAR10, 'data', lazy_init=True)
+HUNDRED = partial(CIFAR100, 'data', lazy_init=True)
 # An argument's wrong values, and what is said behind `name=value`.
 WRONG: list[tuple[Any, str, list[Any], str]] = [
     (PICTURES, 'interval', [0, 1.5], COUNT),
@@ -105,11 +104,11 @@ OTHERS: list[tuple[Any, dict[str, Any], str]] = [
     (schedule, dict(values=['x', 1]), "values of 'threat_model.eps'='x'"),
     (schedule, dict(end=3), r"unknown settings \['end'\]"),
 ]
-NAMED = [
-    (make, {name: value}, f'{name}={re.escape(repr(value))} .*{words}')
-    for make, name, values, words in WRONG
-    for value in values
-]
+NAMED = []
+for make, name, values, words in WRONG:
+    for one in values:
+        message = f'{name}={re.escape(repr(one))} .*{words}'
+        NAMED.append((make, {name: one}, message))
 
 
 @pytest.mark.parametrize(('make', 'settings', 'message'), [*NAMED, *OTHERS])

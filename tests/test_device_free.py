@@ -197,9 +197,8 @@ def count_convolutions(model: Any) -> int:
 def test_passes_and_optimiser_steps(
     method: str, settings: dict, attack: dict, passes: tuple[int, int, int]
 ) -> None:
-    model = build_adversarial(
-        method=dict(type=f'm2at_mm.{method}', **settings), train_attack=attack
-    ).train()
+    settings = dict(settings, type=f'm2at_mm.{method}')
+    model = build_adversarial(method=settings, train_attack=attack).train()
     batch = model.data_preprocessor(raw_batch(num=4), training=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     steps: list[int] = []

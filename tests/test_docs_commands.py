@@ -52,12 +52,8 @@ for part in ('train', 'val', 'test'):
     LOADERS[f'{part}_dataloader.persistent_workers'] = False
     LOADERS[f'{part}_dataloader.dataset.val_size'] = 20
 # What each tool takes besides what the command says; of two the last counts.
-NUMBERS = {
-    'test': ['--num-samples', '4'],
-    'visualize': ['--num-images', '4'],
-    'report': ['--num-images', '4'],
-    'benchmark': ['--rounds', '1'],
-}
+NUMBERS = {one: ['--num-images', '4'] for one in ('visualize', 'report')}
+NUMBERS |= dict(test=['--num-samples', '4'], benchmark=['--rounds', '1'])
 EPOCHS = {'train': 1, 'benchmark': 9, 'test': 1, 'visualize': 1}
 
 

@@ -69,11 +69,10 @@ def test_registry(name: str) -> None:
         assert cls.__module__.startswith(places)
 
 
-@pytest.mark.parametrize(
-    'source', ['mmengine.registry', 'mmpretrain.registry']
-)
+@pytest.mark.parametrize('source', ['mmengine', 'mmpretrain'])
 def test_types_are_found_without_an_import(source: str) -> None:
-    words = [sys.executable, '-c', LOOK_UP, source, json.dumps(TYPES)]
+    words = [sys.executable, '-c', LOOK_UP, f'{source}.registry']
+    words.append(json.dumps(TYPES))
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

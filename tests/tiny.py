@@ -10,10 +10,8 @@ from torch import Tensor
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
-NORMS = {
-    'linf': dict(norm='linf', eps='8/255'),
-    'l2': dict(norm='l2', eps='128/255'),
-}
+RADII = dict(linf='8/255', l2='128/255')
+NORMS = {norm: dict(norm=norm, eps=eps) for norm, eps in RADII.items()}
 #: Every method and the options of M2AT that work differently.
 METHODS: dict[str, dict[str, Any]] = {
     'standard': dict(type='m2at_mm.Standard'),

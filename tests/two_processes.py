@@ -19,9 +19,8 @@ def _run(rank: int, folder: str, work: Callable[[int], Any]) -> None:
     init_default_scope('mmpretrain')
     # As torchrun sets it.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
+    store, ranks = f'file://{folder}/store', dict(rank=rank, world_size=2)
+    distributed.init_process_group('gloo', init_method=store, **ranks)
     torch.save(work(rank), Path(folder, f'rank{rank}.pth'))
     distributed.destroy_process_group()
 
@@ -36,7 +35,5 @@ def on_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     multiprocessing.start_processes(
         _run, (str(folder), work), nprocs=2, start_method='forkserver'
     )
-    return [
-        torch.load(folder / f'rank{rank}.pth', weights_only=True)
-        for rank in (0, 1)
-    ]
+    files = [folder / f'rank{rank}.pth' for rank in (0, 1)]
+    return [torch.load(file, weights_only=True) for file in files]

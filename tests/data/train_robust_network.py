@@ -96,11 +96,7 @@ def main() -> None:
     while done < ITERATIONS[-1]:
         done = train_epoch(net, optimizer, data, done)
         print(f'iteration {done}:', *accuracies(net, *test), flush=True)
-    half = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in net.state_dict().items()
-    }
-    torch.save(dict(state_dict=half), FILE)
+    torch.save(dict(state_dict=net.half().state_dict()), FILE)
 
 
 if __name__ == '__main__':

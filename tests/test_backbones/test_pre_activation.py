@@ -80,22 +80,19 @@ def test_forward_is_that_of_the_published_network(
 
 
 SIZES = [
-    (PreActResNet_CIFAR, 18, 64, 512, 11172170),
-    (PreActResNet_CIFAR, 34, 64, 512, 21280330),
-    (PreActResNet_CIFAR, 50, 64, 2048, 23513162),
-    (WideResNet_CIFAR, 28, 10, 640, 36479194),
-    (WideResNet_CIFAR, 34, 10, 640, 46160474),
-    (WideResNet_CIFAR, 34, 20, 1280, 184531674),
+    (PreActResNet_CIFAR, 18, 64, (512, 11172170)),
+    (PreActResNet_CIFAR, 34, 64, (512, 21280330)),
+    (PreActResNet_CIFAR, 50, 64, (2048, 23513162)),
+    (WideResNet_CIFAR, 28, 10, (640, 36479194)),
+    (WideResNet_CIFAR, 34, 10, (640, 46160474)),
+    (WideResNet_CIFAR, 34, 20, (1280, 184531674)),
 ]
 
 
-@pytest.mark.parametrize(
-    ('kind', 'depth', 'width', 'channels', 'parameters'), SIZES
-)
-def test_published_size(
-    kind: Any, depth: int, width: int, channels: int, parameters: int
-) -> None:
+@pytest.mark.parametrize(('kind', 'depth', 'width', 'size'), SIZES)
+def test_published_size(kind: Any, depth: int, width: int, size: Any) -> None:
     """With the layer to 10 classes; the widths 64 and 10 are the default."""
+    channels, parameters = size
     cfg = dict(type=f'm2at_mm.{kind.__name__}', depth=depth)
     with torch.device('meta'):
         net = kind(depth, width) if width == 20 else MODELS.build(cfg)

@@ -6,14 +6,7 @@ from unittest.mock import Mock
 import mmcv
 import numpy as np
 import pytest
-from data_files import (
-    NAMES,
-    TEST,
-    TRAIN,
-    make_folder,
-    make_official,
-    pixels,
-)
+from data_files import TEST, TRAIN, make_folder, make_official, pixels
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmpretrain.datasets import CIFAR10 as STOCK_CIFAR10
 from PIL import Image
@@ -175,7 +168,7 @@ def test_built_as_asked(folder: Path, monkeypatch: Any, split: str) -> None:
     cfg = dict(type='m2at_mm.CIFAR10', data_root='~', data_prefix='images')
     cfg.update(split=split, val_size=10, test_mode=split != 'train')
     cfg.update(pipeline=[dict(type='PackInputs')], lazy_init=True)
-    names = [name.upper() for name in NAMES]
+    names = [name.upper() for name in CIFAR10.METAINFO['classes']]
     dataset = ROOT_DATASETS.build(dict(cfg, metainfo=dict(classes=names)))
     assert type(dataset) is CIFAR10 and not dataset._fully_initialized
     dataset.full_init()
@@ -197,7 +190,7 @@ def test_real_images(cifar10_root: Path) -> None:
     assert (np.bincount(val.get_gt_labels()) == 10).all()
     for i in (0, 123, 199):
         sample = test[i]
-        folder = cifar10_root / 'test' / NAMES[i % 10]
+        folder = cifar10_root / 'test' / CIFAR10.METAINFO['classes'][i % 10]
         with Image.open(sorted(folder.iterdir())[i // 10]) as image:
             expected = np.asarray(image.convert('RGB')).astype(int)
         # JPEG decoders differ a little.

@@ -39,11 +39,9 @@ def test_shapes_and_class_counts(split: str) -> None:
 def test_splits_are_scikit_learns_digits_each_once() -> None:
     # Upscaled by torch instead of OpenCV.
     digits = load_digits()
-    reference = torch.nn.functional.interpolate(
-        torch.from_numpy(digits.images)[:, None] * 255 / 16,
-        scale_factor=4,
-        mode='bicubic',
-    )
+    small = torch.from_numpy(digits.images)[:, None] * 255 / 16
+    size = dict(scale_factor=4, mode='bicubic')
+    reference = torch.nn.functional.interpolate(small, **size)
     every = reference.clamp(0, 255).flatten(1).numpy()
     seen = []
     for split in SIZES:

@@ -80,13 +80,9 @@ def test_cifar(
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_every_sample_comes_once_from_a_built_dataloader(workers: int) -> None:
-    cfg = dict(
-        batch_size=16,
-        num_workers=workers,
-        dataset=CONFIG,
-        sampler=dict(type='DefaultSampler', shuffle=True),
-        collate_fn=dict(type='m2at_mm.whole_batch_collate'),
-    )
+    cfg = dict(batch_size=16, num_workers=workers, dataset=CONFIG)
+    cfg['sampler'] = dict(type='DefaultSampler', shuffle=True)
+    cfg['collate_fn'] = dict(type='m2at_mm.whole_batch_collate')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         loader = Runner.build_dataloader(cfg)
     # What RNGStateHook does before the workers start.

@@ -82,10 +82,11 @@ def errors(work_dir: Path) -> list[str]:
     return [one for one in lines if '- ERROR -' in one]
 
 
-@pytest.mark.parametrize(
-    ('settings', 'steps'),
-    [(dict(interval=2), [4, 8]), (dict(interval=3, by_epoch=False), [3, 6])],
-)
+SHOWN = [(dict(interval=2), [4, 8])]
+SHOWN += [(dict(interval=3, by_epoch=False), [3, 6])]
+
+
+@pytest.mark.parametrize(('settings', 'steps'), SHOWN)
 def test_shows_at_intervals_only(
     settings: dict, steps: list, tmp_path: Path, monkeypatch: MonkeyPatch
 ) -> None:
@@ -188,10 +189,8 @@ def test_training_is_as_without(kind: str, tmp_path: Path) -> None:
 
 def test_a_scheduled_radius_is_logged_once(tmp_path: Path) -> None:
     one = dict(param=EPS, values=['0/255', '8/255'], milestones=[0, 1])
-    hooks = dict(
-        eps=dict(type='m2at_mm.AttackScheduleHook', schedules=[one]),
-        logger=dict(interval=1),
-    )
+    eps = dict(type='m2at_mm.AttackScheduleHook', schedules=[one])
+    hooks = dict(eps=eps, logger=dict(interval=1))
     train(tmp_path, 2, pictures() | hooks)
     (path,) = tmp_path.rglob('scalars.json')
     lines = map(json.loads, path.read_text().splitlines())

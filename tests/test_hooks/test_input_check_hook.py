@@ -164,10 +164,9 @@ def loading(build: Callable[[], Any], **settings: Any) -> dict[str, Any]:
 
 
 def repeated(*pipeline: dict) -> dict[str, Any]:
-    """See test_inside.py for the other wrappers."""
-    return loading(
-        lambda: RepeatDataset(Digits(indices=20, pipeline=[*pipeline]), 2)
-    )
+    """See test_parts.py for the other wrappers."""
+    given = dict(indices=20, pipeline=[*pipeline])
+    return loading(lambda: RepeatDataset(Digits(**given), 2))
 
 
 def _whole() -> Any:
@@ -244,9 +243,8 @@ def test_several_views(
     cfg.load_from = trained
     cfg.model = dict(type='mmpretrain.AverageClsScoreTTA', module=cfg.model)
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
-    cfg.test_dataloader.dataset.pipeline = [
-        dict(type='TestTimeAug', transforms=[flips, [PACK]])
-    ]
+    views = dict(type='TestTimeAug', transforms=[flips, [PACK]])
+    cfg.test_dataloader.dataset.pipeline = [views]
     cfg.test_dataloader.collate_fn = dict(type='default_collate')
     cfg.test_dataloader.dataset.whole_batches = False
     cfg.test_evaluator = [dict(type='Accuracy', topk=(1,))]

@@ -45,25 +45,23 @@ SLOW = (
 ).split(',')
 
 
-@pytest.mark.parametrize(
-    'case',
-    [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
-)
+CASES = [*FAST, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)]
+
+
+@pytest.mark.parametrize('case', CASES)
 def test_resumed_run(case: str, tmp_path: Path, tmp_path_factory: Any) -> None:
     loop, at, number, *mark = case.split()
     workers, whole = int(number), bool(mark)
     drawing = 0 if whole else workers
     base = tmp_path_factory.getbasetemp() / 'uninterrupted'
     first = unbroken(base, loop, whole, drawing)
-    resumed = runs.killed_and_resumed(
-        lambda: build_in(tmp_path, loop, whole, workers),
-        runs.KillAt(int(at[0]), in_validation=at.endswith('v')),
-    )
+    build = functools.partial(build_in, tmp_path, loop, whole, workers)
+    kill = runs.KillAt(int(at[0]), in_validation=at.endswith('v'))
+    resumed = runs.killed_and_resumed(build, kill)
     # The seed that the first run drew, which nobody wrote down.
     assert resumed.seed == first.seed
-    runs.same_ends(
-        Path(first.work_dir), tmp_path, *runs.PARTS, 'param_schedulers'
-    )
+    parts = (*runs.PARTS, 'param_schedulers')
+    runs.same_ends(Path(first.work_dir), tmp_path, *parts)
     for name in ('train/loss', 'val/robust/clean', 'val/robust/pgd10'):
         runs.same(runs.scalars(resumed, name), runs.scalars(first, name), name)
 

@@ -50,10 +50,10 @@ def checkpoints(work_dir: Path) -> set[str]:
 LAST, BEST = 'epoch_3.pth', 'best_robust_pgd10_epoch_3.pth'
 
 
-@pytest.mark.parametrize(
-    ('settings', 'kept'),
-    [({}, {LAST, BEST}), (dict(interval=-1, save_last=False), {BEST})],
-)
+KEPT = [({}, {LAST, BEST}), (dict(interval=-1, save_last=False), {BEST})]
+
+
+@pytest.mark.parametrize(('settings', 'kept'), KEPT)
 @pytest.mark.usefixtures('rising')
 def test_last_and_best_stay(settings: dict, kept: set, tmp_path: Path) -> None:
     build_runner(tmp_path, 3, **settings).train()

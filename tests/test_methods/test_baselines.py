@@ -19,10 +19,8 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p.log() - q.log())).sum(1)
 
 
-PLAIN = [
-    (Standard, 'images', 'accuracy'),
-    (PGDAT, 'adversarial', 'adversarial_accuracy'),
-]
+PLAIN = [(Standard, 'images', 'accuracy')]
+PLAIN += [(PGDAT, 'adversarial', 'adversarial_accuracy')]
 
 
 @pytest.mark.parametrize('soft', [False, True])
@@ -100,10 +98,8 @@ def test_avmixup(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_iat(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = (
-        Mixup(torch.tensor(0.3), torch.tensor([5, 4, 3, 2, 1, 0])),
-        Mixup(torch.tensor(0.8), torch.tensor([1, 2, 0, 3, 5, 4])),
-    )
+    orders = [5, 4, 3, 2, 1, 0], [1, 2, 0, 3, 5, 4]
+    drawn = [*map(Mixup, torch.tensor([0.3, 0.8]), map(torch.tensor, orders))]
     monkeypatch.setattr(IAT, 'draw', lambda self, images: drawn)
 
     def reference(net: Any) -> Tensor:

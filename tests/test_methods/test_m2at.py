@@ -11,9 +11,8 @@ N, K, EPS = 6, 4, 0.2
 IMAGES = torch.rand(N, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 1, 1])
 
-LABEL_OPTIONS = dict(
-    clean_label=1.0, perturbed_label=1.0, label_order='perturbed', scale=1.0
-)
+LABEL_OPTIONS = dict(clean_label=1.0, perturbed_label=1.0, scale=1.0)
+LABEL_OPTIONS['label_order'] = 'perturbed'
 DEFAULTS = dict(LABEL_OPTIONS, mask='rectangle', patch_size=4, mix_alpha=1.0)
 DEFAULTS |= dict(pairing='self', consistency=0.0)
 

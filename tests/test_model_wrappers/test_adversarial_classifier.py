@@ -51,11 +51,9 @@ def test_checkpoints_and_features_are_the_stock_ones(to_rgb: bool) -> None:
     assert list(ours.state_dict()) == list(stock.state_dict())
     stock.load_state_dict(ours.state_dict(), strict=True)
     images, given = (batch_for(one, False)['inputs'] for one in (ours, stock))
-    close = dict(atol=1e-5, rtol=0)
-    torch.testing.assert_close(ours(images), stock(given), **close)
-    torch.testing.assert_close(
-        ours.extract_feat(images), stock.extract_feat(given), **close
-    )
+    found = ours(images), ours.extract_feat(images)
+    expected = stock(given), stock.extract_feat(given)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     other = tiny.build_adversarial(seed=1, data_preprocessor=settings).eval()
     load_state_dict(other, stock.state_dict(), strict=True)  # MMEngine's
     assert torch.equal(other(images), ours(images))
@@ -140,10 +138,9 @@ def test_what_forward_refuses() -> None:
 
 def test_training_step_is_plain_pgd_at() -> None:
     """Loss, gradients and BN statistics of the published loop."""
-    ours = tiny.build_adversarial(
-        method=dict(type='m2at_mm.PGDAT'),
-        train_attack=dict(PGD_CFG, steps=3, random_start=False),
-    ).train()
+    attack = dict(PGD_CFG, steps=3, random_start=False)
+    settings = dict(method=dict(type='m2at_mm.PGDAT'), train_attack=attack)
+    ours = tiny.build_adversarial(**settings).train()
     plain = copy.deepcopy(ours.classifier).eval()
     data = batch_for(ours, num=6)
     images, labels = data['inputs'], tiny.labels_of(data['data_samples'])
@@ -225,11 +222,9 @@ def test_mixed_images_have_mixed_targets(method: str, augment: str) -> None:
 
 @pytest.mark.parametrize('soft', [False, True])
 def test_label_smoothing_changes_what_is_learnt_alone(soft: bool) -> None:
-    model = tiny.build_adversarial(
-        method=dict(type='m2at_mm.PGDAT'),
-        label_smoothing=0.2,
-        train_attack=dict(PGD_CFG, steps=1, step_size=0, random_start=False),
-    ).train()
+    idle = dict(PGD_CFG, steps=1, step_size=0, random_start=False)
+    settings: Any = dict(method=dict(type='m2at_mm.PGDAT'), train_attack=idle)
+    model = tiny.build_adversarial(**settings, label_smoothing=0.2).train()
     attack = model.train_attack = Mock(wraps=model.train_attack)
     data = batch_for(model)
     labels = tiny.labels_of(data['data_samples'])

@@ -33,10 +33,8 @@ LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool, bool]]] = {
     'asymmetric': (dict(type='AsymmetricLoss'), (True, True, True)),
     'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False, False)),
 }
-NO_CLASSIFICATION = {
-    *('CAELoss', 'CosineSimilarityLoss', 'CrossCorrelationLoss'),
-    *('PixelReconstructionLoss', 'SwAVLoss'),
-}
+NO_CLASSIFICATION = {'CAELoss', 'CosineSimilarityLoss', 'SwAVLoss'}
+NO_CLASSIFICATION |= {'CrossCorrelationLoss', 'PixelReconstructionLoss'}
 MIXUP = dict(augments=dict(type='Mixup', alpha=0.8))
 MIXING = dict(num_classes=10, batch_augments=MIXUP)
 SOFT: dict[str, dict[str, Any]] = {
@@ -47,10 +45,8 @@ SOFT: dict[str, dict[str, Any]] = {
     'label_smoothing': dict(label_smoothing=0.1),
     'batch_augments': dict(data_preprocessor=MIXING),
 }
-HARD = {
-    name: dict(method=dict(type=f'm2at_mm.{name}'))
-    for name in ('Standard', 'PGDAT', 'TRADES', 'MART', 'M2AT')
-}
+METHODS = 'Standard PGDAT TRADES MART M2AT'.split()
+HARD = {k: dict(method=dict(type=f'm2at_mm.{k}')) for k in METHODS}
 LABELS = torch.tensor([3, 1, 4, 1])
 
 
@@ -121,9 +117,8 @@ def assert_trains(model: Any, kind: str) -> None:
 @pytest.mark.parametrize('name', LOSSES)
 def test_one_hot_labels_are_labels(name: str) -> None:
     """The same loss as mmpretrain's own, whichever form it takes."""
-    model = build_adversarial(
-        classifier=with_loss(name), method=dict(type='m2at_mm.Standard')
-    ).eval()
+    settings = dict(HARD['Standard'], classifier=with_loss(name))
+    model = build_adversarial(**settings).eval()
     images, labels = torch.rand(4, 3, 8, 8), LABELS
     hot = F.one_hot(labels, 10)
     target = labels if LOSSES[name][1][0] else hot.float()
@@ -144,11 +139,8 @@ def test_probabilities_of_a_dataset_are_refused() -> None:
             model(torch.rand(2, 3, 8, 8), labels, mode='loss')
 
 
-UNFIT = [
-    ('SeesawLoss', dict(num_classes=7)),
-    (CE, dict(reduction='sum')),
-    ('CosineSimilarityLoss', {}),
-]
+UNFIT = [('SeesawLoss', dict(num_classes=7)), (CE, dict(reduction='sum'))]
+UNFIT += [('CosineSimilarityLoss', {})]
 
 
 @pytest.mark.parametrize(('kind', 'settings'), UNFIT)

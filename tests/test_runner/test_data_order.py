@@ -1,6 +1,7 @@
 """The images of each process, and what is drawn on them."""
 
 import tempfile
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,10 +66,7 @@ def _run(sampler: str, diff: bool, hooked: bool) -> Any:
     return [look.seen, torch.rand(()).item()]
 
 
-CASES = [
-    *((sampler, diff, True) for sampler in SAMPLERS for diff in (True, False)),
-    ('default', True, False),
-]
+CASES = [*product(SAMPLERS, (True, False), (True,)), ('default', True, False)]
 
 
 def _work(rank: int) -> Any:
@@ -126,17 +124,16 @@ def _noisy_digits() -> Digits:
     return Digits(split='val', indices=4, pipeline=[jitter])
 
 
-@pytest.mark.parametrize(
-    'wrap',
-    [
-        lambda one: one,
-        lambda one: RepeatDataset(one, 2),
-        lambda one: ConcatDataset([one, _noisy_digits()]),
-    ],
-    ids=['plain', 'repeated', 'concatenated'],
-)
-def test_pipelines_inside_wrappers_are_seeded(wrap: Any) -> None:
-    dataset = wrap(_noisy_digits())
+WRAPPERS: dict[str, Any] = {
+    'plain': lambda one: one,
+    'repeated': lambda one: RepeatDataset(one, 2),
+    'concatenated': lambda one: ConcatDataset([one, _noisy_digits()]),
+}
+
+
+@pytest.mark.parametrize('kind', WRAPPERS)
+def test_pipelines_inside_wrappers_are_seeded(kind: str) -> None:
+    dataset = WRAPPERS[kind](_noisy_digits())
     seed_pipelines(dataset, 7, torch.zeros((), dtype=torch.int64))
 
     def pixels() -> list[Any]:

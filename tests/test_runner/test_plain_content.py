@@ -55,11 +55,9 @@ def test_checkpoints_load_into_stock_mmpretrain(tmp_path: Path) -> None:
     stock = tmp_path / 'stock.py'
     preprocessor = dict(mean=[127.5], std=[127.5])
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-    settings = dict(
-        default_scope='mmpretrain',
-        model=dict(classifier_cfg(), data_preprocessor=preprocessor),
-        test_dataloader=dict(dataset=dict(pipeline=pipeline)),
-    )
+    model = dict(classifier_cfg(), data_preprocessor=preprocessor)
+    settings = dict(default_scope='mmpretrain', model=model)
+    settings['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
     Config(settings).dump(stock)
     files = [*tmp_path.glob('best_*.pth'), *tmp_path.glob('epoch_*.pth')]
     assert len(files) >= 2

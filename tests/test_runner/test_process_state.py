@@ -85,12 +85,10 @@ def test_another_methods_state_is_refused() -> None:
 
 def _weights_and_averages(runner: Any) -> dict[str, Any]:
     (ema,) = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
-    found = dict(
-        weights=runner.model.state_dict(),
-        average=ema.ema_model.state_dict(),
-        momentum=runner.optim_wrapper.state_dict()['state'],
-    )
-    return copy.deepcopy(found)
+    found = dict(weights=runner.model, average=ema.ema_model)
+    found = {name: module.state_dict() for name, module in found.items()}
+    momentum = runner.optim_wrapper.state_dict()['state']
+    return copy.deepcopy(dict(found, momentum=momentum))
 
 
 @pytest.mark.parametrize('resumed', [False, True])
@@ -126,10 +124,8 @@ def test_schedule_and_streams_go_on(resumed: bool, tmp_path: Path) -> None:
 
 
 EMA = dict(type='EMAHook', update_buffers=True)
-AVERAGES = {
-    'ema': dict(EMA, momentum=0.3),
-    'swa': dict(EMA, ema_type='StochasticWeightAverage'),
-}
+SWA = dict(EMA, ema_type='StochasticWeightAverage')
+AVERAGES = dict(ema=dict(EMA, momentum=0.3), swa=SWA)
 OPTIMISERS = ['OptimWrapper', 'm2at_mm.AWPOptimWrapper']
 
 

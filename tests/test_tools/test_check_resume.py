@@ -83,11 +83,9 @@ def work_dir(folder: Path, *starts: list[dict], **changed: Any) -> Path:
         log = folder / f'2026010{number}_000000' / 'vis_data' / 'scalars.json'
         log.parent.mkdir(parents=True)
         log.write_text('\n'.join(map(json.dumps, lines)), 'utf-8')
-    checkpoint = dict(
-        state_dict=dict(weight=torch.arange(3.0)),
-        meta=dict(time=str(folder)),
-        message_hub=dict(last_ckpt=str(folder), loss=[1.0, float('inf')]),
-    )
+    hub = dict(last_ckpt=str(folder), loss=[1.0, float('inf')])
+    checkpoint = dict(meta=dict(time=str(folder)), message_hub=hub)
+    checkpoint['state_dict'] = dict(weight=torch.arange(3.0))
     torch.save(checkpoint | changed, folder / 'epoch_1.pth')
     return folder
 
