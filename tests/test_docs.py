@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
-from docs_support import DOCS, PAGES, load_script
 from mmengine.config import Config
+from tools_support import DOCS, PAGES, load_script
 
 from comparison.summary import summarise, to_markdown
 

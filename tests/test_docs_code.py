@@ -18,11 +18,10 @@ import pytest
 import torch
 import yaml
 from digits_runner import build_digits_runner
-from docs_support import DOCS, ROOT, load_script, numbers
 from modelindex.load_model_index import load
 from PIL import Image
 from pytest import MonkeyPatch
-from tools_support import clean_env
+from tools_support import DOCS, ROOT, clean_env, load_script, numbers
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.cli import load_config

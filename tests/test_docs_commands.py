@@ -16,8 +16,7 @@ from typing import NamedTuple
 
 import pyautoattack
 import pytest
-from docs_support import PAGES, ROOT
-from tools_support import NARROW, run_in_fork
+from tools_support import NARROW, PAGES, ROOT, run_in_fork
 
 # Commands that another test runs, by how they begin.
 ELSEWHERE = {

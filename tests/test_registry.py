@@ -23,8 +23,8 @@ NAMES = {
     'RobustnessTestLoop',
     'METRICS': 'RobustAccuracy',
     'HOOKS': 'AdversarialVisualizationHook AttackScheduleHook '
-    'CollapseGuardHook InputCheckHook PreemptionHook RNGStateHook '
-    'RobustOverfittingHook RuntimeInfoHook SafeCheckpointHook '
+    'AveragedWeightsHook CollapseGuardHook InputCheckHook PreemptionHook '
+    'RNGStateHook RobustOverfittingHook RuntimeInfoHook SafeCheckpointHook '
     'SyncBuffersHook',
     'DATASETS': 'CIFAR10 CIFAR100 Digits GeneratedImages OriginalAndGenerated',
     'DATA_SAMPLERS': 'FixedShareBatchSampler',

@@ -51,7 +51,9 @@ def _train_two_steps(cfg: Config, root: Path, work_dir: Path) -> dict:
 
 
 @pytest.mark.parametrize('name', ['m2at', 'pgd-at'])
-def test_recipe_as_by_hand(name: str, stock: Config, tmp_path: Path) -> None:
+def test_recipe_trains_as_the_config_by_hand(
+    name: str, stock: Config, tmp_path: Path
+) -> None:
     root = make_folder(tmp_path / 'images')
     recipe = apply_recipe(stock, name)
     # The config that the README tells users to write.
@@ -61,8 +63,10 @@ def test_recipe_as_by_hand(name: str, stock: Config, tmp_path: Path) -> None:
     if name != 'm2at':  # the README shows M2AT
         by_hand.model.method = recipe.model.method
     assert by_hand.model.method == recipe.model.method
-    trained = _train_two_steps(recipe, root, tmp_path / 'recipe')
-    same(trained, _train_two_steps(by_hand, root, tmp_path / 'by_hand'))
+    same(
+        _train_two_steps(recipe, root, tmp_path / 'recipe'),
+        _train_two_steps(by_hand, root, tmp_path / 'by_hand'),
+    )
 
 
 def test_the_rest_of_the_config_stays(stock: Config) -> None:

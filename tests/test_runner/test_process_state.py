@@ -125,7 +125,8 @@ def test_schedule_and_streams_go_on(resumed: bool, tmp_path: Path) -> None:
 
 EMA = dict(type='EMAHook', update_buffers=True)
 SWA = dict(EMA, ema_type='StochasticWeightAverage')
-AVERAGES = dict(ema=dict(EMA, momentum=0.3), swa=SWA)
+OURS = dict(type='m2at_mm.AveragedWeightsHook')
+AVERAGES = dict(ema=dict(EMA, momentum=0.3), ours=OURS, swa=SWA)
 OPTIMISERS = ['OptimWrapper', 'm2at_mm.AWPOptimWrapper']
 
 

@@ -208,8 +208,7 @@ def test_curves_of_images() -> None:
         assert curve['hypervolume'] == pytest.approx(expected)
         drawn = []
         for _ in range(400):
-            images = rng.integers(200, size=200)
-            at = []
+            images, at = rng.integers(200, size=200), []
             for name in names:
                 seeds = [correct[name][k] for k in rng.integers(2, size=2)]
                 at.append(100 * np.mean(seeds, axis=0)[:, images].mean(1))
