@@ -75,9 +75,7 @@ def _evaluated(norm: str = 'linf') -> tuple[Any, Tensor, Tensor]:
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize(('method', 'attack'), CASES)
-def test_a_step_waits_for_nothing(
-    method: str, attack: str, norm: str, precision: str
-) -> None:
+def test_no_waits(method: str, attack: str, norm: str, precision: str) -> None:
     model = _model(method, norm, attack)
     wrapper = _wrapper(model, WRAPPERS[precision])
     # The first one allocates, and chooses algorithms.

@@ -247,9 +247,7 @@ def test_what_a_training_does_not_allow(
 
 
 @pytest.mark.parametrize('loop', ['epochs', 'iterations'])
-def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
-    loop: str, build: Build, monkeypatch: MonkeyPatch
-) -> None:
+def test_loss_read_rarely(loop: str, build: Build, monkeypatch: Any) -> None:
     """Checkpoints after epochs of three, or after iterations 4, 8 and 9."""
     iteration = 5 if loop == 'epochs' else 7
     not_finite(monkeypatch, iteration)
