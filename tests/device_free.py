@@ -66,11 +66,8 @@ def _devices(values: Any) -> set[str]:
 def beta_without_values() -> Iterator[None]:
     """PyTorch has no meta kernel for the draws of its Beta distribution."""
     library = torch.library.Library('aten', 'IMPL')
-    library.impl(
-        '_sample_dirichlet',
-        lambda alpha, generator=None: torch.empty_like(alpha),
-        'Meta',
-    )
+    name, empty = '_sample_dirichlet', torch.empty_like
+    library.impl(name, lambda alpha, generator=None: empty(alpha), 'Meta')
     try:
         yield
     finally:

@@ -22,12 +22,10 @@ def samples_of(
         samples = [DataSample().set_gt_label(int(label)) for label in truth]
         return dict(inputs=torch.stack(inputs), data_samples=samples)
 
-    return Samples(
-        list(zip(images, labels)),
-        lambda data, training: data,
-        collate,
-        num_samples,
-    )
+    def keep(data: dict, training: bool) -> dict:
+        return data
+
+    return Samples(list(zip(images, labels)), keep, collate, num_samples)
 
 
 N = 1000

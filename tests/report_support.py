@@ -47,24 +47,15 @@ def write_session(
     return path
 
 
-def results_of(
-    attacks: dict[str, float], clean: float = 80.0, **more: Any
-) -> dict[str, Any]:
+def results_of(attacks: dict, clean: float = 80.0, **more: Any) -> dict:
     """The least that ``results.json`` has, of 100 images."""
-    return dict(
-        clean=clean,
-        attacks=attacks,
-        worst_case=min(attacks.values()),
-        num_samples=100,
-        threat_model=dict(norm='linf', eps=8 / 255),
-        alarms=[],
-        **more,
-    )
+    figures = dict(clean=clean, attacks=attacks)
+    figures.update(worst_case=min(attacks.values()), num_samples=100)
+    threat_model = dict(norm='linf', eps=8 / 255)
+    return dict(figures, threat_model=threat_model, alarms=[], **more)
 
 
-def write_results(
-    folder: Path, results: dict[str, Any], **predictions: Any
-) -> None:
+def write_results(folder: Path, results: dict, **predictions: Any) -> None:
     """Write both files of an evaluation into a work dir."""
     (folder / 'results.json').write_text(json.dumps(results))
     if predictions:
@@ -90,9 +81,7 @@ class Page(HTMLParser):
         self.close()
         self._check()
 
-    def handle_starttag(
-        self, tag: str, attrs: list[tuple[str, str | None]]
-    ) -> None:
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.elements.append((tag, {k: v or '' for k, v in attrs}))
         if tag == 'table':
             self.tables.append([])

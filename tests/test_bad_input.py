@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from forked import run_in_fork
+from data_files import make_folder
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmpretrain.datasets import CIFAR10
-from PIL import Image
-from tools_support import DIGITS, MAIN, ROOT, TINY
+from tools_support import DIGITS, MAIN, ROOT, TINY, run_in_fork
 
 from m2at_mm.registry import MODELS
 
@@ -53,11 +51,8 @@ OPTIONS = {
     'load_from={cut}': 'cut.pth.*damaged.*another one',
     'load_from={foreign}': 'does not fit the model.*config',
 }
-ROOTS = ' '.join(
-    f'{part}_dataloader.dataset.{setting}'
-    for part in ('train', 'val', 'test')
-    for setting in ('data_root={images}', 'val_size=10')
-)
+SETS = [f'{part}_dataloader.dataset' for part in ('train', 'val', 'test')]
+ROOTS = ' '.join(f'{k}.data_root={{images}} {k}.val_size=10' for k in SETS)
 #: Command lines; `{name}` is a file of the fixture or a config below.
 COMMANDS = {
     'train no_such.py': 'no_such.py',
@@ -105,7 +100,12 @@ COMMANDS = {
     'number of steps',
     'benchmark {digits} --validation no_such.pth': 'no_such.pth',
     'compare {plan} --work-dir {work}/runs --out {work}/results': 'plan.*runs',
-    'report {work}/none --out {work}/page.html': 'none',
+    'report {work}/none --out page.html': 'none',
+    'report . --out page.html': "'.' has no log of a training",
+    'report {work} --out .': r"--out '\.' is a folder",
+    'report {work} --out {work}/notes.txt/page.html': 'which is a file',
+    'report {work} --out page.html --num-images 0': 'at least 1',
+    'report {work} {work} --out page.html': 'given twice',
     'convert_checkpoint import {foreign} {own}': 'own.pth exists',
     'check_configs no/such.py': 'no config of mmpretrain has one.*no/such',
     'check_configs resnet18 --images /nowhere': '/nowhere has no folders',
@@ -118,13 +118,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files by the name that the cases use."""
     folder = tmp_path_factory.mktemp('files')
     for name in ('images', 'damaged'):
-        for split in ('train', 'test'):
-            for label, kind in enumerate(CIFAR10.METAINFO['classes']):
-                place = folder / name / split / kind
-                place.mkdir(parents=True)
-                for number in range(4):
-                    path = place / f'{number:04d}.jpg'
-                    Image.new('RGB', (32, 32), (label, 0, number)).save(path)
+        make_folder(folder / name, suffix='jpg')
     for path in (folder / 'damaged' / 'train').glob('*/0001.jpg'):
         path.write_bytes(path.read_bytes()[:60])
     foreign = dict(state_dict={'backbone.stem.weight': torch.zeros(2)})
@@ -170,9 +164,7 @@ def work_dir(tmp_path: Path) -> Path:
 TRAIN = {f'train {{digits}} --cfg-options {k}': v for k, v in OPTIONS.items()}
 
 
-@pytest.mark.parametrize(
-    ('command', 'message'), [*TRAIN.items(), *COMMANDS.items()]
-)
+@pytest.mark.parametrize(('command', 'message'), (TRAIN | COMMANDS).items())
 def test_is_refused_at_once(
     command: str, message: str, files: Any, work_dir: Path, tmp_path: Path
 ) -> None:
@@ -191,7 +183,7 @@ def test_is_refused_at_once(
     assert re.search(message, err), err
     assert len(err.splitlines()) <= 3 and 'Traceback' not in out + err, err
     assert seconds < CPU_SECONDS
-    assert 'Epoch(train)' not in out
+    assert 'Epoch(train)' not in out and not list(tmp_path.glob('*.html'))
     assert before.items() <= _content(work_dir).items()
 
 

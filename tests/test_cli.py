@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from digits_runner import small_digits_config
 from mmengine.optim import OptimWrapper
+from tools_support import ROOT, clean_env
 
 from m2at_mm import cli
 from m2at_mm.optim import AWPOptimWrapper
@@ -62,9 +64,7 @@ def test_origin_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('expected', [None, ':4096:8'])
-def test_deterministic_runs_set_up_the_gpu_library(
-    expected: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_deterministic_sets_up_cublas(expected: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv('CUBLAS_WORKSPACE_CONFIG', '')
     monkeypatch.delenv('CUBLAS_WORKSPACE_CONFIG')
     built = mock.Mock()
@@ -74,19 +74,19 @@ def test_deterministic_runs_set_up_the_gpu_library(
     assert os.environ.get('CUBLAS_WORKSPACE_CONFIG') == expected
 
 
-@pytest.mark.parametrize(
-    ('given', 'scale'),
-    [
-        (dict(), 'dynamic'),
-        (dict(type='OptimWrapper'), 'dynamic'),
-        (dict(type=OptimWrapper), 'dynamic'),
-        (dict(type='mmengine.AmpOptimWrapper', dtype='float16'), 'dynamic'),
-        (dict(dtype='bfloat16'), dict(enabled=False)),
-        (dict(dtype=torch.bfloat16), dict(enabled=False)),
-        (dict(dtype='bfloat16', loss_scale='dynamic'), 'dynamic'),
-        (dict(loss_scale=512.0), 512.0),
-    ],
-)
+SCALES = [
+    (dict(), 'dynamic'),
+    (dict(type='OptimWrapper'), 'dynamic'),
+    (dict(type=OptimWrapper), 'dynamic'),
+    (dict(type='mmengine.AmpOptimWrapper', dtype='float16'), 'dynamic'),
+    (dict(dtype='bfloat16'), dict(enabled=False)),
+    (dict(dtype=torch.bfloat16), dict(enabled=False)),
+    (dict(dtype='bfloat16', loss_scale='dynamic'), 'dynamic'),
+    (dict(loss_scale=512.0), 512.0),
+]
+
+
+@pytest.mark.parametrize(('given', 'scale'), SCALES)
 def test_half_precision_scales_the_loss(given: dict, scale: Any) -> None:
     cfg = cli.Config(dict(optim_wrapper=given))
     cli.use_amp(cfg)
@@ -102,9 +102,7 @@ def test_amp_replaces_no_other_wrapper(kind: Any) -> None:
         cli.use_amp(cfg)
 
 
-def test_the_screen_tells_what_runs_and_the_log_everything(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_screen_and_log_tell(tmp_path: Path, capsys: Any) -> None:
     cfg = small_digits_config(tmp_path, 10, 10)
     runner = cli.build_runner(cfg, _parse('x.py'))
     cli.show_head(runner, 'training', 'train', attack=cfg.model.train_attack)
@@ -117,6 +115,15 @@ def test_the_screen_tells_what_runs_and_the_log_everything(
     text = log.read_text('utf-8')
     for logged in ('System environment:', 'Config:\n', 'Origin:\n', 'linf'):
         assert logged in text and (logged in screen) == (logged == 'linf')
+
+
+def test_scripts_import_what_they_need() -> None:
+    """Most tests run them in a process that has imported everything."""
+    code = 'import runpy, sys; [*map(runpy.run_path, sys.argv[1:])]'
+    tools = ROOT / 'tools'
+    words = [sys.executable, '-c', code, *tools.glob('*.py')]
+    env = clean_env() | dict(PYTHONPATH=f'{ROOT}:{tools}')
+    subprocess.run(words, check=True, env=env)
 
 
 def test_an_error_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,21 +104,19 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return show
 
 
-@pytest.mark.parametrize(
-    ('name', 'versions', 'remedy'),
-    [
-        ('torch', '2.1 2.1.0 2.14.1+cpu 2.1a0 2.1.0a0+git1234567', None),
-        ('torch', '2.14.0.dev20260101 3', None),
-        ('mmengine', '0.10.7rc1 0.10 0.11rc1', None),
-        ('mmpretrain', '1.2.0 1.10.0', None),
-        ('torch', '2.0.1 1.13.1+cu117 2 unknown', 'torch>=2.1'),
-        ('mmengine', '0.9.1 1.0.0 1.0rc1', 'mmengine>=0.10,<1'),
-        ('mmpretrain', '1.1.1', 'mmpretrain>=1.2'),
-    ],
-)
-def test_versions(
-    pretend: Callable[..., None], name: str, versions: str, remedy: str | None
-) -> None:
+VERSIONS = [
+    ('torch', '2.1 2.1.0 2.14.1+cpu 2.1a0 2.1.0a0+git1234567', None),
+    ('torch', '2.14.0.dev20260101 3', None),
+    ('mmengine', '0.10.7rc1 0.10 0.11rc1', None),
+    ('mmpretrain', '1.2.0 1.10.0', None),
+    ('torch', '2.0.1 1.13.1+cu117 2 unknown', 'torch>=2.1'),
+    ('mmengine', '0.9.1 1.0.0 1.0rc1', 'mmengine>=0.10,<1'),
+    ('mmpretrain', '1.1.1', 'mmpretrain>=1.2'),
+]
+
+
+@pytest.mark.parametrize(('name', 'versions', 'remedy'), VERSIONS)
+def test_versions(pretend: Any, name: str, versions: str, remedy: Any) -> None:
     compat.apply()  # this one
     for installed in (*versions.split(), *[None] * (remedy is not None)):
         pretend({name: installed})

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
-from docs_support import DOCS, PAGES, load_script
 from mmengine.config import Config
+from tools_support import DOCS, PAGES, load_script
 
 from comparison.summary import summarise, to_markdown
 
@@ -170,37 +170,28 @@ def test_every_evaluation_is_on_the_page() -> None:
         assert count == sum(map(len, shown[folder].values()))
 
 
-def test_a_new_comparison_is_picked_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_new_comparison_is_shown(tmp_path: Path, monkeypatch: Any) -> None:
     def evaluation(clean: float, worst: float) -> dict[str, Any]:
         attacks = {'pgd20': worst + 2, 'cw20': worst}
         rest = dict(worst_case=worst, num_samples=100, alarms=[])
         return dict(clean=clean, attacks=attacks, **rest)
 
-    runs = {
-        'trades': [evaluation(50, 20), evaluation(52, 21)],
-        'm2at': [evaluation(60, 10)],
-    }
+    trades = [evaluation(50, 20), evaluation(52, 21)]
+    runs = dict(trades=trades, m2at=[evaluation(60, 10)])
     (tmp_path / 'compare_narrow.json').write_text(json.dumps(runs))
     (tmp_path / 'compare_narrow.md').write_text('| method |')
     (tmp_path / 'compare_narrow.png').write_bytes(b'')
     monkeypatch.setattr(SCRIPT, 'RESULTS', tmp_path)
     (item,) = SCRIPT.experiments().items()
     part = SCRIPT.overview(*item)
-    assert part.startswith(
-        '## [All methods under one small budget](compare_narrow.md)\n'
-    )
-    assert (
-        '| TRADES | 2 | 51.0 ± 1.0 | 22.5 ± 0.5 | 20.5 ± 0.5 | 2.0 |' in part
-    )
-    assert '| M2AT | 1 | 60.0 | 12.0 | 10.0 | 2.0 |' in part
+    title = '[All methods under one small budget](compare_narrow.md)'
+    assert part.startswith(f'## {title}\n')
+    row = '| TRADES | 2 | 51.0 ± 1.0 | 22.5 ± 0.5 | 20.5 ± 0.5 | 2.0 |'
+    assert row in part and '| M2AT | 1 | 60.0 | 12.0 | 10.0 | 2.0 |' in part
     assert '(compare_narrow.png)' in part
     assert '| 51.0 | 20.5 |' in SCRIPT.table_of_method('trades')
 
 
 def test_a_page_without_a_place_for_the_table_is_told() -> None:
-    with pytest.raises(
-        ValueError, match=r'no <!-- runs: make_results\.py -->'
-    ):
+    with pytest.raises(ValueError, match=r'no <!-- runs: make_results\.py'):
         SCRIPT.fill('# Page', {'runs': '| a |'})

@@ -16,9 +16,7 @@ from typing import NamedTuple
 
 import pyautoattack
 import pytest
-from docs_support import PAGES, ROOT
-from forked import run_in_fork
-from tools_support import NARROW
+from tools_support import NARROW, PAGES, ROOT, run_in_fork
 
 # Commands that another test runs, by how they begin.
 ELSEWHERE = {
@@ -53,12 +51,8 @@ for part in ('train', 'val', 'test'):
     LOADERS[f'{part}_dataloader.persistent_workers'] = False
     LOADERS[f'{part}_dataloader.dataset.val_size'] = 20
 # What each tool takes besides what the command says; of two the last counts.
-NUMBERS = {
-    'test': ['--num-samples', '4'],
-    'visualize': ['--num-images', '4'],
-    'report': ['--num-images', '4'],
-    'benchmark': ['--rounds', '1'],
-}
+NUMBERS = {one: ['--num-images', '4'] for one in ('visualize', 'report')}
+NUMBERS |= dict(test=['--num-samples', '4'], benchmark=['--rounds', '1'])
 EPOCHS = {'train': 1, 'benchmark': 9, 'test': 1, 'visualize': 1}
 
 
@@ -166,9 +160,7 @@ def test_what_is_installed_exists() -> None:
 
 
 @pytest.fixture(scope='module')
-def sandbox(
-    tmp_path_factory: pytest.TempPathFactory, cifar10_root: Path
-) -> Path:
+def repo(tmp_path_factory: pytest.TempPathFactory, cifar10_root: Path) -> Path:
     """A folder like the repository's, with a training in WORK_DIR."""
     folder = tmp_path_factory.mktemp('repository')
     (folder / 'docs' / 'images').mkdir(parents=True)
@@ -206,5 +198,5 @@ def run(folder: Path, *lines: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', TO_RUN)
-def test_block_runs(name: str, sandbox: Path) -> None:
-    run(sandbox, *TO_RUN[name])
+def test_block_runs(name: str, repo: Path) -> None:
+    run(repo, *TO_RUN[name])

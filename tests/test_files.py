@@ -2,6 +2,7 @@ import errno
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lock_holder import holder
@@ -24,9 +25,7 @@ def half(beside: Path) -> None:
 
 
 @pytest.mark.parametrize('failing', [None, 'fsync', 'replace', 'writing'])
-def test_new_content_or_the_old(
-    failing: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_new_or_old(failing: Any, tmp_path: Path, monkeypatch: Any) -> None:
     path = tmp_path / 'new' / 'a.pth'
     files.replace_file(path, b'longer old content')
     if failing is None:
@@ -70,9 +69,7 @@ def test_last_checkpoint(tmp_path: Path) -> None:
     assert last_checkpoint(folder) == elsewhere
 
 
-def test_second_run_is_kept_out_until_the_first_is_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_second_run_is_kept_out(tmp_path: Path, monkeypatch: Any) -> None:
     folder = str(tmp_path / 'a' / 'b')
     with holder(Path(folder)) as pid:
         told = f'in use by process {pid} on .*another'

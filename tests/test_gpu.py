@@ -20,17 +20,12 @@ from m2at_mm.structures import BatchLabels
 NO_GPU = not torch.cuda.is_available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU, reason='no GPU')]
 
-CASES = [
-    *((name, 'kl pgd' if name == 'trades' else 'pgd') for name in METHODS),
-    ('pgd-at', 'folded pgd'),
-    ('pgd-at', 'fgsm-rs'),
-]
+CASES = [(k, 'kl pgd' if k == 'trades' else 'pgd') for k in METHODS]
+CASES += [('pgd-at', 'folded pgd'), ('pgd-at', 'fgsm-rs')]
 # float16 is scaled, for which the host reads whether a gradient overflowed.
-WRAPPERS: dict[str, dict] = {
-    'float32': dict(type='OptimWrapper'),
-    'float16': dict(type='AmpOptimWrapper', dtype='float16'),
-    'bfloat16': dict(type='AmpOptimWrapper', dtype='bfloat16'),
-}
+WRAPPERS: dict[str, dict] = dict(float32=dict(type='OptimWrapper'))
+for half in ('float16', 'bfloat16'):
+    WRAPPERS[half] = dict(type='AmpOptimWrapper', dtype=half)
 WRAPPERS['bfloat16']['loss_scale'] = dict(enabled=False)
 
 
@@ -80,9 +75,7 @@ def _evaluated(norm: str = 'linf') -> tuple[Any, Tensor, Tensor]:
 @pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('norm', NORMS)
 @pytest.mark.parametrize(('method', 'attack'), CASES)
-def test_a_step_waits_for_nothing(
-    method: str, attack: str, norm: str, precision: str
-) -> None:
+def test_no_waits(method: str, attack: str, norm: str, precision: str) -> None:
     model = _model(method, norm, attack)
     wrapper = _wrapper(model, WRAPPERS[precision])
     # The first one allocates, and chooses algorithms.
@@ -98,14 +91,12 @@ def test_a_wait_is_caught() -> None:
         images.sum().item()
 
 
+MIXED: list = [(*case, dict(accumulative_counts=2)) for case in CASES]
+MIXED += [('m2at', 'pgd', dict(type='m2at_mm.AWPAmpOptimWrapper'))]
+
+
 @pytest.mark.parametrize('precision', ['float16', 'bfloat16'])
-@pytest.mark.parametrize(
-    ('method', 'attack', 'settings'),
-    [
-        *((*case, dict(accumulative_counts=2)) for case in CASES),
-        ('m2at', 'pgd', dict(type='m2at_mm.AWPAmpOptimWrapper')),
-    ],
-)
+@pytest.mark.parametrize(('method', 'attack', 'settings'), MIXED)
 def test_every_method_with_mixed_precision(
     method: str, attack: str, settings: dict[str, Any], precision: str
 ) -> None:

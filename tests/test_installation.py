@@ -68,14 +68,10 @@ def train(installed: Path, folder: Path) -> Train:
     def run(*words: Any, options: Iterable[str] = ()) -> str:
         env = dict(PYTHONPATH=str(installed), PYTHONSAFEPATH='1')
         words = (*words, '--cfg-options', *SMALL, *options)
-        done = subprocess.run(
-            [sys.executable, *map(str, words)],
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=clean_env() | env,
-        )
+        command = [sys.executable, *map(str, words)]
+        both: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        both.update(cwd=folder, env=clean_env() | env)
+        done = subprocess.run(command, **both, text=True)
         assert done.returncode == 0, done.stdout[-4000:]
         assert 'robust/worst' in done.stdout
         return done.stdout

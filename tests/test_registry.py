@@ -70,11 +70,10 @@ def test_registry(name: str) -> None:
         assert cls.__module__.startswith(places)
 
 
-@pytest.mark.parametrize(
-    'source', ['mmengine.registry', 'mmpretrain.registry']
-)
+@pytest.mark.parametrize('source', ['mmengine', 'mmpretrain'])
 def test_types_are_found_without_an_import(source: str) -> None:
-    words = [sys.executable, '-c', LOOK_UP, source, json.dumps(TYPES)]
+    words = [sys.executable, '-c', LOOK_UP, f'{source}.registry']
+    words.append(json.dumps(TYPES))
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -92,12 +91,3 @@ def test_classifier_is_not_taken_for_a_distributed_wrapper() -> None:
     model = cls.__new__(cls)
     nn.Module.__init__(model)
     assert not is_model_wrapper(model)
-
-
-def test_stock_runs_import_nothing_of_this_package() -> None:
-    code = (
-        'import sys, mmpretrain.models, mmpretrain.datasets, mmengine.runner; '
-        'sys.exit(any(m.split(".")[0] == "m2at_mm" for m in sys.modules))'
-    )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True)
-    assert done.returncode == 0, done.stderr

@@ -10,10 +10,8 @@ from torch import Tensor
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
-NORMS = {
-    'linf': dict(norm='linf', eps='8/255'),
-    'l2': dict(norm='l2', eps='128/255'),
-}
+RADII = dict(linf='8/255', l2='128/255')
+NORMS = {norm: dict(norm=norm, eps=eps) for norm, eps in RADII.items()}
 #: Every method and the options of M2AT that work differently.
 METHODS: dict[str, dict[str, Any]] = {
     'standard': dict(type='m2at_mm.Standard'),
@@ -107,9 +105,7 @@ def build_network(width: int) -> Any:
     return MMPRETRAIN_MODELS.build(cfg)
 
 
-def raw_batch(
-    num: int = 4, num_classes: int = 10, seed: int = 0
-) -> dict[str, Any]:
+def raw_batch(num: int = 4, num_classes: int = 10, seed: int = 0) -> dict:
     """What a dataloader gives: uint8 pixels and labelled samples."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(

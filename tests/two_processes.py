@@ -1,11 +1,13 @@
 """A function on two processes that gloo connects."""
 
 import multiprocessing as stock
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.registry import init_default_scope
 from torch import distributed, multiprocessing
 
 # Imported once, by the process that all others are forked from.
@@ -14,9 +16,11 @@ stock.set_forkserver_preload(['mmpretrain.models', 'm2at_mm.hooks'])
 
 def _run(rank: int, folder: str, work: Callable[[int], Any]) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group(
-        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
-    )
+    init_default_scope('mmpretrain')
+    # As torchrun sets it.
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    store, ranks = f'file://{folder}/store', dict(rank=rank, world_size=2)
+    distributed.init_process_group('gloo', init_method=store, **ranks)
     torch.save(work(rank), Path(folder, f'rank{rank}.pth'))
     distributed.destroy_process_group()
 
@@ -31,7 +35,5 @@ def on_two_processes(work: Callable[[int], Any], folder: Path) -> list[Any]:
     multiprocessing.start_processes(
         _run, (str(folder), work), nprocs=2, start_method='forkserver'
     )
-    return [
-        torch.load(folder / f'rank{rank}.pth', weights_only=True)
-        for rank in (0, 1)
-    ]
+    files = [folder / f'rank{rank}.pth' for rank in (0, 1)]
+    return [torch.load(file, weights_only=True) for file in files]

@@ -50,14 +50,10 @@ class Planted:
         return (Path.touch, (self.path,))
 
 
-DAMAGED = {
-    'missing': 'is not a file',
-    'cut off': 'damaged or none of PyTorch',
-    'empty': 'damaged or none of PyTorch',
-    'text': 'is damaged',
-    'code': 'could run code',
-    'tensor': 'holds a Tensor in place',
-}
+BROKEN = 'damaged or none of PyTorch'
+DAMAGED = {'missing': 'is not a file', 'cut off': BROKEN, 'empty': BROKEN}
+DAMAGED |= {'text': 'is damaged', 'code': 'could run code'}
+DAMAGED |= {'tensor': 'holds a Tensor in place'}
 
 
 def damage(kind: str, whole: Path, path: Path, mark: Path) -> None:

@@ -45,9 +45,7 @@ def read_images(root: str, split: str, num: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
 
-def train_epoch(
-    net: nn.Module, optimizer: Any, data: tuple[Tensor, Tensor], done: int
-) -> int:
+def train_epoch(net: nn.Module, optimizer: Any, data: tuple, done: int) -> int:
     """Train for an epoch or what is left; the iterations that are done."""
     augment = RandomCropAndFlip(crop_padding=4, flip_prob=0.5)
     net.train()
@@ -98,11 +96,7 @@ def main() -> None:
     while done < ITERATIONS[-1]:
         done = train_epoch(net, optimizer, data, done)
         print(f'iteration {done}:', *accuracies(net, *test), flush=True)
-    half = {
-        key: value.half() if value.is_floating_point() else value
-        for key, value in net.state_dict().items()
-    }
-    torch.save(dict(state_dict=half), FILE)
+    torch.save(dict(state_dict=net.half().state_dict()), FILE)
 
 
 if __name__ == '__main__':

@@ -43,9 +43,9 @@ def refusal(case: Case) -> str | None:
     if case['loss'] == 'seesaw' and (soft or case['method'] in _SOFT_METHODS):
         return 'SeesawLoss'
     if case['method'] == 'MART' and case['labels'] == 'mixup':
-        return 'needs hard labels'
+        return 'needs hard labels.*batch_augments'
     if (case['optimiser'], case['method']) == ('awp', 'FreeAT'):
-        return 'FreeAT'
+        return 'FreeAT moves its perturbation'
     if (case['hook'], case['loop']) == ('reduce rate', 'iterations'):
         return 'only support by_epoch'
     if (case['hook'], case['method']) == ('schedule', 'Standard'):
@@ -53,7 +53,7 @@ def refusal(case: Case) -> str | None:
     # It takes no epochs.
     needs_epochs = case['hook'] == 'reduce rate' or case['loop'] in _BY_EPOCH
     if case['sampler'] == 'infinite' and needs_epochs:
-        return 'InfiniteSampler'
+        return 'InfiniteSampler never ends.*De'
     return None
 
 

@@ -11,11 +11,10 @@ from tiny import NORMS
 from .cases import Case
 from .drawn_images import CLASSES
 
+_EPOCHS = dict(max_epochs=2, val_interval=1)
 _LOOPS = {
-    'epochs': dict(
-        type='m2at_mm.ResumableEpochTrainLoop', max_epochs=2, val_interval=1
-    ),
-    'stock epochs': dict(by_epoch=True, max_epochs=2, val_interval=1),
+    'epochs': dict(_EPOCHS, type='m2at_mm.ResumableEpochTrainLoop'),
+    'stock epochs': dict(_EPOCHS, by_epoch=True),
     'iterations': dict(by_epoch=False, max_iters=6, val_interval=3),
 }
 _PGD = dict(type='m2at_mm.PGD', steps=1)
@@ -27,10 +26,8 @@ _ATTACKS: dict[str, dict[str, Any]] = {
     'fgsm': dict(type='m2at_mm.FGSM', random_start=True),
     'n-fgsm': dict(type='m2at_mm.NFGSM'),
 }
-_EVALUATED = {
-    'pgd': _PGD,
-    'apgd-ce': dict(type='m2at_mm.AutoAttack', attacks=['apgd-ce']),
-}
+_APGD = dict(type='m2at_mm.AutoAttack', attacks=['apgd-ce'])
+_EVALUATED = {'pgd': _PGD, 'apgd-ce': _APGD}
 _LOSSES = {
     'ce': dict(type='CrossEntropyLoss'),
     'smooth': dict(type='LabelSmoothLoss', label_smooth_val=0.1),
@@ -75,9 +72,8 @@ def _shape(case: Case) -> tuple[int, int, int]:
 def _network(case: Case) -> dict[str, Any]:
     height, width, channels = _shape(case)
     cnn = dict(type='ResNet_CIFAR', depth=18, base_channels=4, stem_channels=4)
-    arch = dict(
-        embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16
-    )
+    arch = dict(embed_dims=16, num_layers=1, num_heads=2)
+    arch.update(feedforward_channels=16)
     vit = dict(type='VisionTransformer', arch=arch, patch_size=4)
     vit.update(img_size=(height, width))
     squeezed = dict(type='SqueezingBackbone')
@@ -93,12 +89,10 @@ def _network(case: Case) -> dict[str, Any]:
     if case['network'] == 'stacked':
         settings.update(mid_channels=[8])
     settings.update(in_channels=width, loss=_LOSSES[case['loss']])
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(backbone, in_channels=channels),
-        neck=dict(type='GlobalAveragePooling') if backbone is cnn else None,
-        head=dict(settings, type=head),
-    )
+    neck = dict(type='GlobalAveragePooling') if backbone is cnn else None
+    backbone = dict(backbone, in_channels=channels)
+    parts = dict(backbone=backbone, neck=neck, head=dict(settings, type=head))
+    return dict(parts, type='ImageClassifier')
 
 
 def _model(case: Case) -> dict[str, Any]:
@@ -153,14 +147,9 @@ def _train_set(case: Case) -> dict[str, Any]:
 
 
 def _loader(dataset: dict[str, Any], **sampler: Any) -> dict[str, Any]:
-    return dict(
-        batch_size=4,
-        num_workers=0,
-        persistent_workers=False,
-        collate_fn=dict(type='default_collate'),
-        dataset=dataset,
-        sampler=sampler,
-    )
+    settings = dict(batch_size=4, num_workers=0, persistent_workers=False)
+    settings.update(collate_fn=dict(type='default_collate'))
+    return dict(settings, dataset=dataset, sampler=sampler)
 
 
 def _extras(case: Case, **by: Any) -> dict[str, Any]:

@@ -104,9 +104,7 @@ MIXUP, CUTMIX = (dict(type=name, alpha=1.0) for name in ('Mixup', 'CutMix'))
 @pytest.mark.parametrize('kind', ['list', 'tensor'])
 @pytest.mark.parametrize('augments', [[MIXUP], [CUTMIX], [MIXUP, CUTMIX]])
 @TRAINING
-def test_batch_augments_mix_as_the_stock_ones(
-    kind: str, augments: list[dict], training: bool
-) -> None:
+def test_augments_mix_alike(kind: str, augments: list, training: bool) -> None:
     """Also with the labels in one object."""
     settings = dict(NORM, batch_augments=dict(augments=augments))
     one, results = whole(), []
@@ -159,20 +157,6 @@ def test_mixed_white_pixels_stay_in_the_box() -> None:
     for _ in range(60):
         batch = run(white, samples([0, 1]), True, batch_augments=mix)
         assert batch['inputs'].max() <= 1
-
-
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        (dict(pad_size_divisor=2), 'pad_size_divisor=2 is not supported'),
-        (dict(mean=NORM['mean']), 'std=None must be given together'),
-        (dict(std=NORM['std']), 'mean=None and std=.* together'),
-        (dict(augment=dict(crop_padding=-4)), 'crop_padding=-4'),
-    ],
-)
-def test_bad_setting(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        AdversarialDataPreprocessor(**settings)
 
 
 SIZES = [torch.zeros(3, 8, 10), torch.zeros(3, 8, 8)]
@@ -232,18 +216,18 @@ def test_label_outside_the_classes(label: int, training: bool) -> None:
         run(pixels(), whole([0, 4, label, 0, 0, 0]), training)
 
 
-@pytest.mark.parametrize(
-    ('field', 'value', 'message'),
-    [
-        ('gt_label', torch.tensor([1, 2]), r'int64 of shape \(2,\)'),
-        ('gt_label', torch.tensor([1.0]), 'float32 of shape'),
-        ('gt_label', torch.zeros(0).long(), r'shape \(0,\)'),
-        ('gt_score', torch.ones(5), 'add up to 5'),
-        ('gt_score', torch.ones(4) / 4, '4 classes, but the model has 5'),
-        ('gt_score', torch.tensor([2.0, -1, 0, 0, 0]), 'no probabilities'),
-        ('gt_score', torch.full((5,), torch.nan), 'no probabilities'),
-    ],
-)
+WRONG_LABELS = [
+    ('gt_label', torch.tensor([1, 2]), r'int64 of shape \(2,\)'),
+    ('gt_label', torch.tensor([1.0]), 'float32 of shape'),
+    ('gt_label', torch.zeros(0).long(), r'shape \(0,\)'),
+    ('gt_score', torch.ones(5), 'add up to 5'),
+    ('gt_score', torch.ones(4) / 4, '4 classes, but the model has 5'),
+    ('gt_score', torch.tensor([2.0, -1, 0, 0, 0]), 'no probabilities'),
+    ('gt_score', torch.full((5,), torch.nan), 'no probabilities'),
+]
+
+
+@pytest.mark.parametrize(('field', 'value', 'message'), WRONG_LABELS)
 def test_label_of_a_wrong_kind(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=rf'{field} of image cat.*{message}'):
         run(pixels(), labelled(field, value))

@@ -19,7 +19,6 @@ from m2at_mm.data_preprocessors import (
     RandomCropAndFlip,
     crop_and_flip,
 )
-from m2at_mm.structures import BatchLabels
 
 PADDING, LAST = 4, torch.channels_last
 OFFSETS = range(2 * PADDING + 1)
@@ -130,16 +129,6 @@ def test_waits_for_nothing_and_gathers_once(number: int) -> None:
     assert augment(batch.to('meta')).shape == batch.shape
 
 
-WRONG: list[tuple] = [('crop_padding', x) for x in (-1, 1.5, '4')]
-WRONG += [('flip_prob', x) for x in (-0.1, 1.1, float('nan'))]
-
-
-@pytest.mark.parametrize(('name', 'value'), WRONG)
-def test_wrong_settings(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f'{name}={value!r} must be'):
-        RandomCropAndFlip(**{name: value})
-
-
 # --- in the data preprocessor -----------------------------------------------
 
 PIXELS = torch.randint(256, (6, 3, 8, 10), dtype=torch.uint8)
@@ -158,15 +147,3 @@ def test_only_training_batches_are_cropped(inputs: Any, to_rgb: bool) -> None:
     for found, wanted in ((whole, PIXELS / 255), (images, expected)):
         assert torch.equal(found, wanted.flip(1) if to_rgb else wanted)
     assert not torch.equal(images, whole)
-
-
-def test_a_whole_batch_waits_for_nothing() -> None:
-    """On a device without values: whatever looked at one would raise."""
-    settings = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], num_classes=5)
-    settings['augment'] = dict(crop_padding=2, flip_prob=0.5)
-    preprocessor = AdversarialDataPreprocessor(**settings).to('meta')
-    labels = BatchLabels(torch.tensor([0, 1, 2, 3, 4, 0]))
-    batch = preprocessor(dict(inputs=PIXELS, data_samples=labels), True)
-    assert batch['inputs'].device.type == 'meta'
-    assert batch['inputs'].shape == (6, 3, 8, 10)
-    assert batch['data_samples'].labels.device.type == 'meta'

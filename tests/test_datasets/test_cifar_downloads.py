@@ -5,10 +5,11 @@ import socket
 import tarfile
 import urllib.error
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from cifar_files import TEST, make_folder, make_official
+from data_files import TEST, make_folder, make_official
 from pytest import MonkeyPatch
 
 from m2at_mm.datasets import CIFAR10, CIFAR100, cifar
@@ -69,9 +70,7 @@ def test_no_data(
 
 @pytest.mark.usefixtures('no_network')
 @pytest.mark.parametrize('damaged', [False, True])
-def test_download_after_a_failed_one(
-    tmp_path: Path, monkeypatch: MonkeyPatch, damaged: bool
-) -> None:
+def test_a_second_try(tmp_path: Path, monkeypatch: Any, damaged: bool) -> None:
     base = CIFAR10.base_folder
     make_official(tmp_path / 'source', monkeypatch)
     root = tmp_path / 'new' / 'root'

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from generated_images import PACKED, arrays, both, save, save_sparse
+from data_files import PACKED, arrays, both, save, save_sparse
 from mmengine.dataset import DefaultSampler, default_collate
 from mmengine.registry import DATASETS, DefaultScope
 
@@ -70,9 +70,8 @@ def test_a_batch_of_both(whole: bool, tmp_path: Path) -> None:
     assert [int(s.gt_label) for s in samples] == [labels[k] for k in indices]
     if whole:
         assert torch.equal(batch['inputs'], expected['inputs'])
-        assert batch['data_samples'].labels.tolist() == [
-            labels[k] for k in indices
-        ]
+        found = batch['data_samples'].labels
+        assert found.tolist() == [labels[k] for k in indices]
 
 
 def test_an_image_costs_no_memory(tmp_path: Path) -> None:
@@ -112,14 +111,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize('name', BAD)
-def test_a_file_with_wrong_arrays_is_refused(
-    name: str, tmp_path: Path
-) -> None:
+def test_wrong_arrays_are_refused(name: str, tmp_path: Path) -> None:
     changes, message = BAD[name]
     path = save(tmp_path, **changes)
-    with pytest.raises(
-        ValueError, match=f'^ann_file={path!r} has .*{message}'
-    ):
+    message = f'^ann_file={path!r} has .*{message}'
+    with pytest.raises(ValueError, match=message):
         GeneratedImages(path, **NAMES)
 
 
@@ -132,9 +128,7 @@ def test_a_file_that_cannot_be_mapped_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (whole[:-100], b'', whole.replace(b'NUMPY', b'numpy')):
         path.write_bytes(damaged)
-        with pytest.raises(
-            ValueError, match=r'damaged \(.*\): copy or downlo'
-        ):
+        with pytest.raises(ValueError, match=r'damaged \(.*\): copy or do'):
             GeneratedImages(str(path), **NAMES)
     np.savez_compressed(path, image=PIXELS, label=LABELS)
     with pytest.raises(ValueError, match=r'compressed .*np\.savez') as caught:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cifar_files import make_folder, make_official
+from data_files import make_folder, make_official
 from mmcv.transforms import Compose
 from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, DefaultScope
@@ -80,13 +80,9 @@ def test_cifar(
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_every_sample_comes_once_from_a_built_dataloader(workers: int) -> None:
-    cfg = dict(
-        batch_size=16,
-        num_workers=workers,
-        dataset=CONFIG,
-        sampler=dict(type='DefaultSampler', shuffle=True),
-        collate_fn=dict(type='m2at_mm.whole_batch_collate'),
-    )
+    cfg = dict(batch_size=16, num_workers=workers, dataset=CONFIG)
+    cfg['sampler'] = dict(type='DefaultSampler', shuffle=True)
+    cfg['collate_fn'] = dict(type='m2at_mm.whole_batch_collate')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         loader = Runner.build_dataloader(cfg)
     # What RNGStateHook does before the workers start.
@@ -111,15 +107,15 @@ BALANCED = dict(type='ClassBalancedDataset', oversample_thr=1e-3)
 FOLD = dict(type='KFoldDataset', num_splits=2, fold=0)
 
 
-@pytest.mark.parametrize(
-    ('settings', 'length'),
-    [
-        (dict(type='ConcatDataset', datasets=[CONFIG] * 2), 80),
-        (dict(type='RepeatDataset', dataset=CONFIG, times=3), 120),
-        (dict(BALANCED, dataset=CONFIG), 40),
-        (dict(FOLD, dataset=CONFIG), 20),
-    ],
-)
+WRAPPERS = [
+    (dict(type='ConcatDataset', datasets=[CONFIG] * 2), 80),
+    (dict(type='RepeatDataset', dataset=CONFIG, times=3), 120),
+    (dict(BALANCED, dataset=CONFIG), 40),
+    (dict(FOLD, dataset=CONFIG), 20),
+]
+
+
+@pytest.mark.parametrize(('settings', 'length'), WRAPPERS)
 def test_wrappers_give_samples(settings: dict, length: int) -> None:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         dataset = DATASETS.build(copy.deepcopy(settings))

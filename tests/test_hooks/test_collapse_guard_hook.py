@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from interrupted_runs import build_runner, log_of, resume
+from digits_runner import build_runner, log_of, resume
 from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -61,10 +61,9 @@ def build(tmp_path: Path, monkeypatch: MonkeyPatch) -> Build:
         guard = dict(num_images=8, steps=1, interval=1 if by_epoch else 2)
         guard |= dict(by_epoch=by_epoch, type='m2at_mm.CollapseGuardHook')
         settings = copy.deepcopy(settings)  # merging takes _delete_ out
-        settings['default_hooks'] = dict(
-            guard=guard | settings.pop('guard', {}),
-            checkpoint=settings.pop('checkpoint', {}),
-        )
+        guard |= settings.pop('guard', {})
+        hooks = dict(guard=guard, checkpoint=settings.pop('checkpoint', {}))
+        settings['default_hooks'] = hooks
         if 'epochs' in settings:
             settings['train_cfg'] = dict(max_epochs=settings.pop('epochs'))
         settings['randomness'] = dict(seed=0)
@@ -114,20 +113,20 @@ ROLLBACK = dict(BACK, max_rollbacks=2)
 BY_ITERATION = dict(by_epoch=False, interval=2)
 
 
-@pytest.mark.parametrize(
-    ('figures', 'guard', 'said', 'end'),
-    [
-        # At the beginning a network guesses, and at a large radius several
-        # steps do more than one.
-        ([GUESSING, GUESSING, LARGE_RADIUS, SOUND], dict(patience=5), '', 4),
-        ([SOUND, OVERFITTED], {}, OVERFITTING, 2),
-        ([SOUND, GUESSING], {}, CHANCE, 2),  # it fell to chance
-        ([GUESSING, GUESSING], {}, CHANCE, 2),  # it stayed there
-        ([OVERFITTED, *[SOUND] * 3], dict(action='warn'), OVERFITTING, 4),
-        # It does not go back for ever.
-        ([SOUND, *[OVERFITTED] * 3], ROLLBACK, OVERFITTING, 4),
-    ],
-)
+COURSES = [
+    # At the beginning a network guesses, and at a large radius several
+    # steps do more than one.
+    ([GUESSING, GUESSING, LARGE_RADIUS, SOUND], dict(patience=5), '', 4),
+    ([SOUND, OVERFITTED], {}, OVERFITTING, 2),
+    ([SOUND, GUESSING], {}, CHANCE, 2),  # it fell to chance
+    ([GUESSING, GUESSING], {}, CHANCE, 2),  # it stayed there
+    ([OVERFITTED, *[SOUND] * 3], dict(action='warn'), OVERFITTING, 4),
+    # It does not go back for ever.
+    ([SOUND, *[OVERFITTED] * 3], ROLLBACK, OVERFITTING, 4),
+]
+
+
+@pytest.mark.parametrize(('figures', 'guard', 'said', 'end'), COURSES)
 def test_training_stops_where_it_failed(
     figures: list, guard: dict, said: str, end: int, build: Build
 ) -> None:
@@ -143,16 +142,16 @@ def test_training_stops_where_it_failed(
     assert re.search(f'- ERROR -.*{said}', log) or not said
 
 
+SAME_STARTS = [
+    # Epoch 3 collapsed: the fourth begins where the third did.
+    ([SOUND, SOUND, OVERFITTED, SOUND], [False, False, True]),
+    # Where one checkpoint is kept, the next is that of the old weights.
+    ([SOUND, OVERFITTED, OVERFITTED, SOUND], [False, True, True]),
+]
+
+
 @pytest.mark.parametrize('keep', [1, -1])
-@pytest.mark.parametrize(
-    ('figures', 'same'),
-    [
-        # Epoch 3 collapsed: the fourth begins where the third did.
-        ([SOUND, SOUND, OVERFITTED, SOUND], [False, False, True]),
-        # Where one checkpoint is kept, the next is that of the old weights.
-        ([SOUND, OVERFITTED, OVERFITTED, SOUND], [False, True, True]),
-    ],
-)
+@pytest.mark.parametrize(('figures', 'same'), SAME_STARTS)
 def test_going_back_to_the_last_sound_checkpoint(
     figures: list, same: list[bool], keep: int, build: Build
 ) -> None:
@@ -195,15 +194,15 @@ def test_a_lower_step_is_a_share_of_the_one_in_force(attack: Any) -> None:
         torch.testing.assert_close(moved, torch.full_like(moved, lowered))
 
 
-@pytest.mark.parametrize(
-    ('loop', 'guard', 'expected'),
-    [
-        ('epochs', dict(interval=2), [6]),
-        ('epochs', BY_ITERATION, [2, 4, 6, 8]),
-        ('iterations', {}, [2, 4, 6, 8]),
-        ('iterations', dict(interval=4), [4, 8]),
-    ],
-)
+DUE = [
+    ('epochs', dict(interval=2), [6]),
+    ('epochs', BY_ITERATION, [2, 4, 6, 8]),
+    ('iterations', {}, [2, 4, 6, 8]),
+    ('iterations', dict(interval=4), [4, 8]),
+]
+
+
+@pytest.mark.parametrize(('loop', 'guard', 'expected'), DUE)
 def test_checks_are_made_when_they_are_due(
     loop: str, guard: dict, expected: list[int], build: Build
 ) -> None:
@@ -225,20 +224,20 @@ FREE_AT = dict(method=OTHER, train_attack=None)
 STANDARD = dict(method=dict(OTHER, type='m2at_mm.Standard'))
 
 
-@pytest.mark.parametrize(
-    ('loop', 'settings', 'message'),
-    [
-        ('iterations', dict(guard=dict(by_epoch=True)), 'interval=2 counts e'),
-        ('iterations', dict(guard=BACK | dict(interval=3)), DIVISOR.format(3)),
-        ('epochs', dict(guard=BACK | BY_ITERATION), DIVISOR.format(2)),
-        ('epochs', dict(guard=BACK | TWO, checkpoint=KEEP_ONE), GONE),
-        ('epochs', dict(checkpoint=dict(save_optimizer=False)), GONE),
-        ('epochs', dict(checkpoint=dict(interval=-1)), GONE),
-        ('epochs', dict(checkpoint=TWO), GONE),
-        ('epochs', dict(guard=LOWER, model=STANDARD), NO_STEP),
-        ('epochs', dict(guard=LOWER, model=FREE_AT), NO_STEP),
-    ],
-)
+NOT_ALLOWED = [
+    ('iterations', dict(guard=dict(by_epoch=True)), 'interval=2 counts e'),
+    ('iterations', dict(guard=BACK | dict(interval=3)), DIVISOR.format(3)),
+    ('epochs', dict(guard=BACK | BY_ITERATION), DIVISOR.format(2)),
+    ('epochs', dict(guard=BACK | TWO, checkpoint=KEEP_ONE), GONE),
+    ('epochs', dict(checkpoint=dict(save_optimizer=False)), GONE),
+    ('epochs', dict(checkpoint=dict(interval=-1)), GONE),
+    ('epochs', dict(checkpoint=TWO), GONE),
+    ('epochs', dict(guard=LOWER, model=STANDARD), NO_STEP),
+    ('epochs', dict(guard=LOWER, model=FREE_AT), NO_STEP),
+]
+
+
+@pytest.mark.parametrize(('loop', 'settings', 'message'), NOT_ALLOWED)
 def test_what_a_training_does_not_allow(
     loop: str, settings: dict, message: str, build: Build
 ) -> None:
@@ -247,13 +246,10 @@ def test_what_a_training_does_not_allow(
         runner.train()
 
 
-@pytest.mark.parametrize(
-    ('loop', 'iteration'), [('epochs', 5), ('iterations', 7)]
-)
-def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
-    loop: str, iteration: int, build: Build, monkeypatch: MonkeyPatch
-) -> None:
+@pytest.mark.parametrize('loop', ['epochs', 'iterations'])
+def test_loss_read_rarely(loop: str, build: Build, monkeypatch: Any) -> None:
     """Checkpoints after epochs of three, or after iterations 4, 8 and 9."""
+    iteration = 5 if loop == 'epochs' else 7
     not_finite(monkeypatch, iteration)
     every = dict(interval=1 if loop == 'epochs' else 4)
     settings = dict(checkpoint=every, train_cfg=dict(val_interval=100))
@@ -273,26 +269,8 @@ def test_a_loss_is_read_before_a_checkpoint_and_not_each_time(
 
 
 @pytest.mark.parametrize('action', ['warn', 'stop', 'rollback'])
-def test_a_loss_that_is_not_finite_ends_training(
-    action: str, build: Build, monkeypatch: MonkeyPatch
-) -> None:
+def test_infinite_losses(action: str, build: Build, monkeypatch: Any) -> None:
     not_finite(monkeypatch, iteration=1)
     message = r'loss is not finite.*clip_grad'
     with pytest.raises(FloatingPointError, match=message):
         build('epochs', guard=dict(action=action)).train()
-
-
-@pytest.mark.parametrize(
-    ('settings', 'message'),
-    [
-        (dict(action='restart'), "action='restart' .*'rollback'"),
-        (dict(interval=0), 'interval=0'),
-        (dict(num_images=0.5), 'num_images=0.5'),
-        (dict(max_gap=0), r'max_gap=0 .*above 0 and below 100'),
-        (dict(step_factor=1), 'step_factor=1 '),
-        (dict(steps=0), 'steps=0'),
-    ],
-)
-def test_wrong_arguments(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        CollapseGuardHook(**settings)

@@ -26,9 +26,7 @@ Run = Callable[..., Runner]
 class Steps(Hook):
     """Notes the steps that a Runner takes."""
 
-    def _before_iter(
-        self, runner: Runner, *_: Any, mode: str, **__: Any
-    ) -> None:
+    def _before_iter(self, runner: Any, *_: Any, mode: str, **__: Any) -> None:
         runner.steps.append(mode)
 
 
@@ -88,9 +86,7 @@ def test_own_checkpoint_passes(how: str, trained: str, run: Run) -> None:
 
 
 @pytest.mark.parametrize('prefix', ['', 'module.'], ids=['plain', 'parallel'])
-def test_stock_checkpoint_passes(
-    prefix: str, tmp_path: Path, run: Run
-) -> None:
+def test_stock_checkpoint_loads(prefix: str, tmp_path: Path, run: Run) -> None:
     path = save(tmp_path / 'stock.pth', prefix=prefix)
     weights = torch.load(path)['state_dict']
     for key, value in run('test', load_from=path).model.state_dict().items():
@@ -108,9 +104,7 @@ def test_checkpoint_that_cannot_be_read(
     assert not mark.exists()
 
 
-def test_a_config_in_a_checkpoint_is_not_run(
-    trained: str, tmp_path: Path, run: Run
-) -> None:
+def test_saved_code_is_not_run(trained: str, tmp_path: Path, run: Run) -> None:
     path, mark = tmp_path / 'given.pth', tmp_path / 'planted'
     checkpoint = torch.load(trained, weights_only=True)
     checkpoint['meta']['config'] = f'open({str(mark)!r}, "w").close()'
@@ -170,10 +164,9 @@ def loading(build: Callable[[], Any], **settings: Any) -> dict[str, Any]:
 
 
 def repeated(*pipeline: dict) -> dict[str, Any]:
-    """See test_inside.py for the other wrappers."""
-    return loading(
-        lambda: RepeatDataset(Digits(indices=20, pipeline=[*pipeline]), 2)
-    )
+    """See test_parts.py for the other wrappers."""
+    given = dict(indices=20, pipeline=[*pipeline])
+    return loading(lambda: RepeatDataset(Digits(**given), 2))
 
 
 def _whole() -> Any:
@@ -230,9 +223,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(('settings', 'message'), REFUSED)
-def test_settings_that_do_not_fit(
-    settings: dict, message: str, run: Run
-) -> None:
+def test_unfit_settings(settings: dict, message: str, run: Run) -> None:
     run(refused=message, **settings)
 
 
@@ -252,9 +243,8 @@ def test_several_views(
     cfg.load_from = trained
     cfg.model = dict(type='mmpretrain.AverageClsScoreTTA', module=cfg.model)
     flips = [dict(type='RandomFlip', prob=prob) for prob in (0.0, 1.0)]
-    cfg.test_dataloader.dataset.pipeline = [
-        dict(type='TestTimeAug', transforms=[flips, [PACK]])
-    ]
+    views = dict(type='TestTimeAug', transforms=[flips, [PACK]])
+    cfg.test_dataloader.dataset.pipeline = [views]
     cfg.test_dataloader.collate_fn = dict(type='default_collate')
     cfg.test_dataloader.dataset.whole_batches = False
     cfg.test_evaluator = [dict(type='Accuracy', topk=(1,))]

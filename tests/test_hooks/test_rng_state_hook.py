@@ -5,7 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import interrupted_runs as runs
+import digits_runner as runs
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -16,22 +16,18 @@ from m2at_mm.hooks import CollapseGuardHook, RNGStateHook
 SEEDED = dict(randomness=dict(seed=0))
 
 
-def build_in(
-    folder: Path, loop: str, whole_batches: bool, workers: int
-) -> Runner:
+def build_in(folder: Path, loop: str, whole: bool, workers: int) -> Runner:
     loader = dict(num_workers=workers, persistent_workers=bool(workers))
-    settings = dict(whole_batches=whole_batches, train_dataloader=loader)
+    settings = dict(whole_batches=whole, train_dataloader=loader)
     return runs.build_runner(folder, loop, **settings)
 
 
 @functools.cache
-def uninterrupted(
-    folder: Path, loop: str, whole_batches: bool, workers: int
-) -> Runner:
+def unbroken(folder: Path, loop: str, whole: bool, workers: int) -> Runner:
     """A run of each kind; workers that join whole batches draw nothing."""
     runs.seeded(0)
-    name = f'{loop}-{whole_batches}-{workers}'
-    runner = build_in(folder / name, loop, whole_batches, workers)
+    name = f'{loop}-{whole}-{workers}'
+    runner = build_in(folder / name, loop, whole, workers)
     runner.train()
     return runner
 
@@ -49,27 +45,23 @@ SLOW = (
 ).split(',')
 
 
-@pytest.mark.parametrize(
-    'case',
-    [*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
-)
-def test_resumed_is_uninterrupted(
-    case: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    loop, at, number, *whole = case.split()
-    workers, whole_batches = int(number), bool(whole)
-    drawing = 0 if whole_batches else workers
+CASES = [*FAST, *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW)]
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_resumed_run(case: str, tmp_path: Path, tmp_path_factory: Any) -> None:
+    loop, at, number, *mark = case.split()
+    workers, whole = int(number), bool(mark)
+    drawing = 0 if whole else workers
     base = tmp_path_factory.getbasetemp() / 'uninterrupted'
-    first = uninterrupted(base, loop, whole_batches, drawing)
-    resumed = runs.killed_and_resumed(
-        lambda: build_in(tmp_path, loop, whole_batches, workers),
-        runs.KillAt(int(at[0]), in_validation=at.endswith('v')),
-    )
+    first = unbroken(base, loop, whole, drawing)
+    build = functools.partial(build_in, tmp_path, loop, whole, workers)
+    kill = runs.KillAt(int(at[0]), in_validation=at.endswith('v'))
+    resumed = runs.killed_and_resumed(build, kill)
     # The seed that the first run drew, which nobody wrote down.
     assert resumed.seed == first.seed
-    runs.same_ends(
-        Path(first.work_dir), tmp_path, *runs.PARTS, 'param_schedulers'
-    )
+    parts = (*runs.PARTS, 'param_schedulers')
+    runs.same_ends(Path(first.work_dir), tmp_path, *parts)
     for name in ('train/loss', 'val/robust/clean', 'val/robust/pgd10'):
         runs.same(runs.scalars(resumed, name), runs.scalars(first, name), name)
 
@@ -79,6 +71,9 @@ STOPS = dict(type='EarlyStoppingHook', patience=2, min_delta=100.0)
 EARLY = NEVER_BETTER | STOPS
 PLATEAU = dict(NEVER_BETTER, type='ReduceOnPlateauLR', _delete_=True)
 PLATEAU |= dict(threshold_rule='abs', threshold=100.0, patience=0)
+CYCLE = dict(type='OneCycleLR', eta_max=0.1, total_steps=9, by_epoch=False)
+CYCLE |= dict(anneal_strategy='cos', _delete_=True)
+LINEAR = CYCLE | dict(anneal_strategy='linear')
 AVERAGE = dict(type='EMAHook', ema_type='StochasticWeightAverage', interval=2)
 CROP = dict(type='RandomCrop', crop_size=32, padding=2)
 SWITCHED = dict(action_epoch=2, train_pipeline=[CROP, dict(type='PackInputs')])
@@ -105,15 +100,15 @@ KEEPING_A_STATE: dict[str, tuple[str, int, dict]] = {
     'switched pipeline': ('middle', 7, hooks(SWITCH)),
     'accumulated': ('epochs', 5, accumulated(2)),
     'accumulated over epochs': ('middle', 5, accumulated(4)),
+    'cosine cycle': ('epochs', 5, dict(param_scheduler=CYCLE)),
+    'linear cycle': ('epochs', 5, dict(param_scheduler=LINEAR)),
     'guard': ('epochs', 5, hooks(GUARD)),
     'guard by iteration': ('iterations', 5, hooks(GUARD | BY_ITERATION)),
 }
 
 
 @pytest.mark.parametrize('kind', KEEPING_A_STATE)
-def test_resumed_with_what_keeps_a_state(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resumed_states(kind: str, tmp_path: Path, monkeypatch: Any) -> None:
     loop, killed_at, settings = KEEPING_A_STATE[kind]
 
     def judge(guard: Any, _: Any, runner: Runner) -> str | None:
@@ -125,16 +120,10 @@ def test_resumed_with_what_keeps_a_state(
         own = copy.deepcopy(settings)  # merging takes '_delete_' out
         return runs.build_runner(tmp_path / name, loop, **SEEDED, **own)
 
-    runs.seeded(0)
-    whole = build('whole')
-    whole.train()
-    kill = runs.KillAt(killed_at)
-    resumed = runs.killed_and_resumed(lambda: build('parts'), kill)
     # Early stopping ends longer ones there.
-    assert resumed.iter == whole.iter == 9
-    parts = runs.end_of(tmp_path / 'whole').keys() - {'meta', 'message_hub'}
-    runs.same_ends(tmp_path / 'whole', tmp_path / 'parts', *parts)
-    runs.same(*(runs.scalars(run, 'train/loss') for run in (resumed, whole)))
+    whole = runs.resumes(build, runs.KillAt(killed_at))
+    if 'cycle' in kind:
+        assert len(set(runs.scalars(whole, 'train/lr'))) == 9
 
 
 def test_the_best_checkpoint_knows_that_it_is_the_best(tmp_path: Path) -> None:

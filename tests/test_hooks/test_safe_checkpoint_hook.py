@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import digits_runner as runs
 import pytest
 import torch
-from digits_runner import build_digits_runner, quick_cfg
-from interrupted_runs import KillAt, killed_and_resumed, resume, scalars
-from mmengine.fileio import get_file_backend
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from m2at_mm.hooks import SafeCheckpointHook
-from m2at_mm.hooks.stock_hooks import AtomicLocalBackend
 
 
 def build_runner(
@@ -23,7 +20,8 @@ def build_runner(
     checkpoint = dict(max_keep_ckpts=1, published_keys=None) | checkpoint
     settings: dict[str, Any] = dict(randomness=dict(seed=0), epochs=epochs)
     settings |= dict(default_hooks=dict(checkpoint=checkpoint)) | (more or {})
-    return build_digits_runner(work_dir, 10, network=quick_cfg, **settings)
+    settings |= dict(network=runs.quick_cfg)
+    return runs.build_digits_runner(work_dir, 10, **settings)
 
 
 @pytest.fixture
@@ -52,14 +50,12 @@ def checkpoints(work_dir: Path) -> set[str]:
 LAST, BEST = 'epoch_3.pth', 'best_robust_pgd10_epoch_3.pth'
 
 
-@pytest.mark.parametrize(
-    ('settings', 'kept'),
-    [({}, {LAST, BEST}), (dict(interval=-1, save_last=False), {BEST})],
-)
+KEPT = [({}, {LAST, BEST}), (dict(interval=-1, save_last=False), {BEST})]
+
+
+@pytest.mark.parametrize(('settings', 'kept'), KEPT)
 @pytest.mark.usefixtures('rising')
-def test_keeps_the_last_and_the_best(
-    settings: dict, kept: set[str], tmp_path: Path
-) -> None:
+def test_last_and_best_stay(settings: dict, kept: set, tmp_path: Path) -> None:
     build_runner(tmp_path, 3, **settings).train()
     assert checkpoints(tmp_path) == kept
     if LAST in kept:
@@ -96,18 +92,9 @@ def test_something_whole_is_left_at_any_moment(
     assert any(name.startswith('best') for name in left)
 
     # Resumed, it ends with what an uninterrupted run has, and no more.
-    resume(build_runner(tmp_path, 2))
+    runs.resume(build_runner(tmp_path, 2))
     last = {name.replace('3', '2') for name in (LAST, BEST)}
     assert checkpoints(tmp_path) == last
-
-
-def test_backend_is_found_by_its_name(tmp_path: Path) -> None:
-    args = dict(backend='m2at_mm.atomic_local')
-    backend = get_file_backend(str(tmp_path), backend_args=args)
-    assert isinstance(backend, AtomicLocalBackend)
-    path = tmp_path / 'new' / 'folder' / 'a.pth'
-    backend.put(b'content', path)
-    assert backend.get(path) == b'content'
 
 
 def test_other_storage_is_left_as_it_is(tmp_path: Path) -> None:
@@ -125,25 +112,9 @@ def test_a_published_copy_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert len(first) == 4
     other = tmp_path / 'epoch_1-notes.pth'
     other.write_text('not one of its own')
-    resume(build_runner(tmp_path, 1, published_keys=keys))
+    runs.resume(build_runner(tmp_path, 1, published_keys=keys))
     assert len(checkpoints(tmp_path)) == 5 and other.exists()
     assert checkpoints(tmp_path) != first | {other.name}
-
-
-@pytest.mark.parametrize('strategy', ['cos', 'linear'])
-def test_a_one_cycle_schedule_goes_on(strategy: str, tmp_path: Path) -> None:
-    scheduler = dict(type='OneCycleLR', eta_max=0.1, total_steps=4)
-
-    def build(name: str = 'parts') -> Runner:
-        own = dict(scheduler, _delete_=True, anneal_strategy=strategy)
-        return build_runner(tmp_path / name, 4, dict(param_scheduler=own))
-
-    whole = build('whole')
-    whole.train()
-    resumed = killed_and_resumed(build, KillAt(2))
-    rates = scalars(whole, 'train/lr')
-    assert scalars(resumed, 'train/lr') == rates
-    assert len(set(rates)) == 4
 
 
 def test_validation_alone_saves_nothing(tmp_path: Path) -> None:

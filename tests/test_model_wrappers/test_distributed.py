@@ -24,7 +24,6 @@ from m2at_mm.registry import MODEL_WRAPPERS
 
 def _draw(rank: int) -> Any:
     """Crops of a training step, and masks after it."""
-    init_default_scope('mmpretrain')
     bare = build_adversarial()
     kind = dict(type='m2at_mm.AdversarialDistributedDataParallel')
     # MMEngine's runner passes the local rank, on CPUs as well.
@@ -78,9 +77,7 @@ def _m2at_work(rank: int) -> Any:
     return _m2at_gradients(slice(4 * rank, 4 * rank + 4), wrap=True)
 
 
-def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
-    tmp_path: Path,
-) -> None:
+def test_m2at_on_two_processes_is_that_on_one(tmp_path: Path) -> None:
     whole = _m2at_gradients(slice(0, 8), wrap=False)
     for found in on_two_processes(_m2at_work, tmp_path):
         torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-9)
@@ -88,14 +85,9 @@ def test_m2at_on_two_processes_is_m2at_on_the_whole_batch(
 
 UNUSED = dict(find_unused_parameters=True)
 # Arguments of the wrapper, attack steps, accumulated batches.
-REDUCTIONS: list[tuple[dict, int, int]] = [
-    ({}, 1, 1),
-    ({}, 6, 1),
-    (UNUSED, 3, 1),
-    (dict(static_graph=True), 3, 1),
-    ({}, 3, 3),
-    (UNUSED, 3, 3),
-]
+REDUCTIONS: list[tuple[dict, int, int]] = [({}, 1, 1), ({}, 6, 1)]
+REDUCTIONS += [(UNUSED, 3, 1), (dict(static_graph=True), 3, 1)]
+REDUCTIONS += [({}, 3, 3), (UNUSED, 3, 3)]
 
 
 def _reduce(seen, bucket):  # type: ignore  # DDP checks any annotation
@@ -104,14 +96,12 @@ def _reduce(seen, bucket):  # type: ignore  # DDP checks any annotation
 
 
 def _count_reductions(rank: int) -> Any:
-    init_default_scope('mmpretrain')
     counts = []
     for arguments, steps, batches in REDUCTIONS:
         attack = dict(type='m2at_mm.PGD', steps=steps)
         bare = build_adversarial(train_attack=attack).train()
-        model = AdversarialDistributedDataParallel(
-            bare, bucket_cap_mb=0.02, **arguments
-        )
+        arguments = dict(arguments, bucket_cap_mb=0.02)
+        model = AdversarialDistributedDataParallel(bare, **arguments)
         buckets: list[int] = []
         model.register_comm_hook(buckets, _reduce)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -132,7 +122,6 @@ def test_each_bucket_is_reduced_once_a_step(tmp_path: Path) -> None:
 
 
 def _train_sharded(rank: int) -> Any:
-    init_default_scope('mmpretrain')
     losses = {}
     for name in ('DDP', 'FSDP', 'FSDP, own parameters'):
         bare = build_adversarial().train()
@@ -145,10 +134,9 @@ def _train_sharded(rank: int) -> Any:
         wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
         # DDP adds the rank to the seed itself.
         torch.manual_seed(5 + (0 if name == 'DDP' else rank))
-        losses[name] = [
-            model.train_step(raw_batch(seed=2 * step + rank), wrapper)['loss']
-            for step in range(4)
-        ]
+        batches = [raw_batch(seed=2 * step + rank) for step in range(4)]
+        logs = [model.train_step(batch, wrapper) for batch in batches]
+        losses[name] = [log['loss'] for log in logs]
     return losses
 
 
@@ -179,7 +167,6 @@ def test_synchronised_norms_are_attacked_as_any_other() -> None:
 
 def _train_all(rank: int) -> Any:
     """The weights of every method, with and without weight perturbation."""
-    init_default_scope('mmpretrain')
     found = {}
     wrappers = (OptimWrapper, AWPOptimWrapper)
     for name, wrapper_type in product(RECIPES, wrappers):

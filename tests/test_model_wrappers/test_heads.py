@@ -58,9 +58,7 @@ class FeaturesOfImages(nn.Module):
         return (found if len(found) > 1 else found[0],)
 
 
-def build(
-    head: str, channels: int = 3, method: str = '', **settings: Any
-) -> Any:
+def build(head: str, channels: int = 3, method: str = '', **more: Any) -> Any:
     kind, given = HEADS[head]
     consistency = dict(consistency=1.0) if method == 'M2AT' else {}
     backbone = dict(type='FeaturesOfImages', channels=channels, width=WIDTH)
@@ -75,7 +73,7 @@ def build(
         classifier=dict(classifier, head=dict(given, type=kind)),
         data_preprocessor=dict(mean=mean, std=std, num_classes=CLASSES),
         method=dict(consistency, type=f'm2at_mm.{method or "M2AT"}'),
-        **settings,
+        **more,
     )
     draw = torch.Generator().manual_seed(0)
     for parameter in wrapper.parameters():  # some heads begin at zero
@@ -107,9 +105,7 @@ def test_the_table_has_every_head() -> None:
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
 @pytest.mark.parametrize('head', HEADS)
-def test_attacked_trained_and_exported_are_predicted(
-    head: str, channels: int
-) -> None:
+def test_all_logits_are_those_predicted(head: str, channels: int) -> None:
     wrapper = build(head, channels, 'Standard').eval()
     given = images(channels)
     expected = predicted(wrapper, given)
@@ -156,9 +152,7 @@ def test_trained_end_to_end(head: str, num: int) -> None:
 @pytest.mark.parametrize('dtype', ['float64', 'float16', 'bfloat16'])
 @pytest.mark.parametrize('method', [*CONSISTENT, 'AVmixup'])
 @pytest.mark.parametrize('head', ['linear', 'Conformer', 'ArcFace'])
-def test_models_of_another_precision(
-    head: str, method: str, dtype: str
-) -> None:
+def test_another_precision(head: str, method: str, dtype: str) -> None:
     precision = getattr(torch, dtype)
     wrapper = build(head, method=method, label_smoothing=0.0)
     if head == 'ArcFace':  # its margin would overflow a half's angle
@@ -192,9 +186,7 @@ PAIRS = {
 
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('name', PAIRS)
-def test_two_heads_give_one_row_of_logits_and_learn(
-    name: str, training: bool
-) -> None:
+def test_two_heads_give_one_row_and_learn(name: str, training: bool) -> None:
     wrapper = build(name, method='Standard').train(training)
     losses, logits = wrapper.supervised_loss(images(), LABELS)
     weight, *layers = PAIRS[name]
@@ -247,9 +239,7 @@ def test_heads_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('soft', [False, True])
-def test_arcface_takes_labels_and_soft_targets(
-    soft: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_arcface_takes_soft_targets(soft: bool, monkeypatch: Any) -> None:
     arcface = ('ArcFaceClsHead', dict(margins=0.3))
     monkeypatch.setitem(HEADS, 'margin', arcface)
     wrapper = build('margin').train()

@@ -1,5 +1,6 @@
 """Every loss with labels, one-hot labels and probabilities."""
 
+import pickle
 from typing import Any
 
 import mmpretrain.models.losses as stock_losses
@@ -32,10 +33,8 @@ LOSSES: dict[str, tuple[dict[str, Any], tuple[bool, bool, bool]]] = {
     'asymmetric': (dict(type='AsymmetricLoss'), (True, True, True)),
     'seesaw': (dict(type='SeesawLoss', num_classes=10), (True, False, False)),
 }
-NO_CLASSIFICATION = {
-    *('CAELoss', 'CosineSimilarityLoss', 'CrossCorrelationLoss'),
-    *('PixelReconstructionLoss', 'SwAVLoss'),
-}
+NO_CLASSIFICATION = {'CAELoss', 'CosineSimilarityLoss', 'SwAVLoss'}
+NO_CLASSIFICATION |= {'CrossCorrelationLoss', 'PixelReconstructionLoss'}
 MIXUP = dict(augments=dict(type='Mixup', alpha=0.8))
 MIXING = dict(num_classes=10, batch_augments=MIXUP)
 SOFT: dict[str, dict[str, Any]] = {
@@ -46,10 +45,8 @@ SOFT: dict[str, dict[str, Any]] = {
     'label_smoothing': dict(label_smoothing=0.1),
     'batch_augments': dict(data_preprocessor=MIXING),
 }
-HARD = {
-    name: dict(method=dict(type=f'm2at_mm.{name}'))
-    for name in ('Standard', 'PGDAT', 'TRADES', 'MART', 'M2AT')
-}
+METHODS = 'Standard PGDAT TRADES MART M2AT'.split()
+HARD = {k: dict(method=dict(type=f'm2at_mm.{k}')) for k in METHODS}
 LABELS = torch.tensor([3, 1, 4, 1])
 
 
@@ -120,9 +117,8 @@ def assert_trains(model: Any, kind: str) -> None:
 @pytest.mark.parametrize('name', LOSSES)
 def test_one_hot_labels_are_labels(name: str) -> None:
     """The same loss as mmpretrain's own, whichever form it takes."""
-    model = build_adversarial(
-        classifier=with_loss(name), method=dict(type='m2at_mm.Standard')
-    ).eval()
+    settings = dict(HARD['Standard'], classifier=with_loss(name))
+    model = build_adversarial(**settings).eval()
     images, labels = torch.rand(4, 3, 8, 8), LABELS
     hot = F.one_hot(labels, 10)
     target = labels if LOSSES[name][1][0] else hot.float()
@@ -143,16 +139,31 @@ def test_probabilities_of_a_dataset_are_refused() -> None:
             model(torch.rand(2, 3, 8, 8), labels, mode='loss')
 
 
-@pytest.mark.parametrize(
-    ('kind', 'settings'),
-    [
-        ('SeesawLoss', dict(num_classes=7)),
-        (CE, dict(reduction='sum')),
-        ('CosineSimilarityLoss', {}),
-    ],
-)
+UNFIT = [('SeesawLoss', dict(num_classes=7)), (CE, dict(reduction='sum'))]
+UNFIT += [('CosineSimilarityLoss', {})]
+
+
+@pytest.mark.parametrize(('kind', 'settings'), UNFIT)
 def test_losses_that_take_nothing(kind: str, settings: dict) -> None:
     classifier = classifier_cfg()
     classifier['head']['loss'] = dict(settings, type=kind)
     with pytest.raises(ValueError, match=f"loss='{kind}' takes neither"):
         build_adversarial(classifier=classifier)
+
+
+GIVEN = torch.tensor([3, 0, 1])
+GIVEN_SCORES = torch.eye(4)[GIVEN]
+
+
+@pytest.mark.parametrize('scores', [None, GIVEN_SCORES], ids=['hard', 'soft'])
+def test_all_of_it_moves(scores: torch.Tensor | None) -> None:
+    given = BatchLabels(GIVEN, scores)
+    assert given.target is (GIVEN if scores is None else GIVEN_SCORES)
+    moved = given.to('meta', non_blocking=True)
+    assert moved.labels.device.type == moved.target.device.type == 'meta'
+    assert (moved.scores is None) == (scores is None)
+    assert given.labels.device.type == given.target.device.type == 'cpu'
+    # From process to process.
+    copy = pickle.loads(pickle.dumps(given))
+    assert torch.equal(copy.labels, GIVEN)
+    assert torch.equal(copy.target, given.target)

@@ -9,8 +9,10 @@ import tiny
 import torch
 import torch.nn.functional as F
 from mmengine.optim import OptimWrapper
+from tiny import build_adversarial, raw_batch
 from torch import Tensor, nn
 
+from m2at_mm.optim import LossReplay
 from m2at_mm.registry import OPTIM_WRAPPERS
 
 GAMMA, RATE = 0.05, 0.1
@@ -48,9 +50,7 @@ def _inputs(adversarial: Tensor) -> Tensor:
     return (adversarial * 255 - mean) / std
 
 
-def _by_hand(
-    net: nn.Module, images: Tensor, labels: Tensor
-) -> tuple[list[Tensor], list[Tensor]]:
+def _by_hand(net: nn.Module, images: Tensor, labels: Tensor) -> tuple:
     """Weights after one step, and the gradients that it took."""
     old = copy.deepcopy(net)
     F.cross_entropy(net(images, mode='tensor'), labels).backward()
@@ -63,10 +63,8 @@ def _by_hand(
     net.zero_grad()
     F.cross_entropy(net(images, mode='tensor'), labels).backward()
     gradients = [weight.grad for weight in net.parameters()]
-    stepped = [
-        weight.detach() - RATE * gradient
-        for weight, gradient in zip(old.parameters(), gradients)
-    ]
+    pairs = zip(old.parameters(), gradients)
+    stepped = [weight.detach() - RATE * gradient for weight, gradient in pairs]
     return stepped, gradients
 
 
@@ -143,26 +141,54 @@ def test_warmup_and_accumulation() -> None:
     assert passes.call_count == 3 and _differ(model, before)
 
 
-def test_other_models_and_free_at_are_refused() -> None:
-    free_at = _model(**tiny.RECIPES['FreeAT'])
-    for model, message in (
-        (tiny.build_stock(), r'needs an m2at_mm\.Adversarial'),
-        (free_at, 'FreeAT moves its perturbation'),
-    ):
-        with pytest.raises(TypeError, match=message):
-            model.train_step(tiny.raw_batch(), _wrapper(model))
-
-
-@pytest.mark.parametrize(
-    'settings', [dict(gamma=-0.1), dict(warmup_iters=-1)], ids=str
-)
-def test_wrong_settings(settings: dict) -> None:
-    ((name, value),) = settings.items()
-    with pytest.raises(ValueError, match=f'{name}={value}'):
-        _wrapper(_model(), **settings)
+def test_other_models_are_refused() -> None:
+    model = tiny.build_stock()
+    with pytest.raises(TypeError, match=r'needs an m2at_mm\.Adversarial'):
+        model.train_step(tiny.raw_batch(), _wrapper(model))
 
 
 def test_weight_without_gradient_is_not_moved() -> None:
     model, batch = _model(classifier=tiny.classifier_cfg()), tiny.raw_batch()
     model.train_step(batch, _wrapper(model))
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+METHODS = ['PGDAT', 'M2AT', 'TRADES', 'MART', 'AVmixup', 'IAT', 'Standard']
+
+
+def _of(method: str) -> Any:
+    return build_adversarial(method=dict(type=f'm2at_mm.{method}')).train()
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_repetition_is_the_same_loss(method: str) -> None:
+    model = _of(method)
+    attack = model.train_attack = Mock(wraps=model.train_attack)
+    data = model.data_preprocessor(raw_batch(), training=True)
+    with LossReplay(model) as replay:
+        first = model(**data, mode='loss')
+        drawn = torch.rand(1)
+        buffers = {k: v.clone() for k, v in model.named_buffers()}
+        second = replay.repeat()
+        assert torch.equal(torch.rand(1), drawn)  # the stream goes on as once
+    assert attack.call_count == (0 if method == 'Standard' else 1)
+    exact = dict(rtol=0, atol=0)
+    torch.testing.assert_close(second, first, **exact)
+    found = dict(model.named_buffers())
+    torch.testing.assert_close(found, buffers, **exact)
+    assert model.loss_replay is None
+
+
+def test_repetition_follows_the_weights() -> None:
+    model = _of('M2AT')
+    data = model.data_preprocessor(raw_batch(), training=True)
+    with LossReplay(model) as replay:
+        first = model(**data, mode='loss')['loss']
+        with torch.no_grad():
+            model.head.fc.weight.mul_(2)
+        assert replay.repeat()['loss'] != first
+
+
+def test_nothing_to_repeat() -> None:
+    with pytest.raises(RuntimeError, match='no loss was recorded'):
+        LossReplay(_of('PGDAT')).repeat()

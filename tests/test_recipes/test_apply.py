@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from cifar_files import make_folder
-from interrupted_runs import same
+from data_files import make_folder
+from digits_runner import same
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
 from mmengine.registry import PARAM_SCHEDULERS
@@ -121,10 +121,8 @@ def test_the_rest_of_the_config_stays(stock: Config) -> None:
 
 
 def _splits(cfg: Config) -> dict[str, list[tuple[str, str]]]:
-    return {
-        part: [(one.type, one.split) for one in loaded_datasets(cfg, part)]
-        for part in PARTS
-    }
+    sets = {part: loaded_datasets(cfg, part) for part in PARTS}
+    return {k: [(one.type, one.split) for one in sets[k]] for k in sets}
 
 
 HELD_OUT = {part: [('m2at_mm.CIFAR10', part)] for part in PARTS}

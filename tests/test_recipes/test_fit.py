@@ -1,11 +1,15 @@
+"""What fits a recipe, and how a recipe is fitted to it."""
+
 from typing import Any
 
 import pytest
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
+from mmpretrain.models import ImageClassifier
 from mmpretrain.registry import MODELS
 
 from m2at_mm.cli import load_config
 from m2at_mm.recipes import apply_recipe
+from m2at_mm.recipes.apply import why_refused
 from m2at_mm.recipes.fit import token_size
 
 CIFAR10 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
@@ -18,16 +22,16 @@ def adversarial(name: str, recipe: str = 'm2at', **overrides: Any) -> Any:
     return apply_recipe(load_config(name), recipe, **overrides).model
 
 
-@pytest.mark.parametrize(
-    ('name', 'large'),
-    [
-        (CIFAR10, False),
-        ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', False),
-        ('mmpretrain::lenet/lenet5_mnist.py', False),
-        (RESNET50, True),
-        ('mmpretrain::resnet/resnet50_8xb8_cub.py', True),
-    ],
-)
+LARGE = [
+    (CIFAR10, False),
+    ('mmpretrain::resnet/resnet50_8xb16_cifar100.py', False),
+    ('mmpretrain::lenet/lenet5_mnist.py', False),
+    (RESNET50, True),
+    ('mmpretrain::resnet/resnet50_8xb8_cub.py', True),
+]
+
+
+@pytest.mark.parametrize(('name', 'large'), LARGE)
 def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
     model = adversarial(name)
     eps, step_size = ('4/255', '1/255') if large else ('8/255', '2/255')
@@ -36,20 +40,19 @@ def test_radius_follows_the_size_of_the_images(name: str, large: bool) -> None:
     assert model.eval_attacks.pgd10.step_size == step_size
 
 
-@pytest.mark.parametrize(
-    ('dataset', 'eps'),
-    [
-        (dict(type='CIFAR10'), '8/255'),
-        (dict(type='CIFAR10', pipeline=[dict(type='PackInputs')]), '8/255'),
-        (dict(type='CustomDataset'), '4/255'),
-        (dict(type='CIFAR10', pipeline=[dict(scale=224)]), '4/255'),
-        (dict(type='ImageNet', pipeline=[dict(scale=(64, 64))]), '8/255'),
-        # The last size counts.
-        (dict(pipeline=[dict(scale=256), dict(crop_size=32)]), '8/255'),
-        (dict(pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]), '4/255'),
-    ],
-    ids=str,
-)
+RADII = [
+    (dict(type='CIFAR10'), '8/255'),
+    (dict(type='CIFAR10', pipeline=[dict(type='PackInputs')]), '8/255'),
+    (dict(type='CustomDataset'), '4/255'),
+    (dict(type='CIFAR10', pipeline=[dict(scale=224)]), '4/255'),
+    (dict(type='ImageNet', pipeline=[dict(scale=(64, 64))]), '8/255'),
+    # The last size counts.
+    (dict(pipeline=[dict(scale=256), dict(crop_size=32)]), '8/255'),
+    (dict(pipeline=[dict(scale=(-1, 256)), dict(prob=0.5)]), '4/255'),
+]
+
+
+@pytest.mark.parametrize(('dataset', 'eps'), RADII, ids=str)
 def test_radius_follows_the_pipeline(dataset: dict, eps: str) -> None:
     stock = load_config(RESNET50)
     inner = dict(type='A') | dataset
@@ -86,41 +89,40 @@ def test_masks_are_made_of_the_tokens_of_a_vision_transformer() -> None:
 VISION = dict(type='VisionTransformer')
 
 
-@pytest.mark.parametrize(
-    ('classifier', 'size'),
-    [
-        (dict(backbone=VISION), 16),
-        (dict(backbone=dict(VISION, patch_size=14)), 14),
-        (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
-        (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
-        (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
-        (dict(backbone=dict(type='LoRAModel', module=VISION)), 16),
-        # By the default of its base.
-        (dict(backbone=dict(type='DistilledVisionTransformer')), 16),
-        (dict(backbone=dict(type='NoSuchNet')), None),
-        # Tokens of four pixels, merged later.
-        (dict(backbone=dict(type='SwinTransformer')), None),
-        (dict(backbone=dict(type='ResNet')), None),
-        (dict(model_name='vit_small_patch32_224'), 32),
-        (dict(model_name='google/vit-base-patch16-224'), 16),
-        (dict(model_name='swin_tiny_patch4_window7_224'), None),
-        (dict(model_name='resnet18'), None),
-    ],
-)
+TOKENS = [
+    (dict(backbone=VISION), 16),
+    (dict(backbone=dict(VISION, patch_size=14)), 14),
+    (dict(backbone=dict(type='DeiT3', patch_size=32)), 32),
+    (dict(backbone=dict(type='DeiT3', patch_size=(14, 14))), 14),
+    (dict(backbone=dict(type='DeiT3', patch_size=(16, 8))), None),
+    (dict(backbone=dict(type='LoRAModel', module=VISION)), 16),
+    # By the default of its base.
+    (dict(backbone=dict(type='DistilledVisionTransformer')), 16),
+    (dict(backbone=dict(type='NoSuchNet')), None),
+    # Tokens of four pixels, merged later.
+    (dict(backbone=dict(type='SwinTransformer')), None),
+    (dict(backbone=dict(type='ResNet')), None),
+    (dict(model_name='vit_small_patch32_224'), 32),
+    (dict(model_name='google/vit-base-patch16-224'), 16),
+    (dict(model_name='swin_tiny_patch4_window7_224'), None),
+    (dict(model_name='resnet18'), None),
+]
+
+
+@pytest.mark.parametrize(('classifier', 'size'), TOKENS)
 def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
 
 
-@pytest.mark.parametrize(
-    ('loss', 'hard'),
-    [
-        (dict(type='CrossEntropyLoss'), False),
-        (dict(SMOOTH, use_sigmoid=True), False),
-        # It only asks which probabilities are not 0.
-        (dict(SMOOTH, mode='multi_label'), True),
-    ],
-    ids=str,
-)
+HARD = [
+    (dict(type='CrossEntropyLoss'), False),
+    (dict(SMOOTH, use_sigmoid=True), False),
+    # It only asks which probabilities are not 0.
+    (dict(SMOOTH, mode='multi_label'), True),
+]
+
+
+@pytest.mark.parametrize(('loss', 'hard'), HARD, ids=str)
 def test_labels_stay_hard_if_they_must(loss: dict, hard: bool) -> None:
     stock = load_config(RESNET50)
     stock.model.head.loss = loss
@@ -132,3 +134,58 @@ def test_labels_stay_hard_if_they_must(loss: dict, hard: bool) -> None:
     assert method('pgd-at') == dict(type='m2at_mm.PGDAT')
     own = method(method=dict(perturbed_label=0.5))
     assert own.perturbed_label == 0.5  # refused when the model is built
+
+
+NETWORK = dict(type='ResNet', depth=18)
+
+
+def classifier(kind: Any = 'ImageClassifier', **settings: Any) -> dict:
+    return dict(type=kind, backbone=NETWORK, **settings)
+
+
+class OwnHead(ImageClassifier):
+    """A user's classifier, which brings its head along."""
+
+
+UNFIT = [
+    ('mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py', 'self-superv'),
+    ('arcface/resnet50-arcface_8xb32_inshop.py', 'retrieves images'),
+    ('blip/blip-base_8xb16_refcoco.py', 'not a classifier'),
+    ('clip/clip_vit-base-p16_zeroshot-cls_cifar100.py', 'not a classif'),
+    ('vgg/vgg16_8xb16_voc.py', 'several labels'),
+    ('csra/resnet101-csra_1xb16_voc07-448px.py', 'several labels'),
+    ('dinov2/vit-base-p14_dinov2-pre_headless.py', 'no head'),
+    ('mae/benchmarks/vit-large-p16_8xb128-ds-coslr-50e_in1k.py', 'DeepSp'),
+]
+
+
+@pytest.mark.parametrize(('name', 'reason'), UNFIT)
+def test_configs_that_cannot_work(name: str, reason: str) -> None:
+    cfg = load_config(f'mmpretrain::{name}')
+    with pytest.raises(ValueError, match=f'm2at.*cannot be applied.*{reason}'):
+        apply_recipe(cfg, 'm2at')
+    with pytest.raises(ValueError, match="'m3at' is unknown"):
+        apply_recipe(cfg, 'm3at')
+
+
+GIVEN = [
+    (classifier(head=dict(type='MultiTaskHead')), 'several tasks'),
+    (dict(type='m2at_mm.AdversarialClassifier'), 'already'),
+    (dict(type='NoSuchClassifier'), 'custom_imports'),
+    (dict(type='BlipCaption'), 'not a classifier'),
+    ({}, 'has no model'),
+    # Classifiers of single-label images are accepted.
+    (dict(type='TimmClassifier', model_name='resnet18'), None),
+    (dict(type='HuggingFaceClassifier', model_name='a/resnet-50'), None),
+    (dict(type='mmpretrain.TimmClassifier', model_name='resnet18'), None),
+    (classifier(head=dict(type='ArcFaceClsHead', num_classes=3)), None),
+    # Only the build can judge these.
+    (classifier(OwnHead), None),
+    (classifier(head=dict(num_classes=2)), None),
+]
+
+
+@pytest.mark.parametrize(('model', 'reason'), GIVEN)
+def test_models(model: dict, reason: str | None) -> None:
+    found = why_refused(Config(dict(model=model)))
+    assert found is None if reason is None else reason in str(found)

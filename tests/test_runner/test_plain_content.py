@@ -1,6 +1,7 @@
 """Checkpoints of a training load where this package is not imported."""
 
 import copy
+import re
 import subprocess
 import sys
 from collections import Counter, OrderedDict
@@ -19,15 +20,17 @@ from tiny import classifier_cfg
 from m2at_mm.runner import process_state
 from m2at_mm.runner.process_state import make_plain, restore
 
-# What a user of stock mmpretrain calls with a config and a checkpoint.
+# What a user of stock mmpretrain calls with a config and a checkpoint; saves
+# the logits of an image in 0-255.
 STOCK = """
 import sys, numpy as np, torch
-config, *files = sys.argv[1:]
+out, config, *files = sys.argv[1:]
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from mmpretrain.apis import ImageClassificationInferencer, init_model
 from mmpretrain.registry import MODELS
 image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), 'uint8')
+pixels, logits = torch.from_numpy(image).permute(2, 0, 1)[None], []
 for file in files:
     torch.load(file, weights_only=True)
     (found,) = ImageClassificationInferencer(
@@ -35,6 +38,9 @@ for file in files:
     model = init_model(config, file, device='cpu')
     load_checkpoint(model, file, strict=True)
     print(found['pred_label'], *found['pred_scores'].round(4))
+    inputs = model.data_preprocessor(dict(inputs=pixels))['inputs']
+    logits.append(model(inputs).detach())
+torch.save(logits, out)
 assert 'm2at_mm' not in sys.modules
 """
 
@@ -49,19 +55,27 @@ def test_checkpoints_load_into_stock_mmpretrain(tmp_path: Path) -> None:
     stock = tmp_path / 'stock.py'
     preprocessor = dict(mean=[127.5], std=[127.5])
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-    settings = dict(
-        default_scope='mmpretrain',
-        model=dict(classifier_cfg(), data_preprocessor=preprocessor),
-        test_dataloader=dict(dataset=dict(pipeline=pipeline)),
-    )
+    model = dict(classifier_cfg(), data_preprocessor=preprocessor)
+    settings = dict(default_scope='mmpretrain', model=model)
+    settings['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
     Config(settings).dump(stock)
     files = [*tmp_path.glob('best_*.pth'), *tmp_path.glob('epoch_*.pth')]
     assert len(files) >= 2
-    command = [sys.executable, '-W', 'ignore', '-c', STOCK, stock, *files]
+    assert any(re.search(r'-\w{8}\.pth$', file.name) for file in files)
+    out = tmp_path / 'logits.pth'
+    command = [sys.executable, '-W', 'ignore', '-c', STOCK, out, stock, *files]
     env = dict(PATH='', OMP_NUM_THREADS='1', MPLCONFIGDIR=str(tmp_path))
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.split('\n')) > len(files)
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), 'uint8')
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    for file, logits in zip(files, torch.load(out), strict=True):
+        weights = torch.load(file, weights_only=True)['state_dict']
+        runner.model.load_state_dict(weights, strict=True)
+        with torch.no_grad():
+            expected = runner.model.eval()(pixels / 255)
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
 def buffer(values: list[Any]) -> HistoryBuffer:
@@ -97,9 +111,7 @@ def same(one: Any, other: Any) -> bool:
 
 @pytest.mark.parametrize('name', CONTENT)
 @pytest.mark.parametrize('part', ['log_scalars', 'optimizer', 'hook_states'])
-def test_what_is_replaced_comes_back(
-    part: str, name: str, tmp_path: Path
-) -> None:
+def test_replaced_parts_return(part: str, name: str, tmp_path: Path) -> None:
     checkpoint: dict[str, Any] = {part: CONTENT[name]}
     if part == 'log_scalars':
         checkpoint = dict(message_hub={part: dict(x=CONTENT[name])})

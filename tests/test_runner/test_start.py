@@ -10,10 +10,7 @@ from pytest import MonkeyPatch
 from tools_support import free_port
 from torch import distributed
 
-from m2at_mm.runner.start import (
-    connect_processes,
-    resume_after_restart,
-)
+from m2at_mm.runner import start as group
 
 RESTARTS = 'TORCHELASTIC_RESTART_COUNT'
 
@@ -29,37 +26,33 @@ def no_launcher(monkeypatch: MonkeyPatch) -> None:
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
 def test_launchers_that_lack_something(launcher: str) -> None:
     with pytest.raises(RuntimeError, match=f"launcher='{launcher}'.*torchrun"):
-        connect_processes(launcher)
+        group.connect_processes(launcher)
     assert not distributed.is_initialized()
 
 
 def test_what_mmengine_does_itself(monkeypatch: MonkeyPatch) -> None:
-    connect_processes('none')
+    group.connect_processes('none')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    connect_processes('pytorch')
+    group.connect_processes('pytorch')
     assert not distributed.is_initialized()
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='gloo by environment')
-def test_without_a_gpu_the_process_group_is_gloo(
-    monkeypatch: MonkeyPatch,
-) -> None:
+def test_without_a_gpu_the_backend_is_gloo(monkeypatch: MonkeyPatch) -> None:
     address = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()))
     for name, value in dict(address, RANK='0', WORLD_SIZE='1').items():
         monkeypatch.setenv(name, value)
     try:
-        connect_processes('pytorch')
+        group.connect_processes('pytorch')
         assert distributed.get_backend() == 'gloo'
-        connect_processes('pytorch')  # It is there already.
+        group.connect_processes('pytorch')  # It is there already.
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             distributed.destroy_process_group()
 
 
-def test_a_restart_does_not_see_what_was_left_before(
-    monkeypatch: MonkeyPatch,
-) -> None:
+def test_a_restart_sees_nothing_left_before(monkeypatch: MonkeyPatch) -> None:
     """On a GPU, too; what it would call there is recorded."""
     store = distributed.HashStore()
     store.set('0', 'address of a dead process')
@@ -70,7 +63,8 @@ def test_a_restart_does_not_see_what_was_left_before(
     monkeypatch.setattr(distributed, 'init_process_group', start)
     for name, value in ((RESTARTS, '2'), ('RANK', '1'), ('LOCAL_RANK', '1')):
         monkeypatch.setenv(name, value)
-    connect_processes('pytorch', dict(backend='nccl', timeout=60))
+    nccl = dict(backend='nccl', timeout=60)
+    group.connect_processes('pytorch', nccl)
     cuda.set_device.assert_called_once_with(1)
     assert start.call_args.args == ('nccl',)
     given = start.call_args.kwargs
@@ -90,7 +84,7 @@ def test_resumes_after_a_restart(
         (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
     given = dict(work_dir=str(tmp_path), resume=False, load_from='stock.pth')
     cfg = Config(given)
-    resume_after_restart(cfg)
+    group.resume_after_restart(cfg)
     if restarts == '2' and saved:
         given.update(resume=True, load_from=None)
     assert cfg.to_dict() == given

@@ -1,17 +1,20 @@
+import os
+import signal
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from digits_runner import build_digits_runner
-from interrupted_runs import build_runner
+from digits_runner import build_digits_runner, build_runner
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from m2at_mm.registry import LOOPS
-from m2at_mm.runner import RepeatedBatchTrainLoop, train_loops
+from m2at_mm.runner import train_loops
 
 RESUMABLE = 'm2at_mm.ResumableEpochTrainLoop'
 REPEATED = 'm2at_mm.RepeatedBatchTrainLoop'
@@ -28,20 +31,20 @@ def recorder() -> Any:
     return runner
 
 
-@pytest.mark.parametrize(
-    ('repeats', 'epoch', 'iteration', 'batches'),
-    [
-        (1, 0, 0, [0, 1, 2, 0, 1, 2]),
-        (1, 0, 1, [1, 2, 0, 1, 2]),
-        (1, 0, 3, [0, 1, 2]),  # saved after the last batch of its epoch
-        (1, 1, 3, [0, 1, 2]),  # saved at the end of the epoch
-        (1, 1, 5, [2]),
-        (1, 2, 6, []),
-        (2, 0, 0, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]),
-        (2, 0, 3, [1, 2, 2, 0, 0, 1, 1, 2, 2]),
-        (2, 1, 11, [2]),
-    ],
-)
+RESUMED = [
+    (1, 0, 0, [0, 1, 2, 0, 1, 2]),
+    (1, 0, 1, [1, 2, 0, 1, 2]),
+    (1, 0, 3, [0, 1, 2]),  # saved after the last batch of its epoch
+    (1, 1, 3, [0, 1, 2]),  # saved at the end of the epoch
+    (1, 1, 5, [2]),
+    (1, 2, 6, []),
+    (2, 0, 0, [0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]),
+    (2, 0, 3, [1, 2, 2, 0, 0, 1, 1, 2, 2]),
+    (2, 1, 11, [2]),
+]
+
+
+@pytest.mark.parametrize(('repeats', 'epoch', 'iteration', 'batches'), RESUMED)
 def test_goes_on_with_the_next_batch(
     repeats: int, epoch: int, iteration: int, batches: list[int]
 ) -> None:
@@ -66,20 +69,14 @@ def test_repetitions_are_not_cropped_anew(tmp_path: Path) -> None:
         runner.train()
 
 
-@pytest.mark.parametrize('repeats', [0, 1.5])
-def test_wrong_repeats(repeats: float) -> None:
-    with pytest.raises(ValueError, match=f'repeats={repeats}'):
-        RepeatedBatchTrainLoop(None, None, repeats=repeats, max_epochs=1)
+CONFIGS = [
+    (dict(by_epoch=True, max_epochs=3, val_interval=2), RESUMABLE),
+    (dict(by_epoch=False, max_iters=9), None),
+    (dict(type='EpochBasedTrainLoop', max_epochs=3), None),
+]
 
 
-@pytest.mark.parametrize(
-    ('given', 'kind'),
-    [
-        (dict(by_epoch=True, max_epochs=3, val_interval=2), RESUMABLE),
-        (dict(by_epoch=False, max_iters=9), None),
-        (dict(type='EpochBasedTrainLoop', max_epochs=3), None),
-    ],
-)
+@pytest.mark.parametrize(('given', 'kind'), CONFIGS)
 def test_epochs_become_resumable(given: dict, kind: str | None) -> None:
     cfg = Config(dict(train_cfg=given))
     train_loops.make_epochs_resumable(cfg)
@@ -111,18 +108,16 @@ class Watch(Hook):
         self.validated.append(runner.iter)
 
 
-@pytest.mark.parametrize(
-    ('loop', 'settings'),
-    [
-        ('iterations', dict(val_interval=4, val_begin=3)),
-        ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
-        ('epochs', dict(val_interval=2)),
-        ('middle', dict(val_interval=2)),
-    ],
-)
-def test_announced_is_what_happens(
-    loop: str, settings: dict, tmp_path: Path
-) -> None:
+VALIDATIONS = [
+    ('iterations', dict(val_interval=4, val_begin=3)),
+    ('iterations', dict(val_interval=2, dynamic_intervals=[(5, 1)])),
+    ('epochs', dict(val_interval=2)),
+    ('middle', dict(val_interval=2)),
+]
+
+
+@pytest.mark.parametrize(('loop', 'settings'), VALIDATIONS)
+def test_what_is_announced(loop: str, settings: dict, tmp_path: Path) -> None:
     watch = Watch()
     checkpoint = dict(by_epoch=False, interval=4, save_best=None)
     hooks = dict(checkpoint=checkpoint)
@@ -134,3 +129,24 @@ def test_announced_is_what_happens(
     assert watch.saves == [4, 8, 9]
     saved = {path.name for path in tmp_path.glob('iter_?.pth')}
     assert saved == {'iter_4.pth', 'iter_8.pth', 'iter_9.pth'}
+
+
+@TRANSFORMS.register_module(force=True)
+class Die(BaseTransform):
+    """Kills the process that reads a certain image, as a system would."""
+
+    def transform(self, results: dict) -> Any:
+        if results['sample_idx'] == 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return results
+
+
+def test_a_killed_worker_ends_training(tmp_path: Path) -> None:
+    pipeline = [dict(type='mmengine.Die'), dict(type='PackInputs')]
+    dataset = dict(pipeline=pipeline, whole_batches=False)
+    loader = dict(num_workers=1, batch_size=4, dataset=dataset)
+    runner = build_digits_runner(tmp_path, 20, train_dataloader=loader)
+    # Which of the two depends on who notices first.
+    ends = r'DataLoader worker.*(killed|exited unexpectedly)'
+    with pytest.raises(RuntimeError, match=ends):
+        runner.train()

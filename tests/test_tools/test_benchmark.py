@@ -192,10 +192,8 @@ def test_both_ways_find_the_same_accuracy() -> None:
         time_validation(model, [], 1)
 
 
-TIMES = {
-    'ours': [[1.0, 1.2, 1.1], [2.0, 2.2, 2.1]],
-    'other': [[2.2, 2.2, 9.0], [4.2, 4.2, 4.2]],
-}
+TIMES = dict(ours=[[1.0, 1.2, 1.1], [2.0, 2.2, 2.1]])
+TIMES['other'] = [[2.2, 2.2, 9.0], [4.2, 4.2, 4.2]]
 
 
 def test_ratios_are_of_rounds() -> None:

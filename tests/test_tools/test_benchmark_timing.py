@@ -32,9 +32,7 @@ def train(runner: Any, hook: Hook) -> None:
         runner.train()
 
 
-def test_rounds_in_turns_and_their_memory(
-    runner: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rounds_in_turns_and_memory(runner: Any, monkeypatch: Any) -> None:
     calls: list[str] = []
     used = [0]  # beyond the ten bytes that are held
     cuda = SimpleNamespace(
@@ -70,9 +68,7 @@ def test_rounds_in_turns_and_their_memory(
     assert hook.peak_memory == {'1': 3, '2': 3, 'slow': 7}
 
 
-def test_time_is_found_in_its_part(
-    runner: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_time_is_found_in_its_part(runner: Any, monkeypatch: Any) -> None:
     left = [0.0]
 
     def wait_for_gpu() -> float:

@@ -81,15 +81,15 @@ def stock(name: str) -> Config:
     return load_config(f'mmpretrain::{name}.py')
 
 
-@pytest.mark.parametrize(
-    ('name', 'sizes'),
-    [
-        ('resnet/resnet18_8xb16_cifar10', [32]),
-        ('lenet/lenet5_mnist', [32]),
-        ('resnet/resnet50_8xb32_in1k', [64, 128, 224]),
-        ('inception_v3/inception-v3_8xb32_in1k', [64, 128, 299]),
-    ],
-)
+SIZES = [
+    ('resnet/resnet18_8xb16_cifar10', [32]),
+    ('lenet/lenet5_mnist', [32]),
+    ('resnet/resnet50_8xb32_in1k', [64, 128, 224]),
+    ('inception_v3/inception-v3_8xb32_in1k', [64, 128, 299]),
+]
+
+
+@pytest.mark.parametrize(('name', 'sizes'), SIZES)
 def test_sizes_end_with_the_networks_own(name: str, sizes: list[int]) -> None:
     assert input_sizes(stock(name)) == sizes
 
@@ -118,15 +118,15 @@ def test_network_learns_its_input_size_also_inside_an_adapter() -> None:
     assert 'img_size' not in without.backbone
 
 
-@pytest.mark.parametrize(
-    ('backbone', 'depths'),
-    [
-        (dict(type='VisionTransformer', arch='deit-tiny'), [2]),
-        (dict(type='VisionTransformer', arch='deit-t', out_indices=[11]), [2]),
-        (dict(type='ConvNeXt', arch='atto'), [2, 2, 2, 2]),
-        (dict(type='MobileNetV2'), None),  # names no depth
-    ],
-)
+NARROWED = [
+    (dict(type='VisionTransformer', arch='deit-tiny'), [2]),
+    (dict(type='VisionTransformer', arch='deit-t', out_indices=[11]), [2]),
+    (dict(type='ConvNeXt', arch='atto'), [2, 2, 2, 2]),
+    (dict(type='MobileNetV2'), None),  # names no depth
+]
+
+
+@pytest.mark.parametrize(('backbone', 'depths'), NARROWED)
 def test_narrowed_networks(backbone: Any, depths: list[int] | None) -> None:
     classifier = ConfigDict(backbone=dict(backbone))
     if depths is None:
@@ -140,23 +140,21 @@ def test_narrowed_networks(backbone: Any, depths: list[int] | None) -> None:
     assert sizes[0] < 0.8 * sizes[1]
 
 
-@pytest.mark.parametrize(
-    ('config', 'note'),
-    [
-        ('levit/deploy/levit-128s_8xb256_in1k', 'switch_to_dep'),
-        ('byol/benchmarks/mask-rcnn_r50-c4_ms-1x_coco', 'loaded'),
-        # Not where it is installed.
-        ('replknet/replknet-31B_32xb64_in1k', 'in mmpretrain/.'),
-    ],
-)
+BROKEN = [
+    ('levit/deploy/levit-128s_8xb256_in1k', 'switch_to_dep'),
+    ('byol/benchmarks/mask-rcnn_r50-c4_ms-1x_coco', 'loaded'),
+    # Not where it is installed.
+    ('replknet/replknet-31B_32xb64_in1k', 'in mmpretrain/.'),
+]
+
+
+@pytest.mark.parametrize(('config', 'note'), BROKEN)
 def test_mmpretrain_fails(config: str, note: str, cifar10_root: Path) -> None:
     outcome = try_config(f'{config}.py', 'm2at', cifar10_root)
     assert outcome.status == 'upstream' and note in outcome.note
 
 
-def test_what_only_the_recipe_breaks_fails(
-    cifar10_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_broken_by_recipe_fails(cifar10_root: Path, monkeypatch: Any) -> None:
     def broken(*args: object) -> None:
         raise IndexError('no such patch')
 
@@ -167,18 +165,18 @@ def test_what_only_the_recipe_breaks_fails(
     assert outcome.note.startswith('IndexError: no such patch (test_check_con')
 
 
-@pytest.mark.parametrize(
-    ('changed', 'adversarial', 'problem'),
-    [
-        (dict(losses=[1.0]), True, '1 iterations were made'),
-        (dict(losses=[1.0, float('nan')]), True, 'nan'),
-        (dict(changed=False), True, 'no weight was changed'),
-        (dict(metrics=None), True, 'there was no validation'),
-        (dict(metrics={'top1': 0.0}), True, 'top1'),
-        (dict(metrics={'top1': 0.0}), False, 'None'),
-        ({}, True, 'None'),
-    ],
-)
+PROBLEMS = [
+    (dict(losses=[1.0]), True, '1 iterations were made'),
+    (dict(losses=[1.0, float('nan')]), True, 'nan'),
+    (dict(changed=False), True, 'no weight was changed'),
+    (dict(metrics=None), True, 'there was no validation'),
+    (dict(metrics={'top1': 0.0}), True, 'top1'),
+    (dict(metrics={'top1': 0.0}), False, 'None'),
+    ({}, True, 'None'),
+]
+
+
+@pytest.mark.parametrize(('changed', 'adversarial', 'problem'), PROBLEMS)
 def test_problem_told(changed: Any, adversarial: bool, problem: str) -> None:
     check = _Check()
     check.losses, check.metrics = [1.0, 1.0], {'robust/worst': 0.0}

@@ -1,19 +1,16 @@
 """The report as a user starts it, and as a browser shows it."""
 
-import io
 import json
 import re
-import runpy
 import shutil
 import subprocess
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 from digits_runner import build_digits_runner
 from report_support import DATA, Page, results_of, write_results
-from tools_support import ROOT, run_tool
+from tools_support import run_tool
 
 PGDAT = dict(method=dict(_delete_=True, type='m2at_mm.PGDAT'))
 METHODS = {'m2at': {}, 'pgd-at': dict(model=PGDAT)}
@@ -33,16 +30,6 @@ def work_dirs(tmp_path_factory: Any) -> list[Path]:
     return [root / name for name in METHODS]
 
 
-def run_report(*words: Any) -> str:
-    """Run the tool in this process, as its start takes seconds."""
-    tool = runpy.run_path(str(ROOT / 'tools' / 'report.py'))
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
-        patch.setattr('sys.argv', ['report.py', *map(str, words)])
-        tool['main']()
-    return printed.getvalue()
-
-
 @pytest.fixture(scope='module')
 def report(work_dirs: list[Path]) -> Path:
     """The report on both, one of them evaluated."""
@@ -52,7 +39,7 @@ def report(work_dirs: list[Path]) -> Path:
     path = work_dirs[0].parent / 'page' / 'report.html'
     path.parent.mkdir()
     path.write_text('an older report')
-    printed = run_report(*work_dirs, '--out', path, '--num-images', 6)
+    printed = run_tool('report', *work_dirs, '--out', path, '--num-images', 6)
     assert f'report: {path}' in printed
     return path
 
@@ -98,9 +85,7 @@ def _shown(report: Path, folder: Path, width: int, dark: bool) -> Any:
 @pytest.mark.skipif(CHROMIUM is None, reason='there is no Chromium')
 @pytest.mark.parametrize('dark', [False, True], ids=['light', 'dark'])
 @pytest.mark.parametrize('width', [390, 1280])
-def test_in_a_browser(
-    report: Path, tmp_path: Path, width: int, dark: bool
-) -> None:
+def test_browser(report: Path, tmp_path: Path, width: int, dark: bool) -> None:
     found = _shown(report, tmp_path, width, dark)
     assert found['complaints'] == []
     assert all(url.startswith('data:') for url in found['requests'])
@@ -124,7 +109,7 @@ def test_without_checkpoint_or_data(work_dirs: Any, tmp_path: Path) -> None:
     text += f"\ntest_dataloader['dataset'].update({changed})\n"
     config.write_text(text)
     out = tmp_path / 'report.html'
-    printed = run_report(gone, lost, '--out', out)
+    printed = run_tool('report', gone, lost, '--out', out)
     page = Page(out.read_text('utf-8'))
     for text in (printed, page.text):
         assert 'neither best_*.pth nor the file that last_checkpoint' in text
@@ -137,23 +122,3 @@ def test_files_alone(work_dirs: list[Path], tmp_path: Path) -> None:
     printed = run_tool('report', work_dirs[1], '--out', out, '--no-model')
     assert 'attacking' not in printed
     assert '--no-model was given' in Page(out.read_text('utf-8')).text
-
-
-@pytest.mark.parametrize(
-    ('words', 'message'),
-    [
-        ('. --out r.html', "'.' has no log of a training"),
-        ('RUN --out .', "--out '.' is a folder"),
-        ('RUN --out file/r.html', 'which is a file'),
-        ('RUN --out r.html --num-images 0', 'at least 1'),
-        ('RUN RUN --out r.html', 'given twice'),
-    ],
-)
-def test_wrong_input(
-    words: str, message: str, work_dirs: Any, tmp_path: Path, monkeypatch: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'file').touch()
-    with pytest.raises((ValueError, OSError), match=re.escape(message)):
-        run_report(*words.replace('RUN', str(work_dirs[0])).split())
-    assert not (tmp_path / 'r.html').exists()
