@@ -112,6 +112,8 @@ def probe(
         num_classes=num_classes,
         large_eps=_large_radius(images, threat_model),
     )
+    for name in _CHANGES:  # 1 where logits are not a number
+        figures[name] = columns[name].nan_to_num(1.0, 1.0).max().item()
     figures |= {name: one(columns).item() for name, one in _FIGURES.items()}
     if margins is not None:
         before = margins.double().cpu()
@@ -157,8 +159,7 @@ def _outputs(
 def _change(first: Tensor, other: Tensor) -> Tensor:
     """Change of each image's logits, relative to their length, (N, )."""
     length = first.norm(dim=1).clamp(min=1e-30)
-    changed: Tensor = (first - other).norm(dim=1) / length
-    return changed
+    return torch.as_tensor((first - other).norm(dim=1) / length)
 
 
 def _memory(
@@ -210,16 +211,10 @@ def _withstanding(
 # What is measured of each image of a batch, in tensors by name: one entry, or
 # one row, per image.
 _MEASURES = (_outputs, gradients, _withstanding, realised_steps)
-# The figures by name, from what was measured of all images, in float64. Of
-# logits that are not a number the whole has changed.
+# Measured changes, of which the largest is told.
+_CHANGES = ('pass_difference', 'batch_difference', 'memory_difference')
+# Figures by name, from what was measured of all images, in float64.
 _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
-    pass_difference=lambda c: c['pass_difference'].nan_to_num(1.0, 1.0).max(),
-    batch_difference=lambda c: (
-        c['batch_difference'].nan_to_num(1.0, 1.0).max()
-    ),
-    memory_difference=lambda c: (
-        c['memory_difference'].nan_to_num(1.0, 1.0).max()
-    ),
     memory_gradient=lambda c: c['memory_gradient'].mean(),
     unchanged_outputs=lambda c: c['unchanged'].mean(),
     misled=lambda c: c['misled'].mean(),
