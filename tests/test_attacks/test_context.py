@@ -12,7 +12,13 @@ from mmpretrain.structures import DataSample
 from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel, attack_mode, context, pgd
+from m2at_mm.attacks import (
+    ThreatModel,
+    attack_mode,
+    context,
+    own_random_stream,
+    pgd,
+)
 
 DRAW = torch.Generator().manual_seed(0)
 IMAGES = torch.rand(8, 3, 8, 8, generator=DRAW)
@@ -234,3 +240,18 @@ def test_errors_of_a_model_under_attack() -> None:
         attack(Broken())
     with pytest.raises(ValueError, match=r"bn_mode='frozen'.*'eval', 'batch'"):
         attack_mode(network(), 'frozen').__enter__()
+
+
+def test_draws_inside_leave_those_outside_alone() -> None:
+    cpu = torch.device('cpu')
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with pytest.raises(ZeroDivisionError), own_random_stream(cpu):
+        assert torch.equal(torch.rand(3), expected)  # they go on, inside
+        raise ZeroDivisionError
+    with own_random_stream(cpu, seed=5):
+        first = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with own_random_stream(cpu, seed=5):  # which fixes the draws inside
+        assert torch.equal(torch.rand(3), first)
