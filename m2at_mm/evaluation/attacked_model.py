@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel, attack_mode, own_random_stream
-from m2at_mm.attacks.base import Attack
+from m2at_mm import attacks
+from m2at_mm.attacks import Attack, ThreatModel, attack_mode, margin
 from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import full, logits_of, predicted_labels
-from m2at_mm.attacks.losses import cross_entropy, margin
 from m2at_mm.evaluation.samples import fingerprints
 from m2at_mm.evaluation.store import Arrays
 
@@ -44,15 +42,14 @@ class Attackable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, K)."""
-        seen = images
-        if images.requires_grad:
-            seen = images.view_as(images)
-            seen.register_hook(lambda grad: grad.nan_to_num(0.0, 0.0, 0.0))
+        if not images.requires_grad:
+            return torch.as_tensor(logits_of(self.model, images))
+        seen = images.view_as(images)
+        seen.register_hook(lambda grad: grad.nan_to_num(0.0, 0.0, 0.0))
         logits: Tensor = logits_of(self.model, seen)
-        if images.requires_grad and not logits.requires_grad:
+        if not logits.requires_grad:
             logits = logits + 0 * images.sum()
-        if images.requires_grad:
-            self.last = images.detach(), logits.detach()
+        self.last = images.detach(), logits.detach()
         return logits
 
     def was_itself(self) -> bool:
@@ -118,11 +115,11 @@ def attack_batch(
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         unfolded = torch.zeros_like(labels)
         if attack is not None:
-            run = partial(attack, model, images, labels, threat)
-            images = run(stop_when_fooled=True)
+            given = model, images, labels, threat
+            images = attack(*given, stop_when_fooled=True)
             if not model.was_itself():
                 with no_folding():
-                    images = run(stop_when_fooled=True)
+                    images = attack(*given, stop_when_fooled=True)
                 unfolded += 1
         with torch.no_grad():
             logits = full(logits_of(model.model, images))
@@ -132,12 +129,12 @@ def attack_batch(
             adversarial=images,
             unfolded=unfolded,
             predicted=predicted_labels(logits),
-            ce=cross_entropy(logits, known),
+            ce=attacks.cross_entropy(logits, known),
             margin=margin(logits, known),
         )
 
     start = time.perf_counter()
-    with own_random_stream(images.device, seed):
+    with attacks.own_random_stream(images.device, seed):
         found = run_in_memory(predict, images, labels, len(images))
     adversarial = found.pop('adversarial')
     inside = threat.ball(images).contains(adversarial)

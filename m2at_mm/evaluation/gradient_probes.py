@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import PGD, ThreatModel
+from m2at_mm.attacks import PGD, ThreatModel, margin
 from m2at_mm.attacks.logits import logits_of
-from m2at_mm.attacks.losses import margin
 from m2at_mm.attacks.threat_model import unit_direction
 from m2at_mm.evaluation.attacked_model import Attackable, margin_gradient
 

@@ -8,30 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import (
-    PGD,
-    ThreatModel,
-    attack_mode,
-    cross_entropy,
-    own_random_stream,
-)
+from m2at_mm import attacks
+from m2at_mm.attacks import PGD, ThreatModel
 from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import logits_of, predicted_labels
-from m2at_mm.attacks.losses import margin
-from m2at_mm.evaluation.attacked_model import (
-    Attackable,
-    log,
-    margin_gradient,
-    run_in_memory,
-)
-from m2at_mm.evaluation.gradient_probes import (
-    Columns,
-    check_gradient,
-    cosine,
-    gradients,
-    is_broken,
-    realised_steps,
-)
+from m2at_mm.evaluation import attacked_model, gradient_probes
+from m2at_mm.evaluation.gradient_probes import Columns
 
 #: Images that are probed, at most.
 NUM_PROBED = 128
@@ -103,8 +85,9 @@ def probe(
         return columns
 
     # The model as it is: nothing here may depend on a faster way.
-    with own_random_stream(images.device, seed), no_folding():
-        columns = run_in_memory(measure, images, labels, batch_size)
+    with attacks.own_random_stream(images.device, seed), no_folding():
+        given = measure, images, labels, batch_size
+        columns = attacked_model.run_in_memory(*given)
         num_classes = logits_of(model, images[:1]).shape[1]
     columns = {name: one.double().cpu() for name, one in columns.items()}
     figures: dict[str, Any] = dict(
@@ -119,7 +102,7 @@ def probe(
         before = margins.double().cpu()
         drift = (columns['margin'] + before).nan_to_num(0.0, 0.0, 0.0).abs()
         figures['drift'] = float(drift.max() / before.abs().median())
-    return figures | check_gradient(columns)
+    return figures | gradient_probes.check_gradient(columns)
 
 
 def unused_copy(model: nn.Module) -> nn.Module:
@@ -127,7 +110,9 @@ def unused_copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # a module may hold what cannot be copied
-        log(f'no copy of the model is compared with it: {error}')
+        attacked_model.log(
+            f'no copy of the model is compared with it: {error}'
+        )
         return model
 
 
@@ -136,7 +121,7 @@ def _outputs(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> Columns:
     first, again = (logits_of(model, images).float() for _ in range(2))
-    with attack_mode(model):
+    with attacks.attack_mode(model):
         leaf = images.clone().requires_grad_(True)
         for_gradient = logits_of(model, leaf).detach().float()
     halves = images.tensor_split([max(1, len(images) // 2)])
@@ -151,8 +136,8 @@ def _outputs(
         ),
         unchanged=(first == moved).all(1),
         probability=(first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
-        loss=cross_entropy(first, labels),
-        margin=-margin(first, labels),
+        loss=attacks.cross_entropy(first, labels),
+        margin=-attacks.margin(first, labels),
     )
 
 
@@ -175,12 +160,15 @@ def _memory(
     for one in (fresh, model):
         with torch.no_grad():
             logits = logits_of(one, points).float()
-        found.append((logits, margin_gradient(one, points, labels)[1]))
+        given = one, points, labels
+        _, gradient = attacked_model.margin_gradient(*given)
+        found.append((logits, gradient))
     (logits, gradient), (used_logits, used) = found
     differs = (gradient != used).flatten(1).any(1)
+    cosine = gradient_probes.cosine(gradient, used)
     return dict(
         memory_difference=_change(logits, used_logits),
-        memory_gradient=differs & (cosine(gradient, used) < 0.9),
+        memory_gradient=differs & (cosine < 0.9),
     )
 
 
@@ -199,9 +187,9 @@ def _withstanding(
     large = threat.with_eps(_large_radius(images, threat))
     withstood = torch.ones_like(labels, dtype=torch.bool)
     for loss in ('ce', 'margin'):
-        adversarial = PGD(steps=20, loss=loss)(
-            Attackable(model), images, labels, large, stop_when_fooled=True
-        )
+        given = attacked_model.Attackable(model), images, labels, large
+        attack = PGD(steps=20, loss=loss)
+        adversarial = attack(*given, stop_when_fooled=True)
         with torch.no_grad():
             predicted = predicted_labels(logits_of(model, adversarial))
         withstood &= predicted == labels
@@ -210,7 +198,12 @@ def _withstanding(
 
 # What is measured of each image of a batch, in tensors by name: one entry, or
 # one row, per image.
-_MEASURES = (_outputs, gradients, _withstanding, realised_steps)
+_MEASURES = (
+    _outputs,
+    gradient_probes.gradients,
+    _withstanding,
+    gradient_probes.realised_steps,
+)
 # Measured changes, of which the largest is told.
 _CHANGES = ('pass_difference', 'batch_difference', 'memory_difference')
 # Figures by name, from what was measured of all images, in float64.
@@ -227,7 +220,9 @@ _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
         c['noise_correlation'].median(0).values.min()
     ),
     probabilities=lambda c: c['probability'].bool().all(),
-    non_finite_gradients=lambda c: is_broken(c).double().mean(),
+    non_finite_gradients=lambda c: (
+        gradient_probes.is_broken(c).double().mean()
+    ),
     vanishing_gradients=lambda c: c['vanishing'].mean(),
     saturated_loss=lambda c: (c['loss'] == 0).double().mean(),
     median_margin=lambda c: c['margin'].nan_to_num().median(),

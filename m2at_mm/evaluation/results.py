@@ -61,31 +61,33 @@ def make_results(
 
 
 def _figures(outcome: Outcomes) -> dict[str, Any]:
-    counted = {name: outcome.correct(name) for name in outcome.predictions}
-    counted['worst_case'] = outcome.worst()
-    figures = {name: percent(correct) for name, correct in counted.items()}
-    attacks = {name: figures[name] for name in outcome.attacks}
+    counted = _counted(outcome)
+    attacks = {name: percent(counted[name]) for name in outcome.attacks}
     pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
     both = pgd and 'autoattack' in attacks
+    parts = {
+        name: {k: percent(v == outcome.labels) for k, v in one.items()}
+        for name, one in outcome.parts.items()
+    }
     second = _second_opinion(outcome)
     return dict(
         attacks=attacks,
-        worst_case=figures['worst_case'],
+        worst_case=percent(counted['worst_case']),
         num_samples=len(outcome.labels),
         threat_model=outcome.threat_model.to_dict(),
         intervals={name: _interval(counted[name]) for name in counted},
         pgd_minus_autoattack=min(pgd) - attacks['autoattack']
         if both
         else None,
-        autoattack_parts={
-            name: {
-                part: percent(predicted == outcome.labels)
-                for part, predicted in parts.items()
-            }
-            for name, parts in outcome.parts.items()
-        },
+        autoattack_parts=parts,
         **(dict(second_opinion=second) if second else {}),
     )
+
+
+def _counted(outcome: Outcomes) -> dict[str, np.ndarray]:
+    """The images that are right, by attack, with clean and worst case."""
+    counted = {name: outcome.correct(name) for name in outcome.predictions}
+    return dict(counted, worst_case=outcome.worst())
 
 
 def _second_opinion(outcome: Outcomes) -> dict[str, int] | None:
@@ -200,19 +202,17 @@ def _table(outcome: Outcomes) -> Table:
     table.add_column('attack')
     for heading in ('accuracy (%)', '95 % interval', 'seconds'):
         table.add_column(heading, justify='right')
-    rows = {name: outcome.correct(name) for name in outcome.predictions}
-    rows['worst case'] = outcome.worst()
     second = _second_opinion(outcome)
     if second is not None:
         table.caption = (
             'worst case: all of them and a second opinion, which fools '
             '{fooled} of the {asked} images left'.format(**second)
         )
-    for name, correct in rows.items():
+    for name, correct in _counted(outcome).items():
         low, high = _interval(correct)
         seconds = outcome.seconds.get(name)
         table.add_row(
-            name,
+            name.replace('_', ' '),
             f'{percent(correct):.2f}',
             f'{low:.1f} to {high:.1f}',
             '' if seconds is None else f'{seconds:.0f}',

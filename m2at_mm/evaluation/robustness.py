@@ -9,32 +9,19 @@ import torch
 from mmengine import dist
 from torch import nn
 
-from m2at_mm.attacks import ThreatModel
-from m2at_mm.attacks.base import Attack
+from m2at_mm.attacks import Attack, ThreatModel
 from m2at_mm.checks import check_count
+from m2at_mm.evaluation import named_attacks as named
 from m2at_mm.evaluation.attacked_model import (
     Attackable,
     attack_batch,
     log,
     with_progress,
 )
-from m2at_mm.evaluation.named_attacks import (
-    NAMED_ATTACKS,
-    SECOND_OPINION,
-    AttackPlan,
-    build_attacks,
-    count_classes,
-    plan_attack,
-)
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 from m2at_mm.evaluation.probes import NUM_PROBED, probe, unused_copy
 from m2at_mm.evaluation.samples import Samples, spread_order
-from m2at_mm.evaluation.store import (
-    Arrays,
-    ResultStore,
-    digest,
-    digest_module,
-)
+from m2at_mm.evaluation.store import Arrays, ResultStore, digest, digest_module
 from m2at_mm.registry import TASK_UTILS
 
 _RANDOM_NOTE = (
@@ -123,10 +110,11 @@ class RobustnessEvaluation:
 
     def _plan(
         self, names: Sequence[str]
-    ) -> list[tuple[AttackPlan, list[Attack]]]:
+    ) -> list[tuple[named.AttackPlan, list[Attack]]]:
         """Plan and build all attacks now, not after hours of the first."""
         first, _ = next(iter(self.samples.batches([[0]])))
-        num_classes = self._num_classes = count_classes(self.model, first)
+        num_classes = named.count_classes(self.model, first)
+        self._num_classes = num_classes
         known = self.samples.num_classes
         if known not in (None, num_classes):
             raise ValueError(
@@ -134,8 +122,8 @@ class RobustnessEvaluation:
                 f'{num_classes}: {_OTHER_DATASET}'
             )
         given = num_classes, self.seed, self.transfer
-        plans = [plan_attack(n, *given) for n in names if n != 'clean']
-        return [(p, build_attacks(p, first, num_classes)) for p in plans]
+        plans = [named.plan_attack(n, *given) for n in names if n != 'clean']
+        return [(p, named.build_attacks(p, first, num_classes)) for p in plans]
 
     def _read_all(self, threat: ThreatModel) -> Arrays:
         """Read and classify all images, and open the store that is theirs."""
@@ -155,7 +143,7 @@ class RobustnessEvaluation:
 
     def _attack(
         self,
-        plan: AttackPlan,
+        plan: named.AttackPlan,
         built: Sequence[Any],
         outcome: Outcomes,
         clean: Arrays,
@@ -174,8 +162,8 @@ class RobustnessEvaluation:
                 outcome.outside[name] += int(found['outside'].sum())
                 if found['unfolded'].any():
                     outcome.notes.append(_UNFOLDED.format(name))
-                loss = NAMED_ATTACKS[name].loss
-                if loss is not None and NAMED_ATTACKS[name].climbs:
+                loss = named.NAMED_ATTACKS[name].loss
+                if loss is not None and named.NAMED_ATTACKS[name].climbs:
                     stuck = found[loss] <= clean[loss][left]
                     stuck &= found['predicted'] == found['label']
                     outcome.stuck[name] = int(stuck.sum())
@@ -191,9 +179,9 @@ class RobustnessEvaluation:
     def _ask_again(self, outcome: Outcomes) -> None:
         """Ask for a second opinion about the images that withstand all."""
         left = np.flatnonzero(outcome.withstanding())
-        config, threat = SECOND_OPINION.config, outcome.threat_model
-        attack = TASK_UTILS.build(config)
-        found = self._stage('second opinion', threat, left, attack, config)
+        cfg, threat = named.SECOND_OPINION.config, outcome.threat_model
+        attack = TASK_UTILS.build(cfg)
+        found = self._stage('second opinion', threat, left, attack, cfg)
         outcome.second_opinion = outcome.predictions['clean'].copy()
         if found:
             outcome.second_opinion[left] = found['predicted']
@@ -209,7 +197,7 @@ class RobustnessEvaluation:
         attack: Attack | None = None,
         cfg: dict[str, Any] | None = None,
     ) -> Arrays:
-        """What :func:`attack_batch` finds, the same on every process."""
+        """What ``attack_batch`` finds, the same on every process."""
         scope, key = 'clean', None
         if attack is not None:
             scope = f'{threat.norm}_{threat.eps * 255:.6g}-255'
@@ -226,13 +214,11 @@ class RobustnessEvaluation:
         if todo:
             log(f'{title}: {sum(map(len, indices))} images')
         loaded = zip(todo, self.samples.batches(indices))
-        passes = NAMED_ATTACKS.get(name, SECOND_OPINION).passes if key else 1
-        for n, batch in with_progress(
-            loaded, self._attacked, title, passes, len(todo)
-        ):
-            arrays, adversarial = attack_batch(
-                self._attacked, attack, threat, *batch, self.seed + n
-            )
+        about = named.NAMED_ATTACKS.get(name, named.SECOND_OPINION)
+        how_long = title, about.passes if key else 1, len(todo)
+        for n, batch in with_progress(loaded, self._attacked, *how_long):
+            given = attack, threat, *batch, self.seed + n
+            arrays, adversarial = attack_batch(self._attacked, *given)
             arrays['index'] = self.samples.positions[batches[n]]
             if key:
                 self._check_content(arrays, batches[n])

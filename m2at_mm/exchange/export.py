@@ -1,4 +1,4 @@
-"""A classifier as a plain module and in formats that need no mmpretrain."""
+"""A classifier and its results in forms that need no mmpretrain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from m2at_mm.attacks.logits import at_entrance
+from m2at_mm.checks import check_choice
 from m2at_mm.files import write_whole
 from m2at_mm.model_wrappers.heads import classifier_logits
 
+#: What the author of a claim fills in.
+CLAIM_FIELDS = ('link', 'name', 'authors', 'venue', 'architecture')
 # What a converted model's logits may differ by, of the largest logit, where
 # its precision is no lower.
 _TOLERANCE = 1e-4
@@ -159,3 +162,40 @@ def _compare(model: nn.Module, images: Tensor, saved: Any, path: Path) -> None:
             f'more than {tolerance:g}: do not use this file'
         )
     print(f'{path}: logits agree to {difference:.2g} of the largest')
+
+
+def make_claim(
+    results: dict[str, Any], dataset: str, **about: str
+) -> dict[str, Any]:
+    """The JSON of a model in RobustBench's ``model_info``.
+
+    The results are those of ``tools/test.py``, with AutoAttack, on a dataset
+    like ``'cifar10'``. What of :data:`CLAIM_FIELDS` is missing is left empty,
+    to be filled in. Accuracies are strings in per cent. ``num_samples`` and
+    ``alarms`` stand besides RobustBench's fields, so that nobody takes a claim
+    on a subset for one on the test set.
+
+    Raises:
+        ValueError: The results are without AutoAttack, or a field is unknown.
+    """
+    if 'autoattack' not in results['attacks']:
+        raise ValueError(
+            f'the results have {list(results["attacks"])}, but a claim needs '
+            'autoattack: run tools/test.py --attacks autoattack'
+        )
+    for name in about:
+        check_choice('field', name, CLAIM_FIELDS)
+    norm, eps = (results['threat_model'][name] for name in ('norm', 'eps'))
+    return dict(
+        dict.fromkeys(CLAIM_FIELDS, '') | about,
+        additional_data=False,
+        number_forward_passes=1,
+        dataset=dataset,
+        norm={'linf': 'Linf', 'l2': 'L2'}[norm],
+        eps=f'{eps:g}' if norm == 'l2' else f'{eps * 255:.4g}/255',
+        clean_acc=f'{results["clean"]:.2f}',
+        reported='',
+        autoattack_acc=f'{results["attacks"]["autoattack"]:.2f}',
+        num_samples=results['num_samples'],
+        alarms=[alarm['name'] for alarm in results['alarms']],
+    )

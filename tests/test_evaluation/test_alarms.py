@@ -203,10 +203,7 @@ SOUND: dict[str, Any] = dict(
         ),
         (dict(unchanged_outputs=0.01), None),
         (dict(unchanged_outputs=0.05), 'unchanged_outputs'),
-        (
-            dict(memory_difference=0.01),
-            'answers_depend_on_earlier_queries',
-        ),
+        (dict(memory_difference=0.01), 'answers_depend_on_earlier_queries'),
         (dict(memory_gradient=0.05), 'answers_depend_on_earlier_queries'),
         (dict(drift=0.1), 'answers_depend_on_earlier_queries'),
         (
