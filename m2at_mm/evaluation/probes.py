@@ -13,6 +13,7 @@ from m2at_mm.attacks import PGD, ThreatModel
 from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import logits_of, predicted_labels
 from m2at_mm.evaluation import attacked_model, gradient_probes
+from m2at_mm.evaluation.attacked_model import log
 from m2at_mm.evaluation.gradient_probes import Columns
 
 #: Images that are probed, at most.
@@ -41,39 +42,33 @@ def probe(
     :func:`m2at_mm.attacks.losses.margin` that were measured long ago.
 
     Returns:
-        dict: ``num_images``, ``num_classes``;
-        ``pass_difference`` and ``batch_difference``, the largest change of an
-        image's logits, relative to their length, from one forward pass to the
-        next (without and with gradients) and from a full to a halved or
-        reversed batch; ``memory_difference``, from a copy of the model that
-        was never asked to the one that was attacked, and
+        dict: ``num_images``, ``num_classes``; ``pass_difference`` and
+        ``batch_difference``, the largest change of an image's logits, relative
+        to their length, from one forward pass to the next (without and with
+        gradients) and from a full to a halved or reversed batch;
+        ``memory_difference``, likewise from the fresh copy to the model, and
         ``memory_gradient``, the share of images where their gradients differ;
-        ``drift``, the largest change since the given margins were measured,
-        relative to their median;
-        ``unchanged_outputs``, the share whose logits at a random point of the
-        ball are those of the image, bit by bit;
-        ``probabilities``, whether the outputs are probabilities;
-        ``non_finite_gradients``, the share of images with a gradient, or
-        logits near the image, that are not finite;
-        ``vanishing_gradients``, the share where the gradient of the margin
-        predicts that not even 1000 times the radius reaches the decision
-        boundary; of the others, ``gradient_agreement``, the median
-        ratio of finite differences along the gradient to its length, and
-        ``gradient_correlation``, of finite differences in random directions
-        with what the gradient says of them: both 1 if it is right;
-        ``realised_at_image``, ``realised_at_random`` and
-        ``realised_on_path``, the median ratio of what a step of a quarter of
-        1/255 up the gradient changes to what the gradient says, at the image,
-        at a random point of the ball, and where PGD goes;
-        ``realised_long``, the smallest of these for a step of 1/255;
-        ``misled``, the share of images where one of the short ones is below
-        0.3, and ``misled_images``, their number;
+        ``drift``, the largest change since the given margins, relative to
+        their median; ``unchanged_outputs``, the share whose logits at a random
+        point of the ball are the same, bit by bit; ``probabilities``, whether
+        the outputs are such; ``non_finite_gradients``, the share with a
+        gradient, or logits near the image, that are not finite;
+        ``vanishing_gradients``, the share where the gradient predicts that
+        not even 1000 times the radius reaches the decision boundary; of the
+        others, ``gradient_agreement``, the median ratio of finite differences
+        along the gradient to its length, and ``gradient_correlation``, of
+        finite differences in random directions with the gradient: both 1 if
+        it is right; ``realised_at_image``, ``realised_at_random`` and
+        ``realised_on_path``, the median ratio of what a step of 0.25/255 up
+        the gradient changes to what the gradient says, at the image, at a
+        random point of the ball, and where PGD goes; ``realised_long``, the
+        smallest of these for 1/255; ``misled``, the share where one of the
+        short ones is below 0.3, and ``misled_images``, their number;
         ``gradient_noise_correlation``, the median cosine of gradients that
-        are 1/255 apart, where it is smallest;
-        ``saturated_loss``, the share where the cross-entropy is exactly 0 in
-        float32; ``median_margin`` of the logits; ``large_eps`` and
-        ``large_eps_correct``, the number of images that withstand PGD-20 on
-        both losses at that radius.
+        are 1/255 apart, where it is smallest; ``saturated_loss``, the share
+        where the cross-entropy is exactly 0 in float32; ``median_margin``;
+        ``large_eps`` and ``large_eps_correct``, how many images withstand
+        PGD-20 on both losses at that radius.
     """
     if fresh is None:
         fresh = unused_copy(model)
@@ -110,9 +105,7 @@ def unused_copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # a module may hold what cannot be copied
-        attacked_model.log(
-            f'no copy of the model is compared with it: {error}'
-        )
+        log(f'no copy of the model is compared with it: {error}')
         return model
 
 

@@ -110,8 +110,7 @@ class Samples:
 
         They are counted from 0, in the order of :func:`spread_order`.
         """
-        order: list[int] = spread_order(self._labels)[:count].tolist()
-        return order
+        return [int(one) for one in spread_order(self._labels)[:count]]
 
     def draws(self) -> bool:
         """Whether some of the images depend on random draws."""

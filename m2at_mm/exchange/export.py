@@ -24,12 +24,9 @@ _TOLERANCE = 1e-4
 class PlainClassifier(nn.Module):
     """Logits of images in [0, 1], with the normalisation inside.
 
-    Args:
-        classifier (nn.Module): An mmpretrain classifier; it is shared, not
-            copied.
-        mean (Tensor, optional): On the 0-255 scale, shape (C, 1, 1); else 0.
-        std (Tensor, optional): Likewise; else 1: as in mmpretrain, the network
-            then takes images in 0-255.
+    The mmpretrain classifier is shared, not copied. ``mean`` and ``std`` are
+    on the 0-255 scale, shape (C, 1, 1), by default 0 and 1: as in mmpretrain,
+    the network then takes images in 0-255.
     """
 
     mean: Tensor
@@ -101,14 +98,11 @@ def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
 def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
     """Save as ONNX, and compare the logits by onnxruntime.
 
-    The images are as in :func:`export_program`. The path has the suffix
-    ``.onnx``; the input is named ``images``, the output ``logits``.
+    All is as in :func:`export_program`, but the suffix is ``.onnx`` and torch
+    at least 2.6; the input is named ``images``, the output ``logits``.
 
     Raises:
         ImportError: The packages of the extra ``export`` are missing.
-        ValueError: The suffix is another one.
-        RuntimeError: The logits by onnxruntime differ, or torch is older than
-            2.6.
     """
     _check_format(path, '.onnx', '2.6')
     try:
@@ -119,15 +113,10 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
             'ONNX needs the packages onnx, onnxscript and onnxruntime: '
             "pip install 'm2at_mm[export]'"
         ) from error
-    program = torch.onnx.export(
-        model,
-        (images,),
-        input_names=['images'],
-        output_names=['logits'],
-        dynamic_shapes=({0: torch.export.Dim('batch')},),
-        dynamo=True,
-        verbose=False,
-    )
+    options: dict[str, Any] = dict(dynamo=True, verbose=False)
+    options['dynamic_shapes'] = ({0: torch.export.Dim('batch')},)
+    options |= dict(input_names=['images'], output_names=['logits'])
+    program = torch.onnx.export(model, (images,), **options)
     assert program is not None
     write_whole(path, lambda file: program.save(str(file)))
     cpu = ['CPUExecutionProvider']

@@ -22,14 +22,10 @@ _NORMALISATION = {'mean': 'mean', 'mu': 'mean', 'std': 'std', 'sigma': 'std'}
 class Imported:
     """A checkpoint in mmpretrain's names.
 
-    Attributes:
-        classifier (dict): Config of the mmpretrain classifier it belongs to.
-        state_dict (dict[str, Tensor]): The classifier's weights.
-        mean (list[float], optional): Mean of the normalisation that was
-            inside, per channel on the 0-255 scale; None if there was none.
-        std (list[float], optional): Its standard deviation, likewise.
-        num_channels (int): Of the images.
-        num_classes (int): Of the head.
+    ``classifier`` is the config of the mmpretrain classifier it belongs to,
+    ``state_dict`` its weights. ``mean`` and ``std`` are those of the
+    normalisation that was inside, per channel on the 0-255 scale, None if
+    there was none.
     """
 
     classifier: dict[str, Any]
@@ -69,12 +65,9 @@ def import_checkpoint(path: Path) -> Imported:
     if channels != 3:
         backbone['in_channels'] = channels
     num_classes, in_channels = weights['head.fc.weight'].shape
-    head = dict(
-        type='LinearClsHead',
-        num_classes=num_classes,
-        in_channels=in_channels,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    )
+    head: dict[str, Any] = dict(type='LinearClsHead', num_classes=num_classes)
+    head['in_channels'] = in_channels
+    head['loss'] = dict(type='CrossEntropyLoss', loss_weight=1.0)
     classifier = dict(type='ImageClassifier', backbone=backbone, head=head)
     classifier['neck'] = dict(type='GlobalAveragePooling')
     return Imported(classifier, weights, mean, std, channels, num_classes)

@@ -44,10 +44,8 @@ class AttackSteps:
     ) -> AttackSteps:
         """Run the train attack with one step, with two, up to all.
 
-        All begin at the same random start, so that each goes a step further
-        than the one before. Of several restarts it is the first. An attack
-        without steps is shown as one. The model is in eval mode; images are
-        in [0, 1], labels int64.
+        All begin at the same random start, that of the first restart. An
+        attack without steps is shown as one. The model is in eval mode.
 
         Raises:
             ValueError: The model has no train attack.
@@ -138,16 +136,13 @@ def _draw_state(
     """An image after a step, its perturbation below."""
     perturbation = path.images[:, image] - path.images[0, image]
     full = panels.amplitude(path.threat_model, perturbation)
-    scores = path.scores[step, image]
-    wrong = int(scores.argmax()) != int(path.labels[image])
+    scores, loss = path.scores[step, image], path.losses[step, image]
+    text = f'loss {loss:.2f}\n{panels.likeliest(scores, classes)}\n'
+    told = text, panels.RIGHT
+    if int(scores.argmax()) != int(path.labels[image]):
+        told = f'{text}wrong', panels.WRONG
     panels.show(axes[0], path.images[step, image])
-    panels.show(
-        axes[1],
-        panels.amplified(perturbation[step], full),
-        f'loss {path.losses[step, image]:.2f}\n'
-        f'{panels.likeliest(scores, classes)}\n' + ('wrong' if wrong else ''),
-        panels.WRONG if wrong else panels.RIGHT,
-    )
+    panels.show(axes[1], panels.amplified(perturbation[step], full), *told)
 
 
 def _name(step: int) -> str:

@@ -75,13 +75,11 @@ class _Variants:
         for name, (variant, same) in cls._variants(method, images).items():
             draws[name] = same
             mixed[name] = variant.mix(images, adversarial, target, same)
-            unattacked = variant.mix(images, images, target, same)
-            kept[name] = mixed[name].images - unattacked.images
+            without = variant.mix(images, images, target, same).images
+            kept[name] = mixed[name].images - without
         own = [f'{k}={v!r}' for k, v in vars(method).items() if v != plain[k]]
-        options, change = ', '.join(own) or 'plain', adversarial - images
-        return cls(
-            threat_model, images, labels, change, options, draws, mixed, kept
-        )
+        about = adversarial - images, ', '.join(own) or 'plain'
+        return cls(threat_model, images, labels, *about, draws, mixed, kept)
 
     @staticmethod
     def _variants(own: M2AT, images: Tensor) -> _Draws:
@@ -124,9 +122,7 @@ class MethodOptions(_Variants):
                 sample = beta.sample((_SAMPLES,)).to(plain)
                 ratio = torch.quantile(sample, plain)
             if method.pairing == 'batch':
-                partner = torch.arange(len(plain), device=plain.device).roll(
-                    -1
-                )
+                partner = torch.arange(len(plain)).roll(-1).to(plain.device)
             found[name] = method, MixRatios(mask, ratio, partner)
         return found
 

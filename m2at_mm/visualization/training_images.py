@@ -62,9 +62,8 @@ class TrainingImages:
             return found
 
         def batch_of(attacked: Tensor) -> TrainingBatch:
-            return model.method.training_batch(
-                model, lambda *_: attacked, images, labels
-            )
+            given = model, lambda *_: attacked, images, labels
+            return model.method.training_batch(*given)
 
         # With another image in it, the change is more than the perturbation:
         # the same draws without one tell which part of it is.
@@ -113,10 +112,8 @@ class TrainingImages:
         """Label, predictions and training target of an image, in lines."""
         label = int(self.labels[row])
         name = panels.class_name(label, classes)
-        lines = [
-            f'label: {name}',
-            f'clean: {panels.likeliest(self.clean_scores[row], classes)}',
-        ]
+        clean = panels.likeliest(self.clean_scores[row], classes)
+        lines = [f'label: {name}', f'clean: {clean}']
         if self.adversarial_scores is not None:
             attacked = panels.likeliest(self.adversarial_scores[row], classes)
             lines.append(f'attacked: {attacked}')
@@ -130,8 +127,7 @@ class TrainingImages:
 
 @torch.no_grad()
 def _scores(model: AdversarialClassifier, images: Tensor) -> Tensor:
-    scores: Tensor = model(images).softmax(1)
-    return scores
+    return torch.softmax(model(images), 1)
 
 
 def draw_training_images(
