@@ -49,9 +49,8 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
             norms = [module for module in modules if _is_free_norm(module)]
             watch = _Watch(convs, norms, images, undo)
             undo.enter_context(model.register_forward_pre_hook(watch.begin))
-            undo.enter_context(
-                model.register_forward_hook(watch.end, always_call=True)
-            )
+            hook = model.register_forward_hook(watch.end, always_call=True)
+            undo.enter_context(hook)
         yield
 
 
@@ -100,13 +99,12 @@ def _is_free(module: nn.Module, *forwards: Any) -> bool:
 
 def _is_program(module: nn.Module) -> bool:
     """Whether a module's computation is compiled or scripted."""
+    forward = module.__dict__.get('forward')
     return (
         isinstance(module, torch.jit.ScriptModule)
         or getattr(module, '_compiled_call_impl', None) is not None
         or hasattr(module, '_orig_mod')
-        or hasattr(
-            module.__dict__.get('forward'), '_torchdynamo_orig_callable'
-        )
+        or hasattr(forward, '_torchdynamo_orig_callable')
     )
 
 
@@ -164,18 +162,16 @@ class _Watch(TorchDispatchMode):
         # Not at its end: the backward pass may compute it once more.
         if self.pairs:
             self.fold_pairs()
-        if self.done or not any(
-            isinstance(one, Tensor) and one.requires_grad for one in args
-        ):
+        tensors = [one for one in args if isinstance(one, Tensor)]
+        if self.done or not any(one.requires_grad for one in tensors):
             return
         self.done = True
         for conv in self.convs:
             hook = conv.register_forward_hook(self.after_conv)
             self.stack.enter_context(hook)
         for norm in self.norms:
-            hook = norm.register_forward_pre_hook(
-                self.before_norm, with_kwargs=True
-            )
+            watch = norm.register_forward_pre_hook
+            hook = watch(self.before_norm, with_kwargs=True)
             self.stack.enter_context(hook)
         self.random_state = _random_state(self.images.device)
         self.stack.enter_context(self)

@@ -162,9 +162,8 @@ class PGD(Attack):
             logits = batch.logits(images)
             fooled.append(predicted_labels(logits) != batch.labels)
             losses.append(LOSSES[self.loss](logits, batch.reference))
-        take_second = torch.where(
-            fooled[0] == fooled[1], losses[1] > losses[0], fooled[1]
-        )
+        equal, higher = fooled[0] == fooled[1], losses[1] > losses[0]
+        take_second = torch.where(equal, higher, fooled[1])
         return torch.where(take_second.view(-1, 1, 1, 1), second, first)
 
 

@@ -72,9 +72,8 @@ class _Best:
         found = margin(logits, self.batch.labels)
         higher = found > self.margin
         self.margin = torch.where(higher, found, self.margin)
-        self.images = torch.where(
-            higher.view(-1, 1, 1, 1), images, self.images
-        )
+        higher = higher.view(-1, 1, 1, 1)
+        self.images = torch.where(higher, images, self.images)
 
     @torch.no_grad()
     def offer(self, images: Tensor) -> None:

@@ -76,10 +76,9 @@ single_step = _pairs([*product(_CLIMBING, _SINGLE_STEP)])
 
 def _best(left: dict[str, np.ndarray], names: Iterable[str]) -> list[str]:
     """Of the names, the best attack on each of the two losses, if any."""
-    run = [
-        [name for name in names if name in left and name in on_loss]
-        for on_loss in (_ON_CROSS_ENTROPY, _ON_MARGIN)
-    ]
+    known = [name for name in names if name in left]
+    both = _ON_CROSS_ENTROPY, _ON_MARGIN
+    run = [[name for name in known if name in one] for one in both]
     return [min(one, key=lambda n: left[n].sum()) for one in run if one]
 
 

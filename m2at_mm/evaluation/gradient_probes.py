@@ -22,10 +22,8 @@ Columns = dict[str, Tensor]
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
     """Cosine of two batches of gradients, (N, ); 0 where one is zero."""
-    one, other = (
-        unit_direction(gradient.nan_to_num(0.0, 0.0, 0.0)).flatten(1)
-        for gradient in (one, other)
-    )
+    pair = (gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in (one, other))
+    one, other = (unit_direction(gradient).flatten(1) for gradient in pair)
     return (one * other).sum(1)
 
 
@@ -99,10 +97,8 @@ def gradients(
 
     def difference(direction: Tensor) -> Tensor:
         step = (reach.unsqueeze(1) * direction).view_as(images).to(images)
-        ahead, behind = (
-            margin(logits_of(model, moved).double(), labels)
-            for moved in (images + step, images - step)
-        )
+        moved = (logits_of(model, images + d).double() for d in (step, -step))
+        ahead, behind = (margin(logits, labels) for logits in moved)
         return torch.as_tensor((ahead - behind) / (2 * reach) / scale)
 
     found = dict(broken=broken, vanishing=vanishing, ratio=difference(unit))
@@ -129,12 +125,9 @@ def check_gradient(columns: Columns) -> dict[str, float]:
     right = (columns['vanishing'] == 0) & ~is_broken(columns)
     if not right.any():
         return {}
-    one, other = (
-        columns[name][right].flatten() for name in ('expected', 'measured')
-    )
+    names = ('expected', 'measured')
+    one, other = (columns[name][right].flatten() for name in names)
     length = (one.square().sum() * other.square().sum()).sqrt()
-    correlation = (one * other).sum() / length.clamp(min=1e-300)
-    return dict(
-        gradient_agreement=float(columns['ratio'][right].median()),
-        gradient_correlation=float(correlation),
-    )
+    agreement = float(columns['ratio'][right].median())
+    correlation = float((one * other).sum() / length.clamp(min=1e-300))
+    return dict(gradient_agreement=agreement, gradient_correlation=correlation)

@@ -32,6 +32,7 @@ class NamedAttack:
 
 
 _AUTOATTACK = dict(type='m2at_mm.AutoAttack')
+_STANDARD = dict(version='standard')
 
 
 def _pgd(passes: int, **settings: Any) -> NamedAttack:
@@ -41,15 +42,13 @@ def _pgd(passes: int, **settings: Any) -> NamedAttack:
 
 
 def _part(name: str, passes: int, **facts: Any) -> NamedAttack:
-    config = dict(_AUTOATTACK, attacks=[name], version='standard')
+    config = dict(_AUTOATTACK, attacks=[name], **_STANDARD)
     return NamedAttack(config, passes, **facts)
 
 
 #: The attacks by name. The clean images are always evaluated.
 NAMED_ATTACKS = {
-    'fgsm': NamedAttack(
-        dict(type='m2at_mm.FGSM'), passes=3, loss='ce', single_step=True
-    ),
+    'fgsm': NamedAttack(dict(type='m2at_mm.FGSM'), 3, 'ce', single_step=True),
     'pgd20': _pgd(22, steps=20),
     'pgd100': _pgd(520, steps=100, restarts=5),
     # PGD on the margin loss of Carlini and Wagner, in the literature 'CW-20'.
@@ -60,18 +59,14 @@ NAMED_ATTACKS = {
     'apgd-t': _part('apgd-t', 930, loss='margin'),
     'fab-t': _part('fab-t', 1830, loss='margin'),
     'square': _part('square', 5003, black_box=True),
-    'autoattack': NamedAttack(
-        dict(_AUTOATTACK, version='standard'), loss='margin'
-    ),
+    'autoattack': NamedAttack(_AUTOATTACK | _STANDARD, loss='margin'),
     'malt': _part('malt', 1030, loss='margin'),
     'autoattack-rand': NamedAttack(dict(_AUTOATTACK, version='rand')),
     'transfer': NamedAttack(dict(type='m2at_mm.Transfer'), black_box=True),
 }
 ATTACK_NAMES = ('clean', *NAMED_ATTACKS)
 #: Asked about the images that withstand all else.
-SECOND_OPINION = NamedAttack(
-    dict(type='m2at_mm.SecondOpinion'), passes=14, loss='margin'
-)
+SECOND_OPINION = NamedAttack(dict(type='m2at_mm.SecondOpinion'), 14, 'margin')
 DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 
 

@@ -84,9 +84,8 @@ def wilson_interval(
     """
     share, scale = successes / total, 1 + z * z / total
     centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(
-        share * (1 - share) / total + z * z / (4 * total * total)
-    )
+    variance = share * (1 - share) / total + z * z / (4 * total * total)
+    spread = z * math.sqrt(variance)
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == total else (centre + spread) / scale
     return 100 * low, 100 * high

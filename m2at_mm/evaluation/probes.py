@@ -119,14 +119,13 @@ def _outputs(
         for_gradient = logits_of(model, leaf).detach().float()
     halves = images.tensor_split([max(1, len(images) // 2)])
     halved = [logits_of(model, half).float() for half in halves if len(half)]
+    batched = torch.cat(halved)
     reverse = logits_of(model, images.flip(0)).float().flip(0)
     moved = logits_of(model, threat.ball(images).random_start()).float()
     change = partial(_change, first)
     return dict(
         pass_difference=torch.maximum(change(again), change(for_gradient)),
-        batch_difference=torch.maximum(
-            change(torch.cat(halved)), change(reverse)
-        ),
+        batch_difference=torch.maximum(change(batched), change(reverse)),
         unchanged=(first == moved).all(1),
         probability=(first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
         loss=attacks.cross_entropy(first, labels),
@@ -157,12 +156,10 @@ def _memory(
         _, gradient = attacked_model.margin_gradient(*given)
         found.append((logits, gradient))
     (logits, gradient), (used_logits, used) = found
-    differs = (gradient != used).flatten(1).any(1)
-    cosine = gradient_probes.cosine(gradient, used)
-    return dict(
-        memory_difference=_change(logits, used_logits),
-        memory_gradient=differs & (cosine < 0.9),
-    )
+    other = (gradient != used).flatten(1).any(1)
+    other &= gradient_probes.cosine(gradient, used) < 0.9
+    changed = _change(logits, used_logits)
+    return dict(memory_difference=changed, memory_gradient=other)
 
 
 def _large_radius(images: Tensor, threat: ThreatModel) -> float:

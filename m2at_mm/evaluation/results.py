@@ -65,6 +65,7 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
     attacks = {name: percent(counted[name]) for name in outcome.attacks}
     pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
     both = pgd and 'autoattack' in attacks
+    gap = min(pgd) - attacks['autoattack'] if both else None
     parts = {
         name: {k: percent(v == outcome.labels) for k, v in one.items()}
         for name, one in outcome.parts.items()
@@ -76,9 +77,7 @@ def _figures(outcome: Outcomes) -> dict[str, Any]:
         num_samples=len(outcome.labels),
         threat_model=outcome.threat_model.to_dict(),
         intervals={name: _interval(counted[name]) for name in counted},
-        pgd_minus_autoattack=min(pgd) - attacks['autoattack']
-        if both
-        else None,
+        pgd_minus_autoattack=gap,
         autoattack_parts=parts,
         **(dict(second_opinion=second) if second else {}),
     )
@@ -152,9 +151,8 @@ def write_results(
     if path.exists() and path.read_text(encoding='utf-8') != text:
         for file in filter(Path.exists, (path, beside)):
             names = (f'{file.name}.old{n if n > 1 else ""}' for n in count(1))
-            kept = next(
-                p for p in map(file.with_name, names) if not p.exists()
-            )
+            places = map(file.with_name, names)
+            kept = next(place for place in places if not place.exists())
             file.replace(kept)
             print(f'the previous {file} is now {kept}')
     save_npz(beside, samples)
@@ -195,26 +193,20 @@ def _describe_counts(counts: Sequence[int]) -> str:
 
 def _table(outcome: Outcomes) -> Table:
     threat = outcome.threat_model
-    table = Table(
-        title=f'{len(outcome.labels)} images, {threat.norm}, '
-        f'eps {threat.eps * 255:g}/255'
-    )
+    title = f'{len(outcome.labels)} images, {threat.norm}, eps '
+    table = Table(title=f'{title}{threat.eps * 255:g}/255')
     table.add_column('attack')
     for heading in ('accuracy (%)', '95 % interval', 'seconds'):
         table.add_column(heading, justify='right')
     second = _second_opinion(outcome)
     if second is not None:
-        table.caption = (
-            'worst case: all of them and a second opinion, which fools '
-            '{fooled} of the {asked} images left'.format(**second)
-        )
+        told = 'worst case: all of them and a second opinion, which fools '
+        told += '{fooled} of the {asked} images left'
+        table.caption = told.format(**second)
     for name, correct in _counted(outcome).items():
-        low, high = _interval(correct)
-        seconds = outcome.seconds.get(name)
-        table.add_row(
-            name.replace('_', ' '),
-            f'{percent(correct):.2f}',
-            f'{low:.1f} to {high:.1f}',
-            '' if seconds is None else f'{seconds:.0f}',
-        )
+        cells = [name.replace('_', ' '), f'{percent(correct):.2f}']
+        cells.append('{:.1f} to {:.1f}'.format(*_interval(correct)))
+        if name in outcome.seconds:
+            cells.append(f'{outcome.seconds[name]:.0f}')
+        table.add_row(*cells)
     return table

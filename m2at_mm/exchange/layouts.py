@@ -154,10 +154,8 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
         width = len(weights['backbone.block1.layer.0.conv1.weight'])
         settings = dict(depth=6 * blocks + 4, widen_factor=width // 16)
         return dict(type='m2at_mm.WideResNet_CIFAR', **settings)
-    config = dict(
-        depth=_resnet_depth(keys, path),
-        base_channels=len(weights['backbone.layer1.0.conv1.weight']),
-    )
+    width = len(weights['backbone.layer1.0.conv1.weight'])
+    config = dict(depth=_resnet_depth(keys, path), base_channels=width)
     if 'bn1.weight' not in keys:
         return dict(type='m2at_mm.PreActResNet_CIFAR', **config)
     for key in [key for key in weights if '.shortcut.' in key]:

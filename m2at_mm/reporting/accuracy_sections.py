@@ -147,9 +147,8 @@ def sweep(report: Report) -> Iterator[Markup]:
         yield blocks.figures([figures.draw_sweep('sweep-figure', points)])
         title = 'Accuracy in per cent by radius, with 95 % Wilson intervals'
         shown = {run: one for run, one in points.items() if one}
-        rows = [
-            [r, *(_cell(p.get(x)) for x in radii)] for r, p in shown.items()
-        ]
+        cells = [[_cell(p.get(x)) for x in radii] for p in shown.values()]
+        rows = [[run, *each] for run, each in zip(shown, cells)]
         yield blocks.table(title, ['run', *map(_in_pixels, radii)], rows)
     yield from notes
 
@@ -205,9 +204,8 @@ def _confusions(
     drawn: list[Markup] = []
     for attack, predicted in predictions.items():
         finite = predicted >= 0  # it is -1 where the logits are not finite
-        counts = ConfusionMatrix.calculate(
-            predicted[finite], labels[finite], len(names)
-        ).numpy()
+        given = predicted[finite], labels[finite], len(names)
+        counts = ConfusionMatrix.calculate(*given).numpy()
         title = 'Clean' if attack == 'clean' else f'Under {attack}'
         if len(names) > _MOST_CLASSES:
             yield _most_confused(title, counts, names)

@@ -27,9 +27,8 @@ ATTACK = 'pgd20'
 _RADII = (0.25, 0.5, 1.5, 2.0)
 _NUM_EXAMPLES = 6
 # What the command line of a tool would say.
-_OPTIONS = argparse.Namespace(
-    launcher='none', local_rank=0, cfg_options=None, no_pin_memory=True
-)
+_OPTIONS = argparse.Namespace(launcher='none', local_rank=0, cfg_options=None)
+_OPTIONS.no_pin_memory = True
 _NUM_SURFACES = 3
 
 
@@ -148,15 +147,13 @@ def _examples(
 ) -> list[Example]:
     (_, settings), *_ = plan_attack(ATTACK, 2).parts
     attack = TASK_UTILS.build(settings)
+    given = Attackable(model), images, labels, model.threat_model
     with attacks.own_random_stream(images.device, 0):
-        adversarial = attack(
-            Attackable(model), images, labels, model.threat_model
-        )
+        adversarial = attack(*given)
     shown, predicted = [], []
     for one in (images, adversarial):
-        shown.append(
-            one.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-        )
+        coloured = one.cpu().expand(-1, 3, -1, -1)
+        shown.append(coloured.permute(0, 2, 3, 1).numpy())
         with torch.no_grad():
             logits = model(one)
         shares = logits.float().softmax(1).amax(1).tolist()
@@ -196,9 +193,8 @@ def loss_surfaces(
     steps = torch.linspace(-1, 1, points).to(images)
     surfaces = []
     for image, label, x, y in zip(images, labels, along, across):
-        rows = [
-            image + step * y + steps.view(-1, 1, 1, 1) * x for step in steps
-        ]
+        line = steps.view(-1, 1, 1, 1) * x
+        rows = [image + step * y + line for step in steps]
         with torch.no_grad():
             logits = [model(row.clamp(0, 1)).float() for row in rows]
         grids = [

@@ -81,10 +81,9 @@ def compare_settings(
 def _flatten(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
     """Pairs of a dotted name and a value; a list of numbers is a value."""
     nested: dict[Any, Any] = value if isinstance(value, dict) else {}
-    if isinstance(value, (list, tuple)) and any(
-        isinstance(part, (dict, list, tuple)) for part in value
-    ):
-        nested = dict(enumerate(value))
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(part, (dict, list, tuple)) for part in value):
+            nested = dict(enumerate(value))
     if not nested:
         yield name, value if isinstance(value, str) else repr(value)
     for key, part in nested.items():
@@ -134,11 +133,10 @@ def _overfitting(run: RunLog) -> list[Any]:
 def origin(report: Report) -> Iterator[Markup]:
     """Versions, seed and commit of each run, and its commands."""
     runs = report.runs
-    keys = dict.fromkeys(key for run in runs for key in run.environment)
+    known = [run.environment for run in runs]
+    keys = dict.fromkeys(key for one in known for key in one)
     keys.pop('command', None)
-    rows = [
-        [k, *(run.environment.get(k, EMPTY) for run in runs)] for k in keys
-    ]
+    rows = [[k, *(one.get(k, EMPTY) for one in known)] for k in keys]
     if 'commit' not in keys:
         rows.append(['commit', *['not in the log'] * len(runs)])
     head = ['', *(run.name for run in runs)]

@@ -52,9 +52,8 @@ def show(
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_color('0.7')  # white images have an edge as well
-    axis.set_xlabel(
-        text, fontsize=8, color=colour, labelpad=3, parse_math=False
-    )
+    look = dict(fontsize=8, color=colour, labelpad=3)
+    axis.set_xlabel(text, **look, parse_math=False)
 
 
 def amplitude(threat_model: ThreatModel, perturbation: Tensor) -> float:

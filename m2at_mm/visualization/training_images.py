@@ -78,19 +78,16 @@ class TrainingImages:
 
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""
-        tensors: dict[str, Any] = {
-            k: v[:num] for k, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **tensors)
+        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
+        views: dict[str, Any] = {k: tensors[k][:num] for k in tensors}
+        return replace(self, **views)
 
     def fooled(self) -> Tensor | None:
         """Whether each image is right only without attack, None if unknown."""
         if self.adversarial_scores is None:
             return None
-        clean, attacked = (
-            predicted_labels(one) == self.labels
-            for one in (self.clean_scores, self.adversarial_scores)
-        )
+        clean = predicted_labels(self.clean_scores) == self.labels
+        attacked = predicted_labels(self.adversarial_scores) == self.labels
         return clean & ~attacked
 
     def columns(self) -> dict[str, Tensor]:
