@@ -174,10 +174,8 @@ def run_in_memory(
                 ) from error
         # Outside of the handler, which holds on to the failed call's tensors.
         torch.cuda.empty_cache()
-        log(
-            f'the GPU has too little memory for {len(batch[0])} images: going '
-            f'on with {half} at a time'
-        )
+        told = f'the GPU has too little memory for {len(batch[0])} images'
+        log(f'{told}: going on with {half} at a time')
         found.append(run_in_memory(function, *batch, half))
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
@@ -205,10 +203,8 @@ def with_progress(
             last = now
             share = (done + min(1.0, calls / passes)) / total
             left = timedelta(seconds=round((now - start) * (1 / share - 1)))
-            log(
-                f'{title}: {100 * share:.0f} %, batch {done + 1} of {total}, '
-                f'at most {left} left'
-            )
+            told = f'{title}: {100 * share:.0f} %, batch {done + 1} of {total}'
+            log(f'{told}, at most {left} left')
 
     with model.register_forward_pre_hook(report):
         for batch in batches:

@@ -66,7 +66,7 @@ steps = _pairs(
     [
         (few, many)
         for few, many in combinations(NAMED_ATTACKS, 2)
-        if NAMED_ATTACKS[few].climbs
+        if few in _CLIMBING
         and NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
     ]
 )
@@ -130,12 +130,9 @@ def disagreement(outcome: Outcomes) -> Iterator[Figures]:
     best = _best(left, _CLIMBING)
     if len(best) == 2:
         one, other = (left[name] for name in best)
-        yield dict(
-            first=best[0],
-            second=best[1],
-            fewer=min((one & ~other).sum(), (other & ~one).sum()),
-            total=len(one),
-        )
+        fewer = min((one & ~other).sum(), (other & ~one).sum())
+        names = dict(zip(('first', 'second'), best))
+        yield dict(names, fewer=fewer, total=len(one))
 
 
 @at_each_radius

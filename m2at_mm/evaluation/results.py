@@ -104,10 +104,8 @@ def _notes(outcomes: Sequence[Outcomes], counts: np.ndarray) -> list[str]:
     notes = list(dict.fromkeys(n for one in outcomes for n in one.notes))
     total, most = counts.sum(), counts.max()
     if 1 < total == most or (total >= 100 and most > 3 * counts.mean()):
-        notes.append(
-            f'one class has {most} of {total} images: the figures are mostly '
-            'those of this class'
-        )
+        told = f'one class has {most} of {total} images: the figures are '
+        notes.append(f'{told}mostly those of this class')
     return notes + [
         f'{broken} images have logits that are not finite under {name} at '
         f'{outcome.threat_model}: they count as misclassified'

@@ -144,7 +144,8 @@ class RobustnessTestLoop(BaseLoop):
         cfg = self.runner.cfg  # empty where the runner was given objects
         model = cfg.get('model') or {}
         checkpoint = self.runner._load_from
-        preprocessor = self.model.data_preprocessor
+        own, names = self.model.data_preprocessor, ('mean', 'std')
+        statistics = [(n, getattr(own, n)) for n in names if hasattr(own, n)]
         return dict(
             config=cfg.filename and Path(cfg.filename).name,
             checkpoint=checkpoint and Path(checkpoint).name,
@@ -152,11 +153,7 @@ class RobustnessTestLoop(BaseLoop):
             model=model.get('classifier', model) or str(self.model.classifier),
             data_preprocessor=model.get('data_preprocessor')
             or cfg.get('data_preprocessor')
-            or {
-                name: getattr(preprocessor, name).flatten().tolist()
-                for name in ('mean', 'std')
-                if hasattr(preprocessor, name)
-            },
+            or {n: v.flatten().tolist() for n, v in statistics},
             dataset=(cfg.get('test_dataloader') or {}).get('dataset')
             or repr(self.dataloader.dataset),
             batch_size=self.batch_size,

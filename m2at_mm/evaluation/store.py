@@ -103,11 +103,9 @@ class ResultStore:
             now = json.loads(to_json(settings))
             keys = sorted({*before, *now})
             changed = [k for k in keys if before.get(k) != now.get(k)]
-            print_log(
-                f'starting anew: {last.parent} holds the results of an '
-                f'evaluation that differs in {", ".join(changed)}',
-                logger='current',
-            )
+            told = f'starting anew: {last.parent} holds the results of an '
+            told += f'evaluation that differs in {", ".join(changed)}'
+            print_log(told, logger='current')
         return store
 
     def load_batch(self, name: str) -> Arrays | None:

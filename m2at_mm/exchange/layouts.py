@@ -169,11 +169,9 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
 def _resnet_depth(keys: set[str], path: Path) -> int:
     blocks = tuple(_count_blocks(keys, f'layer{n}.') for n in (1, 2, 3, 4))
     basic = 'layer1.0.conv3.weight' not in keys
-    found = [
-        depth
-        for depth, (kind, stages) in ResNet.arch_settings.items()
-        if (stages, kind is BasicBlock) == (blocks, basic)
-    ]
+    known = ResNet.arch_settings.items()
+    kinds = [(d, k is BasicBlock, stages) for d, (k, stages) in known]
+    found = [depth for depth, *kind in kinds if kind == [basic, blocks]]
     if not found:
         raise ValueError(
             f'{path}: a ResNet with {blocks} blocks is not one of depth '

@@ -118,12 +118,9 @@ def measure(run: RunLog, num_images: int) -> Measurement:
     few = samples.spread(_NUM_EXAMPLES)
     images, labels = next(iter(samples.batches([few])))
     first = (images[:_NUM_SURFACES], labels[:_NUM_SURFACES])
-    return Measurement(
-        outcomes[0],
-        make_results(outcomes, probes),
-        _examples(model, images, labels),
-        loss_surfaces(Attackable(model), *first, own),
-    )
+    surfaces = loss_surfaces(Attackable(model), *first, own)
+    results, shown = make_results(outcomes, probes), (model, images, labels)
+    return Measurement(outcomes[0], results, _examples(*shown), surfaces)
 
 
 def _config(run: RunLog, folder: Path) -> Config:
@@ -197,10 +194,9 @@ def loss_surfaces(
         rows = [image + step * y + line for step in steps]
         with torch.no_grad():
             logits = [model(row.clamp(0, 1)).float() for row in rows]
-        grids = [
-            torch.stack([score(one, label.expand(points)) for one in logits])
-            for score in (attacks.cross_entropy, attacks.margin)
-        ]
-        arrays = (one.cpu().numpy() for one in (steps, *grids))
+        arrays = [steps.cpu().numpy()]
+        for score in (attacks.cross_entropy, attacks.margin):
+            grid = [score(one, label.expand(points)) for one in logits]
+            arrays.append(torch.stack(grid).cpu().numpy())
         surfaces.append(LossSurface(*arrays))
     return surfaces

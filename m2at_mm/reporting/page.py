@@ -112,11 +112,9 @@ def render(report: Report) -> str:
         for name, title, section in SECTIONS
         if (found := list(section(report)))
     ]
-    now = datetime.now(timezone.utc)
-    html = templates.get_template('page.html').render(
-        names=', '.join(run.name for run in report.runs),
-        sections=sections,
-        footer=f'm2at_mm {__version__}, {now:%Y-%m-%d %H:%M} UTC',
-    )
+    names = ', '.join(run.name for run in report.runs)
+    now = f'{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC'
+    given = dict(sections=sections, footer=f'm2at_mm {__version__}, {now}')
+    page = templates.get_template('page.html').render(names=names, **given)
     # Paths may hold bytes that are no UTF-8.
-    return html.encode('utf-8', errors='replace').decode()
+    return page.encode('utf-8', errors='replace').decode()

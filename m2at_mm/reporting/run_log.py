@@ -94,11 +94,10 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
             f'work dir {str(min(twice))!r} is given twice: name each run once'
         )
     names = [place.name for place in places]
-    shown = [
-        f'{place.parent.name}/{name}' if names.count(name) > 1 else name
-        for place, name in zip(places, names)
-    ]
-    return [*map(read_run, folders, shown)]
+    for k, place in enumerate(places):
+        if [one.name for one in places].count(place.name) > 1:
+            names[k] = f'{place.parent.name}/{place.name}'
+    return [*map(read_run, folders, names)]
 
 
 def read_run(folder: Path, name: str | None = None) -> RunLog:

@@ -145,10 +145,8 @@ def origin(report: Report) -> Iterator[Markup]:
         yield blocks.heading(f'Commands of {run.name}')
         command = run.environment.get('command')
         if command is None:
-            yield blocks.text(
-                'The log does not have the training command. This one trains '
-                'the same config again:'
-            )
+            text = 'The log does not have the training command. '
+            yield blocks.text(f'{text}This one trains the same config again:')
             words = ['python', 'tools/train.py', str(run.config_file)]
             command = shlex.join([*words, '--work-dir', f'{run.folder}_again'])
         yield blocks.code(command)

@@ -89,13 +89,10 @@ def draw_attack_steps(
     last, num = len(path.images) - 1, len(path.labels)
     columns = min(last + 1, _MOST_COLUMNS)
     shown = [round(k * last / (columns - 1)) for k in range(columns)]
-    figure, axes = panels.grid(
-        (2 * num, columns),
-        (max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
-        map(_name, shown),
-        panels.heading(path.what, path.threat_model, note),
-        fontsize=10,
-    )
+    shape, names = (2 * num, columns), map(_name, shown)
+    size = max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7
+    title = panels.heading(path.what, path.threat_model, note)
+    figure, axes = panels.grid(shape, size, names, title, fontsize=10)
     for row in range(num):
         for column, step in enumerate(shown):
             _draw_state(path, row, step, axes[2 * row :, column], classes)

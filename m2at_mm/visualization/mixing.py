@@ -171,12 +171,9 @@ def draw_method_options(
     """
     num, columns = len(batch.clean), len(batch.mixed) + 1
     heading = panels.heading('Options of M2AT', batch.threat_model, note)
-    figure, axes = panels.grid(
-        (2 * num, columns),
-        (1.6 * columns, 3.35 * num + 0.9),
-        ['clean', *batch.mixed],
-        f'{heading}\n{_OWN}: {batch.own}',
-    )
+    size, titles = (1.6 * columns, 3.35 * num + 0.9), ['clean', *batch.mixed]
+    about = f'{heading}\n{_OWN}: {batch.own}'
+    figure, axes = panels.grid((2 * num, columns), size, titles, about)
     kept = torch.stack([*batch.kept.values()])
     full = panels.amplitude(batch.threat_model, kept)
     for row, (top, below) in enumerate(zip(axes[::2], axes[1::2])):
@@ -187,12 +184,10 @@ def draw_method_options(
         below[1].set_ylabel('perturbation in it', fontsize=9)
         for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
             panels.show(top[column], mixed.images[row])
-            target = _describe_target(mixed.target[row], classes)
-            panels.show(
-                below[column],
-                panels.amplified(batch.kept[variant][row], full),
-                f'keeps {mixed.kept_share[row]:.2f}, target:\n{target}',
-            )
+            change = panels.amplified(batch.kept[variant][row], full)
+            told = f'keeps {mixed.kept_share[row]:.2f}, target:\n'
+            told += _describe_target(mixed.target[row], classes)
+            panels.show(below[column], change, told)
     return figure
 
 

@@ -94,10 +94,6 @@ def save_animation(
 ) -> None:
     """Write figures of one size as a GIF that repeats forever."""
     frames = [Image.fromarray(figure_pixels(one, dpi)) for one in figures]
-    frames[0].save(
-        path,
-        save_all=True,
-        append_images=frames[1:],
-        duration=[700] * (len(frames) - 1) + [2000],  # milliseconds
-        loop=0,
-    )
+    times = [700] * (len(frames) - 1) + [2000]  # milliseconds
+    how: Any = dict(save_all=True, append_images=frames[1:], loop=0)
+    frames[0].save(path, **how, duration=times)

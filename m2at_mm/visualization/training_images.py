@@ -78,8 +78,8 @@ class TrainingImages:
 
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""
-        tensors = {k: v for k, v in vars(self).items() if isinstance(v, Tensor)}
-        views: dict[str, Any] = {k: tensors[k][:num] for k in tensors}
+        fields: Any = vars(self).items()
+        views: Any = {k: v[:num] for k, v in fields if isinstance(v, Tensor)}
         return replace(self, **views)
 
     def fooled(self) -> Tensor | None:
@@ -140,15 +140,11 @@ def draw_training_images(
     """
     num, columns = len(batch.clean), batch.columns()
     # The title of a picture with one column needs more.
-    width = max(1.75 * len(columns) + 2.2, 5.0)
-    figure, axes = panels.grid(
-        (num, len(columns) + 1),
-        (width, 1.45 * num + 0.8),
-        columns,
-        panels.heading(batch.method, batch.threat_model, note),
-        fontsize=10,
-        width_ratios=[1] * len(columns) + [1.5],
-    )
+    size = max(1.75 * len(columns) + 2.2, 5.0), 1.45 * num + 0.8
+    title = panels.heading(batch.method, batch.threat_model, note)
+    shape, ratios = (num, len(columns) + 1), [1] * len(columns) + [1.5]
+    look: Any = dict(fontsize=10, width_ratios=ratios)
+    figure, axes = panels.grid(shape, size, columns, title, **look)
     place = dict(va='center', fontsize=9, parse_math=False)
     for row, line in enumerate(axes):
         for images, axis in zip(columns.values(), line):
