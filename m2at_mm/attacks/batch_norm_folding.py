@@ -131,11 +131,7 @@ def _random_state(device: torch.device) -> bytes:
 
 
 class _Watch(TorchDispatchMode):
-    """Sees who reads which convolution's output, then folds batch norms.
-
-    Every operation counts, also of programs and functions that Python does
-    not see.
-    """
+    """Sees what reads which convolution's output, then folds batch norms."""
 
     def __init__(
         self,

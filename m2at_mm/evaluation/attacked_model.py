@@ -55,10 +55,8 @@ class Attackable(nn.Module):
     def was_itself(self) -> bool:
         """Whether the last attack saw the model that predicts.
 
-        Attacks compute it by faster ways, see
-        :func:`m2at_mm.attacks.batch_norm_folding.folded_norms`. Their last
-        logits are compared with the model's own, and so are gradients of a
-        few of the images.
+        Attacks compute it by faster ways, like folded batch norms. Their last
+        logits, and gradients of a few images, are compared with its own.
         """
         if self.last is None:
             return True
@@ -107,9 +105,9 @@ def attack_batch(
     """Attack a batch; facts of each image, and the adversarial images.
 
     The facts are ``label``, ``predicted``, the losses ``ce`` and ``margin``,
-    ``outside``, ``content`` and ``unfolded``, whether the attack was repeated
-    on the model as it is, as a faster way to compute it had misled it; all of
-    shape (N, ). ``seconds`` are of shape (1, ).
+    ``outside``, ``content`` and ``unfolded``, whether a faster way to compute
+    the model misled the attack, which was repeated without; all of shape
+    (N, ). ``seconds`` are of shape (1, ).
     """
 
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -153,8 +151,7 @@ def run_in_memory(
 ) -> dict[str, Tensor]:
     """Call a function on batches, halved where a GPU's memory is too small.
 
-    It maps images, shape (N, C, H, W), and labels, shape (N, ), to named
-    tensors with one entry per image, which are joined.
+    It maps images and labels to named tensors with one entry per image.
 
     Raises:
         RuntimeError: Not even one image fits.
@@ -189,8 +186,7 @@ def with_progress(
 ) -> Iterator[Batch]:
     """Yield batches, and log every 20 seconds how far the work on them is.
 
-    Of the ``total`` batches each makes a known number of forward passes at
-    most: the time left is an upper bound where images are fooled early.
+    Each of the ``total`` batches makes so many forward passes at most.
     """
     start = last = time.monotonic()
     done = calls = 0

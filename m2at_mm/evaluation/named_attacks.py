@@ -74,8 +74,7 @@ DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 class AttackPlan:
     """An attack as parts, each of which gets what the last one left over.
 
-    The parts are pairs of a name and an attack's config; the note is for the
-    reader of the results.
+    Parts are names with configs; the note is for the reader of the results.
     """
 
     name: str

@@ -31,17 +31,15 @@ def make_results(
 
     Returns:
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
-        ``worst_case`` (correct clean and under every attack and the second
-        opinion), ``second_opinion``, if there was one: the number of images
-        ``asked`` about, which withstand all else, and ``fooled`` by it;
-        ``num_samples``, ``threat_model``, ``alarms``;
-        ``class_counts``, the number of images of each class;
-        ``intervals``, 95 % of the above for the number of images;
+        ``worst_case`` (correct clean, under every attack and in the second
+        opinion), ``autoattack_parts``, after each part of AutoAttack, and
+        ``intervals`` of 95 %; ``second_opinion``, if there was one: the number
+        of images ``asked`` about, which withstand all else, and ``fooled``;
         ``pgd_minus_autoattack``, the gap between the best PGD on the
         cross-entropy and AutoAttack, None unless both were run;
-        ``autoattack_parts``, the accuracy after each attack of AutoAttack;
-        ``notes``; ``probes``; ``settings``; and with several radii ``sweep``,
-        the figures at each.
+        ``class_counts``, the number of images of each class; ``num_samples``,
+        ``threat_model``, ``alarms``, ``notes``, ``probes`` and ``settings``;
+        and with several radii ``sweep``, the figures at each.
     """
     main = outcomes[0]
     counts = np.bincount(main.labels, minlength=main.num_classes or 0)

@@ -106,10 +106,7 @@ class Samples:
             yield images, _labels(batch['data_samples']).to(images.device)
 
     def spread(self, count: int) -> list[int]:
-        """Choose up to ``count`` images for a picture or a probe.
-
-        They are counted from 0, in the order of :func:`spread_order`.
-        """
+        """Choose up to ``count`` images, in :func:`spread_order`."""
         return [int(one) for one in spread_order(self._labels)[:count]]
 
     def draws(self) -> bool:
@@ -120,11 +117,10 @@ class Samples:
 
 
 def spread_order(labels: np.ndarray) -> np.ndarray:
-    """Order images so that every first N are spread over the classes.
+    """Positions, (N, ), of which every first few are spread over the classes.
 
-    Classes take turns in an order drawn by lot, as do their images. From
-    labels, int64 of shape (N, ), positions of shape (N, ), the same for the
-    same labels.
+    Classes take turns in an order drawn by lot, as do their images, always
+    the same for the same labels, int64 of shape (N, ).
     """
     draw = np.random.RandomState(_SUBSET_SEED)
     classes, of_image = np.unique(labels, return_inverse=True)

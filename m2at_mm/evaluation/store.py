@@ -49,11 +49,7 @@ def digest_module(module: nn.Module) -> str:
 
 
 def to_json(content: Any) -> str:
-    """JSON that every reader takes.
-
-    What JSON lacks is written as its ``repr``, like numbers that are not
-    finite.
-    """
+    """JSON that every reader takes; what it lacks, like NaN, by ``repr``."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -71,9 +67,6 @@ def to_json(content: Any) -> str:
 class ResultStore:
     """A folder of small files, each written whole or not at all.
 
-    A process may be killed at any time: a file is written beside its place
-    and renamed, so what is there is complete.
-
     All results in the folder depend on the ``settings``; adversarial images
     are kept where an ``images_folder`` is given.
     """
@@ -86,8 +79,8 @@ class ResultStore:
         """Make a store inside of this one for results on certain images.
 
         A :func:`digest` of the images' content and labels is one of its
-        settings, and its folder is named by a digest of them. The log says so
-        where the results kept there are of other settings.
+        settings, by which its folder is named. The log says so where the
+        results kept there are of other settings.
         """
         settings = dict(self.settings, images=images)
         folder = self.folder / digest(settings)

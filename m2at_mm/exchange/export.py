@@ -64,8 +64,8 @@ def export_state_dict(
 ) -> None:
     """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
 
-    The keys are ``mean``, ``std``, and ``model.`` before those that the
-    classifier's own ``state_dict()`` has. Other exports need the images.
+    The classifier's own keys get the prefix ``model.``. The images are not
+    used, as other exports use them.
     """
     weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}
     content = dict(mean=model.mean, std=model.std, **weights)
@@ -76,10 +76,10 @@ def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
     """Save with ``torch.export``; ``torch.export.load(path).module()`` runs.
 
     The images are examples in [0, 1], at least 2, shape (N, C, H, W); N stays
-    free. The path has the suffix ``.pt2``.
+    free.
 
     Raises:
-        ValueError: The suffix is another one.
+        ValueError: The path has another suffix than ``.pt2``.
         RuntimeError: The saved model's logits differ, or torch is older than
             2.2.
     """
@@ -159,10 +159,9 @@ def make_claim(
     """The JSON of a model in RobustBench's ``model_info``.
 
     The results are those of ``tools/test.py``, with AutoAttack, on a dataset
-    like ``'cifar10'``. What of :data:`CLAIM_FIELDS` is missing is left empty,
-    to be filled in. Accuracies are strings in per cent. ``num_samples`` and
-    ``alarms`` stand besides RobustBench's fields, so that nobody takes a claim
-    on a subset for one on the test set.
+    like ``'cifar10'``. What of :data:`CLAIM_FIELDS` is missing is left empty.
+    Accuracies are strings in per cent. ``num_samples`` and ``alarms`` stand
+    besides RobustBench's fields, to tell a claim on a subset.
 
     Raises:
         ValueError: The results are without AutoAttack, or a field is unknown.

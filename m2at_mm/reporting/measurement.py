@@ -171,12 +171,7 @@ def loss_surfaces(
     (arXiv 1902.06705, section 4). Both directions end where ball and box end.
     The number of points on each axis is odd, so that one is the image itself.
 
-    Args:
-        model (nn.Module): Maps images to logits of shape (N, K).
-        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-        labels (Tensor): int64, shape (N, ).
-        threat_model (ThreatModel): Norm and radius.
-        points (int): At least 2. Defaults to 21.
+    Images are RGB in [0, 1], shape (N, C, H, W), labels int64, shape (N, ).
     """
     with attacks.attack_mode(model):
         leaf = images.clone().requires_grad_(True)

@@ -26,16 +26,14 @@ class RunLog:
     """A training, as the files in its work dir describe it.
 
     Attributes:
-        name (str): Name in the report.
         config_file (Path): The dumped config of the training.
         unit (str): Of the curves' positions, ``'epoch'`` or ``'iteration'``.
-        training (dict[str, Points]): Loss, lr and so on: value by position.
-        validation (dict[str, Points]): ``robust/clean`` and so on, in per
-            cent.
-        environment (dict[str, str]): Versions, seed, commit and command, as
-            far as the log has them.
+        training (dict): Loss, lr and so on: value by position.
+        validation (dict): ``robust/clean`` and so on, in per cent.
+        environment (dict): Versions, seed, commit and command, as far as the
+            log has them.
         results (dict, optional): Content of ``results.json``.
-        predictions (dict[str, np.ndarray]): Of ``results.samples.npz``.
+        predictions (dict): Of ``results.samples.npz``.
         checkpoint (Path, optional): The best, else the last one.
     """
 

@@ -39,9 +39,8 @@ _Draws = dict[str, tuple[M2AT, MixRatios]]
 class _Variants:
     """A batch, attacked once, as several variants of M2AT train on it.
 
-    Images are RGB in [0, 1], shape (N, C, H, W). By variant there are masks,
-    ratios and partners, training images, and the perturbation in them.
-    ``own`` names the config's options that are not the plain ones.
+    By variant there are masks, ratios and partners, training images, and the
+    perturbation in them. ``own`` names the config's options.
     """
 
     threat_model: ThreatModel
@@ -133,9 +132,9 @@ def draw_mask_kinds(
     """Draw a row per image: the perturbation, and each kind of mask.
 
     For each kind there are the mask, white where the first of the two mixed
-    images is perturbed, with the share of the image that it covers, and what
-    mixing keeps of the perturbation, with the kept share. Perturbations are
-    amplified so that +-eps fills the scale (under l2, their largest value).
+    images is perturbed, with the share that it covers, and what mixing keeps
+    of the perturbation, amplified so that +-eps fills the scale (under l2, the
+    largest value), with the kept share.
     """
     num, columns = len(batch.clean), 2 + 2 * len(MASKS)
     titles = ['clean', 'perturbation']
@@ -165,9 +164,8 @@ def draw_method_options(
 ) -> Figure:
     """Draw two rows per image: its training images, the perturbation in them.
 
-    A column per option. Perturbations are amplified so that +-eps fills the
-    scale (under l2, their largest value); with them are the share that is
-    kept of the perturbation, and the training target.
+    A column per option. Perturbations are amplified as in
+    :func:`draw_mask_kinds`; with them are the kept share and the target.
     """
     num, columns = len(batch.clean), len(batch.mixed) + 1
     heading = panels.heading('Options of M2AT', batch.threat_model, note)

@@ -23,13 +23,8 @@ class TrainingImages:
 
     What the method lacks is None: without a train attack only the clean
     images are left. Images are RGB in [0, 1], shape (N, C, H, W); scores and
-    targets are probabilities, shape (N, K).
-
-    Attributes:
-        method (str): The name of its class.
-        target (Tensor, optional): Targets of the training images.
-        keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
-        kept (Tensor, optional): The perturbation in the training images.
+    targets are probabilities, shape (N, K). ``keep_map`` is in [0, 1], shape
+    (N, 1, H, W), ``kept`` the perturbation in the training images.
     """
 
     method: str
@@ -134,9 +129,9 @@ def draw_training_images(
 
     As far as the method has them, the columns are the clean image, M2AT's mask
     weighted by the mixing ratio (white where the whole perturbation is kept),
-    the perturbation and its kept part, both amplified so that +-eps fills the
-    scale (under l2, their largest value), and the training image. The text
-    gives the predictions before and after the attack, and the target.
+    the perturbation and its kept part, amplified so that +-eps fills the scale
+    (under l2, the largest value), and the training image. The text gives the
+    predictions and the target.
     """
     num, columns = len(batch.clean), batch.columns()
     # The title of a picture with one column needs more.
