@@ -3,6 +3,7 @@
 import copy
 import sys
 from collections.abc import Callable
+from typing import Any
 from unittest import mock
 
 import pyautoattack
@@ -30,9 +31,8 @@ def test_the_same_images_stay_correct_as_by_the_package(
 ) -> None:
     num, norm, eps, attacks = case
     threat, (images, labels) = ThreatModel(norm, eps), cifar10_images(num)
-    package = pyautoattack.AutoAttack(
-        robust_model, norm=norm.capitalize(), eps=threat.eps, seed=0
-    )
+    settings = dict(norm=norm.capitalize(), eps=threat.eps, seed=0)
+    package = pyautoattack.AutoAttack(robust_model, **settings)
     package.attacks_to_run = attacks
     _, predicted = package.run_standard_evaluation(images, labels)
     found = AutoAttack(attacks)(robust_model, images, labels, threat)
@@ -124,9 +124,7 @@ def _steep(num_classes: int, size: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), layer).requires_grad_(False)
 
 
-def _distances(
-    model: nn.Sequential, images: Tensor, labels: Tensor, dual: int
-) -> Tensor:
+def _distances(model: Any, images: Any, labels: Any, dual: int) -> Tensor:
     """From each image to the boundary of each class, in closed form."""
     logits, weight = model(images), model[1].weight
     lead = logits.gather(1, labels.unsqueeze(1)) - logits
@@ -137,9 +135,7 @@ def _distances(
 
 @pytest.mark.parametrize('num_classes', [2, 3, 10, 40])
 @pytest.mark.parametrize(('norm', 'dual'), [('linf', 1), ('l2', 2)])
-def test_fools_exactly_what_is_near_a_boundary(
-    num_classes: int, norm: str, dual: int
-) -> None:
+def test_fools_what_is_near(num_classes: int, norm: str, dual: int) -> None:
     model = _steep(num_classes, 48)
     images = 0.3 + 0.4 * torch.rand(24, 3, 4, 4)
     labels = model(images).argmax(1)
@@ -166,9 +162,7 @@ def test_nearest_classes_come_first() -> None:
     assert torch.equal(few.sort(1).values, likely.sort(1).values)
 
 
-def test_agrees_with_apgd_on_all_targets(
-    robust_model: nn.Module, cifar10_images: Callable
-) -> None:
+def test_agrees_with_apgd(robust_model: Any, cifar10_images: Any) -> None:
     images, labels = cifar10_images(16)
     left = []
     for name in ('apgd-t', 'malt'):
