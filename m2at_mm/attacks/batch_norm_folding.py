@@ -42,12 +42,9 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     Left alone are models that draw random numbers, are compiled or scripted,
     or have autograd functions of their own, and modules with hooks.
     """
-    modules = list(model.modules())
     with ExitStack() as undo:
-        if _allowed and not any(map(_is_program, modules)):
-            convs = [module for module in modules if _is_free_conv(module)]
-            norms = [module for module in modules if _is_free_norm(module)]
-            watch = _Watch(convs, norms, images, undo)
+        if _allowed and not any(map(_is_program, model.modules())):
+            watch = _Watch(model, images, undo)
             undo.enter_context(model.register_forward_pre_hook(watch.begin))
             hook = model.register_forward_hook(watch.end, always_call=True)
             undo.enter_context(hook)
@@ -134,18 +131,13 @@ class _Watch(TorchDispatchMode):
     """Sees what reads which convolution's output, then folds batch norms."""
 
     def __init__(
-        self,
-        convs: list[nn.Module],
-        norms: list[nn.Module],
-        images: Tensor,
-        undo: ExitStack,
+        self, model: nn.Module, images: Tensor, undo: ExitStack
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.convs: list[Any] = convs
-        self.norms: list[Any] = norms
-        self.images, self.undo = images, undo
-        self.stack = ExitStack()
-        self.done = not (convs and norms)
+        self.convs: list[Any] = [*filter(_is_free_conv, model.modules())]
+        self.norms: list[Any] = [*filter(_is_free_norm, model.modules())]
+        self.images, self.undo, self.stack = images, undo, ExitStack()
+        self.done = not (self.convs and self.norms)
         self.pairs: list[tuple[nn.Conv2d, _BatchNorm]] = []
         # By id; the tensors are kept meanwhile, for no id is to come twice.
         self.outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}

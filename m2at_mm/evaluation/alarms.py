@@ -35,10 +35,10 @@ class Alarm:
 
 @dataclass(frozen=True)
 class Sign:
-    """One kind of alarm, raised by named figures.
+    """One kind of alarm, whose message has names of figures in braces.
 
-    The message has names of figures in braces. They are those of the probes,
-    unless a measure of :mod:`m2at_mm.evaluation.comparisons` is given.
+    They are those of the probes, unless a measure of
+    :mod:`m2at_mm.evaluation.comparisons` is given.
     """
 
     name: str
@@ -52,10 +52,8 @@ def find_alarms(
 ) -> list[Alarm]:
     """Find signs that the attacks are weaker than they seem.
 
-    The signs are those of arXiv 1802.00420 (section 3.1) and arXiv 1902.06705
-    (section 4).
-
-    The outcomes are one per radius; the probes are figures of
+    See arXiv 1802.00420 (section 3.1) and arXiv 1902.06705 (section 4). The
+    outcomes are one per radius; the probes are figures of
     :func:`m2at_mm.evaluation.probes.probe`, empty if nothing was probed.
     """
     probed = [_derived(_UNSUSPICIOUS | probes)] if probes else []

@@ -79,8 +79,7 @@ def wilson_interval(
 ) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927, JASA 22:209), in per cent.
 
-    ``z`` is the quantile of the normal distribution, by default that of 95 %
-    confidence; ``total`` is at least 1.
+    ``z`` is the quantile of the normal distribution, by default for 95 %.
     """
     share, scale = successes / total, 1 + z * z / total
     centre = share + z * z / (2 * total)

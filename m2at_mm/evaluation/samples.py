@@ -40,9 +40,7 @@ class Samples:
         preprocessor (Callable): From a collated batch to a dict with
             ``inputs``, RGB in [0, 1] of shape (N, C, H, W) on the device, and
             ``data_samples``.
-        collate_fn (Callable): Joins items to a batch.
         num_samples (int, optional): How many images to use, None for all.
-        num_workers (int): Processes that read.
         subset (str): Which images are used, if not all: ``'spread'``, drawn
             with a fixed seed, as many of each class as there are; or
             ``'first'``, the first ones of the dataset, as in AutoAttack's

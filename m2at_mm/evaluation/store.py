@@ -22,10 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def digest(*parts: Any) -> str:
-    """Twelve hexadecimal digits that stand for settings and arrays.
-
-    What is neither bytes nor an array nor JSON counts by its ``repr``.
-    """
+    """Twelve hexadecimal digits that stand for settings and arrays."""
     whole = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):

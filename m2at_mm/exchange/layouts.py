@@ -20,12 +20,10 @@ _NORMALISATION = {'mean': 'mean', 'mu': 'mean', 'std': 'std', 'sigma': 'std'}
 
 @dataclass
 class Imported:
-    """A checkpoint in mmpretrain's names.
+    """Config and weights of an mmpretrain classifier.
 
-    ``classifier`` is the config of the mmpretrain classifier it belongs to,
-    ``state_dict`` its weights. ``mean`` and ``std`` are those of the
-    normalisation that was inside, per channel on the 0-255 scale, None if
-    there was none.
+    ``mean`` and ``std`` are those of the normalisation that was inside, per
+    channel on the 0-255 scale, None if there was none.
     """
 
     classifier: dict[str, Any]

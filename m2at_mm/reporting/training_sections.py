@@ -68,8 +68,7 @@ def compare_settings(
 ) -> tuple[dict[str, tuple[str | None, ...]], dict[str, str]]:
     """Separate the settings that differ from those that all configs share.
 
-    By dotted name, the differing settings have a value per config, None where
-    one lacks it, and the common ones their value.
+    A differing one has a value per config, None where one lacks it.
     """
     flat = [dict(_flatten(config)) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)

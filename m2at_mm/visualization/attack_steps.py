@@ -82,9 +82,9 @@ def draw_attack_steps(
 ) -> Figure:
     """Draw a strip for each image: clean, then after each step.
 
-    Below the images is their perturbation, amplified so that +-eps fills the
-    scale (under l2, its largest value), with the loss that the attack raises
-    and the prediction. Of more than ten steps, ten are shown.
+    Below is the perturbation, amplified so that +-eps fills the scale (under
+    l2, its largest value), with the loss that the attack raises and the
+    prediction. Of more than ten steps, ten are shown.
     """
     last, num = len(path.images) - 1, len(path.labels)
     columns = min(last + 1, _MOST_COLUMNS)
@@ -104,10 +104,9 @@ def draw_attack_steps(
 def draw_step_frames(
     path: AttackSteps, classes: panels.Classes = None, note: str = ''
 ) -> list[Figure]:
-    """Draw the frames of an animation: the clean images, then each step.
+    """Draw the K + 1 frames of an animation, with a column per image.
 
-    All K + 1 are of one size, with the panels of :func:`draw_attack_steps`
-    and a column per image.
+    They are of one size, with the panels of :func:`draw_attack_steps`.
     """
     num, frames = len(path.labels), []
     heading = panels.heading(path.what, path.threat_model, note)
