@@ -17,7 +17,7 @@ from m2at_mm.attacks.logits import full, logits_of, predicted_labels
 from m2at_mm.evaluation.samples import fingerprints
 from m2at_mm.evaluation.store import Arrays
 
-Batch = TypeVar('Batch')
+T = TypeVar('T')
 
 # By what share of their length logits and gradients may change by rounding,
 # also in half precision, and the images whose gradients are compared.
@@ -178,12 +178,8 @@ def run_in_memory(
 
 
 def with_progress(
-    batches: Iterable[Batch],
-    model: nn.Module,
-    title: str,
-    passes: int,
-    total: int,
-) -> Iterator[Batch]:
+    batches: Iterable[T], model: nn.Module, title: str, passes: int, total: int
+) -> Iterator[T]:
     """Yield batches, and log every 20 seconds how far the work on them is.
 
     Each of the ``total`` batches makes so many forward passes at most.

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -80,6 +80,7 @@ class AttackPlan:
     name: str
     parts: tuple[tuple[str, dict[str, Any]], ...]
     note: str | None = None
+    attacks: tuple[Attack, ...] = ()
 
 
 def check_attack_names(names: Sequence[str], has_surrogate: bool) -> None:
@@ -126,8 +127,8 @@ def plan_attack(
 
 def build_attacks(
     plan: AttackPlan, images: Tensor, num_classes: int
-) -> list[Attack]:
-    """Build the attacks of a plan for a model of so many classes.
+) -> AttackPlan:
+    """The plan with its attacks, for a model of so many classes.
 
     Raises:
         ValueError: The number of classes does not allow an attack.
@@ -145,7 +146,7 @@ def build_attacks(
                     f'the model has {num_classes}: give a network for the '
                     'same dataset'
                 )
-    return built
+    return replace(plan, attacks=tuple(built))
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ class RobustnessEvaluation:
             RuntimeError: An image changes while it is evaluated.
         """
         plans = self._plan(attacks)
-        num_attacks = 1 + sum(len(built) for _, built in plans)
+        num_attacks = 1 + sum(len(plan.attacks) for plan in plans)
         self._total = 1 + len(threat_models) * num_attacks
         fresh = unused_copy(self.model)
         clean = self._read_all(threat_models[0])
@@ -103,14 +103,12 @@ class RobustnessEvaluation:
             for threat in threat_models
         ]
         for outcome in outcomes:
-            for plan, built in plans:
-                self._attack(plan, built, outcome, clean)
+            for plan in plans:
+                self._attack(plan, outcome, clean)
             self._ask_again(outcome)
         return outcomes, self._probe(clean, threat_models[0], fresh)
 
-    def _plan(
-        self, names: Sequence[str]
-    ) -> list[tuple[named.AttackPlan, list[Attack]]]:
+    def _plan(self, names: Sequence[str]) -> list[named.AttackPlan]:
         """Plan and build all attacks now, not after hours of the first."""
         first, _ = next(iter(self.samples.batches([[0]])))
         num_classes = named.count_classes(self.model, first)
@@ -123,7 +121,7 @@ class RobustnessEvaluation:
             )
         given = num_classes, self.seed, self.transfer
         plans = [named.plan_attack(n, *given) for n in names if n != 'clean']
-        return [(p, named.build_attacks(p, first, num_classes)) for p in plans]
+        return [named.build_attacks(p, first, num_classes) for p in plans]
 
     def _read_all(self, threat: ThreatModel) -> Arrays:
         """Read and classify all images, and open the store that is theirs."""
@@ -142,18 +140,14 @@ class RobustnessEvaluation:
         return clean
 
     def _attack(
-        self,
-        plan: named.AttackPlan,
-        built: Sequence[Any],
-        outcome: Outcomes,
-        clean: Arrays,
+        self, plan: named.AttackPlan, outcome: Outcomes, clean: Arrays
     ) -> None:
         """Run an attack's parts, each on what the last one left over."""
         predictions = outcome.predictions['clean'].copy()
         threat, name = outcome.threat_model, plan.name
         outcome.seconds[name] = outcome.outside[name] = 0
         after_part = {}
-        for (part, cfg), attack in zip(plan.parts, built):
+        for (part, cfg), attack in zip(plan.parts, plan.attacks):
             left = np.flatnonzero(predictions == outcome.labels)
             found = self._stage(part, threat, left, attack, cfg)
             if found:
@@ -169,7 +163,7 @@ class RobustnessEvaluation:
                     outcome.stuck[name] = int(stuck.sum())
             after_part[part] = predictions.copy()
         outcome.predictions[name] = predictions
-        if len(built) > 1:
+        if len(after_part) > 1:
             outcome.parts[name] = after_part
         if plan.note is not None:
             outcome.notes.append(plan.note)
