@@ -53,11 +53,9 @@ def describe_reduction(version: str, num_classes: int) -> str | None:
     if num_classes == 10 or (num_classes > 10 and version == 'rand'):
         return None
     if num_classes > 10:
-        return (
-            f'AutoAttack aims at {_TARGETS} of the {num_classes - 1} wrong '
-            'classes of an image, those of the largest logits, as its '
-            'standard version does'
-        )
+        note = f'AutoAttack aims at {_TARGETS} of the {num_classes - 1} wrong '
+        note += 'classes of an image, those of the largest logits, as its '
+        return f'{note}standard version does'
     names = ' + '.join(autoattack_components(version, num_classes))
     note = f'with {num_classes} classes AutoAttack is {names}'
     if version == 'standard':

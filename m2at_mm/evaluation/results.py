@@ -122,15 +122,14 @@ def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
     """
     main = outcomes[0]
     arrays = {} if main.positions is None else dict(index=main.positions)
-    arrays['label'] = main.labels
+    arrays |= dict(label=main.labels, clean=main.predictions['clean'])
     for outcome in outcomes:
-        at = f'@{outcome.threat_model.eps * 255:.6g}/255'
-        found = dict(outcome.predictions)
+        found = {name: outcome.predictions[name] for name in outcome.attacks}
         if outcome.second_opinion is not None:
             found['second_opinion'] = outcome.second_opinion
-        for name, predicted in found.items():
-            several = len(outcomes) > 1 and name != 'clean'
-            arrays[name + at if several else name] = predicted
+        radius = f'@{outcome.threat_model.eps * 255:.6g}/255'
+        at = radius if len(outcomes) > 1 else ''
+        arrays |= {name + at: found[name] for name in found}
     return {name: values.astype(np.int32) for name, values in arrays.items()}
 
 
@@ -160,11 +159,9 @@ def print_results(
     results: dict[str, Any], outcomes: Sequence[Outcomes]
 ) -> None:
     """Print a table per radius, then notes and alarms."""
-    lines = [
-        f'images per class: {_describe_counts(results["class_counts"])}',
-        *(f'note: {note}' for note in results['notes']),
-        *('ALARM {name}: {message}'.format(**a) for a in results['alarms']),
-    ]
+    lines = [f'images per class: {_describe_counts(results["class_counts"])}']
+    lines += [f'note: {note}' for note in results['notes']]
+    lines += ['ALARM {name}: {message}'.format(**a) for a in results['alarms']]
     gap = results['pgd_minus_autoattack']
     if gap is not None:
         lines.insert(0, f'PGD minus AutoAttack: {gap:.2f} points')
