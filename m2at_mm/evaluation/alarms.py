@@ -167,10 +167,7 @@ SIGNS = (
     ),
     Sign(
         'unchanged_outputs',
-        lambda f: (
-            f.unchanged_outputs >= 0.02
-            and f.unchanged_outputs * f.num_images >= 2
-        ),
+        lambda f: f.unchanged_outputs >= max(0.02, 2 / f.num_images),
         'on {unchanged_outputs_percent:.0f} % of {num_images} images the '
         'logits at a random point of the ball are those of the image, bit by '
         'bit: answers are kept, rounded or cut off, and have no useful '

@@ -123,13 +123,10 @@ def attack_batch(
             logits = full(logits_of(model.model, images))
         # Wrong labels end the evaluation later, with an error of their own.
         known = labels.clamp(0, logits.shape[1] - 1)
-        return dict(
-            adversarial=images,
-            unfolded=unfolded,
-            predicted=predicted_labels(logits),
-            ce=attacks.cross_entropy(logits, known),
-            margin=margin(logits, known),
-        )
+        facts = dict(unfolded=unfolded, predicted=predicted_labels(logits))
+        facts['ce'] = attacks.cross_entropy(logits, known)
+        facts['margin'] = margin(logits, known)
+        return dict(facts, adversarial=images)
 
     start = time.perf_counter()
     with attacks.own_random_stream(images.device, seed):

@@ -197,11 +197,11 @@ def draw_surface(name: str, title: str, surface: LossSurface) -> Markup:
     bar = dict(location='bottom', ticks=MaxNLocator(4))
     figure.colorbar(drawn, ax=axes, label='cross-entropy', **bar)
     middle = len(loss) // 2
+    row, column = loss[middle], loss[:, middle]
     description = (
-        f'Cross-entropy {loss[middle, 0]:.3g} one radius against the '
-        f'gradient, {loss[middle, middle]:.3g} at the image, '
-        f'{loss[middle, -1]:.3g} one radius along it; '
-        f'{loss[0, middle]:.3g} to {loss[-1, middle]:.3g} across. '
+        f'Cross-entropy {row[0]:.3g} one radius against the gradient, '
+        f'{row[middle]:.3g} at the image, {row[-1]:.3g} one radius along it; '
+        f'{column[0]:.3g} to {column[-1]:.3g} across. '
         f'{100 * wrong.mean():.0f} % of the area is misclassified.'
     )
     return html.to_svg(figure, name, title, description)

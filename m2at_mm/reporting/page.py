@@ -23,11 +23,9 @@ def _class(run: RunLog, label: int) -> str:
 def examples(report: Report) -> Iterator[Markup]:
     """Images before and after the attack, with the predictions."""
     if report.measured:
-        yield blocks.text(
-            f'Some test images under {ATTACK} at the radius of the run. '
-            'The perturbation is amplified so that the radius fills the '
-            'scale; grey is no change.'
-        )
+        text = f'Some test images under {ATTACK} at the radius of the run. '
+        text += 'The perturbation is amplified so that the radius fills the '
+        yield blocks.text(f'{text}scale; grey is no change.')
     for run in report.runs:
         if run.name in report.measured:
             yield blocks.heading(run.name)
@@ -52,12 +50,10 @@ def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
             else:
                 lines.append(f'{when}: {_class(run, label)}, {shown}')
         what = f'test image {number}, {name}'
-        images = [
-            ('clean', to_img(example.clean, f'Clean {what}')),
-            ('perturbation', to_img(amplified, f'Perturbation of {what}')),
-            ('adversarial', to_img(example.adversarial, f'Attacked {what}')),
-        ]
-        yield images, lines
+        panels = dict(clean=(example.clean, f'Clean {what}'))
+        panels['perturbation'] = amplified, f'Perturbation of {what}'
+        panels['adversarial'] = example.adversarial, f'Attacked {what}'
+        yield [(label, to_img(*panels[label])) for label in panels], lines
 
 
 def surfaces(report: Report) -> Iterator[Markup]:

@@ -162,9 +162,8 @@ def _read(path: Path, read: Callable[[], Any], advice: str) -> Any:
         return read()
     # A config is Python code and may raise anything.
     except Exception as error:
-        raise ValueError(
-            f'{path} cannot be read ({error}): {advice}'
-        ) from error
+        told = f'{path} cannot be read ({error}): {advice}'
+        raise ValueError(told) from error
 
 
 def _read_records(
