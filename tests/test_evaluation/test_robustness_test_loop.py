@@ -1,6 +1,7 @@
 """The evaluation as the Runner's test loop, on any kind of classifier."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lock_holder import holder
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from quick_autoattack import quick_autoattack
 from tiny import classifier_cfg
 from tools_support import ROOT
 from torch import nn
@@ -19,6 +21,12 @@ from m2at_mm.datasets import Digits
 from m2at_mm.recipes import apply_recipe
 
 LOSS = dict(type='CrossEntropyLoss', loss_weight=1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with quick_autoattack():
+        yield
 
 
 def _timm(folder: Path) -> dict[str, Any]:
