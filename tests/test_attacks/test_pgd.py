@@ -83,9 +83,8 @@ def owners(batch: Tensor, images: Tensor, eps: float) -> Tensor:
 
 @pytest.mark.parametrize('restarts', [1, 3])
 @pytest.mark.parametrize('random_start', [False, True])
-def test_early_stop_attacks_an_image_until_it_is_fooled(
-    digits: Any, random_start: bool, restarts: int
-) -> None:
+def test_early_stop(digits: Any, random_start: bool, restarts: int) -> None:
+    """Attacks each image until it is fooled."""
     images, recorder, steps = digits.images, Recorder(digits.net), 5
     settings = dict(steps=steps, random_start=random_start, restarts=restarts)
     settings |= dict(model=recorder, stop_when_fooled=True)
