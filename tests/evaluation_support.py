@@ -22,10 +22,8 @@ def samples_of(
         samples = [DataSample().set_gt_label(int(label)) for label in truth]
         return dict(inputs=torch.stack(inputs), data_samples=samples)
 
-    def keep(data: dict, training: bool) -> dict:
-        return data
-
-    return Samples(list(zip(images, labels)), keep, collate, num_samples)
+    dataset = list(zip(images, labels))
+    return Samples(dataset, lambda data, _: data, collate, num_samples)
 
 
 N = 1000
@@ -34,10 +32,8 @@ N = 1000
 def nested_outcome(eps: str = '8/255', **percents: float) -> Outcomes:
     """Accuracies on 1000 images: what a stronger attack leaves, others do."""
     labels, order = np.arange(N) % 10, np.arange(N)
-    predictions = {
-        name: np.where(order < 10 * share, labels, 10)
-        for name, share in percents.items()
-    }
+    left = {name: order < 10 * share for name, share in percents.items()}
+    predictions = {name: np.where(left[name], labels, 10) for name in left}
     threat = ThreatModel('linf', eps)
     return Outcomes(threat, labels, predictions, num_classes=10)
 

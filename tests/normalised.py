@@ -9,7 +9,6 @@ from torch import Tensor, nn
 FEATURES: dict[str, Callable[..., Tensor]] = dict(
     # Changes a convolution's output in front of its batch norm.
     in_place=lambda net, x, norm: norm(net.conv(x).add_(0.5)),
-    reused=lambda net, x, norm: norm(out := net.conv(x)) + out,
     # A gate hides at first that the output is used twice.
     gated=lambda net, x, norm: (
         net.gate * torch.add(input=(out := net.conv(x)), other=1.0) + norm(out)
@@ -48,24 +47,20 @@ class Add(nn.Module):
         return x + other
 
 
+def both(combine: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Puts the output of a batch norm together with its input."""
+    return lambda net, x, norm: combine(net, norm(out := net.conv(x)), out)
+
+
 FEATURES |= dict(
-    function=lambda net, x, norm: Second.apply(
-        norm(out := net.conv(x)), out, False
-    ),
-    function_backward=lambda net, x, norm: Second.apply(
-        norm(out := net.conv(x)), out, True
-    ),
-    scripted_function=lambda net, x, norm: add_scripted(
-        norm(out := net.conv(x)), out
-    ),
-    scripted_module=lambda net, x, norm: net.add(
-        norm(out := net.conv(x)), out
-    ),
-    raw=lambda net, x, norm: torch.ops.aten.add(norm(out := net.conv(x)), out),
+    reused=both(lambda net, a, b: a + b),
+    function=both(lambda net, *pair: Second.apply(*pair, False)),
+    function_backward=both(lambda net, *pair: Second.apply(*pair, True)),
+    scripted_function=both(lambda net, *pair: add_scripted(*pair)),
+    scripted_module=both(lambda net, *pair: net.add(*pair)),
+    raw=both(lambda net, *pair: torch.ops.aten.add(*pair)),
     # Not what one image would show.
-    by_size=lambda net, x, norm: (
-        norm(out := net.conv(x)) + (out if len(x) > 4 else 0)
-    ),
+    by_size=both(lambda net, a, b: a + (b if len(b) > 4 else 0)),
 )
 
 

@@ -24,9 +24,8 @@ class Planted(nn.Module):
     def directions(self, images: Tensor, num: int = 10) -> Tensor:
         """Fixed random directions, (D, num), each of length 8."""
         size = images[0].numel()
-        seeded = torch.Generator().manual_seed(0)
-        draw = torch.randn(size, num, generator=seeded)
-        return draw * 8 / math.sqrt(size)
+        draw = torch.Generator().manual_seed(0)
+        return torch.randn(size, num, generator=draw) * 8 / math.sqrt(size)
 
     def chosen(self, images: Tensor) -> Tensor:
         """A fixed part of all images and their surroundings, (N, )."""

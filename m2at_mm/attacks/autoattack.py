@@ -1,4 +1,4 @@
-"""AutoAttack (arXiv 2003.01690), by the package ``pyautoattack``."""
+"""AutoAttack (arXiv 2003.01690) and MALT, by the package ``pyautoattack``."""
 
 import logging
 from collections.abc import Sequence
@@ -10,18 +10,16 @@ import torch
 from torch import Tensor
 
 from m2at_mm.attacks.base import Attack, Batch
-from m2at_mm.attacks.context import attack_mode
+from m2at_mm.attacks.context import attack_mode, own_random_stream
 from m2at_mm.attacks.logits import predicted_labels
-from m2at_mm.attacks.malt import malt
-from m2at_mm.attacks.random_stream import own_random_stream
 from m2at_mm.checks import check_choice, check_count
 from m2at_mm.registry import TASK_UTILS
 
 # The attacks of each version, in order.
-_VERSIONS = {
-    'standard': ('apgd-ce', 'apgd-t', 'fab-t', 'square'),
-    'rand': ('apgd-ce', 'apgd-dlr'),
-}
+_VERSIONS = dict(
+    standard=('apgd-ce', 'apgd-t', 'fab-t', 'square'),
+    rand=('apgd-ce', 'apgd-dlr'),
+)
 # The attacks, by what the package calls them, and the logits that a loss
 # compares: the difference of logits ratio divides by the gap to the third
 # largest, its targeted form to the fourth.
@@ -35,6 +33,9 @@ _PARTS = {
 }
 # Target classes per image in apgd-t and fab-t, by the standard version.
 _TARGETS = 9
+# Classes of the largest logits that MALT puts in order (ours): each costs a
+# backward pass.
+_CANDIDATES = 100
 
 
 def autoattack_components(version: str, num_classes: int) -> tuple[str, ...]:
@@ -52,11 +53,9 @@ def describe_reduction(version: str, num_classes: int) -> str | None:
     if num_classes == 10 or (num_classes > 10 and version == 'rand'):
         return None
     if num_classes > 10:
-        return (
-            f'AutoAttack aims at {_TARGETS} of the {num_classes - 1} wrong '
-            'classes of an image, those of the largest logits, as its '
-            'standard version does'
-        )
+        note = f'AutoAttack aims at {_TARGETS} of the {num_classes - 1} wrong '
+        note += 'classes of an image, those of the largest logits, as its '
+        return f'{note}standard version does'
     names = ' + '.join(autoattack_components(version, num_classes))
     note = f'with {num_classes} classes AutoAttack is {names}'
     if version == 'standard':
@@ -113,7 +112,7 @@ class AutoAttack(Attack):
                     attack.loss = name.removeprefix('apgd-')
                 run = attack.perturb
                 if name == 'malt':
-                    run = partial(malt, attack)
+                    run = partial(_malt, attack)
                 found = run(images[left], labels[left])
                 # The package may round a pixel out of the ball.
                 found = batch.threat_model.ball(images[left]).project(found)
@@ -172,3 +171,52 @@ def _import_package() -> Any:
     # It tells of every version it sets up.
     logging.getLogger('auto-attack').setLevel(logging.WARNING)
     return pyautoattack
+
+
+def _malt(apgd: Any, images: Tensor, labels: Tensor) -> Tensor:
+    """Attack images by targeted APGD on the margin, nearest class first.
+
+    Melamed et al., arXiv 2407.02240: where a model is nearly linear, the
+    boundary to class c is as far away as (f_y - f_c) over the dual norm of
+    its gradient. So few targets are needed; the loss is f_c - f_y. Images
+    that withstand every target are where the last one led.
+    """
+    apgd.dlr_loss_targeted = lambda z, y: _lead(z, apgd.y_target, y)
+    apgd.init_hyperparam(images)
+    order = _nearest_classes(apgd, images, labels)
+    found, left = images.clone(), torch.arange(len(images)).to(labels.device)
+    torch.manual_seed(apgd.seed)
+    for target in order.unbind(1):
+        apgd.y_target = target[left]
+        part = images[left], labels[left]
+        _, withstood, _, found[left] = apgd.attack_single_run(*part)
+        left = left[withstood > 0]
+        if not len(left):
+            break
+    return found
+
+
+def _lead(logits: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """The logit of a class less that of the label, shape (N, )."""
+    pair = torch.stack([labels, classes], 1)
+    return logits.gather(1, pair).diff(dim=1).squeeze(1)
+
+
+@torch.enable_grad()
+def _nearest_classes(apgd: Any, images: Tensor, labels: Tensor) -> Tensor:
+    """The wrong classes to aim at, nearest first, shape (N, T)."""
+    images = images.detach().clone().requires_grad_(True)
+    logits = apgd.model(images)
+    wrong = logits.detach().scatter(1, labels.unsqueeze(1), -torch.inf)
+    ranked = wrong.argsort(1, descending=True)[:, :-1][:, :_CANDIDATES]
+    dual = 1 if apgd.norm == 'Linf' else 2
+    distances = []
+    for classes in ranked.unbind(1):
+        lead = _lead(logits, classes, labels)
+        total = lead.sum()
+        (slope,) = torch.autograd.grad(total, images, retain_graph=True)
+        slope = slope.flatten(1).norm(dual, dim=1)
+        distances.append(-lead.detach() / slope.clamp(min=1e-30))
+    nearest = torch.stack(distances, 1).argsort(1)
+    order: Tensor = ranked.gather(1, nearest)
+    return order[:, : int(apgd.n_target_classes)]

@@ -10,14 +10,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from m2at_mm.attacks import losses
 from m2at_mm.attacks.context import attack_mode
 from m2at_mm.attacks.logits import full, logits_of
-from m2at_mm.attacks.losses import (
-    AttackLoss,
-    as_target,
-    check_classes,
-    hard_labels,
-)
 from m2at_mm.attacks.threat_model import Ball, ThreatModel
 
 # Forward and backward passes from which on it pays to look for batch norms to
@@ -81,7 +76,7 @@ class Attack(ABC):
                     ']: divide 0-255 values by 255, and let the model '
                     'normalise, not the data'
                 )
-        target = as_target(target, len(images), check_range)
+        target = losses.as_target(target, len(images), check_range)
         # Copies are no inference tensors, which autograd would not take.
         with torch.inference_mode(False):
             images = full(images.detach().clone())
@@ -112,7 +107,7 @@ class Batch:
     reference: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
-        self.labels = hard_labels(self.target)
+        self.labels = losses.hard_labels(self.target)
         if self.reference is None:
             self.reference = self.target
 
@@ -146,12 +141,12 @@ class Batch:
                 'an attacked model must return logits of shape (N, K), but '
                 f'{type(self.model).__name__} returned {found}'
             )
-        check_classes(self.target, logits.shape[1], self.check_values)
+        losses.check_classes(self.target, logits.shape[1], self.check_values)
         self.check_values = False
         return full(logits)
 
     def gradient(
-        self, loss: AttackLoss, images: Tensor
+        self, loss: losses.AttackLoss, images: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The logits, and the gradient of the summed loss, detached."""
         images = images.detach().requires_grad_(True)

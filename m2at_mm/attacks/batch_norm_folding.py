@@ -42,16 +42,12 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
     Left alone are models that draw random numbers, are compiled or scripted,
     or have autograd functions of their own, and modules with hooks.
     """
-    modules = list(model.modules())
     with ExitStack() as undo:
-        if _allowed and not any(map(_is_program, modules)):
-            convs = [module for module in modules if _is_free_conv(module)]
-            norms = [module for module in modules if _is_free_norm(module)]
-            watch = _Watch(convs, norms, images, undo)
+        if _allowed and not any(map(_is_program, model.modules())):
+            watch = _Watch(model, images, undo)
             undo.enter_context(model.register_forward_pre_hook(watch.begin))
-            undo.enter_context(
-                model.register_forward_hook(watch.end, always_call=True)
-            )
+            hook = model.register_forward_hook(watch.end, always_call=True)
+            undo.enter_context(hook)
         yield
 
 
@@ -100,13 +96,12 @@ def _is_free(module: nn.Module, *forwards: Any) -> bool:
 
 def _is_program(module: nn.Module) -> bool:
     """Whether a module's computation is compiled or scripted."""
+    forward = module.__dict__.get('forward')
     return (
         isinstance(module, torch.jit.ScriptModule)
         or getattr(module, '_compiled_call_impl', None) is not None
         or hasattr(module, '_orig_mod')
-        or hasattr(
-            module.__dict__.get('forward'), '_torchdynamo_orig_callable'
-        )
+        or hasattr(forward, '_torchdynamo_orig_callable')
     )
 
 
@@ -133,25 +128,16 @@ def _random_state(device: torch.device) -> bytes:
 
 
 class _Watch(TorchDispatchMode):
-    """Sees who reads which convolution's output, then folds batch norms.
-
-    Every operation counts, also of programs and functions that Python does
-    not see.
-    """
+    """Sees what reads which convolution's output, then folds batch norms."""
 
     def __init__(
-        self,
-        convs: list[nn.Module],
-        norms: list[nn.Module],
-        images: Tensor,
-        undo: ExitStack,
+        self, model: nn.Module, images: Tensor, undo: ExitStack
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.convs: list[Any] = convs
-        self.norms: list[Any] = norms
-        self.images, self.undo = images, undo
-        self.stack = ExitStack()
-        self.done = not (convs and norms)
+        self.convs: list[Any] = [*filter(_is_free_conv, model.modules())]
+        self.norms: list[Any] = [*filter(_is_free_norm, model.modules())]
+        self.images, self.undo, self.stack = images, undo, ExitStack()
+        self.done = not (self.convs and self.norms)
         self.pairs: list[tuple[nn.Conv2d, _BatchNorm]] = []
         # By id; the tensors are kept meanwhile, for no id is to come twice.
         self.outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}
@@ -164,18 +150,16 @@ class _Watch(TorchDispatchMode):
         # Not at its end: the backward pass may compute it once more.
         if self.pairs:
             self.fold_pairs()
-        if self.done or not any(
-            isinstance(one, Tensor) and one.requires_grad for one in args
-        ):
+        tensors = [one for one in args if isinstance(one, Tensor)]
+        if self.done or not any(one.requires_grad for one in tensors):
             return
         self.done = True
         for conv in self.convs:
             hook = conv.register_forward_hook(self.after_conv)
             self.stack.enter_context(hook)
         for norm in self.norms:
-            hook = norm.register_forward_pre_hook(
-                self.before_norm, with_kwargs=True
-            )
+            watch = norm.register_forward_pre_hook
+            hook = watch(self.before_norm, with_kwargs=True)
             self.stack.enter_context(hook)
         self.random_state = _random_state(self.images.device)
         self.stack.enter_context(self)

@@ -1,4 +1,4 @@
-"""The state of a model while it is attacked."""
+"""The state of a model, and random draws, while it is attacked."""
 
 import sys
 from collections.abc import Iterator
@@ -114,3 +114,15 @@ def differentiable_checkpoints() -> Iterator[None]:
     finally:
         for place, function in zip(places, plain):
             place.checkpoint = function
+
+
+@contextmanager
+def own_random_stream(
+    device: torch.device, seed: int | None = None
+) -> Iterator[None]:
+    """Keep draws on CPU and device apart; without a seed they go on inside."""
+    devices = [device] if device.type == 'cuda' else []
+    with torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield

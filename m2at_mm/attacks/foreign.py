@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from m2at_mm.attacks.base import Attack, Batch
-from m2at_mm.attacks.context import attack_mode
-from m2at_mm.attacks.random_stream import own_random_stream
+from m2at_mm.attacks.context import attack_mode, own_random_stream
 from m2at_mm.attacks.threat_model import parse_length
 from m2at_mm.checks import check_choice
 from m2at_mm.registry import TASK_UTILS

@@ -24,9 +24,8 @@ class SecondOpinion(Attack):
     places change by as much as is allowed, and stay where the margin rises
     (as in Square, arXiv 1912.00049).
 
-    Args:
-        gradients (int): Steps with a gradient, at least 1.
-        queries (int): Squares that are tried, at least 1.
+    It makes ``gradients`` steps and tries ``queries`` squares, at least 1 of
+    each.
     """
 
     gradients: int = 5
@@ -72,9 +71,8 @@ class _Best:
         found = margin(logits, self.batch.labels)
         higher = found > self.margin
         self.margin = torch.where(higher, found, self.margin)
-        self.images = torch.where(
-            higher.view(-1, 1, 1, 1), images, self.images
-        )
+        higher = higher.view(-1, 1, 1, 1)
+        self.images = torch.where(higher, images, self.images)
 
     @torch.no_grad()
     def offer(self, images: Tensor) -> None:

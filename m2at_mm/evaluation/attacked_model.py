@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -11,15 +10,14 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from m2at_mm.attacks import ThreatModel, attack_mode, own_random_stream
-from m2at_mm.attacks.base import Attack
+from m2at_mm import attacks
+from m2at_mm.attacks import Attack, ThreatModel, attack_mode, margin
 from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import full, logits_of, predicted_labels
-from m2at_mm.attacks.losses import cross_entropy, margin
 from m2at_mm.evaluation.samples import fingerprints
 from m2at_mm.evaluation.store import Arrays
 
-Batch = TypeVar('Batch')
+T = TypeVar('T')
 
 # By what share of their length logits and gradients may change by rounding,
 # also in half precision, and the images whose gradients are compared.
@@ -44,24 +42,21 @@ class Attackable(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, shape (N, K)."""
-        seen = images
-        if images.requires_grad:
-            seen = images.view_as(images)
-            seen.register_hook(lambda grad: grad.nan_to_num(0.0, 0.0, 0.0))
+        if not images.requires_grad:
+            return torch.as_tensor(logits_of(self.model, images))
+        seen = images.view_as(images)
+        seen.register_hook(lambda grad: grad.nan_to_num(0.0, 0.0, 0.0))
         logits: Tensor = logits_of(self.model, seen)
-        if images.requires_grad and not logits.requires_grad:
+        if not logits.requires_grad:
             logits = logits + 0 * images.sum()
-        if images.requires_grad:
-            self.last = images.detach(), logits.detach()
+        self.last = images.detach(), logits.detach()
         return logits
 
     def was_itself(self) -> bool:
         """Whether the last attack saw the model that predicts.
 
-        Attacks compute it by faster ways, see
-        :func:`m2at_mm.attacks.batch_norm_folding.folded_norms`. Their last
-        logits are compared with the model's own, and so are gradients of a
-        few of the images.
+        Attacks compute it by faster ways, like folded batch norms. Their last
+        logits, and gradients of a few images, are compared with its own.
         """
         if self.last is None:
             return True
@@ -110,34 +105,31 @@ def attack_batch(
     """Attack a batch; facts of each image, and the adversarial images.
 
     The facts are ``label``, ``predicted``, the losses ``ce`` and ``margin``,
-    ``outside``, ``content`` and ``unfolded``, whether the attack was repeated
-    on the model as it is, as a faster way to compute it had misled it; all of
-    shape (N, ). ``seconds`` are of shape (1, ).
+    ``outside``, ``content`` and ``unfolded``, whether a faster way to compute
+    the model misled the attack, which was repeated without; all of shape
+    (N, ). ``seconds`` are of shape (1, ).
     """
 
     def predict(images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         unfolded = torch.zeros_like(labels)
         if attack is not None:
-            run = partial(attack, model, images, labels, threat)
-            images = run(stop_when_fooled=True)
+            given = model, images, labels, threat
+            images = attack(*given, stop_when_fooled=True)
             if not model.was_itself():
                 with no_folding():
-                    images = run(stop_when_fooled=True)
+                    images = attack(*given, stop_when_fooled=True)
                 unfolded += 1
         with torch.no_grad():
             logits = full(logits_of(model.model, images))
         # Wrong labels end the evaluation later, with an error of their own.
         known = labels.clamp(0, logits.shape[1] - 1)
-        return dict(
-            adversarial=images,
-            unfolded=unfolded,
-            predicted=predicted_labels(logits),
-            ce=cross_entropy(logits, known),
-            margin=margin(logits, known),
-        )
+        facts = dict(unfolded=unfolded, predicted=predicted_labels(logits))
+        facts['ce'] = attacks.cross_entropy(logits, known)
+        facts['margin'] = margin(logits, known)
+        return dict(facts, adversarial=images)
 
     start = time.perf_counter()
-    with own_random_stream(images.device, seed):
+    with attacks.own_random_stream(images.device, seed):
         found = run_in_memory(predict, images, labels, len(images))
     adversarial = found.pop('adversarial')
     inside = threat.ball(images).contains(adversarial)
@@ -156,8 +148,7 @@ def run_in_memory(
 ) -> dict[str, Tensor]:
     """Call a function on batches, halved where a GPU's memory is too small.
 
-    It maps images, shape (N, C, H, W), and labels, shape (N, ), to named
-    tensors with one entry per image, which are joined.
+    It maps images and labels to named tensors with one entry per image.
 
     Raises:
         RuntimeError: Not even one image fits.
@@ -177,25 +168,18 @@ def run_in_memory(
                 ) from error
         # Outside of the handler, which holds on to the failed call's tensors.
         torch.cuda.empty_cache()
-        log(
-            f'the GPU has too little memory for {len(batch[0])} images: going '
-            f'on with {half} at a time'
-        )
+        told = f'the GPU has too little memory for {len(batch[0])} images'
+        log(f'{told}: going on with {half} at a time')
         found.append(run_in_memory(function, *batch, half))
     return {name: torch.cat([one[name] for one in found]) for name in found[0]}
 
 
 def with_progress(
-    batches: Iterable[Batch],
-    model: nn.Module,
-    title: str,
-    passes: int,
-    total: int,
-) -> Iterator[Batch]:
+    batches: Iterable[T], model: nn.Module, title: str, passes: int, total: int
+) -> Iterator[T]:
     """Yield batches, and log every 20 seconds how far the work on them is.
 
-    Of the ``total`` batches each makes a known number of forward passes at
-    most: the time left is an upper bound where images are fooled early.
+    Each of the ``total`` batches makes so many forward passes at most.
     """
     start = last = time.monotonic()
     done = calls = 0
@@ -208,10 +192,8 @@ def with_progress(
             last = now
             share = (done + min(1.0, calls / passes)) / total
             left = timedelta(seconds=round((now - start) * (1 / share - 1)))
-            log(
-                f'{title}: {100 * share:.0f} %, batch {done + 1} of {total}, '
-                f'at most {left} left'
-            )
+            told = f'{title}: {100 * share:.0f} %, batch {done + 1} of {total}'
+            log(f'{told}, at most {left} left')
 
     with model.register_forward_pre_hook(report):
         for batch in batches:

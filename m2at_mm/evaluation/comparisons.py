@@ -1,7 +1,7 @@
 """Figures that compare the outcomes of attacks, for the alarms to judge."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -66,7 +66,7 @@ steps = _pairs(
     [
         (few, many)
         for few, many in combinations(NAMED_ATTACKS, 2)
-        if NAMED_ATTACKS[few].climbs
+        if few in _CLIMBING
         and NAMED_ATTACKS[few].loss == NAMED_ATTACKS[many].loss
     ]
 )
@@ -74,18 +74,21 @@ steps = _pairs(
 single_step = _pairs([*product(_CLIMBING, _SINGLE_STEP)])
 
 
+def _best(left: dict[str, np.ndarray], names: Iterable[str]) -> list[str]:
+    """Of the names, the best attack on each of the two losses, if any."""
+    known = [name for name in names if name in left]
+    both = _ON_CROSS_ENTROPY, _ON_MARGIN
+    run = [[name for name in known if name in one] for one in both]
+    return [min(one, key=lambda n: left[n].sum()) for one in run if one]
+
+
 @at_each_radius
 def losses(outcome: Outcomes) -> Iterator[Figures]:
     """Compare the best attack on the cross-entropy with that on the margin."""
     left = _left_by_each(outcome)
-    run = [
-        [name for name in names if name in left]
-        for names in (_ON_CROSS_ENTROPY, _ON_MARGIN)
-    ]
-    if all(run):
-        yield _compare(
-            left, *(min(names, key=lambda n: left[n].sum()) for names in run)
-        )
+    best = _best(left, NAMED_ATTACKS)
+    if len(best) == 2:
+        yield _compare(left, *best)
 
 
 @at_each_radius
@@ -124,19 +127,12 @@ def progress(outcome: Outcomes) -> Iterator[Figures]:
 def disagreement(outcome: Outcomes) -> Iterator[Figures]:
     """Compare what attacks on the two losses fool that the other does not."""
     left = _left_by_each(outcome)
-    best = [
-        min(run, key=lambda name: left[name].sum())
-        for names in (_ON_CROSS_ENTROPY, _ON_MARGIN)
-        if (run := [n for n in names if n in left and n in _CLIMBING])
-    ]
+    best = _best(left, _CLIMBING)
     if len(best) == 2:
         one, other = (left[name] for name in best)
-        yield dict(
-            first=best[0],
-            second=best[1],
-            fewer=min((one & ~other).sum(), (other & ~one).sum()),
-            total=len(one),
-        )
+        fewer = min((one & ~other).sum(), (other & ~one).sum())
+        names = dict(zip(('first', 'second'), best))
+        yield dict(names, fewer=fewer, total=len(one))
 
 
 @at_each_radius
@@ -155,7 +151,7 @@ def radii(outcomes: Sequence[Outcomes]) -> Iterator[Figures]:
         for name in one.attacks:
             if name in _SINGLE_STEP:
                 continue
-            left = [outcome.correct(name) for outcome in (other, one)]
+            left = other.correct(name), one.correct(name)
             after, before = map(percent, left)
             rises = _gained(*left) >= _FLAT
             yield dict(

@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from m2at_mm.attacks.autoattack import (
-    autoattack_components,
-    describe_reduction,
-)
+import torch
+from torch import Tensor, nn
+
+from m2at_mm.attacks import Attack, AutoAttack, Transfer, autoattack
+from m2at_mm.attacks.logits import logits_of
+from m2at_mm.registry import TASK_UTILS
 
 
 @dataclass(frozen=True)
@@ -29,50 +31,42 @@ class NamedAttack:
     black_box: bool = False
 
 
+_AUTOATTACK = dict(type='m2at_mm.AutoAttack')
+_STANDARD = dict(version='standard')
+
+
 def _pgd(passes: int, **settings: Any) -> NamedAttack:
     # Step sizes are left open: a quarter of the radius, 2/255 at 8/255.
     config = dict(type='m2at_mm.PGD', **settings)
     return NamedAttack(config, passes, settings.get('loss', 'ce'), climbs=True)
 
 
-def _autoattack(
-    name: str, passes: int, loss: str | None = None, black_box: bool = False
-) -> NamedAttack:
-    config = dict(
-        type='m2at_mm.AutoAttack', attacks=[name], version='standard'
-    )
-    return NamedAttack(config, passes, loss, black_box=black_box)
+def _part(name: str, passes: int, **facts: Any) -> NamedAttack:
+    config = dict(_AUTOATTACK, attacks=[name], **_STANDARD)
+    return NamedAttack(config, passes, **facts)
 
 
 #: The attacks by name. The clean images are always evaluated.
 NAMED_ATTACKS = {
-    'fgsm': NamedAttack(
-        dict(type='m2at_mm.FGSM'), passes=3, loss='ce', single_step=True
-    ),
+    'fgsm': NamedAttack(dict(type='m2at_mm.FGSM'), 3, 'ce', single_step=True),
     'pgd20': _pgd(22, steps=20),
     'pgd100': _pgd(520, steps=100, restarts=5),
     # PGD on the margin loss of Carlini and Wagner, in the literature 'CW-20'.
     'cw20': _pgd(22, steps=20, loss='margin'),
     'cw100': _pgd(102, steps=100, loss='margin'),
-    'apgd-ce': _autoattack('apgd-ce', 104, 'ce'),
-    'apgd-dlr': _autoattack('apgd-dlr', 104, 'margin'),
-    'apgd-t': _autoattack('apgd-t', 930, 'margin'),
-    'fab-t': _autoattack('fab-t', 1830, 'margin'),
-    'square': _autoattack('square', 5003, black_box=True),
-    'autoattack': NamedAttack(
-        dict(type='m2at_mm.AutoAttack', version='standard'), loss='margin'
-    ),
-    'malt': _autoattack('malt', 1030, 'margin'),
-    'autoattack-rand': NamedAttack(
-        dict(type='m2at_mm.AutoAttack', version='rand')
-    ),
+    'apgd-ce': _part('apgd-ce', 104, loss='ce'),
+    'apgd-dlr': _part('apgd-dlr', 104, loss='margin'),
+    'apgd-t': _part('apgd-t', 930, loss='margin'),
+    'fab-t': _part('fab-t', 1830, loss='margin'),
+    'square': _part('square', 5003, black_box=True),
+    'autoattack': NamedAttack(_AUTOATTACK | _STANDARD, loss='margin'),
+    'malt': _part('malt', 1030, loss='margin'),
+    'autoattack-rand': NamedAttack(dict(_AUTOATTACK, version='rand')),
     'transfer': NamedAttack(dict(type='m2at_mm.Transfer'), black_box=True),
 }
 ATTACK_NAMES = ('clean', *NAMED_ATTACKS)
 #: Asked about the images that withstand all else.
-SECOND_OPINION = NamedAttack(
-    dict(type='m2at_mm.SecondOpinion'), passes=14, loss='margin'
-)
+SECOND_OPINION = NamedAttack(dict(type='m2at_mm.SecondOpinion'), 14, 'margin')
 DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 
 
@@ -80,13 +74,13 @@ DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 class AttackPlan:
     """An attack as parts, each of which gets what the last one left over.
 
-    The parts are pairs of a name and an attack's config; the note is for the
-    reader of the results.
+    Parts are names with configs; the note is for the reader of the results.
     """
 
     name: str
     parts: tuple[tuple[str, dict[str, Any]], ...]
     note: str | None = None
+    attacks: tuple[Attack, ...] = ()
 
 
 def check_attack_names(names: Sequence[str], has_surrogate: bool) -> None:
@@ -118,14 +112,44 @@ def plan_attack(
     ``seed`` is that of AutoAttack's random starts, ``transfer`` has the
     arguments of the ``'transfer'`` attack.
     """
-    config = copy.deepcopy(NAMED_ATTACKS[name].config) | (
-        dict(transfer or {}) if name == 'transfer' else {}
-    )
+    config = copy.deepcopy(NAMED_ATTACKS[name].config)
+    if name == 'transfer':
+        config |= transfer or {}
     if config['type'] != 'm2at_mm.AutoAttack':
         return AttackPlan(name, ((name, config),))
     version, parts, note = config['version'], config.get('attacks'), None
     if parts is None:
-        parts = autoattack_components(version, num_classes)
-        note = describe_reduction(version, num_classes)
+        parts = autoattack.autoattack_components(version, num_classes)
+        note = autoattack.describe_reduction(version, num_classes)
     configs = [dict(config, attacks=[part], seed=seed) for part in parts]
     return AttackPlan(name, tuple(zip(parts, configs)), note)
+
+
+def build_attacks(
+    plan: AttackPlan, images: Tensor, num_classes: int
+) -> AttackPlan:
+    """The plan with its attacks, for a model of so many classes.
+
+    Raises:
+        ValueError: The number of classes does not allow an attack.
+    """
+    built: list[Any] = [TASK_UTILS.build(cfg) for _, cfg in plan.parts]
+    for attack in built:
+        if isinstance(attack, AutoAttack):
+            attack.components(num_classes)
+        elif isinstance(attack, Transfer):
+            surrogate = attack.surrogate.to(images.device)
+            others = count_classes(surrogate, images)
+            if others != num_classes:
+                raise ValueError(
+                    f'the surrogate of --transfer has {others} classes, but '
+                    f'the model has {num_classes}: give a network for the '
+                    'same dataset'
+                )
+    return replace(plan, attacks=tuple(built))
+
+
+@torch.no_grad()
+def count_classes(model: nn.Module, images: Tensor) -> int:
+    """The number of a model's logits."""
+    return int(logits_of(model, images).shape[1])

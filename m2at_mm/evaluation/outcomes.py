@@ -12,22 +12,22 @@ from m2at_mm.attacks import ThreatModel
 class Outcomes:
     """Predictions on every image, clean and under each attack of one radius.
 
+    Arrays are of shape (N, ). An image that is misclassified clean is not
+    attacked and keeps its prediction, which is -1 where the logits are not
+    finite.
+
     Attributes:
-        labels (np.ndarray): True labels, int64 of shape (N, ).
-        predictions (dict[str, np.ndarray]): Predicted labels by attack, each
-            of shape (N, ), with ``'clean'``. An image that is misclassified
-            clean is not attacked and keeps its prediction. It is -1 where
-            the logits are not finite.
-        parts (dict[str, dict[str, np.ndarray]]): For an attack of several
-            parts, the predictions after each.
-        seconds (dict[str, float]): Per attack, summed over the processes.
-        outside (dict[str, int]): Adversarial images outside ball or box.
-        stuck (dict[str, int]): By attack that climbs a loss step by step,
-            images that withstand and whose loss did not rise at all.
+        labels (np.ndarray): True labels, int64.
+        predictions (dict): Predicted labels by attack, with ``'clean'``.
+        parts (dict): For an attack of several parts, the predictions after
+            each.
+        seconds (dict): Per attack, summed over the processes.
+        outside (dict): Adversarial images outside ball or box.
+        stuck (dict): By attack that climbs a loss step by step, images that
+            withstand and whose loss did not rise at all.
         second_opinion (np.ndarray, optional): Predicted labels after the
-            second opinion, which is asked about the images that withstand
-            all attacks; shape (N, ).
-        positions (np.ndarray, optional): In the dataset, shape (N, ).
+            second opinion about the images that withstand all attacks.
+        positions (np.ndarray, optional): In the dataset.
     """
 
     threat_model: ThreatModel
@@ -44,15 +44,12 @@ class Outcomes:
 
     def correct(self, name: str) -> np.ndarray:
         """Which images are classified correctly, bool of shape (N, )."""
-        correct: np.ndarray = self.predictions[name] == self.labels
-        return correct
+        return np.asarray(self.predictions[name] == self.labels)
 
     def withstanding(self) -> np.ndarray:
         """Which are correct clean and under every attack, shape (N, )."""
-        left: np.ndarray = np.logical_and.reduce(
-            [*map(self.correct, self.predictions)]
-        )
-        return left
+        right = [*map(self.correct, self.predictions)]
+        return np.asarray(np.logical_and.reduce(right))
 
     def worst(self) -> np.ndarray:
         """Which withstand, also in the second opinion; shape (N, )."""
@@ -82,14 +79,12 @@ def wilson_interval(
 ) -> tuple[float, float]:
     """Score interval of a share (Wilson 1927, JASA 22:209), in per cent.
 
-    ``z`` is the quantile of the normal distribution, by default that of 95 %
-    confidence; ``total`` is at least 1.
+    ``z`` is the quantile of the normal distribution, by default for 95 %.
     """
     share, scale = successes / total, 1 + z * z / total
     centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(
-        share * (1 - share) / total + z * z / (4 * total * total)
-    )
+    variance = share * (1 - share) / total + z * z / (4 * total * total)
+    spread = z * math.sqrt(variance)
     low = 0.0 if successes == 0 else (centre - spread) / scale
     high = 1.0 if successes == total else (centre + spread) / scale
     return 100 * low, 100 * high

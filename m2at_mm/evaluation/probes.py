@@ -8,30 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import (
-    PGD,
-    ThreatModel,
-    attack_mode,
-    cross_entropy,
-    own_random_stream,
-)
+from m2at_mm import attacks
+from m2at_mm.attacks import PGD, ThreatModel
 from m2at_mm.attacks.batch_norm_folding import no_folding
 from m2at_mm.attacks.logits import logits_of, predicted_labels
-from m2at_mm.attacks.losses import margin
-from m2at_mm.evaluation.attacked_model import (
-    Attackable,
-    log,
-    margin_gradient,
-    run_in_memory,
-)
-from m2at_mm.evaluation.gradient_probes import (
-    Columns,
-    check_gradient,
-    cosine,
-    gradients,
-    is_broken,
-    realised_steps,
-)
+from m2at_mm.evaluation import attacked_model, gradient_probes
+from m2at_mm.evaluation.attacked_model import log
+from m2at_mm.evaluation.gradient_probes import Columns
 
 #: Images that are probed, at most.
 NUM_PROBED = 128
@@ -59,39 +42,33 @@ def probe(
     :func:`m2at_mm.attacks.losses.margin` that were measured long ago.
 
     Returns:
-        dict: ``num_images``, ``num_classes``;
-        ``pass_difference`` and ``batch_difference``, the largest change of an
-        image's logits, relative to their length, from one forward pass to the
-        next (without and with gradients) and from a full to a halved or
-        reversed batch; ``memory_difference``, from a copy of the model that
-        was never asked to the one that was attacked, and
+        dict: ``num_images``, ``num_classes``; ``pass_difference`` and
+        ``batch_difference``, the largest change of an image's logits, relative
+        to their length, from one forward pass to the next (without and with
+        gradients) and from a full to a halved or reversed batch;
+        ``memory_difference``, likewise from the fresh copy to the model, and
         ``memory_gradient``, the share of images where their gradients differ;
-        ``drift``, the largest change since the given margins were measured,
-        relative to their median;
-        ``unchanged_outputs``, the share whose logits at a random point of the
-        ball are those of the image, bit by bit;
-        ``probabilities``, whether the outputs are probabilities;
-        ``non_finite_gradients``, the share of images with a gradient, or
-        logits near the image, that are not finite;
-        ``vanishing_gradients``, the share where the gradient of the margin
-        predicts that not even 1000 times the radius reaches the decision
-        boundary; of the others, ``gradient_agreement``, the median
-        ratio of finite differences along the gradient to its length, and
-        ``gradient_correlation``, of finite differences in random directions
-        with what the gradient says of them: both 1 if it is right;
-        ``realised_at_image``, ``realised_at_random`` and
-        ``realised_on_path``, the median ratio of what a step of a quarter of
-        1/255 up the gradient changes to what the gradient says, at the image,
-        at a random point of the ball, and where PGD goes;
-        ``realised_long``, the smallest of these for a step of 1/255;
-        ``misled``, the share of images where one of the short ones is below
-        0.3, and ``misled_images``, their number;
+        ``drift``, the largest change since the given margins, relative to
+        their median; ``unchanged_outputs``, the share whose logits at a random
+        point of the ball are the same, bit by bit; ``probabilities``, whether
+        the outputs are such; ``non_finite_gradients``, the share with a
+        gradient, or logits near the image, that are not finite;
+        ``vanishing_gradients``, the share where the gradient predicts that
+        not even 1000 times the radius reaches the decision boundary; of the
+        others, ``gradient_agreement``, the median ratio of finite differences
+        along the gradient to its length, and ``gradient_correlation``, of
+        finite differences in random directions with the gradient: both 1 if
+        it is right; ``realised_at_image``, ``realised_at_random`` and
+        ``realised_on_path``, the median ratio of what a step of 0.25/255 up
+        the gradient changes to what the gradient says, at the image, at a
+        random point of the ball, and where PGD goes; ``realised_long``, the
+        smallest of these for 1/255; ``misled``, the share where one of the
+        short ones is below 0.3, and ``misled_images``, their number;
         ``gradient_noise_correlation``, the median cosine of gradients that
-        are 1/255 apart, where it is smallest;
-        ``saturated_loss``, the share where the cross-entropy is exactly 0 in
-        float32; ``median_margin`` of the logits; ``large_eps`` and
-        ``large_eps_correct``, the number of images that withstand PGD-20 on
-        both losses at that radius.
+        are 1/255 apart, where it is smallest; ``saturated_loss``, the share
+        where the cross-entropy is exactly 0 in float32; ``median_margin``;
+        ``large_eps`` and ``large_eps_correct``, how many images withstand
+        PGD-20 on both losses at that radius.
     """
     if fresh is None:
         fresh = unused_copy(model)
@@ -103,8 +80,9 @@ def probe(
         return columns
 
     # The model as it is: nothing here may depend on a faster way.
-    with own_random_stream(images.device, seed), no_folding():
-        columns = run_in_memory(measure, images, labels, batch_size)
+    with attacks.own_random_stream(images.device, seed), no_folding():
+        given = measure, images, labels, batch_size
+        columns = attacked_model.run_in_memory(*given)
         num_classes = logits_of(model, images[:1]).shape[1]
     columns = {name: one.double().cpu() for name, one in columns.items()}
     figures: dict[str, Any] = dict(
@@ -112,12 +90,14 @@ def probe(
         num_classes=num_classes,
         large_eps=_large_radius(images, threat_model),
     )
+    for name in _CHANGES:  # 1 where logits are not a number
+        figures[name] = columns[name].nan_to_num(1.0, 1.0).max().item()
     figures |= {name: one(columns).item() for name, one in _FIGURES.items()}
     if margins is not None:
         before = margins.double().cpu()
         drift = (columns['margin'] + before).nan_to_num(0.0, 0.0, 0.0).abs()
         figures['drift'] = float(drift.max() / before.abs().median())
-    return figures | check_gradient(columns)
+    return figures | gradient_probes.check_gradient(columns)
 
 
 def unused_copy(model: nn.Module) -> nn.Module:
@@ -134,31 +114,29 @@ def _outputs(
     model: nn.Module, images: Tensor, labels: Tensor, threat: ThreatModel
 ) -> Columns:
     first, again = (logits_of(model, images).float() for _ in range(2))
-    with attack_mode(model):
+    with attacks.attack_mode(model):
         leaf = images.clone().requires_grad_(True)
         for_gradient = logits_of(model, leaf).detach().float()
     halves = images.tensor_split([max(1, len(images) // 2)])
     halved = [logits_of(model, half).float() for half in halves if len(half)]
+    batched = torch.cat(halved)
     reverse = logits_of(model, images.flip(0)).float().flip(0)
     moved = logits_of(model, threat.ball(images).random_start()).float()
     change = partial(_change, first)
     return dict(
         pass_difference=torch.maximum(change(again), change(for_gradient)),
-        batch_difference=torch.maximum(
-            change(torch.cat(halved)), change(reverse)
-        ),
+        batch_difference=torch.maximum(change(batched), change(reverse)),
         unchanged=(first == moved).all(1),
         probability=(first >= 0).all(1) & ((first.sum(1) - 1).abs() < 1e-4),
-        loss=cross_entropy(first, labels),
-        margin=-margin(first, labels),
+        loss=attacks.cross_entropy(first, labels),
+        margin=-attacks.margin(first, labels),
     )
 
 
 def _change(first: Tensor, other: Tensor) -> Tensor:
     """Change of each image's logits, relative to their length, (N, )."""
     length = first.norm(dim=1).clamp(min=1e-30)
-    changed: Tensor = (first - other).norm(dim=1) / length
-    return changed
+    return torch.as_tensor((first - other).norm(dim=1) / length)
 
 
 def _memory(
@@ -174,13 +152,14 @@ def _memory(
     for one in (fresh, model):
         with torch.no_grad():
             logits = logits_of(one, points).float()
-        found.append((logits, margin_gradient(one, points, labels)[1]))
+        given = one, points, labels
+        _, gradient = attacked_model.margin_gradient(*given)
+        found.append((logits, gradient))
     (logits, gradient), (used_logits, used) = found
-    differs = (gradient != used).flatten(1).any(1)
-    return dict(
-        memory_difference=_change(logits, used_logits),
-        memory_gradient=differs & (cosine(gradient, used) < 0.9),
-    )
+    other = (gradient != used).flatten(1).any(1)
+    other &= gradient_probes.cosine(gradient, used) < 0.9
+    changed = _change(logits, used_logits)
+    return dict(memory_difference=changed, memory_gradient=other)
 
 
 def _large_radius(images: Tensor, threat: ThreatModel) -> float:
@@ -198,9 +177,9 @@ def _withstanding(
     large = threat.with_eps(_large_radius(images, threat))
     withstood = torch.ones_like(labels, dtype=torch.bool)
     for loss in ('ce', 'margin'):
-        adversarial = PGD(steps=20, loss=loss)(
-            Attackable(model), images, labels, large, stop_when_fooled=True
-        )
+        given = attacked_model.Attackable(model), images, labels, large
+        attack = PGD(steps=20, loss=loss)
+        adversarial = attack(*given, stop_when_fooled=True)
         with torch.no_grad():
             predicted = predicted_labels(logits_of(model, adversarial))
         withstood &= predicted == labels
@@ -209,17 +188,16 @@ def _withstanding(
 
 # What is measured of each image of a batch, in tensors by name: one entry, or
 # one row, per image.
-_MEASURES = (_outputs, gradients, _withstanding, realised_steps)
-# The figures by name, from what was measured of all images, in float64. Of
-# logits that are not a number the whole has changed.
+_MEASURES = (
+    _outputs,
+    gradient_probes.gradients,
+    _withstanding,
+    gradient_probes.realised_steps,
+)
+# Measured changes, of which the largest is told.
+_CHANGES = ('pass_difference', 'batch_difference', 'memory_difference')
+# Figures by name, from what was measured of all images, in float64.
 _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
-    pass_difference=lambda c: c['pass_difference'].nan_to_num(1.0, 1.0).max(),
-    batch_difference=lambda c: (
-        c['batch_difference'].nan_to_num(1.0, 1.0).max()
-    ),
-    memory_difference=lambda c: (
-        c['memory_difference'].nan_to_num(1.0, 1.0).max()
-    ),
     memory_gradient=lambda c: c['memory_gradient'].mean(),
     unchanged_outputs=lambda c: c['unchanged'].mean(),
     misled=lambda c: c['misled'].mean(),
@@ -232,7 +210,9 @@ _FIGURES: dict[str, Callable[[Columns], Tensor]] = dict(
         c['noise_correlation'].median(0).values.min()
     ),
     probabilities=lambda c: c['probability'].bool().all(),
-    non_finite_gradients=lambda c: is_broken(c).double().mean(),
+    non_finite_gradients=lambda c: (
+        gradient_probes.is_broken(c).double().mean()
+    ),
     vanishing_gradients=lambda c: c['vanishing'].mean(),
     saturated_loss=lambda c: (c['loss'] == 0).double().mean(),
     median_margin=lambda c: c['margin'].nan_to_num().median(),

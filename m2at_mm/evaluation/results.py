@@ -31,17 +31,15 @@ def make_results(
 
     Returns:
         dict: Accuracies in per cent: ``clean``, ``attacks`` by name,
-        ``worst_case`` (correct clean and under every attack and the second
-        opinion), ``second_opinion``, if there was one: the number of images
-        ``asked`` about, which withstand all else, and ``fooled`` by it;
-        ``num_samples``, ``threat_model``, ``alarms``;
-        ``class_counts``, the number of images of each class;
-        ``intervals``, 95 % of the above for the number of images;
+        ``worst_case`` (correct clean, under every attack and in the second
+        opinion), ``autoattack_parts``, after each part of AutoAttack, and
+        ``intervals`` of 95 %; ``second_opinion``, if there was one: the number
+        of images ``asked`` about, which withstand all else, and ``fooled``;
         ``pgd_minus_autoattack``, the gap between the best PGD on the
         cross-entropy and AutoAttack, None unless both were run;
-        ``autoattack_parts``, the accuracy after each attack of AutoAttack;
-        ``notes``; ``probes``; ``settings``; and with several radii ``sweep``,
-        the figures at each.
+        ``class_counts``, the number of images of each class; ``num_samples``,
+        ``threat_model``, ``alarms``, ``notes``, ``probes`` and ``settings``;
+        and with several radii ``sweep``, the figures at each.
     """
     main = outcomes[0]
     counts = np.bincount(main.labels, minlength=main.num_classes or 0)
@@ -61,31 +59,32 @@ def make_results(
 
 
 def _figures(outcome: Outcomes) -> dict[str, Any]:
-    counted = {name: outcome.correct(name) for name in outcome.predictions}
-    counted['worst_case'] = outcome.worst()
-    figures = {name: percent(correct) for name, correct in counted.items()}
-    attacks = {name: figures[name] for name in outcome.attacks}
+    counted = _counted(outcome)
+    attacks = {name: percent(counted[name]) for name in outcome.attacks}
     pgd = [attacks[name] for name in attacks if name.startswith('pgd')]
     both = pgd and 'autoattack' in attacks
+    gap = min(pgd) - attacks['autoattack'] if both else None
+    parts = {
+        name: {k: percent(v == outcome.labels) for k, v in one.items()}
+        for name, one in outcome.parts.items()
+    }
     second = _second_opinion(outcome)
     return dict(
         attacks=attacks,
-        worst_case=figures['worst_case'],
+        worst_case=percent(counted['worst_case']),
         num_samples=len(outcome.labels),
         threat_model=outcome.threat_model.to_dict(),
         intervals={name: _interval(counted[name]) for name in counted},
-        pgd_minus_autoattack=min(pgd) - attacks['autoattack']
-        if both
-        else None,
-        autoattack_parts={
-            name: {
-                part: percent(predicted == outcome.labels)
-                for part, predicted in parts.items()
-            }
-            for name, parts in outcome.parts.items()
-        },
+        pgd_minus_autoattack=gap,
+        autoattack_parts=parts,
         **(dict(second_opinion=second) if second else {}),
     )
+
+
+def _counted(outcome: Outcomes) -> dict[str, np.ndarray]:
+    """The images that are right, by attack, with clean and worst case."""
+    counted = {name: outcome.correct(name) for name in outcome.predictions}
+    return dict(counted, worst_case=outcome.worst())
 
 
 def _second_opinion(outcome: Outcomes) -> dict[str, int] | None:
@@ -103,10 +102,8 @@ def _notes(outcomes: Sequence[Outcomes], counts: np.ndarray) -> list[str]:
     notes = list(dict.fromkeys(n for one in outcomes for n in one.notes))
     total, most = counts.sum(), counts.max()
     if 1 < total == most or (total >= 100 and most > 3 * counts.mean()):
-        notes.append(
-            f'one class has {most} of {total} images: the figures are mostly '
-            'those of this class'
-        )
+        told = f'one class has {most} of {total} images: the figures are '
+        notes.append(f'{told}mostly those of this class')
     return notes + [
         f'{broken} images have logits that are not finite under {name} at '
         f'{outcome.threat_model}: they count as misclassified'
@@ -125,15 +122,14 @@ def per_sample(outcomes: Sequence[Outcomes]) -> Arrays:
     """
     main = outcomes[0]
     arrays = {} if main.positions is None else dict(index=main.positions)
-    arrays['label'] = main.labels
+    arrays |= dict(label=main.labels, clean=main.predictions['clean'])
     for outcome in outcomes:
-        at = f'@{outcome.threat_model.eps * 255:.6g}/255'
-        found = dict(outcome.predictions)
+        found = {name: outcome.predictions[name] for name in outcome.attacks}
         if outcome.second_opinion is not None:
             found['second_opinion'] = outcome.second_opinion
-        for name, predicted in found.items():
-            several = len(outcomes) > 1 and name != 'clean'
-            arrays[name + at if several else name] = predicted
+        radius = f'@{outcome.threat_model.eps * 255:.6g}/255'
+        at = radius if len(outcomes) > 1 else ''
+        arrays |= {name + at: found[name] for name in found}
     return {name: values.astype(np.int32) for name, values in arrays.items()}
 
 
@@ -150,9 +146,8 @@ def write_results(
     if path.exists() and path.read_text(encoding='utf-8') != text:
         for file in filter(Path.exists, (path, beside)):
             names = (f'{file.name}.old{n if n > 1 else ""}' for n in count(1))
-            kept = next(
-                p for p in map(file.with_name, names) if not p.exists()
-            )
+            places = map(file.with_name, names)
+            kept = next(place for place in places if not place.exists())
             file.replace(kept)
             print(f'the previous {file} is now {kept}')
     save_npz(beside, samples)
@@ -164,11 +159,9 @@ def print_results(
     results: dict[str, Any], outcomes: Sequence[Outcomes]
 ) -> None:
     """Print a table per radius, then notes and alarms."""
-    lines = [
-        f'images per class: {_describe_counts(results["class_counts"])}',
-        *(f'note: {note}' for note in results['notes']),
-        *('ALARM {name}: {message}'.format(**a) for a in results['alarms']),
-    ]
+    lines = [f'images per class: {_describe_counts(results["class_counts"])}']
+    lines += [f'note: {note}' for note in results['notes']]
+    lines += ['ALARM {name}: {message}'.format(**a) for a in results['alarms']]
     gap = results['pgd_minus_autoattack']
     if gap is not None:
         lines.insert(0, f'PGD minus AutoAttack: {gap:.2f} points')
@@ -193,28 +186,20 @@ def _describe_counts(counts: Sequence[int]) -> str:
 
 def _table(outcome: Outcomes) -> Table:
     threat = outcome.threat_model
-    table = Table(
-        title=f'{len(outcome.labels)} images, {threat.norm}, '
-        f'eps {threat.eps * 255:g}/255'
-    )
+    title = f'{len(outcome.labels)} images, {threat.norm}, eps '
+    table = Table(title=f'{title}{threat.eps * 255:g}/255')
     table.add_column('attack')
     for heading in ('accuracy (%)', '95 % interval', 'seconds'):
         table.add_column(heading, justify='right')
-    rows = {name: outcome.correct(name) for name in outcome.predictions}
-    rows['worst case'] = outcome.worst()
     second = _second_opinion(outcome)
     if second is not None:
-        table.caption = (
-            'worst case: all of them and a second opinion, which fools '
-            '{fooled} of the {asked} images left'.format(**second)
-        )
-    for name, correct in rows.items():
-        low, high = _interval(correct)
-        seconds = outcome.seconds.get(name)
-        table.add_row(
-            name,
-            f'{percent(correct):.2f}',
-            f'{low:.1f} to {high:.1f}',
-            '' if seconds is None else f'{seconds:.0f}',
-        )
+        told = 'worst case: all of them and a second opinion, which fools '
+        told += '{fooled} of the {asked} images left'
+        table.caption = told.format(**second)
+    for name, correct in _counted(outcome).items():
+        cells = [name.replace('_', ' '), f'{percent(correct):.2f}']
+        cells.append('{:.1f} to {:.1f}'.format(*_interval(correct)))
+        if name in outcome.seconds:
+            cells.append(f'{outcome.seconds[name]:.0f}')
+        table.add_row(*cells)
     return table

@@ -57,23 +57,17 @@ class RobustAccuracy(BaseMetric):
             scores = sample.get('pred_score')
             finite = scores is None or bool(scores.isfinite().all())
             correct = dict(clean=finite and int(sample['pred_label']) == truth)
-            for name, label in sample.get(
-                'adversarial_pred_labels', {}
-            ).items():
-                correct[name] = label == truth
+            attacked = sample.get('adversarial_pred_labels', {})
+            correct |= {name: attacked[name] == truth for name in attacked}
             self.results.append(correct)
 
     def compute_metrics(
         self, results: list[dict[str, bool]]
     ) -> dict[str, float]:
         """Accuracies in per cent, from what :meth:`process` noted."""
-        rows = [
-            dict(correct, worst=all(correct.values())) for correct in results
-        ]
-        return {
-            name: 100 * sum(row[name] for row in rows) / len(rows)
-            for name in rows[0]
-        }
+        rows = [dict(one, worst=all(one.values())) for one in results]
+        right = {name: sum(row[name] for row in rows) for name in rows[0]}
+        return {name: 100 * right[name] / len(rows) for name in right}
 
 
 def refuse_several_views() -> NoReturn:

@@ -7,23 +7,21 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine import dist
-from torch import Tensor, nn
+from torch import nn
 
-from m2at_mm.attacks import AutoAttack, ThreatModel
-from m2at_mm.attacks.base import Attack
+from m2at_mm.attacks import Attack, ThreatModel
 from m2at_mm.checks import check_count
-from m2at_mm.evaluation.attacked_model import Attackable, log
-from m2at_mm.evaluation.named_attacks import (
-    NAMED_ATTACKS,
-    SECOND_OPINION,
-    AttackPlan,
-    plan_attack,
+from m2at_mm.evaluation import named_attacks as named
+from m2at_mm.evaluation.attacked_model import (
+    Attackable,
+    attack_batch,
+    log,
+    with_progress,
 )
 from m2at_mm.evaluation.outcomes import Outcomes, percent
 from m2at_mm.evaluation.probes import NUM_PROBED, probe, unused_copy
 from m2at_mm.evaluation.samples import Samples, spread_order
-from m2at_mm.evaluation.stages import Stages
-from m2at_mm.evaluation.store import Arrays, ResultStore, digest
+from m2at_mm.evaluation.store import Arrays, ResultStore, digest, digest_module
 from m2at_mm.registry import TASK_UTILS
 
 _RANDOM_NOTE = (
@@ -41,19 +39,17 @@ _OTHER_DATASET = 'give the config whose dataset belongs to the checkpoint'
 class RobustnessEvaluation:
     """Attacks a classifier's correctly classified images.
 
-    The work is cut into batches of a fixed order and size. A batch has random
-    draws of its own, made from ``seed`` and its number, so neither the number
-    of processes nor an interruption changes a result. What is finished is in
-    the store and is not done again, as long as the images and their labels
-    are what they were: they are read first, without attack.
+    A batch has random draws of its own, made from ``seed`` and its number, so
+    neither the number of processes nor an interruption changes a result. What
+    is finished is in the store and is not done again, as long as the images
+    and their labels, which are read first, are what they were.
 
     Args:
         model (nn.Module): Maps images in [0, 1] to logits of shape (N, K).
             It is set to eval mode.
         samples (Samples): The images.
-        store (ResultStore): Where finished batches are kept, in a folder of
-            these images. Its settings are to hold what else a result depends
-            on.
+        store (ResultStore): Where finished batches are kept. Its settings are
+            to hold what a result depends on besides the images.
         batch_size (int): Images per batch. AutoAttack's outcome depends on
             it, in the hundredth image or so; its own default is 250. A batch
             that does not fit into a GPU's memory is halved.
@@ -70,21 +66,16 @@ class RobustnessEvaluation:
 
     def __post_init__(self) -> None:
         check_count('batch_size', self.batch_size)
-        self.model.eval()
-        self.stages = Stages(
-            Attackable(self.model),
-            self.samples,
-            self.store,
-            self.batch_size,
-            self.seed,
-        )
+        self._attacked = Attackable(self.model.eval())
+        # Of the stages, how many there are in all, and how many have begun.
+        self._total = self._begun = 0
 
     def run(
         self, attacks: Sequence[str], threat_models: Sequence[ThreatModel]
     ) -> tuple[list[Outcomes], dict[str, Any]]:
         """Evaluate clean, and under every attack at every radius.
 
-        The outcomes are one per threat model; with them come the figures of
+        Returned are an outcome per threat model and the figures of
         :func:`m2at_mm.evaluation.probes.probe`.
 
         Raises:
@@ -93,8 +84,8 @@ class RobustnessEvaluation:
             RuntimeError: An image changes while it is evaluated.
         """
         plans = self._plan(attacks)
-        num_attacks = 1 + sum(len(built) for _, built in plans)
-        self.stages.total = 1 + len(threat_models) * num_attacks
+        num_attacks = 1 + sum(len(plan.attacks) for plan in plans)
+        self._total = 1 + len(threat_models) * num_attacks
         fresh = unused_copy(self.model)
         clean = self._read_all(threat_models[0])
         labels, predicted = clean['label'], clean['predicted']
@@ -112,38 +103,29 @@ class RobustnessEvaluation:
             for threat in threat_models
         ]
         for outcome in outcomes:
-            for plan, built in plans:
-                self._attack(plan, built, outcome, clean)
+            for plan in plans:
+                self._attack(plan, outcome, clean)
             self._ask_again(outcome)
         return outcomes, self._probe(clean, threat_models[0], fresh)
 
-    def _plan(
-        self, names: Sequence[str]
-    ) -> list[tuple[AttackPlan, list[Attack]]]:
+    def _plan(self, names: Sequence[str]) -> list[named.AttackPlan]:
         """Plan and build all attacks now, not after hours of the first."""
         first, _ = next(iter(self.samples.batches([[0]])))
-        num_classes = self._num_classes = _count_classes(
-            self.stages.model, first
-        )
+        num_classes = named.count_classes(self.model, first)
+        self._num_classes = num_classes
         known = self.samples.num_classes
         if known not in (None, num_classes):
             raise ValueError(
                 f'the dataset has {known} classes, but the model has '
                 f'{num_classes}: {_OTHER_DATASET}'
             )
-        plans = [
-            plan_attack(name, num_classes, self.seed, self.transfer)
-            for name in names
-            if name != 'clean'
-        ]
-        return [
-            (plan, [_build(cfg, first, num_classes) for _, cfg in plan.parts])
-            for plan in plans
-        ]
+        given = num_classes, self.seed, self.transfer
+        plans = [named.plan_attack(n, *given) for n in names if n != 'clean']
+        return [named.build_attacks(p, first, num_classes) for p in plans]
 
     def _read_all(self, threat: ThreatModel) -> Arrays:
         """Read and classify all images, and open the store that is theirs."""
-        clean = self.stages.read_all(threat)
+        clean = self._stage('clean', threat, np.arange(len(self.samples)))
         labels = clean['label']
         if labels.max() >= self._num_classes or labels.min() < 0:
             raise ValueError(
@@ -151,42 +133,37 @@ class RobustnessEvaluation:
                 f'{labels.max()}, but the model has classes 0 to '
                 f'{self._num_classes - 1}: {_OTHER_DATASET}'
             )
-        content = self.stages.content = clean['content']
-        self.store = self.store.for_images(digest(content, labels))
-        self.stages.store = self.store
+        self._content = clean['content']
+        self.store = self.store.for_images(digest(self._content, labels))
         right = percent(labels == clean['predicted'])
         log(f'clean accuracy: {right:.2f} % of {len(labels)} images')
         return clean
 
     def _attack(
-        self,
-        plan: AttackPlan,
-        built: Sequence[Any],
-        outcome: Outcomes,
-        clean: Arrays,
+        self, plan: named.AttackPlan, outcome: Outcomes, clean: Arrays
     ) -> None:
         """Run an attack's parts, each on what the last one left over."""
         predictions = outcome.predictions['clean'].copy()
         threat, name = outcome.threat_model, plan.name
         outcome.seconds[name] = outcome.outside[name] = 0
         after_part = {}
-        for (part, cfg), attack in zip(plan.parts, built):
+        for (part, cfg), attack in zip(plan.parts, plan.attacks):
             left = np.flatnonzero(predictions == outcome.labels)
-            found = self.stages.attack(part, cfg, attack, threat, left)
+            found = self._stage(part, threat, left, attack, cfg)
             if found:
                 predictions[left] = found['predicted']
                 outcome.seconds[name] += float(found['seconds'].sum())
                 outcome.outside[name] += int(found['outside'].sum())
                 if found['unfolded'].any():
                     outcome.notes.append(_UNFOLDED.format(name))
-                loss = NAMED_ATTACKS[name].loss
-                if loss is not None and NAMED_ATTACKS[name].climbs:
+                loss = named.NAMED_ATTACKS[name].loss
+                if loss is not None and named.NAMED_ATTACKS[name].climbs:
                     stuck = found[loss] <= clean[loss][left]
                     stuck &= found['predicted'] == found['label']
                     outcome.stuck[name] = int(stuck.sum())
             after_part[part] = predictions.copy()
         outcome.predictions[name] = predictions
-        if len(built) > 1:
+        if len(after_part) > 1:
             outcome.parts[name] = after_part
         if plan.note is not None:
             outcome.notes.append(plan.note)
@@ -196,16 +173,64 @@ class RobustnessEvaluation:
     def _ask_again(self, outcome: Outcomes) -> None:
         """Ask for a second opinion about the images that withstand all."""
         left = np.flatnonzero(outcome.withstanding())
-        config, threat = SECOND_OPINION.config, outcome.threat_model
-        found = self.stages.attack(
-            'second opinion', config, TASK_UTILS.build(config), threat, left
-        )
+        cfg, threat = named.SECOND_OPINION.config, outcome.threat_model
+        attack = TASK_UTILS.build(cfg)
+        found = self._stage('second opinion', threat, left, attack, cfg)
         outcome.second_opinion = outcome.predictions['clean'].copy()
         if found:
             outcome.second_opinion[left] = found['predicted']
             outcome.outside['second opinion'] = int(found['outside'].sum())
         right = percent(outcome.worst())
         log(f'worst case with the second opinion at {threat}: {right:.2f} %')
+
+    def _stage(
+        self,
+        name: str,
+        threat: ThreatModel,
+        pool: np.ndarray,
+        attack: Attack | None = None,
+        cfg: dict[str, Any] | None = None,
+    ) -> Arrays:
+        """What ``attack_batch`` finds, the same on every process."""
+        scope, key = 'clean', None
+        if attack is not None:
+            scope = f'{threat.norm}_{threat.eps * 255:.6g}-255'
+            key = f'{scope}/{_folder(name, threat, pool, attack, cfg)}'
+        splits = range(self.batch_size, len(pool), self.batch_size)
+        batches = np.split(pool, splits) if len(pool) else []
+        mine = range(dist.get_rank(), len(batches), dist.get_world_size())
+        files = {n: f'{key}/batch_{n:05d}' for n in mine}
+        done = {n: key and self.store.load_batch(files[n]) for n in mine}
+        todo = [n for n in mine if not done[n]]
+        indices = [batches[n].tolist() for n in todo]
+        self._begun += 1
+        title = f'[{self._begun}/{self._total}] {name} ({scope})'
+        if todo:
+            log(f'{title}: {sum(map(len, indices))} images')
+        loaded = zip(todo, self.samples.batches(indices))
+        about = named.NAMED_ATTACKS.get(name, named.SECOND_OPINION)
+        how_long = title, about.passes if key else 1, len(todo)
+        for n, batch in with_progress(loaded, self._attacked, *how_long):
+            given = attack, threat, *batch, self.seed + n
+            arrays, adversarial = attack_batch(self._attacked, *given)
+            arrays['index'] = self.samples.positions[batches[n]]
+            if key:
+                self._check_content(arrays, batches[n])
+                self.store.save_batch(files[n], arrays, adversarial)
+            done[n] = arrays
+        return _gather(done)
+
+    def _check_content(self, arrays: Arrays, batch: np.ndarray) -> None:
+        """Refuse other images than those of the clean accuracy."""
+        changed = arrays['content'] != self._content[batch]
+        if changed.any():
+            raise RuntimeError(
+                f'image {arrays["index"][changed][0]} of the dataset is not '
+                'the one that the clean accuracy was measured on: its file '
+                'has changed meanwhile, or its pipeline draws from a random '
+                'stream of its own. Remove random transforms from the test '
+                'pipeline'
+            )
 
     def _probe(
         self, clean: Arrays, threat: ThreatModel, fresh: nn.Module
@@ -234,23 +259,21 @@ class RobustnessEvaluation:
         return shared[0] or {}
 
 
-def _build(cfg: dict[str, Any], images: Tensor, num_classes: int) -> Any:
-    """Build an attack, unless the number of classes does not allow it."""
-    attack = TASK_UTILS.build(cfg)
-    if isinstance(attack, AutoAttack):
-        attack.components(num_classes)
+def _folder(
+    name: str, threat: ThreatModel, pool: np.ndarray, attack: Attack, cfg: Any
+) -> str:
+    """Names all that an attack's batches depend on."""
     surrogate = getattr(attack, 'surrogate', None)
-    if surrogate is not None:
-        others = _count_classes(surrogate.to(images.device), images)
-        if others != num_classes:
-            raise ValueError(
-                f'the surrogate of --transfer has {others} classes, but the '
-                f'model has {num_classes}: give a network for the same dataset'
-            )
-    return attack
+    weights = digest_module(surrogate) if surrogate else None
+    key = digest(cfg, weights, threat.to_dict(), pool)
+    return f'{name.replace(" ", "-")}-{key}'
 
 
-@torch.no_grad()
-def _count_classes(model: nn.Module, images: Tensor) -> int:
-    num_classes: int = model(images).shape[1]
-    return num_classes
+def _gather(done: dict[int, Any]) -> Arrays:
+    """The arrays of all ranks, joined in the order of the batches."""
+    joined: dict[int, Arrays] = {}
+    for part in dist.all_gather_object(done):
+        joined |= part
+    every = [joined[n] for n in sorted(joined)]
+    names = every[0] if every else ()
+    return {name: np.concatenate([e[name] for e in every]) for name in names}

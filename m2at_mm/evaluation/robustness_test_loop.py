@@ -12,16 +12,7 @@ from torch.utils.data import DataLoader
 
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.attacks.threat_model import Pixels
-from m2at_mm.evaluation.named_attacks import (
-    DEFAULT_ATTACKS,
-    check_attack_names,
-)
-from m2at_mm.evaluation.results import (
-    make_results,
-    per_sample,
-    print_results,
-    write_results,
-)
+from m2at_mm.evaluation import named_attacks, results
 from m2at_mm.evaluation.robustness import RobustnessEvaluation
 from m2at_mm.evaluation.samples import Samples
 from m2at_mm.evaluation.store import ResultStore, digest_module
@@ -76,7 +67,7 @@ class RobustnessTestLoop(BaseLoop):
         runner: Runner,
         dataloader: DataLoader[Any] | dict[str, Any],
         evaluator: Any = None,
-        attacks: Sequence[str] = DEFAULT_ATTACKS,
+        attacks: Sequence[str] = named_attacks.DEFAULT_ATTACKS,
         eps: Sequence[Pixels] | None = None,
         norm: str | None = None,
         num_samples: int | None = None,
@@ -87,7 +78,7 @@ class RobustnessTestLoop(BaseLoop):
         out: str | None = None,
         adversarial_dir: str | None = None,
     ) -> None:
-        check_attack_names(attacks, transfer is not None)
+        named_attacks.check_attack_names(attacks, transfer is not None)
         super().__init__(runner, dataloader)
         self.model = _adversarial(runner.model)
         self.attacks = list(dict.fromkeys(attacks))
@@ -108,9 +99,8 @@ class RobustnessTestLoop(BaseLoop):
                 f'out={str(self.out)!r} is a folder: give the name of a file '
                 'in it, like results.json'
             )
-        self.adversarial_dir = (
-            Path(adversarial_dir) if adversarial_dir else None
-        )
+        kept = Path(adversarial_dir) if adversarial_dir else None
+        self.adversarial_dir = kept
 
     def run(self) -> dict[str, float]:
         """Evaluate; print and write the results.
@@ -123,9 +113,9 @@ class RobustnessTestLoop(BaseLoop):
         self.runner.call_hook('before_test_epoch')
         folder = Path(self.runner.work_dir, 'evaluation')
         with only_run_in(str(folder)):
-            results = self._evaluate(folder)
-        figures = dict(clean=results['clean'], **results['attacks'])
-        figures['worst'] = results['worst_case']
+            found = self._evaluate(folder)
+        figures = dict(clean=found['clean'], **found['attacks'])
+        figures['worst'] = found['worst_case']
         metrics = {f'robust/{name}': figures[name] for name in figures}
         self.runner.call_hook('after_test_epoch', metrics=metrics)
         self.runner.call_hook('after_test')
@@ -142,18 +132,20 @@ class RobustnessTestLoop(BaseLoop):
         )
         outcomes, probes = evaluation.run(self.attacks, self.threat_models)
         settings = dict(evaluation.store.settings, subset=self.samples.subset)
-        results = make_results(outcomes, probes, settings)
+        found = results.make_results(outcomes, probes, settings)
         if is_main_process():
-            print_results(results, outcomes)
-            write_results(results, per_sample(outcomes), self.out)
-        return results
+            results.print_results(found, outcomes)
+            samples = results.per_sample(outcomes)
+            results.write_results(found, samples, self.out)
+        return found
 
     def _settings(self) -> dict[str, Any]:
         """What every result depends on."""
         cfg = self.runner.cfg  # empty where the runner was given objects
         model = cfg.get('model') or {}
         checkpoint = self.runner._load_from
-        preprocessor = self.model.data_preprocessor
+        own, names = self.model.data_preprocessor, ('mean', 'std')
+        statistics = [(n, getattr(own, n)) for n in names if hasattr(own, n)]
         return dict(
             config=cfg.filename and Path(cfg.filename).name,
             checkpoint=checkpoint and Path(checkpoint).name,
@@ -161,11 +153,7 @@ class RobustnessTestLoop(BaseLoop):
             model=model.get('classifier', model) or str(self.model.classifier),
             data_preprocessor=model.get('data_preprocessor')
             or cfg.get('data_preprocessor')
-            or {
-                name: getattr(preprocessor, name).flatten().tolist()
-                for name in ('mean', 'std')
-                if hasattr(preprocessor, name)
-            },
+            or {n: v.flatten().tolist() for n, v in statistics},
             dataset=(cfg.get('test_dataloader') or {}).get('dataset')
             or repr(self.dataloader.dataset),
             batch_size=self.batch_size,

@@ -40,9 +40,7 @@ class Samples:
         preprocessor (Callable): From a collated batch to a dict with
             ``inputs``, RGB in [0, 1] of shape (N, C, H, W) on the device, and
             ``data_samples``.
-        collate_fn (Callable): Joins items to a batch.
         num_samples (int, optional): How many images to use, None for all.
-        num_workers (int): Processes that read.
         subset (str): Which images are used, if not all: ``'spread'``, drawn
             with a fixed seed, as many of each class as there are; or
             ``'first'``, the first ones of the dataset, as in AutoAttack's
@@ -106,28 +104,21 @@ class Samples:
             yield images, _labels(batch['data_samples']).to(images.device)
 
     def spread(self, count: int) -> list[int]:
-        """Choose up to ``count`` images for a picture or a probe.
-
-        They are counted from 0, in the order of :func:`spread_order`.
-        """
-        order: list[int] = spread_order(self._labels)[:count].tolist()
-        return order
+        """Choose up to ``count`` images, in :func:`spread_order`."""
+        return [int(one) for one in spread_order(self._labels)[:count]]
 
     def draws(self) -> bool:
         """Whether some of the images depend on random draws."""
         few = [[*range(0, len(self), -(-len(self) // _NUM_READ_TWICE))]]
-        (one, _), (other, _) = (
-            next(iter(self.batches(few, seed))) for seed in (0, 1)
-        )
+        one, other = (next(iter(self.batches(few, n)))[0] for n in (0, 1))
         return not torch.equal(one, other)
 
 
 def spread_order(labels: np.ndarray) -> np.ndarray:
-    """Order images so that every first N are spread over the classes.
+    """Positions, (N, ), of which every first few are spread over the classes.
 
-    Classes take turns in an order drawn by lot, as do their images. From
-    labels, int64 of shape (N, ), positions of shape (N, ), the same for the
-    same labels.
+    Classes take turns in an order drawn by lot, as do their images, always
+    the same for the same labels, int64 of shape (N, ).
     """
     draw = np.random.RandomState(_SUBSET_SEED)
     classes, of_image = np.unique(labels, return_inverse=True)
@@ -137,11 +128,9 @@ def spread_order(labels: np.ndarray) -> np.ndarray:
 
 def fingerprints(images: Tensor) -> np.ndarray:
     """Numbers that stand for the content of images, uint64 of shape (N, )."""
-    hashed = b''.join(
-        hashlib.sha256(image.tobytes()).digest()[:8]
-        for image in images.detach().cpu().contiguous().numpy()
-    )
-    return np.frombuffer(hashed, np.uint64)
+    arrays = images.detach().cpu().contiguous().numpy()
+    hashed = [hashlib.sha256(one.tobytes()).digest()[:8] for one in arrays]
+    return np.frombuffer(b''.join(hashed), np.uint64)
 
 
 @dataclass

@@ -22,10 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def digest(*parts: Any) -> str:
-    """Twelve hexadecimal digits that stand for settings and arrays.
-
-    What is neither bytes nor an array nor JSON counts by its ``repr``.
-    """
+    """Twelve hexadecimal digits that stand for settings and arrays."""
     whole = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -49,11 +46,7 @@ def digest_module(module: nn.Module) -> str:
 
 
 def to_json(content: Any) -> str:
-    """JSON that every reader takes.
-
-    What JSON lacks is written as its ``repr``, like numbers that are not
-    finite.
-    """
+    """JSON that every reader takes; what it lacks, like NaN, by ``repr``."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -71,9 +64,6 @@ def to_json(content: Any) -> str:
 class ResultStore:
     """A folder of small files, each written whole or not at all.
 
-    A process may be killed at any time: a file is written beside its place
-    and renamed, so what is there is complete.
-
     All results in the folder depend on the ``settings``; adversarial images
     are kept where an ``images_folder`` is given.
     """
@@ -86,8 +76,8 @@ class ResultStore:
         """Make a store inside of this one for results on certain images.
 
         A :func:`digest` of the images' content and labels is one of its
-        settings, and its folder is named by a digest of them. The log says so
-        where the results kept there are of other settings.
+        settings, by which its folder is named. The log says so where the
+        results kept there are of other settings.
         """
         settings = dict(self.settings, images=images)
         folder = self.folder / digest(settings)
@@ -103,11 +93,9 @@ class ResultStore:
             now = json.loads(to_json(settings))
             keys = sorted({*before, *now})
             changed = [k for k in keys if before.get(k) != now.get(k)]
-            print_log(
-                f'starting anew: {last.parent} holds the results of an '
-                f'evaluation that differs in {", ".join(changed)}',
-                logger='current',
-            )
+            told = f'starting anew: {last.parent} holds the results of an '
+            told += f'evaluation that differs in {", ".join(changed)}'
+            print_log(told, logger='current')
         return store
 
     def load_batch(self, name: str) -> Arrays | None:

@@ -1,4 +1,4 @@
-"""A classifier as a plain module and in formats that need no mmpretrain."""
+"""A classifier and its results in forms that need no mmpretrain."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from mmengine.utils import digit_version
 from torch import Tensor, nn
 
 from m2at_mm.attacks.logits import at_entrance
+from m2at_mm.checks import check_choice
 from m2at_mm.files import write_whole
 from m2at_mm.model_wrappers.heads import classifier_logits
 
+#: What the author of a claim fills in.
+CLAIM_FIELDS = ('link', 'name', 'authors', 'venue', 'architecture')
 # What a converted model's logits may differ by, of the largest logit, where
 # its precision is no lower.
 _TOLERANCE = 1e-4
@@ -21,12 +24,9 @@ _TOLERANCE = 1e-4
 class PlainClassifier(nn.Module):
     """Logits of images in [0, 1], with the normalisation inside.
 
-    Args:
-        classifier (nn.Module): An mmpretrain classifier; it is shared, not
-            copied.
-        mean (Tensor, optional): On the 0-255 scale, shape (C, 1, 1); else 0.
-        std (Tensor, optional): Likewise; else 1: as in mmpretrain, the network
-            then takes images in 0-255.
+    The mmpretrain classifier is shared, not copied. ``mean`` and ``std`` are
+    on the 0-255 scale, shape (C, 1, 1), by default 0 and 1: as in mmpretrain,
+    the network then takes images in 0-255.
     """
 
     mean: Tensor
@@ -64,8 +64,8 @@ def export_state_dict(
 ) -> None:
     """Save the weights with ``mean`` and ``std``, on images' scale [0, 1].
 
-    The keys are ``mean``, ``std``, and ``model.`` before those that the
-    classifier's own ``state_dict()`` has. Other exports need the images.
+    The classifier's own keys get the prefix ``model.``. The images are not
+    used, as other exports use them.
     """
     weights = {f'model.{k}': v for k, v in model.model.state_dict().items()}
     content = dict(mean=model.mean, std=model.std, **weights)
@@ -76,10 +76,10 @@ def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
     """Save with ``torch.export``; ``torch.export.load(path).module()`` runs.
 
     The images are examples in [0, 1], at least 2, shape (N, C, H, W); N stays
-    free. The path has the suffix ``.pt2``.
+    free.
 
     Raises:
-        ValueError: The suffix is another one.
+        ValueError: The path has another suffix than ``.pt2``.
         RuntimeError: The saved model's logits differ, or torch is older than
             2.2.
     """
@@ -98,14 +98,11 @@ def export_program(model: PlainClassifier, images: Tensor, path: Path) -> None:
 def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
     """Save as ONNX, and compare the logits by onnxruntime.
 
-    The images are as in :func:`export_program`. The path has the suffix
-    ``.onnx``; the input is named ``images``, the output ``logits``.
+    All is as in :func:`export_program`, but the suffix is ``.onnx`` and torch
+    at least 2.6; the input is named ``images``, the output ``logits``.
 
     Raises:
         ImportError: The packages of the extra ``export`` are missing.
-        ValueError: The suffix is another one.
-        RuntimeError: The logits by onnxruntime differ, or torch is older than
-            2.6.
     """
     _check_format(path, '.onnx', '2.6')
     try:
@@ -116,15 +113,10 @@ def export_onnx(model: PlainClassifier, images: Tensor, path: Path) -> None:
             'ONNX needs the packages onnx, onnxscript and onnxruntime: '
             "pip install 'm2at_mm[export]'"
         ) from error
-    program = torch.onnx.export(
-        model,
-        (images,),
-        input_names=['images'],
-        output_names=['logits'],
-        dynamic_shapes=({0: torch.export.Dim('batch')},),
-        dynamo=True,
-        verbose=False,
-    )
+    options: dict[str, Any] = dict(dynamo=True, verbose=False)
+    options['dynamic_shapes'] = ({0: torch.export.Dim('batch')},)
+    options |= dict(input_names=['images'], output_names=['logits'])
+    program = torch.onnx.export(model, (images,), **options)
     assert program is not None
     write_whole(path, lambda file: program.save(str(file)))
     cpu = ['CPUExecutionProvider']
@@ -159,3 +151,39 @@ def _compare(model: nn.Module, images: Tensor, saved: Any, path: Path) -> None:
             f'more than {tolerance:g}: do not use this file'
         )
     print(f'{path}: logits agree to {difference:.2g} of the largest')
+
+
+def make_claim(
+    results: dict[str, Any], dataset: str, **about: str
+) -> dict[str, Any]:
+    """The JSON of a model in RobustBench's ``model_info``.
+
+    The results are those of ``tools/test.py``, with AutoAttack, on a dataset
+    like ``'cifar10'``. What of :data:`CLAIM_FIELDS` is missing is left empty.
+    Accuracies are strings in per cent. ``num_samples`` and ``alarms`` stand
+    besides RobustBench's fields, to tell a claim on a subset.
+
+    Raises:
+        ValueError: The results are without AutoAttack, or a field is unknown.
+    """
+    if 'autoattack' not in results['attacks']:
+        raise ValueError(
+            f'the results have {list(results["attacks"])}, but a claim needs '
+            'autoattack: run tools/test.py --attacks autoattack'
+        )
+    for name in about:
+        check_choice('field', name, CLAIM_FIELDS)
+    norm, eps = (results['threat_model'][name] for name in ('norm', 'eps'))
+    return dict(
+        dict.fromkeys(CLAIM_FIELDS, '') | about,
+        additional_data=False,
+        number_forward_passes=1,
+        dataset=dataset,
+        norm={'linf': 'Linf', 'l2': 'L2'}[norm],
+        eps=f'{eps:g}' if norm == 'l2' else f'{eps * 255:.4g}/255',
+        clean_acc=f'{results["clean"]:.2f}',
+        reported='',
+        autoattack_acc=f'{results["attacks"]["autoattack"]:.2f}',
+        num_samples=results['num_samples'],
+        alarms=[alarm['name'] for alarm in results['alarms']],
+    )

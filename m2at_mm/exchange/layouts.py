@@ -20,16 +20,10 @@ _NORMALISATION = {'mean': 'mean', 'mu': 'mean', 'std': 'std', 'sigma': 'std'}
 
 @dataclass
 class Imported:
-    """A checkpoint in mmpretrain's names.
+    """Config and weights of an mmpretrain classifier.
 
-    Attributes:
-        classifier (dict): Config of the mmpretrain classifier it belongs to.
-        state_dict (dict[str, Tensor]): The classifier's weights.
-        mean (list[float], optional): Mean of the normalisation that was
-            inside, per channel on the 0-255 scale; None if there was none.
-        std (list[float], optional): Its standard deviation, likewise.
-        num_channels (int): Of the images.
-        num_classes (int): Of the head.
+    ``mean`` and ``std`` are those of the normalisation that was inside, per
+    channel on the 0-255 scale, None if there was none.
     """
 
     classifier: dict[str, Any]
@@ -69,12 +63,9 @@ def import_checkpoint(path: Path) -> Imported:
     if channels != 3:
         backbone['in_channels'] = channels
     num_classes, in_channels = weights['head.fc.weight'].shape
-    head = dict(
-        type='LinearClsHead',
-        num_classes=num_classes,
-        in_channels=in_channels,
-        loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
-    )
+    head: dict[str, Any] = dict(type='LinearClsHead', num_classes=num_classes)
+    head['in_channels'] = in_channels
+    head['loss'] = dict(type='CrossEntropyLoss', loss_weight=1.0)
     classifier = dict(type='ImageClassifier', backbone=backbone, head=head)
     classifier['neck'] = dict(type='GlobalAveragePooling')
     return Imported(classifier, weights, mean, std, channels, num_classes)
@@ -161,10 +152,8 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
         width = len(weights['backbone.block1.layer.0.conv1.weight'])
         settings = dict(depth=6 * blocks + 4, widen_factor=width // 16)
         return dict(type='m2at_mm.WideResNet_CIFAR', **settings)
-    config = dict(
-        depth=_resnet_depth(keys, path),
-        base_channels=len(weights['backbone.layer1.0.conv1.weight']),
-    )
+    width = len(weights['backbone.layer1.0.conv1.weight'])
+    config = dict(depth=_resnet_depth(keys, path), base_channels=width)
     if 'bn1.weight' not in keys:
         return dict(type='m2at_mm.PreActResNet_CIFAR', **config)
     for key in [key for key in weights if '.shortcut.' in key]:
@@ -178,11 +167,9 @@ def _backbone_config(weights: StateDict, path: Path) -> dict[str, Any]:
 def _resnet_depth(keys: set[str], path: Path) -> int:
     blocks = tuple(_count_blocks(keys, f'layer{n}.') for n in (1, 2, 3, 4))
     basic = 'layer1.0.conv3.weight' not in keys
-    found = [
-        depth
-        for depth, (kind, stages) in ResNet.arch_settings.items()
-        if (stages, kind is BasicBlock) == (blocks, basic)
-    ]
+    known = ResNet.arch_settings.items()
+    kinds = [(d, k is BasicBlock, stages) for d, (k, stages) in known]
+    found = [depth for depth, *kind in kinds if kind == [basic, blocks]]
     if not found:
         raise ValueError(
             f'{path}: a ResNet with {blocks} blocks is not one of depth '

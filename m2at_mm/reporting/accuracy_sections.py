@@ -69,10 +69,8 @@ def evaluation(report: Report) -> Iterator[Markup]:
 
 def _remarks(run: RunLog) -> Iterator[Markup]:
     if run.results is None:
-        yield blocks.text(
-            f'{run.name} has no results.json: tools/test.py with '
-            f'--out {run.folder / "results.json"} writes one.'
-        )
+        text = f'{run.name} has no results.json: tools/test.py with --out '
+        yield blocks.text(f'{text}{run.folder / "results.json"} writes one.')
         return
     yield from _alarms(run.name, run.results)
     notes = [*(run.results.get('notes') or [])]
@@ -84,12 +82,10 @@ def _remarks(run: RunLog) -> Iterator[Markup]:
 
 def _verdict(run: str, results: Results) -> str:
     """How robust the network is, and how far that can be trusted."""
-    text = (
-        f'{run}: {results["clean"]:.1f} % clean and at most '
-        f'{results["worst_case"]:.1f} % under {_radius(results)}, on '
-        f'{results["num_samples"]} images. It is an upper bound: another '
-        'attack can only lower it.'
-    )
+    text = f'{run}: {results["clean"]:.1f} % clean and at most '
+    text += f'{results["worst_case"]:.1f} % under {_radius(results)}, on '
+    text += f'{results["num_samples"]} images. It is an upper bound: another '
+    text += 'attack can only lower it.'
     if 'autoattack' not in results['attacks']:
         return f'{text} Run AutoAttack, too, before you trust it.'
     if (gap := results.get('pgd_minus_autoattack')) is not None:
@@ -147,9 +143,8 @@ def sweep(report: Report) -> Iterator[Markup]:
         yield blocks.figures([figures.draw_sweep('sweep-figure', points)])
         title = 'Accuracy in per cent by radius, with 95 % Wilson intervals'
         shown = {run: one for run, one in points.items() if one}
-        rows = [
-            [r, *(_cell(p.get(x)) for x in radii)] for r, p in shown.items()
-        ]
+        cells = [[_cell(p.get(x)) for x in radii] for p in shown.values()]
+        rows = [[run, *each] for run, each in zip(shown, cells)]
         yield blocks.table(title, ['run', *map(_in_pixels, radii)], rows)
     yield from notes
 
@@ -177,21 +172,16 @@ def _predictions(
         for name in sorted(attacks, key=attacks.__getitem__):
             found = {k: known[k] for k in ('label', 'clean')}
             if (key := name if name in known else name + at) in known:
-                return {**found, name: known[key]}, (
-                    f'From results.samples.npz, {len(known["label"])} test '
-                    f'images; {name} is the strongest single attack there. '
-                    f'{note}'
-                )
+                text = f'From results.samples.npz, {len(known["label"])} test '
+                text += f'images; {name} is the strongest single attack there.'
+                return {**found, name: known[key]}, f'{text} {note}'
     if run.name in report.measured:
         outcome = report.measured[run.name].outcome
-        return dict(outcome.predictions, label=outcome.labels), (
-            f'Measured for this report on {len(outcome.labels)} test images. '
-            f'{note}'
-        )
-    return {}, (
-        'There are no predictions per image: no results.samples.npz and no '
-        'measurement with the network.'
-    )
+        text = f'Measured for this report on {len(outcome.labels)} test images'
+        found = dict(outcome.predictions, label=outcome.labels)
+        return found, f'{text}. {note}'
+    text = 'There are no predictions per image: no results.samples.npz and no '
+    return {}, f'{text}measurement with the network.'
 
 
 def _confusions(
@@ -205,9 +195,8 @@ def _confusions(
     drawn: list[Markup] = []
     for attack, predicted in predictions.items():
         finite = predicted >= 0  # it is -1 where the logits are not finite
-        counts = ConfusionMatrix.calculate(
-            predicted[finite], labels[finite], len(names)
-        ).numpy()
+        given = predicted[finite], labels[finite], len(names)
+        counts = ConfusionMatrix.calculate(*given).numpy()
         title = 'Clean' if attack == 'clean' else f'Under {attack}'
         if len(names) > _MOST_CLASSES:
             yield _most_confused(title, counts, names)

@@ -68,9 +68,8 @@ def draw_curves(
     best and the last position of some runs.
     """
     words = [f'{title} by {unit}.']
-    figure, axes = _new_figure(
-        _WIDTH, 2.4, title=title, xlabel=unit, ylabel=ylabel
-    )
+    labels = dict(title=title, xlabel=unit, ylabel=ylabel)
+    figure, axes = _new_figure(_WIDTH, 2.4, **labels)
     for run, points, look in _looks(curves):
         x = sorted(points)
         y = [points[position] for position in x]
@@ -122,10 +121,8 @@ def draw_intervals(
         values, ends = (np.array(part) for part in zip(*found.values()))
         look.update(linestyle='none', capsize=2.5, xerr=abs(ends.T - values))
         axes.errorbar(values, rows + shift, label=run, **look)
-        each = [
-            f'{key} {value:.1f} ({low:.1f} to {high:.1f})'
-            for key, (value, (low, high)) in found.items()
-        ]
+        text = '{} {:.1f} ({:.1f} to {:.1f})'
+        each = (text.format(k, v, *ends) for k, (v, ends) in found.items())
         words.append(f'{run}: {", ".join(each)}.')
     axes.set_yticks(range(len(attacks)), attacks)
     axes.invert_yaxis()
@@ -140,9 +137,8 @@ def draw_sweep(
 ) -> Markup:
     """Draw accuracy against the radius, clean at 0, with intervals."""
     words = ['Worst-case accuracy in per cent by radius.']
-    figure, axes = _new_figure(
-        _WIDTH, 2.7, xlabel='eps × 255', ylabel='accuracy (%)'
-    )
+    labels = dict(xlabel='eps × 255', ylabel='accuracy (%)')
+    figure, axes = _new_figure(_WIDTH, 2.7, **labels)
     for run, points, look in _looks(runs):
         x = [eps * 255 for eps in points]
         y, ends = zip(*points.values())
@@ -188,10 +184,9 @@ def draw_confusion(
 def draw_surface(name: str, title: str, surface: LossSurface) -> Markup:
     """Draw the loss around an image, with the decision boundary."""
     steps, loss, wrong = surface.steps, surface.loss, surface.margin > 0
-    along, across = 'along the gradient', 'random direction'
-    figure, axes = _new_figure(
-        2.7, 3.3, title=title, xlabel=along, ylabel=across, aspect='equal'
-    )
+    labels = dict(xlabel='along the gradient', ylabel='random direction')
+    labels |= dict(title=title, aspect='equal')
+    figure, axes = _new_figure(2.7, 3.3, **labels)
     axes.grid(visible=False)
     drawn = axes.contourf(steps, steps, loss, levels=12, cmap='viridis')
     if wrong.any() and not wrong.all():
@@ -202,11 +197,11 @@ def draw_surface(name: str, title: str, surface: LossSurface) -> Markup:
     bar = dict(location='bottom', ticks=MaxNLocator(4))
     figure.colorbar(drawn, ax=axes, label='cross-entropy', **bar)
     middle = len(loss) // 2
+    row, column = loss[middle], loss[:, middle]
     description = (
-        f'Cross-entropy {loss[middle, 0]:.3g} one radius against the '
-        f'gradient, {loss[middle, middle]:.3g} at the image, '
-        f'{loss[middle, -1]:.3g} one radius along it; '
-        f'{loss[0, middle]:.3g} to {loss[-1, middle]:.3g} across. '
+        f'Cross-entropy {row[0]:.3g} one radius against the gradient, '
+        f'{row[middle]:.3g} at the image, {row[-1]:.3g} one radius along it; '
+        f'{column[0]:.3g} to {column[-1]:.3g} across. '
         f'{100 * wrong.mean():.0f} % of the area is misclassified.'
     )
     return html.to_svg(figure, name, title, description)

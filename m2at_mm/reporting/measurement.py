@@ -27,9 +27,8 @@ ATTACK = 'pgd20'
 _RADII = (0.25, 0.5, 1.5, 2.0)
 _NUM_EXAMPLES = 6
 # What the command line of a tool would say.
-_OPTIONS = argparse.Namespace(
-    launcher='none', local_rank=0, cfg_options=None, no_pin_memory=True
-)
+_OPTIONS = argparse.Namespace(launcher='none', local_rank=0, cfg_options=None)
+_OPTIONS.no_pin_memory = True
 _NUM_SURFACES = 3
 
 
@@ -119,12 +118,9 @@ def measure(run: RunLog, num_images: int) -> Measurement:
     few = samples.spread(_NUM_EXAMPLES)
     images, labels = next(iter(samples.batches([few])))
     first = (images[:_NUM_SURFACES], labels[:_NUM_SURFACES])
-    return Measurement(
-        outcomes[0],
-        make_results(outcomes, probes),
-        _examples(model, images, labels),
-        loss_surfaces(Attackable(model), *first, own),
-    )
+    surfaces = loss_surfaces(Attackable(model), *first, own)
+    results, shown = make_results(outcomes, probes), (model, images, labels)
+    return Measurement(outcomes[0], results, _examples(*shown), surfaces)
 
 
 def _config(run: RunLog, folder: Path) -> Config:
@@ -148,15 +144,13 @@ def _examples(
 ) -> list[Example]:
     (_, settings), *_ = plan_attack(ATTACK, 2).parts
     attack = TASK_UTILS.build(settings)
+    given = Attackable(model), images, labels, model.threat_model
     with attacks.own_random_stream(images.device, 0):
-        adversarial = attack(
-            Attackable(model), images, labels, model.threat_model
-        )
+        adversarial = attack(*given)
     shown, predicted = [], []
     for one in (images, adversarial):
-        shown.append(
-            one.cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-        )
+        coloured = one.cpu().expand(-1, 3, -1, -1)
+        shown.append(coloured.permute(0, 2, 3, 1).numpy())
         with torch.no_grad():
             logits = model(one)
         shares = logits.float().softmax(1).amax(1).tolist()
@@ -177,12 +171,7 @@ def loss_surfaces(
     (arXiv 1902.06705, section 4). Both directions end where ball and box end.
     The number of points on each axis is odd, so that one is the image itself.
 
-    Args:
-        model (nn.Module): Maps images to logits of shape (N, K).
-        images (Tensor): RGB in [0, 1], shape (N, C, H, W).
-        labels (Tensor): int64, shape (N, ).
-        threat_model (ThreatModel): Norm and radius.
-        points (int): At least 2. Defaults to 21.
+    Images are RGB in [0, 1], shape (N, C, H, W), labels int64, shape (N, ).
     """
     with attacks.attack_mode(model):
         leaf = images.clone().requires_grad_(True)
@@ -196,15 +185,13 @@ def loss_surfaces(
     steps = torch.linspace(-1, 1, points).to(images)
     surfaces = []
     for image, label, x, y in zip(images, labels, along, across):
-        rows = [
-            image + step * y + steps.view(-1, 1, 1, 1) * x for step in steps
-        ]
+        line = steps.view(-1, 1, 1, 1) * x
+        rows = [image + step * y + line for step in steps]
         with torch.no_grad():
             logits = [model(row.clamp(0, 1)).float() for row in rows]
-        grids = [
-            torch.stack([score(one, label.expand(points)) for one in logits])
-            for score in (attacks.cross_entropy, attacks.margin)
-        ]
-        arrays = (one.cpu().numpy() for one in (steps, *grids))
+        arrays = [steps.cpu().numpy()]
+        for score in (attacks.cross_entropy, attacks.margin):
+            grid = [score(one, label.expand(points)) for one in logits]
+            arrays.append(torch.stack(grid).cpu().numpy())
         surfaces.append(LossSurface(*arrays))
     return surfaces

@@ -26,16 +26,14 @@ class RunLog:
     """A training, as the files in its work dir describe it.
 
     Attributes:
-        name (str): Name in the report.
         config_file (Path): The dumped config of the training.
         unit (str): Of the curves' positions, ``'epoch'`` or ``'iteration'``.
-        training (dict[str, Points]): Loss, lr and so on: value by position.
-        validation (dict[str, Points]): ``robust/clean`` and so on, in per
-            cent.
-        environment (dict[str, str]): Versions, seed, commit and command, as
-            far as the log has them.
+        training (dict): Loss, lr and so on: value by position.
+        validation (dict): ``robust/clean`` and so on, in per cent.
+        environment (dict): Versions, seed, commit and command, as far as the
+            log has them.
         results (dict, optional): Content of ``results.json``.
-        predictions (dict[str, np.ndarray]): Of ``results.samples.npz``.
+        predictions (dict): Of ``results.samples.npz``.
         checkpoint (Path, optional): The best, else the last one.
     """
 
@@ -94,11 +92,10 @@ def read_runs(folders: Sequence[Path]) -> list[RunLog]:
             f'work dir {str(min(twice))!r} is given twice: name each run once'
         )
     names = [place.name for place in places]
-    shown = [
-        f'{place.parent.name}/{name}' if names.count(name) > 1 else name
-        for place, name in zip(places, names)
-    ]
-    return [*map(read_run, folders, shown)]
+    for k, place in enumerate(places):
+        if [one.name for one in places].count(place.name) > 1:
+            names[k] = f'{place.parent.name}/{place.name}'
+    return [*map(read_run, folders, names)]
 
 
 def read_run(folder: Path, name: str | None = None) -> RunLog:
@@ -165,9 +162,8 @@ def _read(path: Path, read: Callable[[], Any], advice: str) -> Any:
         return read()
     # A config is Python code and may raise anything.
     except Exception as error:
-        raise ValueError(
-            f'{path} cannot be read ({error}): {advice}'
-        ) from error
+        told = f'{path} cannot be read ({error}): {advice}'
+        raise ValueError(told) from error
 
 
 def _read_records(

@@ -68,8 +68,7 @@ def compare_settings(
 ) -> tuple[dict[str, tuple[str | None, ...]], dict[str, str]]:
     """Separate the settings that differ from those that all configs share.
 
-    By dotted name, the differing settings have a value per config, None where
-    one lacks it, and the common ones their value.
+    A differing one has a value per config, None where one lacks it.
     """
     flat = [dict(_flatten(config)) for config in configs]
     names = dict.fromkeys(name for one in flat for name in one)
@@ -81,10 +80,9 @@ def compare_settings(
 def _flatten(value: Any, name: str = '') -> Iterator[tuple[str, str]]:
     """Pairs of a dotted name and a value; a list of numbers is a value."""
     nested: dict[Any, Any] = value if isinstance(value, dict) else {}
-    if isinstance(value, (list, tuple)) and any(
-        isinstance(part, (dict, list, tuple)) for part in value
-    ):
-        nested = dict(enumerate(value))
+    if isinstance(value, (list, tuple)):
+        if any(isinstance(part, (dict, list, tuple)) for part in value):
+            nested = dict(enumerate(value))
     if not nested:
         yield name, value if isinstance(value, str) else repr(value)
     for key, part in nested.items():
@@ -134,11 +132,10 @@ def _overfitting(run: RunLog) -> list[Any]:
 def origin(report: Report) -> Iterator[Markup]:
     """Versions, seed and commit of each run, and its commands."""
     runs = report.runs
-    keys = dict.fromkeys(key for run in runs for key in run.environment)
+    known = [run.environment for run in runs]
+    keys = dict.fromkeys(key for one in known for key in one)
     keys.pop('command', None)
-    rows = [
-        [k, *(run.environment.get(k, EMPTY) for run in runs)] for k in keys
-    ]
+    rows = [[k, *(one.get(k, EMPTY) for one in known)] for k in keys]
     if 'commit' not in keys:
         rows.append(['commit', *['not in the log'] * len(runs)])
     head = ['', *(run.name for run in runs)]
@@ -147,10 +144,8 @@ def origin(report: Report) -> Iterator[Markup]:
         yield blocks.heading(f'Commands of {run.name}')
         command = run.environment.get('command')
         if command is None:
-            yield blocks.text(
-                'The log does not have the training command. This one trains '
-                'the same config again:'
-            )
+            text = 'The log does not have the training command. '
+            yield blocks.text(f'{text}This one trains the same config again:')
             words = ['python', 'tools/train.py', str(run.config_file)]
             command = shlex.join([*words, '--work-dir', f'{run.folder}_again'])
         yield blocks.code(command)

@@ -44,10 +44,8 @@ class AttackSteps:
     ) -> AttackSteps:
         """Run the train attack with one step, with two, up to all.
 
-        All begin at the same random start, so that each goes a step further
-        than the one before. Of several restarts it is the first. An attack
-        without steps is shown as one. The model is in eval mode; images are
-        in [0, 1], labels int64.
+        All begin at the same random start, that of the first restart. An
+        attack without steps is shown as one. The model is in eval mode.
 
         Raises:
             ValueError: The model has no train attack.
@@ -84,20 +82,17 @@ def draw_attack_steps(
 ) -> Figure:
     """Draw a strip for each image: clean, then after each step.
 
-    Below the images is their perturbation, amplified so that +-eps fills the
-    scale (under l2, its largest value), with the loss that the attack raises
-    and the prediction. Of more than ten steps, ten are shown.
+    Below is the perturbation, amplified so that +-eps fills the scale (under
+    l2, its largest value), with the loss that the attack raises and the
+    prediction. Of more than ten steps, ten are shown.
     """
     last, num = len(path.images) - 1, len(path.labels)
     columns = min(last + 1, _MOST_COLUMNS)
     shown = [round(k * last / (columns - 1)) for k in range(columns)]
-    figure, axes = panels.grid(
-        (2 * num, columns),
-        (max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7),
-        map(_name, shown),
-        panels.heading(path.what, path.threat_model, note),
-        fontsize=10,
-    )
+    shape, names = (2 * num, columns), map(_name, shown)
+    size = max(1.35 * columns + 0.4, 5.0), 3.2 * num + 0.7
+    title = panels.heading(path.what, path.threat_model, note)
+    figure, axes = panels.grid(shape, size, names, title, fontsize=10)
     for row in range(num):
         for column, step in enumerate(shown):
             _draw_state(path, row, step, axes[2 * row :, column], classes)
@@ -109,10 +104,9 @@ def draw_attack_steps(
 def draw_step_frames(
     path: AttackSteps, classes: panels.Classes = None, note: str = ''
 ) -> list[Figure]:
-    """Draw the frames of an animation: the clean images, then each step.
+    """Draw the K + 1 frames of an animation, with a column per image.
 
-    All K + 1 are of one size, with the panels of :func:`draw_attack_steps`
-    and a column per image.
+    They are of one size, with the panels of :func:`draw_attack_steps`.
     """
     num, frames = len(path.labels), []
     heading = panels.heading(path.what, path.threat_model, note)
@@ -138,16 +132,13 @@ def _draw_state(
     """An image after a step, its perturbation below."""
     perturbation = path.images[:, image] - path.images[0, image]
     full = panels.amplitude(path.threat_model, perturbation)
-    scores = path.scores[step, image]
-    wrong = int(scores.argmax()) != int(path.labels[image])
+    scores, loss = path.scores[step, image], path.losses[step, image]
+    text = f'loss {loss:.2f}\n{panels.likeliest(scores, classes)}\n'
+    told = text, panels.RIGHT
+    if int(scores.argmax()) != int(path.labels[image]):
+        told = f'{text}wrong', panels.WRONG
     panels.show(axes[0], path.images[step, image])
-    panels.show(
-        axes[1],
-        panels.amplified(perturbation[step], full),
-        f'loss {path.losses[step, image]:.2f}\n'
-        f'{panels.likeliest(scores, classes)}\n' + ('wrong' if wrong else ''),
-        panels.WRONG if wrong else panels.RIGHT,
-    )
+    panels.show(axes[1], panels.amplified(perturbation[step], full), *told)
 
 
 def _name(step: int) -> str:

@@ -39,9 +39,8 @@ _Draws = dict[str, tuple[M2AT, MixRatios]]
 class _Variants:
     """A batch, attacked once, as several variants of M2AT train on it.
 
-    Images are RGB in [0, 1], shape (N, C, H, W). By variant there are masks,
-    ratios and partners, training images, and the perturbation in them.
-    ``own`` names the config's options that are not the plain ones.
+    By variant there are masks, ratios and partners, training images, and the
+    perturbation in them. ``own`` names the config's options.
     """
 
     threat_model: ThreatModel
@@ -75,13 +74,11 @@ class _Variants:
         for name, (variant, same) in cls._variants(method, images).items():
             draws[name] = same
             mixed[name] = variant.mix(images, adversarial, target, same)
-            unattacked = variant.mix(images, images, target, same)
-            kept[name] = mixed[name].images - unattacked.images
+            without = variant.mix(images, images, target, same).images
+            kept[name] = mixed[name].images - without
         own = [f'{k}={v!r}' for k, v in vars(method).items() if v != plain[k]]
-        options, change = ', '.join(own) or 'plain', adversarial - images
-        return cls(
-            threat_model, images, labels, change, options, draws, mixed, kept
-        )
+        about = adversarial - images, ', '.join(own) or 'plain'
+        return cls(threat_model, images, labels, *about, draws, mixed, kept)
 
     @staticmethod
     def _variants(own: M2AT, images: Tensor) -> _Draws:
@@ -124,9 +121,7 @@ class MethodOptions(_Variants):
                 sample = beta.sample((_SAMPLES,)).to(plain)
                 ratio = torch.quantile(sample, plain)
             if method.pairing == 'batch':
-                partner = torch.arange(len(plain), device=plain.device).roll(
-                    -1
-                )
+                partner = torch.arange(len(plain)).roll(-1).to(plain.device)
             found[name] = method, MixRatios(mask, ratio, partner)
         return found
 
@@ -137,9 +132,9 @@ def draw_mask_kinds(
     """Draw a row per image: the perturbation, and each kind of mask.
 
     For each kind there are the mask, white where the first of the two mixed
-    images is perturbed, with the share of the image that it covers, and what
-    mixing keeps of the perturbation, with the kept share. Perturbations are
-    amplified so that +-eps fills the scale (under l2, their largest value).
+    images is perturbed, with the share that it covers, and what mixing keeps
+    of the perturbation, amplified so that +-eps fills the scale (under l2, the
+    largest value), with the kept share.
     """
     num, columns = len(batch.clean), 2 + 2 * len(MASKS)
     titles = ['clean', 'perturbation']
@@ -169,18 +164,14 @@ def draw_method_options(
 ) -> Figure:
     """Draw two rows per image: its training images, the perturbation in them.
 
-    A column per option. Perturbations are amplified so that +-eps fills the
-    scale (under l2, their largest value); with them are the share that is
-    kept of the perturbation, and the training target.
+    A column per option. Perturbations are amplified as in
+    :func:`draw_mask_kinds`; with them are the kept share and the target.
     """
     num, columns = len(batch.clean), len(batch.mixed) + 1
     heading = panels.heading('Options of M2AT', batch.threat_model, note)
-    figure, axes = panels.grid(
-        (2 * num, columns),
-        (1.6 * columns, 3.35 * num + 0.9),
-        ['clean', *batch.mixed],
-        f'{heading}\n{_OWN}: {batch.own}',
-    )
+    size, titles = (1.6 * columns, 3.35 * num + 0.9), ['clean', *batch.mixed]
+    about = f'{heading}\n{_OWN}: {batch.own}'
+    figure, axes = panels.grid((2 * num, columns), size, titles, about)
     kept = torch.stack([*batch.kept.values()])
     full = panels.amplitude(batch.threat_model, kept)
     for row, (top, below) in enumerate(zip(axes[::2], axes[1::2])):
@@ -191,12 +182,10 @@ def draw_method_options(
         below[1].set_ylabel('perturbation in it', fontsize=9)
         for column, (variant, mixed) in enumerate(batch.mixed.items(), 1):
             panels.show(top[column], mixed.images[row])
-            target = _describe_target(mixed.target[row], classes)
-            panels.show(
-                below[column],
-                panels.amplified(batch.kept[variant][row], full),
-                f'keeps {mixed.kept_share[row]:.2f}, target:\n{target}',
-            )
+            change = panels.amplified(batch.kept[variant][row], full)
+            told = f'keeps {mixed.kept_share[row]:.2f}, target:\n'
+            told += _describe_target(mixed.target[row], classes)
+            panels.show(below[column], change, told)
     return figure
 
 

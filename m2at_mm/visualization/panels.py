@@ -52,9 +52,8 @@ def show(
     axis.set_xticks([])
     axis.set_yticks([])
     axis.spines[:].set_color('0.7')  # white images have an edge as well
-    axis.set_xlabel(
-        text, fontsize=8, color=colour, labelpad=3, parse_math=False
-    )
+    look = dict(fontsize=8, color=colour, labelpad=3)
+    axis.set_xlabel(text, **look, parse_math=False)
 
 
 def amplitude(threat_model: ThreatModel, perturbation: Tensor) -> float:
@@ -95,10 +94,6 @@ def save_animation(
 ) -> None:
     """Write figures of one size as a GIF that repeats forever."""
     frames = [Image.fromarray(figure_pixels(one, dpi)) for one in figures]
-    frames[0].save(
-        path,
-        save_all=True,
-        append_images=frames[1:],
-        duration=[700] * (len(frames) - 1) + [2000],  # milliseconds
-        loop=0,
-    )
+    times = [700] * (len(frames) - 1) + [2000]  # milliseconds
+    how: Any = dict(save_all=True, append_images=frames[1:], loop=0)
+    frames[0].save(path, **how, duration=times)

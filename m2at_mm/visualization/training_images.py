@@ -23,13 +23,8 @@ class TrainingImages:
 
     What the method lacks is None: without a train attack only the clean
     images are left. Images are RGB in [0, 1], shape (N, C, H, W); scores and
-    targets are probabilities, shape (N, K).
-
-    Attributes:
-        method (str): The name of its class.
-        target (Tensor, optional): Targets of the training images.
-        keep_map (Tensor, optional): In [0, 1], shape (N, 1, H, W).
-        kept (Tensor, optional): The perturbation in the training images.
+    targets are probabilities, shape (N, K). ``keep_map`` is in [0, 1], shape
+    (N, 1, H, W), ``kept`` the perturbation in the training images.
     """
 
     method: str
@@ -62,9 +57,8 @@ class TrainingImages:
             return found
 
         def batch_of(attacked: Tensor) -> TrainingBatch:
-            return model.method.training_batch(
-                model, lambda *_: attacked, images, labels
-            )
+            given = model, lambda *_: attacked, images, labels
+            return model.method.training_batch(*given)
 
         # With another image in it, the change is more than the perturbation:
         # the same draws without one tell which part of it is.
@@ -79,19 +73,16 @@ class TrainingImages:
 
     def first(self, num: int) -> TrainingImages:
         """The first ``num`` images at most, as views of the tensors."""
-        tensors: dict[str, Any] = {
-            k: v[:num] for k, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **tensors)
+        fields: Any = vars(self).items()
+        views: Any = {k: v[:num] for k, v in fields if isinstance(v, Tensor)}
+        return replace(self, **views)
 
     def fooled(self) -> Tensor | None:
         """Whether each image is right only without attack, None if unknown."""
         if self.adversarial_scores is None:
             return None
-        clean, attacked = (
-            predicted_labels(one) == self.labels
-            for one in (self.clean_scores, self.adversarial_scores)
-        )
+        clean = predicted_labels(self.clean_scores) == self.labels
+        attacked = predicted_labels(self.adversarial_scores) == self.labels
         return clean & ~attacked
 
     def columns(self) -> dict[str, Tensor]:
@@ -113,10 +104,8 @@ class TrainingImages:
         """Label, predictions and training target of an image, in lines."""
         label = int(self.labels[row])
         name = panels.class_name(label, classes)
-        lines = [
-            f'label: {name}',
-            f'clean: {panels.likeliest(self.clean_scores[row], classes)}',
-        ]
+        clean = panels.likeliest(self.clean_scores[row], classes)
+        lines = [f'label: {name}', f'clean: {clean}']
         if self.adversarial_scores is not None:
             attacked = panels.likeliest(self.adversarial_scores[row], classes)
             lines.append(f'attacked: {attacked}')
@@ -130,8 +119,7 @@ class TrainingImages:
 
 @torch.no_grad()
 def _scores(model: AdversarialClassifier, images: Tensor) -> Tensor:
-    scores: Tensor = model(images).softmax(1)
-    return scores
+    return torch.softmax(model(images), 1)
 
 
 def draw_training_images(
@@ -141,21 +129,17 @@ def draw_training_images(
 
     As far as the method has them, the columns are the clean image, M2AT's mask
     weighted by the mixing ratio (white where the whole perturbation is kept),
-    the perturbation and its kept part, both amplified so that +-eps fills the
-    scale (under l2, their largest value), and the training image. The text
-    gives the predictions before and after the attack, and the target.
+    the perturbation and its kept part, amplified so that +-eps fills the scale
+    (under l2, the largest value), and the training image. The text gives the
+    predictions and the target.
     """
     num, columns = len(batch.clean), batch.columns()
     # The title of a picture with one column needs more.
-    width = max(1.75 * len(columns) + 2.2, 5.0)
-    figure, axes = panels.grid(
-        (num, len(columns) + 1),
-        (width, 1.45 * num + 0.8),
-        columns,
-        panels.heading(batch.method, batch.threat_model, note),
-        fontsize=10,
-        width_ratios=[1] * len(columns) + [1.5],
-    )
+    size = max(1.75 * len(columns) + 2.2, 5.0), 1.45 * num + 0.8
+    title = panels.heading(batch.method, batch.threat_model, note)
+    shape, ratios = (num, len(columns) + 1), [1] * len(columns) + [1.5]
+    look: Any = dict(fontsize=10, width_ratios=ratios)
+    figure, axes = panels.grid(shape, size, columns, title, **look)
     place = dict(va='center', fontsize=9, parse_math=False)
     for row, line in enumerate(axes):
         for images, axis in zip(columns.values(), line):

@@ -15,17 +15,11 @@ from tiny import build_adversarial, classifier_cfg
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from m2at_mm.attacks import (
-    NFGSM,
-    PGD,
-    ThreatModel,
-    attack_mode,
-    batch_norm_folding,
-)
+from m2at_mm.attacks import NFGSM, PGD, ThreatModel, attack_mode
+from m2at_mm.attacks import batch_norm_folding as folding
 
-IMAGES = torch.rand(
-    5, 3, 32, 32, generator=torch.Generator().manual_seed(0)
-).double()
+DRAW = torch.Generator().manual_seed(0)
+IMAGES = torch.rand(5, 3, 32, 32, generator=DRAW).double()
 LABELS = torch.tensor([0, 1, 2, 3, 4])
 UNTRACKED = partial(nn.BatchNorm2d, track_running_stats=False)
 
@@ -102,6 +96,14 @@ def new(features: str) -> nn.Module:
     return Layers(features).double().eval()
 
 
+def old(features: str) -> nn.Module:
+    return trained(Layers(features))
+
+
+READ_OTHERWISE = 'reused in_place gated function function_backward raw by_size'
+READ_OTHERWISE += ' scripted_function scripted_module'
+
+
 @pytest.mark.parametrize(
     ('build', 'left'),
     [
@@ -114,20 +116,10 @@ def new(features: str) -> nn.Module:
         (lambda: small(norm=partial(nn.BatchNorm2d, affine=False)), 0),
         (lambda: small(ConvAWS2d), 1),
         (lambda: small(norm=UNTRACKED), 1),
-        (lambda: trained(Layers('switched')), 0),
-        (lambda: trained(Layers('reused')), 1),
-        (lambda: trained(Layers('shared')), 2),
-        (lambda: trained(Layers('in_place')), 1),
-        (lambda: trained(Layers('gated')), 1),
-        (lambda: trained(Layers('function')), 1),
-        (lambda: trained(Layers('function_backward')), 1),
-        (lambda: trained(Layers('scripted_function')), 1),
-        (lambda: trained(Layers('scripted_module')), 1),
-        (lambda: trained(Layers('raw')), 1),
-        (lambda: trained(Layers('by_size')), 1),
-        (lambda: new('reused'), 1),
-        (lambda: new('in_place'), 1),
-        (lambda: new('gated'), 1),
+        *((partial(new, name), 1) for name in ('reused', 'in_place', 'gated')),
+        (partial(old, 'switched'), 0),
+        (partial(old, 'shared'), 2),
+        *((partial(old, name), 1) for name in READ_OTHERWISE.split()),
     ],
 )
 def test_same_logits_without_batch_norms(build: Callable, left: int) -> None:
@@ -181,7 +173,7 @@ def test_each_attack_folds_anew() -> None:
     attacked_norms(network)
     nn.utils.parametrizations.spectral_norm(network[2]).double()
     attacked_norms(network.eval())
-    network = trained(Layers('switched'))
+    network = old('switched')
     for network.flag in (0, 1):
         attacked_norms(network)
 
@@ -270,7 +262,7 @@ def test_attacks_find_the_same_images(attack: Any, monkeypatch: Any) -> None:
         with counted_norms() as seen:
             found.append(attack(network, IMAGES, LABELS, ThreatModel()))
         worked.append(len(seen))
-        monkeypatch.setattr(batch_norm_folding, '_allowed', False)
+        monkeypatch.setattr(folding, '_allowed', False)
     # Folded, only the pass that looks for pairs needs them.
     assert worked == [20, 20 * (attack.steps or 1)]
     torch.testing.assert_close(*found, rtol=0, atol=1e-9)

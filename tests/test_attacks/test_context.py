@@ -39,10 +39,8 @@ def network(norm: Callable[[int], nn.Module] = nn.BatchNorm2d) -> nn.Module:
 
 
 def flags(net: nn.Module) -> list[Any]:
-    modes = [
-        (module.training, vars(module).get('track_running_stats'))
-        for module in net.modules()
-    ]
+    known = [(m.training, vars(m)) for m in net.modules()]
+    modes = [(mode, own.get('track_running_stats')) for mode, own in known]
     return modes + [parameter.requires_grad for parameter in net.parameters()]
 
 
@@ -234,3 +232,18 @@ def test_errors_of_a_model_under_attack() -> None:
         attack(Broken())
     with pytest.raises(ValueError, match=r"bn_mode='frozen'.*'eval', 'batch'"):
         attack_mode(network(), 'frozen').__enter__()
+
+
+def test_draws_inside_leave_those_outside_alone() -> None:
+    cpu, own_stream = torch.device('cpu'), context.own_random_stream
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    with pytest.raises(ZeroDivisionError), own_stream(cpu):
+        assert torch.equal(torch.rand(3), expected)  # they go on, inside
+        raise ZeroDivisionError
+    with own_stream(cpu, seed=5):
+        first = torch.rand(3)
+    assert torch.equal(torch.rand(3), expected)
+    with own_stream(cpu, seed=5):  # which fixes the draws inside
+        assert torch.equal(torch.rand(3), first)

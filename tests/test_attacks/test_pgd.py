@@ -47,10 +47,9 @@ def test_an_image_is_attacked_as_if_alone(
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
 def test_generator_decides_the_random_start(digits: Any, norm: str) -> None:
-    first, again, other = (
-        digits.attack(0.1, 20, norm, steps=2, restarts=2, seed=seed)
-        for seed in (0, 0, 1)
-    )
+    given: Any = dict(steps=2, restarts=2)
+    found = (digits.attack(0.1, 20, norm, seed=n, **given) for n in (0, 0, 1))
+    first, again, other = found
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -84,9 +83,8 @@ def owners(batch: Tensor, images: Tensor, eps: float) -> Tensor:
 
 @pytest.mark.parametrize('restarts', [1, 3])
 @pytest.mark.parametrize('random_start', [False, True])
-def test_early_stop_attacks_an_image_until_it_is_fooled(
-    digits: Any, random_start: bool, restarts: int
-) -> None:
+def test_early_stop(digits: Any, random_start: bool, restarts: int) -> None:
+    """Attacks each image until it is fooled."""
     images, recorder, steps = digits.images, Recorder(digits.net), 5
     settings = dict(steps=steps, random_start=random_start, restarts=restarts)
     settings |= dict(model=recorder, stop_when_fooled=True)
@@ -212,19 +210,16 @@ def test_one_hot_targets_are_labels(digits: Any, loss: str) -> None:
 
 @pytest.mark.parametrize('loss', ['ce', 'kl'])
 @NORMS
-def test_moves_away_from_what_is_given(
-    digits: Any, norm: str, eps: float, loss: str
-) -> None:
+def test_moves_away(digits: Any, norm: str, eps: float, loss: str) -> None:
     """A mixed target, or, whatever the labels, the clean prediction."""
     images, labels = digits.images[:50], digits.labels[:50]
     target = 0.6 * F.one_hot(labels, 10) + 0.4 * F.one_hot((labels + 1) % 10)
     result = digits.attack(eps, 50, norm, target=target.double(), loss=loss)
     draw = torch.Generator().manual_seed(0)
     start = ThreatModel(norm, eps).ball(images).random_start(draw)
+    states = (images, start, result)
     with torch.no_grad():
-        clean, before, after = (
-            digits.net(of).log_softmax(1) for of in (images, start, result)
-        )
+        clean, before, after = (digits.net(x).log_softmax(1) for x in states)
     if loss == 'ce':
         assert ((target * after).sum(1) < (target * clean).sum(1)).all()
         return

@@ -74,9 +74,8 @@ def test_accuracy_is_that_under_foolboxs_pgd(
 ) -> None:
     foolbox = pytest.importorskip('foolbox')
     network, step_size = request.getfixturevalue(model), eps / 4
-    reference = foolbox.attacks.LinfPGD(
-        steps=10, abs_stepsize=step_size, random_start=True
-    )
+    settings = dict(steps=10, abs_stepsize=step_size, random_start=True)
+    reference = foolbox.attacks.LinfPGD(**settings)
     wrapped = foolbox.PyTorchModel(network, bounds=(0, 1))
     torch.manual_seed(0)
     attack, threat_model = PGD(10, step_size), ThreatModel('linf', eps)
@@ -91,9 +90,7 @@ def test_accuracy_is_that_under_foolboxs_pgd(
     assert ours == pytest.approx(theirs, abs=1.5)
 
 
-def test_images_are_those_of_the_plain_loop(
-    robust_model: nn.Module, cifar10_images: Callable
-) -> None:
+def test_the_plain_loop(robust_model: Any, cifar10_images: Any) -> None:
     """All that makes the attack fast at once: the whole classifier in single
     precision, convolutions that do the work of batch norms, channels-last
     batches, in-place steps, images alone differentiated.

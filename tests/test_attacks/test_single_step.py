@@ -69,6 +69,8 @@ def test_n_fgsm_is_the_published_step() -> None:
     assert (found - IMAGES).abs().max() > EPS  # not projected, by definition
     assert found.min() >= 0 and found.max() <= 1
     assert model.w.grad is None and not found.requires_grad
+    with pytest.raises(ValueError, match='N-FGSM is defined for linf'):
+        NFGSM()(model, IMAGES, LABELS, ThreatModel('l2', 0.5))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +86,3 @@ def test_n_fgsm_is_the_published_step() -> None:
 def test_wrong_settings(kind: type, settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kind(**settings)
-
-
-def test_n_fgsm_needs_linf() -> None:
-    with pytest.raises(ValueError, match='N-FGSM is defined for linf'):
-        NFGSM()(Linear(), IMAGES, LABELS, ThreatModel('l2', 0.5))

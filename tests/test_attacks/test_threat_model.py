@@ -210,9 +210,8 @@ def test_l2_random_start_is_uniform(dimensions: int) -> None:
         ('l2', 1.0, 0.0, 2),
     ],
 )
-def test_contains_up_to_the_edge(
-    norm: str, clean: float, edge: float, longer: int
-) -> None:
+def test_edge(norm: str, clean: float, edge: float, longer: int) -> None:
+    """Of what a ball contains."""
     images = torch.full((3, 1, 2, 2), clean, dtype=torch.float64)
     ball = ThreatModel(norm, 0.25).ball(images)
     outwards = 1.0 if edge > 0 or clean == 1 else -1.0

@@ -33,8 +33,7 @@ def evaluate(tmp_path: Path, cifar10_images: Callable) -> Evaluate:
             ResultStore(tmp_path / folder, {}, images_folder),
             **settings,
         )
-        return evaluation.run(
-            attacks, [ThreatModel('linf', radius) for radius in eps]
-        )
+        threats = [ThreatModel('linf', radius) for radius in eps]
+        return evaluation.run(attacks, threats)
 
     return run

@@ -46,9 +46,7 @@ def names(*outcomes: Outcomes, **probes: Any) -> list[str]:
     ],
     ids=str,
 )
-def test_comparison_of_attacks(
-    accuracies: dict[str, float], expected: str
-) -> None:
+def test_comparison_of_attacks(accuracies: dict, expected: str) -> None:
     found = names(outcome(clean=80, **accuracies))
     assert found == ([expected] if expected else [])
 
@@ -100,10 +98,9 @@ def test_attacks_that_make_no_progress(stuck: int, raised: bool) -> None:
 def test_attacks_that_disagree(fewer: int, raised: bool) -> None:
     made = outcome(clean=80, pgd20=50, cw20=50)
     # The last images that withstand one attack fall under the other.
-    moved = np.roll(made.predictions['cw20'][:800], fewer)
-    made.predictions['cw20'][:800] = np.where(
-        moved == 10, 10, made.labels[:800]
-    )
+    predicted = made.predictions['cw20'][:800]
+    moved = np.roll(predicted, fewer)
+    predicted[:] = np.where(moved == 10, 10, made.labels[:800])
     assert names(made) == ['attacks_disagree'] * raised
 
 
@@ -126,11 +123,9 @@ def test_chance_raises_nothing() -> None:
     ],
 )
 def test_radii(attack: str, small: float, large: float, raised: bool) -> None:
-    found = names(
-        outcome('16/255', clean=80, **{attack: large}),
-        outcome('8/255', clean=80, **{attack: small}),
-    )
-    assert found == ['larger_eps_does_not_help'] * raised
+    given = (('16/255', large), ('8/255', small))
+    made = (outcome(eps, clean=80, **{attack: left}) for eps, left in given)
+    assert names(*made) == ['larger_eps_does_not_help'] * raised
 
 
 def test_outside() -> None:
@@ -166,27 +161,22 @@ SOUND: dict[str, Any] = dict(
     large_eps=64 / 255,
     large_eps_correct=0,
 )
+RANDOM, BATCH = dict(pass_difference=0.01), dict(batch_difference=0.01)
 
 
 @pytest.mark.parametrize(
     ('figures', 'expected'),
     [
         ({}, None),
-        (dict(pass_difference=0.01), 'randomised_outputs'),
-        (dict(batch_difference=0.01), 'outputs_depend_on_the_batch'),
-        (
-            dict(batch_difference=0.01, pass_difference=0.01),
-            'randomised_outputs',
-        ),
+        (RANDOM, 'randomised_outputs'),
+        (BATCH, 'outputs_depend_on_the_batch'),
+        (dict(RANDOM, batch_difference=0.01), 'randomised_outputs'),
         (dict(probabilities=True), 'probabilities_for_logits'),
         (dict(vanishing_gradients=0.2), 'vanishing_gradients'),
         (dict(gradient_agreement=-1.0), 'wrong_gradients'),
         (dict(gradient_agreement=0.1), 'wrong_gradients'),
         (dict(gradient_agreement=1.2), None),
-        (
-            dict(gradient_agreement=9.0, pass_difference=0.01),
-            'randomised_outputs',
-        ),
+        (dict(RANDOM, gradient_agreement=9.0), 'randomised_outputs'),
         (dict(gradient_correlation=0.5), 'wrong_gradients'),
         (dict(non_finite_gradients=0.1), 'non_finite_gradients'),
         (dict(saturated_loss=0.5), None),
@@ -197,22 +187,13 @@ SOUND: dict[str, Any] = dict(
         (dict(misled=0.05, misled_images=1), None),
         (dict(misled=0.05, misled_images=2), 'misleading_gradients'),
         (dict(realised_long=0.1), 'misleading_gradients'),
-        (
-            dict(misled=0.5, misled_images=9, pass_difference=0.01),
-            'randomised_outputs',
-        ),
+        (dict(RANDOM, misled=0.5, misled_images=9), 'randomised_outputs'),
         (dict(unchanged_outputs=0.01), None),
         (dict(unchanged_outputs=0.05), 'unchanged_outputs'),
-        (
-            dict(memory_difference=0.01),
-            'answers_depend_on_earlier_queries',
-        ),
+        (dict(memory_difference=0.01), 'answers_depend_on_earlier_queries'),
         (dict(memory_gradient=0.05), 'answers_depend_on_earlier_queries'),
         (dict(drift=0.1), 'answers_depend_on_earlier_queries'),
-        (
-            dict(drift=0.1, batch_difference=0.01),
-            'outputs_depend_on_the_batch',
-        ),
+        (dict(BATCH, drift=0.1), 'outputs_depend_on_the_batch'),
     ],
     ids=str,
 )
@@ -223,18 +204,10 @@ def test_probes(figures: dict[str, Any], expected: str | None) -> None:
 
 @pytest.mark.parametrize(
     ('right', 'classes', 'raised'),
-    [
-        (90, None, False),
-        (90, 2, False),
-        (90, 10, False),
-        (45, 2, True),
-        (0, 10, True),
-    ],
+    [(90, None, 0), (90, 2, 0), (90, 10, 0), (45, 2, 1), (0, 10, 1)],
 )
-def test_chance_is_that_of_the_classes_not_of_the_labels(
-    right: int, classes: int | None, raised: bool
-) -> None:
-    """All images are of one class."""
+def test_chance_by_classes(right: int, classes: Any, raised: bool) -> None:
+    """It is not that of the labels: all images are of one class."""
     labels = np.zeros(100, dtype=int)
     predicted = np.where(np.arange(100) < right, 0, 3)
     made = Outcomes(ThreatModel(), labels, dict(clean=predicted))

@@ -32,10 +32,8 @@ class Forked(nn.Module):
         if len(images) > self.small:
             features = self.norm(out)
         else:
-            mean, var = (
-                x.view(-1, 1, 1)
-                for x in (self.norm.running_mean, self.norm.running_var)
-            )
+            statistics = self.norm.running_mean, self.norm.running_var
+            mean, var = (x.view(-1, 1, 1) for x in statistics)
             features = (out - mean) / (var + self.norm.eps).sqrt()
         logits = self.head(features.relu().mean((2, 3)))
         if self.noise:
@@ -47,9 +45,7 @@ class Forked(nn.Module):
     ('small', 'noise', 'unfolded'),
     [(0, 0.0, False), (23, 0.0, True), (24, 0.0, False), (23, 1.0, False)],
 )
-def test_a_faster_way_that_misleads_is_left(
-    small: int, noise: float, unfolded: bool
-) -> None:
+def test_a_wrong_way_is_left(small: int, noise: float, unfolded: bool) -> None:
     model = Forked(small).eval()
     images = torch.rand(24, 3, 6, 6)
     with torch.no_grad():  # all classes are near each other
@@ -99,9 +95,7 @@ def test_one_image_that_does_not_fit_is_a_clear_error() -> None:
         run_in_memory(fail, *batch, 2)
 
 
-def test_progress_is_told_by_forward_passes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     module = 'm2at_mm.evaluation.attacked_model'
     clock = iter(range(0, 1000, 25))
     said: list[str] = []
@@ -112,7 +106,6 @@ def test_progress_is_told_by_forward_passes(
         model(torch.zeros(1, 1))
         model(torch.zeros(1, 1))
     model(torch.zeros(1, 1))  # not counted
-    assert [one.split(',')[0] for one in said] == [
-        f'pgd20: {share} %' for share in (12, 25, 62, 75)
-    ]
+    shown = [f'pgd20: {share} %' for share in (12, 25, 62, 75)]
+    assert [one.split(',')[0] for one in said] == shown
     assert said[1] == 'pgd20: 25 %, batch 1 of 2, at most 0:02:30 left'

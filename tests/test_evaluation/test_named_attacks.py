@@ -39,26 +39,17 @@ def test_attack_is_what_its_name_says(name: str) -> None:
         attack = TASK_UTILS.build(config)
     assert part == plan.name == name
     assert plan.note is None
-    assert SETTINGS[name] == (
-        type(attack),
-        attack.steps,
-        attack.loss,
-        attack.random_start,
-        attack.restarts,
-    )
+    found = type(attack), attack.steps, attack.loss, attack.random_start
+    assert SETTINGS[name] == (*found, attack.restarts)
     # A quarter of the radius, or all of it, whatever the radius is.
     assert attack.step_size is None
     assert attack.bn_mode == 'eval'
 
 
-@pytest.mark.parametrize(
-    'record',
-    [
-        *(NAMED_ATTACKS[n] for n in ('fgsm', 'pgd20', 'pgd100', 'cw20')),
-        SECOND_OPINION,
-    ],
-    ids=lambda record: record.config['type'],
-)
+SOME = [NAMED_ATTACKS[n] for n in ('fgsm', 'pgd20', 'pgd100', 'cw20')]
+
+
+@pytest.mark.parametrize('record', [*SOME, SECOND_OPINION])
 def test_no_more_passes_than_the_record_says(record: NamedAttack) -> None:
     class Strong(nn.Module):
         """Never fooled, so that no image leaves the attack."""
@@ -117,13 +108,9 @@ def test_plans_are_copies() -> None:
 @pytest.mark.parametrize(
     ('names', 'message'),
     [
-        (
-            ['pgd20', 'pgd7', 'apgd'],
-            r"\['pgd7', 'apgd'\] are unknown.*'clean', 'fgsm'",
-        ),
+        (['pgd20', 'p', 'q'], r"\['p', 'q'\] are unknown.*'clean', 'fgsm'"),
         (['transfer'], 'give --transfer CONFIG CHECKPOINT'),
     ],
-    ids=['unknown', 'no-surrogate'],
 )
 def test_wrong_names(names: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):

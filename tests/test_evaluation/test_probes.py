@@ -1,5 +1,6 @@
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -16,33 +17,27 @@ def names(figures: dict) -> list[str]:
     return [alarm.name for alarm in find_alarms([], figures)]
 
 
+def _right(model: nn.Module, images: Tensor, labels: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        correct = model(images).argmax(1) == labels
+    return [images[correct], labels[correct]]
+
+
 @pytest.fixture(scope='module')
 def right(robust_model: nn.Module, cifar10_images: Callable) -> list:
     """Of 24 images those that the robust model classifies correctly."""
     return _right(robust_model, *cifar10_images(24))
 
 
-def _right(
-    model: nn.Module, images: torch.Tensor, labels: torch.Tensor
-) -> list[torch.Tensor]:
-    with torch.no_grad():
-        correct = model(images).argmax(1) == labels
-    return [images[correct], labels[correct]]
-
-
 @pytest.mark.parametrize('how', MASKS)
-def test_masked_gradients_raise_their_alarm(
-    robust_model: nn.Module, right: list, how: str
-) -> None:
+def test_masked_gradients(robust_model: Any, right: list, how: str) -> None:
     torch.manual_seed(0)
     figures = probe(Masked(robust_model, how), *right, ThreatModel())
     assert MASKS[how] in names(figures)
 
 
 @pytest.mark.parametrize('name', PLANTED)
-def test_planted_models_raise_an_alarm(
-    robust_model: nn.Module, right: list, name: str
-) -> None:
+def test_planted_models(robust_model: Any, right: list, name: str) -> None:
     torch.manual_seed(0)
     model = PLANTED[name](robust_model)
     found = names(probe(model, *right, ThreatModel()))
@@ -58,9 +53,7 @@ def test_planted_models_raise_an_alarm(
 
 
 @pytest.mark.parametrize('shared', [True, False])
-def test_memory_of_queries_is_found(
-    robust_model: nn.Module, right: list, shared: bool
-) -> None:
+def test_memory_of_queries(robust_model: Any, right: Any, shared: Any) -> None:
     """A model whose logits change, for all images and for good."""
 
     class Tiring(nn.Module):
@@ -85,13 +78,10 @@ def test_memory_of_queries_is_found(
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
 @pytest.mark.parametrize('eps', ['0.5/255', '8/255'])
 def test_sound_models_raise_none(
-    robust_model: nn.Module,
-    undefended_model: nn.Module,
-    cifar10_images: Callable,
-    norm: str,
-    eps: str,
+    request: Any, cifar10_images: Callable, norm: str, eps: str
 ) -> None:
-    for model, num in ((robust_model, 40), (undefended_model, 12)):
+    for name, num in (('robust_model', 40), ('undefended_model', 12)):
+        model = request.getfixturevalue(name)
         right = _right(model, *cifar10_images(num))
         figures = probe(model, *right, ThreatModel(norm, eps))
         assert names(figures) == []
@@ -121,11 +111,9 @@ def test_figures_of_a_linear_model() -> None:
     assert large['large_eps_correct'] == 0
 
 
-def test_small_batches_give_the_same_figures(
-    robust_model: nn.Module, right: list
-) -> None:
+def test_figures_of_small_batches(robust_model: Any, right: list) -> None:
     class Small(nn.Module):  # its memory makes the batches small
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             if len(x) > 4:
                 raise torch.cuda.OutOfMemoryError('CUDA out of memory')
             return robust_model(x)

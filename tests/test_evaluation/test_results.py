@@ -28,20 +28,14 @@ MASKED = outcome(clean=87.5, pgd20=55.1, cw20=40.0)
 )
 def test_interval_is_that_of_scipy(successes: int, total: int) -> None:
     expected = binomtest(successes, total).proportion_ci(method='wilson')
-    assert wilson_interval(successes, total) == pytest.approx(
-        (100 * expected.low, 100 * expected.high), abs=1e-4
-    )
+    ends = pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-4)
+    assert wilson_interval(successes, total) == ends
 
 
 def test_worst_case_is_per_image() -> None:
-    predictions = dict(
-        clean=[0, 1, 2, 0], pgd20=[0, 2, 2, 0], cw20=[1, 1, 2, 0]
-    )
-    made = Outcomes(
-        ThreatModel(),
-        np.arange(4),
-        {name: np.array(labels) for name, labels in predictions.items()},
-    )
+    rows = np.array([[0, 1, 2, 0], [0, 2, 2, 0], [1, 1, 2, 0]])
+    predictions = dict(zip(('clean', 'pgd20', 'cw20'), rows))
+    made = Outcomes(ThreatModel(), np.arange(4), predictions)
     assert made.worst().tolist() == [False, False, True, False]
     assert percent(made.worst()) == 25.0
     assert percent(made.correct('pgd20')) == 50.0
@@ -130,9 +124,7 @@ def test_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'results.json.old' in capsys.readouterr().out
 
 
-def _printed(
-    outcome: Outcomes, capsys: pytest.CaptureFixture[str], **results: Any
-) -> str:
+def _printed(outcome: Outcomes, capsys: Any, **results: Any) -> str:
     probed = dict(results, probes=dict(num_images=1))
     print_results({**make_results([outcome], {}), **probed}, [outcome])
     return capsys.readouterr().out
@@ -141,20 +133,15 @@ def _printed(
 def test_table(capsys: pytest.CaptureFixture[str]) -> None:
     printed = _printed(GOOD, capsys)
     assert '1000 images, linf, eps 8/255' in printed
-    for name, figure in {
-        'clean': '87.50',
-        'pgd20': '55.10',
-        'cw20': '52.00',
-        'worst case': '48.9 to 55.1',
-    }.items():
+    figures = dict(clean='87.50', pgd20='55.10', cw20='52.00')
+    figures['worst case'] = '48.9 to 55.1'
+    for name, figure in figures.items():
         [row] = [line for line in printed.splitlines() if f' {name} ' in line]
         assert figure in row
     assert 'ALARM' not in printed and 'no sign of masked' in printed
 
 
-def test_alarms_and_gap_are_under_the_table(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_under_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     printed = _printed(MASKED, capsys, pgd_minus_autoattack=3.25)
     table, alarm, message = printed.partition('ALARM')
     assert alarm and '40.00' in table and '3.25 points' in table
@@ -175,20 +162,14 @@ def test_alarms_and_gap_are_under_the_table(
     ids=['even', 'few', 'one class', 'one image', 'many', 'uneven'],
 )
 def test_images_of_each_class_are_counted(
-    labels: Sequence[int],
-    classes: int,
-    printed: str,
-    noted: str | None,
-    capsys: pytest.CaptureFixture[str],
+    labels: Sequence[int], classes: int, printed: str, noted: Any, capsys: Any
 ) -> None:
     truth = np.array(labels)
-    made = Outcomes(
-        ThreatModel(), truth, dict(clean=truth), num_classes=classes
-    )
+    made = Outcomes(ThreatModel(), truth, dict(clean=truth))
+    made.num_classes = classes
     results = make_results([made], {})
-    assert results['class_counts'] == [
-        list(labels).count(one) for one in range(classes)
-    ]
+    counts = [list(labels).count(one) for one in range(classes)]
+    assert results['class_counts'] == counts
     assert f'images per class: {printed}' in _printed(made, capsys)
     notes = results['notes']
     assert len(notes) == (noted is not None)

@@ -1,5 +1,3 @@
-from typing import Any
-
 import pytest
 import torch
 from mmengine.evaluator import Evaluator
@@ -11,12 +9,8 @@ from m2at_mm.evaluation import RobustAccuracy
 # True label, label predicted clean, under pgd10 and under cw20. By hand:
 # clean 4 of 5 right, pgd10 2 of 5, cw20 3 of 5, all three 1 of 5.
 ROWS = [(0, 0, 0, 0), (1, 1, 1, 2), (2, 2, 0, 2), (3, 3, 1, 1), (4, 0, 0, 4)]
-FIGURES = {
-    'robust/clean': 80.0,
-    'robust/pgd10': 40.0,
-    'robust/cw20': 60.0,
-    'robust/worst': 20.0,
-}
+FIGURES = dict(clean=80.0, pgd10=40.0, cw20=60.0, worst=20.0)
+FIGURES = {f'robust/{name}': value for name, value in FIGURES.items()}
 
 
 def predictions() -> list[DataSample]:
@@ -25,18 +19,15 @@ def predictions() -> list[DataSample]:
     for truth, clean, pgd10, cw20 in ROWS:
         sample = DataSample().set_gt_label(truth)
         sample.set_pred_label(torch.tensor([clean]))
-        sample.set_field(
-            dict(pgd10=pgd10, cw20=cw20), 'adversarial_pred_labels'
-        )
+        attacked = dict(pgd10=pgd10, cw20=cw20)
+        sample.set_field(attacked, 'adversarial_pred_labels')
         samples.append(sample)
     return samples
 
 
-def evaluate(
-    samples: list[DataSample], batch_size: int, **settings: Any
-) -> dict[str, float]:
+def evaluate(samples: list[DataSample], batch_size: int) -> dict[str, float]:
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        evaluator = Evaluator(dict(type='m2at_mm.RobustAccuracy', **settings))
+        evaluator = Evaluator(dict(type='m2at_mm.RobustAccuracy'))
     for start in range(0, len(samples), batch_size):
         evaluator.process(samples[start : start + batch_size])
     return evaluator.evaluate(len(samples))

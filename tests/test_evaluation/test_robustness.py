@@ -23,9 +23,7 @@ def _names(evaluated: tuple) -> set[str]:
 
 # That each mask raises its alarm is shown by the tests of the probes.
 @pytest.mark.parametrize('how', ['integer input', 'broken gradient'])
-def test_masked_gradients_raise_their_alarm(
-    robust_model: nn.Module, evaluate: Callable, how: str
-) -> None:
+def test_masked_gradients(robust_model: Any, evaluate: Any, how: str) -> None:
     model = Masked(robust_model, how)
     assert MASKS[how] in _names(evaluate(model, ['fgsm', 'pgd20'], 16))
 
@@ -36,9 +34,8 @@ def test_sound_models_raise_none(
     attacks = ['fgsm', 'pgd20', 'cw20']
     robust = evaluate(robust_model, attacks, 60, eps=['4/255', '8/255'])
     assert _names(robust) == set()
-    weak = evaluate(
-        undefended_model, attacks, 16, eps=['0.5/255'], folder='weak'
-    )
+    settings = dict(eps=['0.5/255'], folder='weak')
+    weak = evaluate(undefended_model, attacks, 16, **settings)
     assert _names(weak) == set()
     [outcome] = weak[0]
     left = outcome.worst()
@@ -51,14 +48,10 @@ def test_sound_models_raise_none(
 
 
 def test_chain_gives_each_part_what_is_left(
-    robust_model: nn.Module,
-    evaluate: Callable,
-    monkeypatch: pytest.MonkeyPatch,
+    robust_model: nn.Module, evaluate: Callable, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(
-        'm2at_mm.attacks.autoattack._VERSIONS',
-        {'standard': ('apgd-ce', 'apgd-dlr'), 'rand': ('apgd-ce',)},
-    )
+    parts = dict(standard=('apgd-ce', 'apgd-dlr'), rand=('apgd-ce',))
+    monkeypatch.setattr('m2at_mm.attacks.autoattack._VERSIONS', parts)
     with quick_autoattack():
         [outcome] = evaluate(robust_model, ['apgd-ce', 'autoattack'], 20)[0]
     alone, whole = (outcome.predictions[n] for n in outcome.attacks)
@@ -86,9 +79,7 @@ class _Counting(nn.Module):
         return self.model(images)
 
 
-def test_interrupted_evaluation_goes_on(
-    robust_model: nn.Module, evaluate: Callable
-) -> None:
+def test_goes_on_when_interrupted(robust_model: Any, evaluate: Any) -> None:
     def run(folder: str, die_after: float = np.inf) -> tuple[int, dict]:
         model, found = _Counting(robust_model, die_after), {}
         try:
@@ -116,23 +107,17 @@ def test_interrupted_evaluation_goes_on(
 
 
 def test_adversarial_images_are_kept(
-    robust_model: nn.Module,
-    evaluate: Callable,
-    cifar10_images: Callable,
-    tmp_path: Path,
+    robust_model: nn.Module, evaluate: Any, cifar10_images: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / 'adversarial'
     settings: dict[str, Any] = dict(num=20, batch_size=8)
     evaluate(robust_model, ['fgsm'], **settings)
     # Asked for later, they are made then.
-    [outcome] = evaluate(
-        robust_model, ['fgsm'], images_folder=folder, **settings
-    )[0]
+    settings['images_folder'] = folder
+    [outcome] = evaluate(robust_model, ['fgsm'], **settings)[0]
     parts = [np.load(file) for file in sorted(folder.rglob('fgsm*/*.npz'))]
-    adversarial, index = (
-        np.concatenate([part[name] for part in parts])
-        for name in ('adversarial', 'index')
-    )
+    adversarial = np.concatenate([part['adversarial'] for part in parts])
+    index = np.concatenate([part['index'] for part in parts])
     clean = np.flatnonzero(outcome.correct('clean'))
     np.testing.assert_array_equal(index, clean)
     kept = torch.from_numpy(adversarial)
@@ -230,9 +215,7 @@ class _Restless(list):
         return image + 1e-3 * torch.from_numpy(noise).float(), label
 
 
-def test_images_that_change_under_way_end_an_evaluation(
-    tmp_path: Path,
-) -> None:
+def test_images_that_change_end_an_evaluation(tmp_path: Path) -> None:
     evaluation = _evaluation(tmp_path, *_channels(9))
     evaluation.samples.dataset = _Restless(evaluation.samples.dataset)
     with pytest.raises(RuntimeError, match='image 0 of the dataset is not'):

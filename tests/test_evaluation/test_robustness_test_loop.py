@@ -1,6 +1,7 @@
 """The evaluation as the Runner's test loop, on any kind of classifier."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from lock_holder import holder
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
+from quick_autoattack import quick_autoattack
 from tiny import classifier_cfg
 from tools_support import ROOT
 from torch import nn
@@ -19,6 +21,12 @@ from m2at_mm.datasets import Digits
 from m2at_mm.recipes import apply_recipe
 
 LOSS = dict(type='CrossEntropyLoss', loss_weight=1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    with quick_autoattack():
+        yield
 
 
 def _timm(folder: Path) -> dict[str, Any]:
@@ -31,18 +39,14 @@ def _hugging_face(folder: Path) -> dict[str, Any]:
 
     name = str(folder / 'hugging_face')
     sizes = dict(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
-    ResNetConfig(num_labels=10, layer_type='basic', **sizes).save_pretrained(
-        name
-    )
+    config = ResNetConfig(num_labels=10, layer_type='basic', **sizes)
+    config.save_pretrained(name)
     settings = dict(model_name=name, pretrained=False)
     return dict(type='HuggingFaceClassifier', loss=LOSS, **settings)
 
 
-CLASSIFIERS = {
-    'mmpretrain': lambda folder: classifier_cfg(),
-    'timm': _timm,
-    'hugging face': _hugging_face,
-}
+CLASSIFIERS = dict(mmpretrain=lambda folder: classifier_cfg(), timm=_timm)
+CLASSIFIERS['hugging face'] = _hugging_face
 
 
 def _config(model: dict, folder: Path, **settings: Any) -> Config:
@@ -67,8 +71,7 @@ def _config(model: dict, folder: Path, **settings: Any) -> Config:
 def _run(cfg: Config) -> tuple[dict[str, float], dict[str, Any]]:
     """The metrics, and the results in the work dir."""
     metrics = Runner.from_cfg(cfg).test()
-    out = cfg.test_cfg.get('out') or Path(cfg.work_dir, 'results.json')
-    return metrics, json.loads(Path(out).read_text())
+    return metrics, json.loads(Path(cfg.work_dir, 'results.json').read_text())
 
 
 @pytest.mark.parametrize('kind', CLASSIFIERS)
@@ -92,35 +95,15 @@ def test_any_classifier(kind: str, tmp_path: Path) -> None:
     assert predicted.tolist() == expected.tolist()
 
 
-def _predictions(
-    plain: nn.Module, cfg: Config, positions: np.ndarray
-) -> torch.Tensor:
+def _predictions(plain: nn.Module, cfg: Config, positions: Any) -> Any:
     """What the plain classifier says of the normalised test images."""
     dataset = Digits(split='test', pipeline=[dict(type='PackInputs')])
     images = [dataset[int(n)]['inputs'] for n in positions]
-    mean, std = (
-        torch.tensor(cfg.data_preprocessor[name]).view(3, 1, 1)
-        for name in ('mean', 'std')
-    )
+    given = (cfg.data_preprocessor[name] for name in ('mean', 'std'))
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in given)
     pixels = (torch.stack(images).float() - mean) / std
     with torch.no_grad():
         return plain.eval()(pixels, mode='tensor').argmax(1)
-
-
-def test_radii_and_files(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    cfg = _config(
-        classifier_cfg(),
-        tmp_path,
-        eps=['4/255', '8/255', '4/255'],
-        out=str(tmp_path / 'elsewhere.json'),
-        adversarial_dir=str(tmp_path / 'images'),
-    )
-    _, results = _run(cfg)
-    assert results['threat_model']['eps'] == 8 / 255  # the config's own
-    assert len(results['sweep']) == 2
-    assert list((tmp_path / 'images').rglob('batch_00000.npz'))
-    assert results['settings']['dataset']['type'] == 'm2at_mm.Digits'
 
 
 @pytest.mark.parametrize(
@@ -148,17 +131,26 @@ def test_plain_model_is_refused(tmp_path: Path) -> None:
         Runner.from_cfg(cfg).test()
 
 
-def test_a_runner_of_objects(tmp_path: Path) -> None:
-    """The same results as by a config; nothing of it is at hand."""
-    cfg = _config(classifier_cfg(), tmp_path)
+def test_radii_files_and_a_runner_of_objects(tmp_path: Path) -> None:
+    """It has the same results as a config; nothing of it is at hand."""
+    torch.manual_seed(0)
+    out, images = tmp_path / 'elsewhere.json', tmp_path / 'images'
+    files = dict(out=str(out), adversarial_dir=str(images))
+    radii = dict(eps=['4/255', '8/255', '4/255'])
+    cfg = _config(classifier_cfg(), tmp_path, **files, **radii)
     by_config = Runner.from_cfg(cfg)
     expected = by_config.test()
+    results = json.loads(out.read_text())
+    assert results['threat_model']['eps'] == 8 / 255  # the config's own
+    assert len(results['sweep']) == 2
+    assert list(images.rglob('batch_00000.npz'))
+    assert results['settings']['dataset']['type'] == 'm2at_mm.Digits'
     runner = Runner(
         model=by_config.model,
         work_dir=str(tmp_path / 'objects'),
         test_dataloader=by_config.test_dataloader,
         test_evaluator=[],
-        test_cfg=cfg.test_cfg,
+        test_cfg=dict(cfg.test_cfg, eps=None),
         default_scope='mmpretrain',
         experiment_name='objects',
     )
@@ -179,10 +171,8 @@ def test_random_transforms_are_noted_and_draw_once(tmp_path: Path) -> None:
     torch.manual_seed(0)
     cfg = _config(classifier_cfg(), tmp_path, eps=['0'])
     cfg.test_cfg.attacks = ['fgsm', 'pgd20']
-    cfg.test_dataloader.dataset.pipeline = [
-        dict(type='Cutout', shape=24, prob=0.7),
-        dict(type='PackInputs'),
-    ]
+    cutout = dict(type='Cutout', shape=24, prob=0.7)
+    cfg.test_dataloader.dataset.pipeline = [cutout, dict(type='PackInputs')]
     _, results = _run(cfg)
     assert 'random transforms' in results['notes'][0]
     assert set(results['attacks'].values()) == {results['clean']}

@@ -17,13 +17,11 @@ LABELS = torch.tensor([4, 3, 2, 1, 0])
 
 
 def _whole_batches() -> Samples:
-    return Samples(
-        range(5),
-        lambda data, training: data,
-        lambda items: dict(
-            inputs=IMAGES[items], data_samples=BatchLabels(LABELS[items])
-        ),
-    )
+    def joined(items: Any) -> dict:
+        labels = BatchLabels(LABELS[items])
+        return dict(inputs=IMAGES[items], data_samples=labels)
+
+    return Samples(range(5), lambda data, training: data, joined)
 
 
 @pytest.mark.parametrize('whole', [False, True], ids=['samples', 'whole'])
@@ -58,9 +56,7 @@ class Sorted(Dataset):
 
     metainfo: dict = {}
 
-    def __init__(
-        self, counts: list[int], unlabelled: int | None = None
-    ) -> None:
+    def __init__(self, counts: list[int], unlabelled: int = -1) -> None:
         self.labels = np.repeat(np.arange(len(counts)), counts).tolist()
         self.unlabelled = unlabelled
 
@@ -94,9 +90,8 @@ COUNTS = [40, 25, 5, 30]
 @pytest.mark.parametrize('num', [1, 2, 4, 8, 20, 50, 99, 100])
 def test_a_part_is_spread_over_the_classes(num: int) -> None:
     samples = read(Sorted(COUNTS), num)
-    assert np.array_equal(
-        samples.positions, read(Sorted(COUNTS), num).positions
-    )
+    again = read(Sorted(COUNTS), num).positions
+    assert np.array_equal(samples.positions, again)
     assert (np.diff(samples.positions) > 0).all()
     (batch,) = samples.batches([[*range(num)]])
     counts = np.bincount(batch[1], minlength=4)
@@ -109,9 +104,8 @@ def test_a_part_is_spread_over_the_classes(num: int) -> None:
 
 
 def test_the_first_images_by_name() -> None:
-    assert read(Sorted(COUNTS), 7, subset='first').positions.tolist() == [
-        *range(7)
-    ]
+    first = read(Sorted(COUNTS), 7, subset='first')
+    assert first.positions.tolist() == [*range(7)]
     with pytest.raises(ValueError, match="subset='last' is unknown"):
         read(Sorted(COUNTS), 7, subset='last')
 

@@ -7,18 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from m2at_mm.evaluation.store import (
-    ResultStore,
-    digest,
-    digest_module,
-    to_json,
-)
+from m2at_mm.evaluation import ResultStore, store
+from m2at_mm.evaluation.store import digest, digest_module
 
 
 @pytest.mark.parametrize('images_folder', [None, 'images'])
-def test_what_was_saved_is_loaded(
-    images_folder: str | None, tmp_path: Path
-) -> None:
+def test_saved_is_loaded(images_folder: str | None, tmp_path: Path) -> None:
     folders = tmp_path / 'new', images_folder and tmp_path / images_folder
     store = ResultStore(folders[0], {}, folders[1])
     arrays = dict(index=np.arange(3), seconds=np.array([0.5]))
@@ -64,19 +58,14 @@ def test_digest_of_a_module_follows_weights_and_hidden_buffers() -> None:
 def test_json_of_anything() -> None:
     deep = [dict(low=-float('inf')), (1.5, None)]
     content = dict(nan=float('nan'), deep=deep, path=Path('a'))
-    read = json.loads(to_json(content), parse_constant=pytest.fail)
+    read = json.loads(store.to_json(content), parse_constant=pytest.fail)
     assert read['nan'] == 'nan'
     assert read['deep'] == [{'low': '-inf'}, [1.5, None]]
 
 
-def test_other_settings_or_images_are_kept_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_settings_or_images(tmp_path: Path, monkeypatch: Any) -> None:
     said: list[str] = []
-    monkeypatch.setattr(
-        'm2at_mm.evaluation.store.print_log',
-        lambda message, logger: said.append(message),
-    )
+    monkeypatch.setattr(store, 'print_log', lambda m, logger: said.append(m))
     settings = dict(seed=0, weights='a', limit=float('inf'))
 
     def opened(images: str, **other: Any) -> Path:

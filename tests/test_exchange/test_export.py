@@ -1,6 +1,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
@@ -8,7 +9,9 @@ import torch
 from tiny import MEAN, build_adversarial
 
 from m2at_mm import exchange
-from m2at_mm.exchange import PlainClassifier
+from m2at_mm.exchange import PlainClassifier, make_claim
+
+IMAGES = torch.rand(4, 3, 32, 32)
 
 
 @pytest.fixture(scope='module')
@@ -20,18 +23,13 @@ def wrapper() -> torch.nn.Module:
 def test_plain_module_gives_the_wrappers_logits(statistics: bool) -> None:
     given = {} if statistics else dict(data_preprocessor=dict(num_classes=10))
     wrapper = build_adversarial(**given).eval()
-    images = torch.rand(4, 3, 32, 32)
     plain = PlainClassifier.of(wrapper)
-    torch.testing.assert_close(plain(images), wrapper(images))
+    torch.testing.assert_close(plain(IMAGES), wrapper(IMAGES))
 
 
-def test_state_dict_holds_weights_and_normalisation(
-    wrapper: torch.nn.Module, tmp_path: Path
-) -> None:
+def test_state_dict(wrapper: torch.nn.Module, tmp_path: Path) -> None:
     model = PlainClassifier.of(wrapper)
-    exchange.export_state_dict(
-        model, torch.rand(2, 3, 32, 32), tmp_path / 'x.pt'
-    )
+    exchange.export_state_dict(model, IMAGES, tmp_path / 'x.pt')
     loaded = torch.load(tmp_path / 'x.pt', weights_only=True)
     assert loaded.keys() == model.state_dict().keys()
     assert loaded['mean'].flatten() * 255 == pytest.approx(MEAN)
@@ -42,10 +40,8 @@ def test_program_and_onnx_take_any_batch(
     wrapper: torch.nn.Module, cifar10_images: Callable, tmp_path: Path
 ) -> None:
     model = PlainClassifier.of(wrapper)
-    exchange.export_program(
-        model, torch.rand(4, 3, 32, 32), tmp_path / 'x.pt2'
-    )
-    exchange.export_onnx(model, torch.rand(4, 3, 32, 32), tmp_path / 'x.onnx')
+    exchange.export_program(model, IMAGES, tmp_path / 'x.pt2')
+    exchange.export_onnx(model, IMAGES, tmp_path / 'x.onnx')
     program = torch.export.load(str(tmp_path / 'x.pt2')).module()
     session = onnxruntime.InferenceSession(str(tmp_path / 'x.onnx'))
     for num in (1, 5):
@@ -60,10 +56,37 @@ def test_wrong_suffix_and_missing_packages(
     wrapper: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, 'onnxscript', None)
-    model, images = PlainClassifier.of(wrapper), torch.rand(2, 3, 32, 32)
+    given = PlainClassifier.of(wrapper), IMAGES
     with pytest.raises(ValueError, match=r'must end in \.pt2'):
-        exchange.export_program(model, images, tmp_path / 'x.pth')
+        exchange.export_program(*given, tmp_path / 'x.pth')
     with pytest.raises(ValueError, match=r'must end in \.onnx'):
-        exchange.export_onnx(model, images, tmp_path / 'x.pt')
+        exchange.export_onnx(*given, tmp_path / 'x.pt')
     with pytest.raises(ImportError, match=r'm2at_mm\[export\]'):
-        exchange.export_onnx(model, images, tmp_path / 'x.onnx')
+        exchange.export_onnx(*given, tmp_path / 'x.onnx')
+
+
+def _results(**changes: Any) -> dict[str, Any]:
+    results = dict(
+        clean=85.34,
+        attacks=dict(pgd20=57.0, autoattack=53.416),
+        num_samples=10000,
+        threat_model=dict(norm='linf', eps=8 / 255),
+        alarms=[dict(name='more_steps_help', message='...')],
+    )
+    return {**results, **changes}
+
+
+def test_claim_has_robustbenchs_fields() -> None:
+    about = dict(name='M2AT', architecture='ResNet-18')
+    claim = make_claim(_results(), 'cifar10', **about)
+    expected = dict(about, clean_acc='85.34', autoattack_acc='53.42', venue='')
+    expected |= dict(eps='8/255', norm='Linf', num_samples=10000)
+    assert claim.items() >= expected.items()
+    assert claim['alarms'] == ['more_steps_help']
+    # A radius in l2 is a number.
+    threat = dict(norm='l2', eps=0.5)
+    assert make_claim(_results(threat_model=threat), 'cifar10')['eps'] == '0.5'
+    with pytest.raises(ValueError, match='needs autoattack'):
+        make_claim(_results(attacks=dict(pgd20=57.0)), 'cifar10')
+    with pytest.raises(ValueError, match="field='title' is unknown"):
+        make_claim(_results(), 'cifar10', title='x')

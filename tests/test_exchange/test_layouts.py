@@ -19,9 +19,7 @@ MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
 class Normalised(nn.Module):
     """A normalisation layer, and maybe a network behind it."""
 
-    def __init__(
-        self, model: nn.Module | None = None, names: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, model: Any = None, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.names = names or ('mu', 'sigma')
         for name, value in zip(self.names, (MEAN, STD)):
@@ -61,9 +59,8 @@ SOURCES: dict[str, tuple[Callable, Callable]] = {
     ('source', 'net', 'depth'),
     [*((source, ResNet18, 18) for source in SOURCES), ('bare', ResNet50, 50)],
 )
-def test_logits_are_those_of_the_source(
-    source: str, net: Callable, depth: int, tmp_path: Path
-) -> None:
+def test_logits(source: str, net: Any, depth: int, tmp_path: Path) -> None:
+    """They are those of the source."""
     torch.manual_seed(0)
     wrap, contain = SOURCES[source]
     model = wrap(net()).eval()
@@ -81,7 +78,7 @@ def test_logits_are_those_of_the_source(
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ('dtype', 'channels'),
+    ('dtype', 'num'),
     [(torch.float32, 3), (torch.float16, 1), (torch.float64, 4)],
 )
 @pytest.mark.parametrize(
@@ -94,22 +91,17 @@ def test_logits_are_those_of_the_source(
     ids=['preact18', 'preact50', 'wide'],
 )
 def test_pre_activation_and_wide_nets(
-    net: Callable,
-    settings: Any,
-    layer: str,
-    dtype: torch.dtype,
-    channels: int,
-    tmp_path: Path,
+    net: Any, settings: Any, layer: str, dtype: Any, num: int, tmp_path: Path
 ) -> None:
     """Their names are the published ones; see the backbones' tests.
 
     Images are not square, and of any number of channels.
     """
     torch.manual_seed(0)
-    images = torch.rand(2, channels, 32, 48)
-    mean = torch.linspace(0.2, 0.5, channels)
+    images = torch.rand(2, num, 32, 48)
+    mean = torch.linspace(0.2, 0.5, num)
     normalised = (images - mean.view(-1, 1, 1)) / 0.25
-    backbone = net(in_channels=channels, **settings).eval()
+    backbone = net(in_channels=num, **settings).eval()
     features = backbone(normalised)[-1].mean((2, 3))
     last = nn.Linear(features.shape[1], 10)
     weights = backbone.state_dict()
@@ -120,7 +112,7 @@ def test_pre_activation_and_wide_nets(
     torch.save(dict(state_dict=weights), tmp_path / 'source.pt')
     imported = import_checkpoint(tmp_path / 'source.pt')
     assert imported.classifier['backbone'].items() >= settings.items()
-    assert imported.num_channels == channels and imported.mean is not None
+    assert imported.num_channels == num and imported.mean is not None
     close = dict(atol=0.02 if dtype == torch.float16 else 1e-4, rtol=1e-4)
     logits = _plain(imported)(images)
     torch.testing.assert_close(logits, last(features), **close)

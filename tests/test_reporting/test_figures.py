@@ -28,9 +28,8 @@ def test_curves_tell_course_best_and_last() -> None:
 
 def test_values_are_told_in_the_colour_of_the_run() -> None:
     """Also where another run has none."""
-    points, accuracy, sweep = (
-        {'a': {}, 'b': one} for one in ({1.0: 1.0}, ACCURACY, SWEEP)
-    )
+    every: Any = ({1.0: 1.0}, ACCURACY, SWEEP)
+    points, accuracy, sweep = ({'a': {}, 'b': one} for one in every)
     curves = figures.draw_curves('x', 't', points, 'e', 'y', 1.0)
     intervals = figures.draw_intervals('x', [*ACCURACY], accuracy)
     swept = figures.draw_sweep('x', sweep)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from m2at_mm.attacks import ThreatModel
 from m2at_mm.datasets import Digits
 from m2at_mm.reporting import Measurement, Report, RunLog, measure, read_run
-from m2at_mm.reporting.image_sections import examples, surfaces
 from m2at_mm.reporting.measurement import loss_surfaces
+from m2at_mm.reporting.page import examples, surfaces
 from m2at_mm.reporting.run_log import class_names
 
 

@@ -10,9 +10,7 @@ STEPS = 4
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
 @pytest.mark.parametrize('bn_mode', ['eval', 'batch'])
-def test_the_path_from_clean_to_the_attack(
-    digits: Batch, norm: str, bn_mode: str
-) -> None:
+def test_path_to_the_attack(digits: Batch, norm: str, bn_mode: str) -> None:
     model = tiny_model(norm, steps=STEPS, bn_mode=bn_mode)
     torch.manual_seed(3)
     path = AttackSteps.of(model, *digits)
@@ -29,9 +27,7 @@ def test_the_path_from_clean_to_the_attack(
 
 
 @pytest.mark.parametrize('loss', ['ce', 'margin', 'kl'])
-def test_loss_and_prediction_are_those_of_the_state(
-    digits: Batch, loss: str
-) -> None:
+def test_loss_and_prediction(digits: Batch, loss: str) -> None:
     model = tiny_model(steps=STEPS, loss=loss)
     path = AttackSteps.of(model, *digits)
     with torch.no_grad():

@@ -118,13 +118,11 @@ def test_amplified_perturbations(digits: Batch, norm: str, eps: float) -> None:
     assert (panel - 0.5).abs().max() == pytest.approx(largest)
 
 
-@pytest.mark.parametrize(
-    ('name', 'told'),
-    [
-        ('$x$ and a very long name indeed', '$x$ and a very …'),
-        ('ice_cream', 'ice_cream'),
-    ],
-)
+ODD = {'$x$ and a very long name indeed': '$x$ and a very …'}
+ODD['ice_cream'] = 'ice_cream'
+
+
+@pytest.mark.parametrize(('name', 'told'), ODD.items())
 def test_any_name_can_be_drawn(digits: Batch, name: str, told: str) -> None:
     figure = draw_training_images(make(digits), [name] * K)
     text = figure.axes[PANELS - 1].texts[0]
@@ -146,13 +144,10 @@ def test_figure(digits: Batch, tmp_path: Path) -> None:
     assert len(figure.axes) == N * PANELS
     title = figure.get_suptitle()
     assert 'eps 32/255' in title and 'a note' in title
-    expected = [
-        batch.clean,
-        batch.keep_map.expand(-1, 3, -1, -1),
-        (batch.adversarial - batch.clean + EPS) / (2 * EPS),
-        (batch.training - batch.clean + EPS) / (2 * EPS),
-        batch.training,
-    ]
+    changes = batch.adversarial - batch.clean, batch.training - batch.clean
+    expected = [batch.clean, batch.keep_map.expand(-1, 3, -1, -1)]
+    expected += [(change + EPS) / (2 * EPS) for change in changes]
+    expected.append(batch.training)
     share = batch.keep_map.mean((1, 2, 3))
     predicted = [(3, 3, 8), (4, 4, 4), (5, 0, 9)]
     for row, (label, clean, attacked) in enumerate(predicted):
