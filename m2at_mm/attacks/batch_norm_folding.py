@@ -48,6 +48,8 @@ def folded_norms(model: nn.Module, images: Tensor) -> Iterator[None]:
             undo.enter_context(model.register_forward_pre_hook(watch.begin))
             hook = model.register_forward_hook(watch.end, always_call=True)
             undo.enter_context(hook)
+            # An interrupt passes by hooks that are always called.
+            undo.callback(watch.stack.close)
         yield
 
 

@@ -133,7 +133,12 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
 
     def parts() -> list[Any]:
         flags = [(id(p), p.requires_grad) for p in network.parameters()]
-        return flags + [set(vars(module)) for module in network.modules()]
+        hooks = [
+            (key, len(value) if key.endswith('_hooks') else None)
+            for module in network.modules()
+            for key, value in vars(module).items()
+        ]
+        return [*flags, *hooks]
 
     before = parts()
     with pytest.raises(ZeroDivisionError):
@@ -143,6 +148,14 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
             raise ZeroDivisionError
     with pytest.raises(RuntimeError), attack_mode(network, 'eval', IMAGES):
         watch(network, IMAGES[:, :1])
+    assert parts() == before
+    # An interrupt, which is no Exception, in the midst of what is watched.
+    interrupted = mock.patch.object(
+        nn.AdaptiveAvgPool2d, 'forward', side_effect=KeyboardInterrupt
+    )
+    with pytest.raises(KeyboardInterrupt), interrupted:
+        with attack_mode(network, 'eval', IMAGES):
+            watch(network)
     assert parts() == before
     for name, value in network.state_dict().items():
         assert torch.equal(value, state[name]), name
