@@ -31,7 +31,7 @@ METRICS = _child(_root.METRICS, 'evaluation')
 # loops of FreeAT and of epochs that go on in their middle.
 LOOPS = _child(_root.LOOPS, 'evaluation', 'runner')
 # Runs of configs that name a recipe.
-RUNNERS = _child(_root.RUNNERS, 'runner')
+RUNNERS = _child(_root.RUNNERS, 'recipes')
 # Adversarial weight perturbation.
 OPTIM_WRAPPERS = _child(_root.OPTIM_WRAPPERS, 'optim')
 # CIFAR with a held-out validation split, the embedded digits, and generated

@@ -6,7 +6,11 @@ from typing import Any
 from mmengine.config import Config
 
 from m2at_mm import cli
-from m2at_mm.evaluation.named_attacks import ATTACK_NAMES, DEFAULT_ATTACKS
+from m2at_mm.evaluation.named_attacks import (
+    ATTACK_NAMES,
+    DEFAULT_ATTACKS,
+    check_attack_names,
+)
 from m2at_mm.evaluation.samples import SUBSETS
 
 
@@ -17,9 +21,10 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('checkpoint', help='checkpoint file')
     text = f'what to evaluate under: {", ".join(ATTACK_NAMES)}; '
+    text += 'torchattacks.CLASS or foolbox.CLASS; '
     text += f'{" ".join(DEFAULT_ATTACKS)} by default'
-    how: Any = dict(choices=ATTACK_NAMES, default=list(DEFAULT_ATTACKS))
-    add('--attacks', nargs='+', metavar='NAME', **how, help=text)
+    how: Any = dict(nargs='+', metavar='NAME', default=list(DEFAULT_ATTACKS))
+    add('--attacks', **how, help=text)
     text = "radii, like 4/255 8/255; the config's by default"
     add('--eps', nargs='+', metavar='E', help=text)
     text = "norm of the radii; the config's by default"
@@ -41,7 +46,12 @@ def parse_args() -> argparse.Namespace:
     add('--save-adversarial', metavar='DIR', help=text)
     text = 'JSON file for the results; results.json in the work dir by default'
     add('--out', help=text)
-    return parser.parse_args()
+    args = parser.parse_args()
+    try:
+        check_attack_names(args.attacks, args.transfer is not None)
+    except ValueError as error:
+        parser.error(f'argument --attacks: {error}')
+    return args
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -258,6 +258,16 @@ def table_of_planted() -> str:
     return markdown_table(head, rows)
 
 
+def table_of_foreign() -> str:
+    """Accuracy under the attacks of other packages, a row for each."""
+    rows = [
+        [norm, name, f'{one["accuracy"]:.1f}', f'{one["seconds"]:.1f}']
+        for norm, attacks in load(RESULTS / 'foreign.json')['attacks'].items()
+        for name, one in attacks.items()
+    ]
+    return markdown_table(['norm', 'attack', 'accuracy', 'seconds'], rows)
+
+
 def tables() -> dict[Path, dict[str, str]]:
     """Each generated part, by page and name."""
     found = {
@@ -276,6 +286,7 @@ def tables() -> dict[Path, dict[str, str]]:
         'evaluations': '\n'.join(parts),
         'interruptions': table_of_trials(),
     }
+    found[RESULTS / 'foreign.md'] = {'attacks': table_of_foreign()}
     found[DOCS / 'alarms.md'] = {'planted': table_of_planted()}
     found[DOCS / 'performance.md'] = performance_tables.tables()
     return found

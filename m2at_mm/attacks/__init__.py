@@ -7,7 +7,7 @@ from m2at_mm.attacks.context import (
     differentiable_checkpoints,
     own_random_stream,
 )
-from m2at_mm.attacks.foreign import Foolbox, TorchAttacks
+from m2at_mm.attacks.foreign import Foolbox, ForeignAttack, TorchAttacks
 from m2at_mm.attacks.losses import cross_entropy, kl_divergence, margin
 from m2at_mm.attacks.pgd import FGSM, NFGSM, PGD, pgd
 from m2at_mm.attacks.second_opinion import SecondOpinion
@@ -22,6 +22,7 @@ __all__ = [
     'AutoAttack',
     'Batch',
     'Foolbox',
+    'ForeignAttack',
     'SecondOpinion',
     'ThreatModel',
     'TorchAttacks',

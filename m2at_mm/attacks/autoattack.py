@@ -95,7 +95,7 @@ class AutoAttack(Attack):
         """See :class:`Attack`."""
         images, labels = batch.images.contiguous().float(), batch.labels
         result = images.clone()
-        logits = partial(_logits, batch)
+        logits = partial(float_logits, batch)
         attacked = attack_mode(batch.model, full_precision=True)
         with attacked, own_random_stream(images.device), torch.no_grad():
             clean = logits(images)
@@ -138,7 +138,7 @@ class AutoAttack(Attack):
 
     def _package(self, batch: Batch, num_classes: int) -> Any:
         package = _import_package().AutoAttack(
-            partial(_logits, batch),
+            partial(float_logits, batch),
             norm=batch.threat_model.norm.capitalize(),
             eps=batch.threat_model.eps,
             version=self.version,
@@ -152,10 +152,10 @@ class AutoAttack(Attack):
         return package
 
 
-def _logits(batch: Batch, images: Tensor) -> Tensor:
+def float_logits(batch: Batch, images: Tensor) -> Tensor:
+    """Logits in float32, with gradients that can be reshaped by view."""
     if images.requires_grad:
         images = images.view_as(images)
-        # The package reshapes gradients by view.
         images.register_hook(lambda gradient: gradient.contiguous())
     return batch.logits(images).float()
 

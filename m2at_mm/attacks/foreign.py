@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from m2at_mm.attacks.autoattack import float_logits
 from m2at_mm.attacks.base import Attack, Batch
 from m2at_mm.attacks.context import attack_mode, own_random_stream
 from m2at_mm.attacks.threat_model import parse_length
@@ -18,7 +19,7 @@ from m2at_mm.checks import check_choice
 from m2at_mm.registry import TASK_UTILS
 
 
-class _Foreign(Attack):
+class ForeignAttack(Attack):
     """An attack of another package, under our threat model.
 
     Args:
@@ -71,35 +72,40 @@ class _Foreign(Attack):
                 "'m2at_mm[attacks]'"
             ) from error
 
-    def perturb(self, batch: Batch) -> Tensor:
-        """See :class:`Attack`.
+    def check_norm(self, norm: str) -> None:
+        """Refuse a norm that the attack does not measure in.
 
         Raises:
-            ValueError: The attack does not know the norm.
+            ValueError: It is another one's.
         """
-        norm, name = batch.threat_model.norm, f'{self.package}.{self.name}'
         if self.name not in self.names[norm]:
             raise ValueError(
-                f'{name} does not measure in {norm}: choose from '
-                f'{list(self.names[norm])}'
+                f'{self.package}.{self.name} does not measure in {norm}: '
+                f'choose from {list(self.names[norm])}'
             )
+
+    def perturb(self, batch: Batch) -> Tensor:
+        """See :class:`Attack`."""
+        self.check_norm(batch.threat_model.norm)
         attacked = attack_mode(batch.model, full_precision=True)
         with attacked, _own_streams(batch.images.device, self.seed):
-            found = self.run(_Logits(batch).eval(), batch)
+            # As the packages reshape by view.
+            images = batch.images.contiguous().float()
+            found = self.run(_Logits(batch).eval(), images, batch)
         # Inside the ball exactly, where a package rounds, and cut at its
         # radius, where a package looks for the nearest image at any distance.
         return batch.ball.project(found.detach().to(batch.images.dtype))
 
     @abstractmethod
-    def run(self, network: nn.Module, batch: Batch) -> Tensor:
+    def run(self, network: nn.Module, images: Tensor, batch: Batch) -> Tensor:
         """What the package finds for a network of images in [0, 1]."""
 
 
 @TASK_UTILS.register_module()
-class TorchAttacks(_Foreign):
+class TorchAttacks(ForeignAttack):
     """An attack of torchattacks, like ``name='DIFGSM'``.
 
-    See :class:`_Foreign` for the arguments.
+    See :class:`ForeignAttack` for the arguments.
     """
 
     package = 'torchattacks'
@@ -113,11 +119,11 @@ class TorchAttacks(_Foreign):
         'l2': ('APGD', 'APGDT', 'CW', 'DeepFool', 'FAB', 'PGDL2', 'PGDRSL2'),
     }
 
-    def run(self, network: nn.Module, batch: Batch) -> Tensor:
-        """See :class:`_Foreign`."""
+    def run(self, network: nn.Module, images: Tensor, batch: Batch) -> Tensor:
+        """See :class:`ForeignAttack`."""
         threat = batch.threat_model
         with torch.no_grad():
-            num_classes = network(batch.images[:1]).shape[1]
+            num_classes = network(images[:1]).shape[1]
         ours = dict(
             eps=threat.eps,
             max_epsilon=threat.eps,
@@ -127,15 +133,15 @@ class TorchAttacks(_Foreign):
         known = inspect.signature(self.kind.__init__).parameters
         ours = {key: value for key, value in ours.items() if key in known}
         attack = self.kind(network, **(ours | self.settings))
-        found: Tensor = attack(batch.images, batch.labels)
+        found: Tensor = attack(images, batch.labels)
         return found
 
 
 @TASK_UTILS.register_module()
-class Foolbox(_Foreign):
+class Foolbox(ForeignAttack):
     """An attack of foolbox, like ``name='L2CarliniWagnerAttack'``.
 
-    See :class:`_Foreign` for the arguments.
+    See :class:`ForeignAttack` for the arguments.
     """
 
     package = 'foolbox'
@@ -157,15 +163,15 @@ class Foolbox(_Foreign):
         ),
     }
 
-    def run(self, network: nn.Module, batch: Batch) -> Tensor:
-        """See :class:`_Foreign`."""
+    def run(self, network: nn.Module, images: Tensor, batch: Batch) -> Tensor:
+        """See :class:`ForeignAttack`."""
         foolbox: Any = importlib.import_module('foolbox')
         wrapped = foolbox.PyTorchModel(
-            network, bounds=(0, 1), device=batch.images.device
+            network, bounds=(0, 1), device=images.device
         )
         _, clipped, _ = self.kind(**self.settings)(
             wrapped,
-            batch.images,
+            images,
             foolbox.criteria.Misclassification(batch.labels),
             epsilons=batch.threat_model.eps,
         )
@@ -181,7 +187,7 @@ class _Logits(nn.Module):
         self.network, self.batch = batch.model, batch
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.batch.logits(images)
+        return float_logits(self.batch, images)
 
 
 @contextmanager

@@ -175,11 +175,16 @@ def run_in_memory(
 
 
 def with_progress(
-    batches: Iterable[T], model: nn.Module, title: str, passes: int, total: int
+    batches: Iterable[T],
+    model: nn.Module,
+    title: str,
+    passes: int | None,
+    total: int,
 ) -> Iterator[T]:
     """Yield batches, and log every 20 seconds how far the work on them is.
 
-    Each of the ``total`` batches makes so many forward passes at most.
+    Each of the ``total`` batches makes so many forward passes at most, if
+    that is known.
     """
     start = last = time.monotonic()
     done = calls = 0
@@ -190,10 +195,13 @@ def with_progress(
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_MESSAGES:
             last = now
-            share = (done + min(1.0, calls / passes)) / total
-            left = timedelta(seconds=round((now - start) * (1 / share - 1)))
+            inside = min(1.0, calls / passes) if passes else 0.0
+            share = (done + inside) / total
             told = f'{title}: {100 * share:.0f} %, batch {done + 1} of {total}'
-            log(f'{told}, at most {left} left')
+            if share:
+                left = round((now - start) * (1 / share - 1))
+                told += f', at most {timedelta(seconds=left)} left'
+            log(told)
 
     with model.register_forward_pre_hook(report):
         for batch in batches:

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from m2at_mm.attacks import Attack, AutoAttack, Transfer, autoattack
+from m2at_mm.attacks import (
+    Attack,
+    AutoAttack,
+    Foolbox,
+    ForeignAttack,
+    TorchAttacks,
+    Transfer,
+    autoattack,
+)
 from m2at_mm.attacks.logits import logits_of
 from m2at_mm.registry import TASK_UTILS
 
@@ -19,8 +27,8 @@ class NamedAttack:
 
     #: The user completes that of the transfer attack.
     config: dict[str, Any]
-    #: Forward passes of the model per batch, at most.
-    passes: int = 1
+    #: Forward passes of the model per batch, at most; None if unknown.
+    passes: int | None = 1
     #: The loss that it raises: cross-entropy ``'ce'``, or ``'margin'``.
     loss: str | None = None
     #: Whether it follows the gradient only once.
@@ -70,6 +78,18 @@ SECOND_OPINION = NamedAttack(dict(type='m2at_mm.SecondOpinion'), 14, 'margin')
 DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 
 
+def find_attack(name: str) -> NamedAttack | None:
+    """The attack of a name, also like ``'torchattacks.DIFGSM'``, if any."""
+    for kind in (TorchAttacks, Foolbox):
+        package, _, inner = name.partition('.')
+        if package == kind.package and inner in set().union(
+            *kind.names.values()
+        ):
+            config = dict(type=f'm2at_mm.{kind.__name__}', name=inner)
+            return NamedAttack(config, passes=None)
+    return NAMED_ATTACKS.get(name)
+
+
 @dataclass(frozen=True)
 class AttackPlan:
     """An attack as parts, each of which gets what the last one left over.
@@ -89,10 +109,12 @@ def check_attack_names(names: Sequence[str], has_surrogate: bool) -> None:
     Raises:
         ValueError: A name is unknown, or ``'transfer'`` has no surrogate.
     """
-    unknown = [name for name in names if name not in ATTACK_NAMES]
+    unknown = [n for n in names if n != 'clean' and not find_attack(n)]
     if unknown:
         raise ValueError(
-            f'attacks {unknown} are unknown: choose from {list(ATTACK_NAMES)}'
+            f'attacks {unknown} are unknown: choose from {list(ATTACK_NAMES)},'
+            ' or an untargeted gradient attack under linf or l2 like '
+            "'torchattacks.DIFGSM' and 'foolbox.LinfPGD'"
         )
     if 'transfer' in names and not has_surrogate:
         raise ValueError(
@@ -107,12 +129,16 @@ def plan_attack(
     seed: int = 0,
     transfer: dict[str, Any] | None = None,
 ) -> AttackPlan:
-    """What a name of :data:`ATTACK_NAMES` but ``'clean'`` stands for.
+    """What a name of :func:`find_attack` stands for.
 
-    ``seed`` is that of AutoAttack's random starts, ``transfer`` has the
+    ``seed`` is that of the draws of other packages, ``transfer`` has the
     arguments of the ``'transfer'`` attack.
     """
-    config = copy.deepcopy(NAMED_ATTACKS[name].config)
+    found = find_attack(name)
+    assert found is not None  # see check_attack_names
+    config = copy.deepcopy(found.config)
+    if '.' in name:
+        config['seed'] = seed
     if name == 'transfer':
         config |= transfer or {}
     if config['type'] != 'm2at_mm.AutoAttack':
@@ -126,17 +152,19 @@ def plan_attack(
 
 
 def build_attacks(
-    plan: AttackPlan, images: Tensor, num_classes: int
+    plan: AttackPlan, images: Tensor, num_classes: int, norm: str
 ) -> AttackPlan:
     """The plan with its attacks, for a model of so many classes.
 
     Raises:
-        ValueError: The number of classes does not allow an attack.
+        ValueError: The number of classes or the norm does not allow an attack.
     """
     built: list[Any] = [TASK_UTILS.build(cfg) for _, cfg in plan.parts]
     for attack in built:
         if isinstance(attack, AutoAttack):
             attack.components(num_classes)
+        elif isinstance(attack, ForeignAttack):
+            attack.check_norm(norm)
         elif isinstance(attack, Transfer):
             surrogate = attack.surrogate.to(images.device)
             others = count_classes(surrogate, images)

@@ -83,7 +83,7 @@ class RobustnessEvaluation:
                 no label, or one that is not of the model's classes.
             RuntimeError: An image changes while it is evaluated.
         """
-        plans = self._plan(attacks)
+        plans = self._plan(attacks, threat_models[0].norm)
         num_attacks = 1 + sum(len(plan.attacks) for plan in plans)
         self._total = 1 + len(threat_models) * num_attacks
         fresh = unused_copy(self.model)
@@ -108,7 +108,7 @@ class RobustnessEvaluation:
             self._ask_again(outcome)
         return outcomes, self._probe(clean, threat_models[0], fresh)
 
-    def _plan(self, names: Sequence[str]) -> list[named.AttackPlan]:
+    def _plan(self, names: Sequence[str], norm: str) -> list[named.AttackPlan]:
         """Plan and build all attacks now, not after hours of the first."""
         first, _ = next(iter(self.samples.batches([[0]])))
         num_classes = named.count_classes(self.model, first)
@@ -121,7 +121,10 @@ class RobustnessEvaluation:
             )
         given = num_classes, self.seed, self.transfer
         plans = [named.plan_attack(n, *given) for n in names if n != 'clean']
-        return [named.build_attacks(p, first, num_classes) for p in plans]
+        return [
+            named.build_attacks(plan, first, num_classes, norm)
+            for plan in plans
+        ]
 
     def _read_all(self, threat: ThreatModel) -> Arrays:
         """Read and classify all images, and open the store that is theirs."""
@@ -156,9 +159,9 @@ class RobustnessEvaluation:
                 outcome.outside[name] += int(found['outside'].sum())
                 if found['unfolded'].any():
                     outcome.notes.append(_UNFOLDED.format(name))
-                loss = named.NAMED_ATTACKS[name].loss
-                if loss is not None and named.NAMED_ATTACKS[name].climbs:
-                    stuck = found[loss] <= clean[loss][left]
+                about = named.find_attack(name)
+                if about is not None and about.climbs and about.loss:
+                    stuck = found[about.loss] <= clean[about.loss][left]
                     stuck &= found['predicted'] == found['label']
                     outcome.stuck[name] = int(stuck.sum())
             after_part[part] = predictions.copy()
@@ -208,7 +211,7 @@ class RobustnessEvaluation:
         if todo:
             log(f'{title}: {sum(map(len, indices))} images')
         loaded = zip(todo, self.samples.batches(indices))
-        about = named.NAMED_ATTACKS.get(name, named.SECOND_OPINION)
+        about = named.find_attack(name) or named.SECOND_OPINION
         how_long = title, about.passes if key else 1, len(todo)
         for n, batch in with_progress(loaded, self._attacked, *how_long):
             given = attack, threat, *batch, self.seed + n

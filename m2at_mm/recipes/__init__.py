@@ -7,8 +7,10 @@ from .apply import (
     recipe_names,
     with_named_recipe,
 )
+from .recipe_runner import RecipeRunner
 
 __all__ = [
+    'RecipeRunner',
     'apply_recipe',
     'config_root',
     'is_adversarial',

@@ -109,3 +109,8 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [f'pgd20: {share} %' for share in (12, 25, 62, 75)]
     assert [one.split(',')[0] for one in said] == shown
     assert said[1] == 'pgd20: 25 %, batch 1 of 2, at most 0:02:30 left'
+    said.clear()
+    for _ in with_progress('ab', model, 'other', passes=None, total=2):
+        model(torch.zeros(1, 1))
+    assert said[0] == 'other: 0 %, batch 1 of 2'
+    assert said[1].startswith('other: 50 %, batch 2 of 2, at most 0:0')

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from mmengine.registry import TASK_UTILS, DefaultScope
@@ -95,6 +97,21 @@ def test_autoattack_on_few_classes() -> None:
     three = plan_attack('autoattack', 3)
     assert 'apgd-t' not in dict(three.parts)
     assert 'with 3 classes' in str(three.note)
+
+
+def test_attacks_of_other_packages() -> None:
+    for name, kind in (
+        ('torchattacks.DIFGSM', 'TorchAttacks'),
+        ('foolbox.L2PGD', 'Foolbox'),
+    ):
+        [(part, config)] = plan_attack(name, 10, seed=7).parts
+        inner = name.partition('.')[2]
+        expected = dict(type=f'm2at_mm.{kind}', name=inner, seed=7)
+        assert (part, config) == (name, expected)
+    check_attack_names(['torchattacks.DIFGSM', 'foolbox.L2PGD'], False)
+    wrong = ['torchattacks.Square', 'foolbox.DIFGSM', 'other.PGD']
+    with pytest.raises(ValueError, match=re.escape(str(wrong))):
+        check_attack_names([*wrong, 'foolbox.LinfPGD'], False)
 
 
 def test_plans_are_copies() -> None:

@@ -123,6 +123,31 @@ def test_wrong_settings(settings: dict, message: str, tmp_path: Path) -> None:
         Runner.from_cfg(cfg).test()
 
 
+def test_attacks_of_other_packages(tmp_path: Path) -> None:
+    """Counted like ours; the wrong norm is found before any attack."""
+    pytest.importorskip('torchattacks')
+    torch.manual_seed(0)
+    cfg = _config(classifier_cfg(), tmp_path)
+    theirs = ['torchattacks.PGD', 'foolbox.LinfDeepFoolAttack']
+    cfg.test_cfg.attacks = ['fgsm', *theirs]
+    metrics, results = _run(cfg)
+    assert [*results['attacks']] == ['fgsm', *theirs]
+    with np.load(tmp_path / 'work' / 'results.samples.npz') as samples:
+        label = samples['label']
+        names = ['clean', *results['attacks'], 'second_opinion']
+        correct = {name: samples[name] == label for name in names}
+    for name in theirs:
+        assert results['attacks'][name] == 100 * correct[name].mean()
+        assert metrics[f'robust/{name}'] == results['attacks'][name]
+    worst = np.all([*correct.values()], axis=0)
+    assert results['worst_case'] == 100 * worst.mean()
+    _, again = _run(cfg)
+    assert again['attacks'] == results['attacks']
+    cfg.test_cfg.update(attacks=['pgd20', 'foolbox.L2PGD'])
+    with pytest.raises(ValueError, match=r'foolbox\.L2PGD does not .* linf'):
+        Runner.from_cfg(cfg).test()
+
+
 def test_plain_model_is_refused(tmp_path: Path) -> None:
     cfg = _config(classifier_cfg(), tmp_path)
     cfg.model = cfg.model.classifier

@@ -3,7 +3,7 @@
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from m2at_mm.recipes import with_named_recipe
+from m2at_mm.recipes.apply import with_named_recipe
 from m2at_mm.registry import RUNNERS
 
 

@@ -6,8 +6,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from m2at_mm.hooks import SafeCheckpointHook
-from m2at_mm.recipes import apply_recipe
-from m2at_mm.runner import RecipeRunner
+from m2at_mm.recipes import RecipeRunner, apply_recipe
 
 
 def test_a_config_trains_by_the_recipe_that_it_names(tmp_path: Path) -> None:
