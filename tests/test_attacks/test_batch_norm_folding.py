@@ -133,12 +133,8 @@ def test_the_model_is_what_it_was_also_after_an_error() -> None:
 
     def parts() -> list[Any]:
         flags = [(id(p), p.requires_grad) for p in network.parameters()]
-        hooks = [
-            (key, len(value) if key.endswith('_hooks') else None)
-            for module in network.modules()
-            for key, value in vars(module).items()
-        ]
-        return [*flags, *hooks]
+        own = [kv for one in network.modules() for kv in vars(one).items()]
+        return flags + [(k, k.endswith('_hooks') and len(v)) for k, v in own]
 
     before = parts()
     with pytest.raises(ZeroDivisionError):
