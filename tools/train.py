@@ -7,7 +7,7 @@ from mmengine.config import Config
 from m2at_mm import cli
 from m2at_mm.files import only_run_in
 from m2at_mm.recipes import apply_recipe, recipe_names
-from m2at_mm.runner.start import resume_after_restart
+from m2at_mm.runner.process_group import resume_after_restart
 from m2at_mm.runner.train_loops import make_epochs_resumable
 
 

@@ -10,7 +10,7 @@ from pytest import MonkeyPatch
 from tools_support import free_port
 from torch import distributed
 
-from m2at_mm.runner import start as group
+from m2at_mm.runner import process_group as group
 
 RESTARTS = 'TORCHELASTIC_RESTART_COUNT'
 
