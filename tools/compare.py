@@ -23,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add('plan', type=Path, help='config with runs, seeds, common, evaluation')
     add('--work-dir', type=Path, required=True, help='folder of the runs')
-    text = 'for OUT.md, OUT.png, OUT.json'
+    text = 'for OUT.md, OUT.png, OUT.json, and OUT.curves.json if there are'
     add('--out', type=Path, required=True, help=text)
     add('--jobs', type=int, default=1, help='runs at a time, sharing the CPUs')
     return parser.parse_args()
@@ -106,12 +106,10 @@ def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
         return
     table = summary.to_markdown(entries)
     files = {'.json': json.dumps(found, indent=2) + '\n'}
-    points: dict[str, list[str]] = {}
+    points: dict[str, dict[str, None]] = {}  # in order, each name once
     for run in plan:
         if run.curve is not None and logs[run.name]:
-            names = points.setdefault(run.curve, [])
-            names += [run.name] if run.name not in names else []
-    curves = None
+            points.setdefault(run.curve, {})[run.name] = None
     if points:
         correct = {
             name: [summary.correct_images(log.predictions) for log in runs]

@@ -31,18 +31,21 @@ class ForeignAttack(Attack):
     """
 
     package: str
+    #: Module of the package's attacks.
+    module: str
     #: By norm the classes that follow the gradient and need no target.
     names: dict[str, tuple[str, ...]]
 
     def __init__(self, name: str, seed: int = 0, **settings: Any) -> None:
-        every = sorted({one for names in self.names.values() for one in names})
-        if name not in every:
+        if name not in self.every_name():
             raise ValueError(
                 f'name={name!r} is no untargeted gradient attack of '
-                f'{self.package} under linf or l2: choose from {every}'
+                f'{self.package} under linf or l2: choose from '
+                f'{sorted(self.every_name())}'
             )
         kind = getattr(self.load(), name)
-        known = list(inspect.signature(kind.__init__).parameters)
+        self.arguments = {*inspect.signature(kind.__init__).parameters}
+        known = sorted(self.arguments - {'self', 'model'})
         for setting in settings:
             if setting in ('eps', 'norm', 'max_epsilon'):
                 raise ValueError(
@@ -57,15 +60,19 @@ class ForeignAttack(Attack):
         }
 
     @classmethod
+    def every_name(cls) -> set[str]:
+        """The names under any norm."""
+        return set().union(*cls.names.values())
+
+    @classmethod
     def load(cls) -> Any:
         """The module of the package's attacks.
 
         Raises:
             ImportError: The package is not installed.
         """
-        module = 'foolbox.attacks' if cls is Foolbox else cls.package
         try:
-            return importlib.import_module(module)
+            return importlib.import_module(cls.module)
         except ImportError as error:
             raise ImportError(
                 f'attacks of {cls.package} need the package: pip install '
@@ -108,7 +115,7 @@ class TorchAttacks(ForeignAttack):
     See :class:`ForeignAttack` for the arguments.
     """
 
-    package = 'torchattacks'
+    package = module = 'torchattacks'
     names = {
         'linf': (
             *('APGD', 'APGDT', 'BIM', 'DIFGSM', 'EOTPGD', 'FAB', 'FFGSM'),
@@ -130,9 +137,8 @@ class TorchAttacks(ForeignAttack):
             norm=threat.norm.capitalize(),
             n_classes=num_classes,
         )
-        known = inspect.signature(self.kind.__init__).parameters
-        ours = {key: value for key, value in ours.items() if key in known}
-        attack = self.kind(network, **(ours | self.settings))
+        given = {key: ours[key] for key in ours.keys() & self.arguments}
+        attack = self.kind(network, **(given | self.settings))
         found: Tensor = attack(images, batch.labels)
         return found
 
@@ -144,7 +150,7 @@ class Foolbox(ForeignAttack):
     See :class:`ForeignAttack` for the arguments.
     """
 
-    package = 'foolbox'
+    package, module = 'foolbox', 'foolbox.attacks'
     names = {
         'linf': (
             *('AdamPGD', 'FGSM', 'LInfFMNAttack', 'LinfAdamPGD'),

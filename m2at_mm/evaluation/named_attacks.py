@@ -80,11 +80,9 @@ DEFAULT_ATTACKS = ('clean', 'fgsm', 'pgd20', 'cw20')
 
 def find_attack(name: str) -> NamedAttack | None:
     """The attack of a name, also like ``'torchattacks.DIFGSM'``, if any."""
+    package, _, inner = name.partition('.')
     for kind in (TorchAttacks, Foolbox):
-        package, _, inner = name.partition('.')
-        if package == kind.package and inner in set().union(
-            *kind.names.values()
-        ):
+        if package == kind.package and inner in kind.every_name():
             config = dict(type=f'm2at_mm.{kind.__name__}', name=inner)
             return NamedAttack(config, passes=None)
     return NAMED_ATTACKS.get(name)

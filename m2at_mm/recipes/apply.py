@@ -172,7 +172,8 @@ def with_named_recipe(cfg: Config) -> Config:
     cfg.pop('runner_type', None)
     recipe = Config(given if isinstance(given, dict) else dict(name=given))
     check_choice('recipe', recipe.get('name'), recipe_names())
-    late = {k: cfg.model.pop(k) for k in _OF_RECIPES if k in cfg.model}
+    model = cfg.get('model') or {}
+    late = {key: model.pop(key) for key in _OF_RECIPES if key in model}
     recipe.merge_from_dict(late)
     return apply_recipe(cfg, **recipe.to_dict())
 

@@ -106,6 +106,7 @@ def test_their_pgd_is_ours(
         (Foolbox, dict(name='L1PGD'), "name='L1PGD' .* under linf or l2"),
         (TorchAttacks, dict(name='PGD', eps=0.1), r'^eps=0\.1 .* threat_mod'),
         (TorchAttacks, dict(name='PGD', step=1), "torchattacks.PGD='step'"),
+        (TorchAttacks, dict(name='PGD', model=1), "torchattacks.PGD='model'"),
         (Foolbox, dict(name='LinfPGD', abs_stepsize='2'), 'abs_stepsize'),
     ],
 )

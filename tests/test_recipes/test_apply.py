@@ -96,6 +96,8 @@ def test_three_lines_are_the_flag(stock: Config) -> None:
         given.recipe = wrong
         with pytest.raises(ValueError, match=r'^recipe=.* is unknown'):
             with_named_recipe(given)
+    with pytest.raises(ValueError, match='the config has no model: give'):
+        with_named_recipe(Config(dict(recipe='m2at')))
     # The defaults are the recipe's threat model and attacks.
     model = MODELS.build(Config.fromstring(least, file_format='.py').model)
     other = MODELS.build(apply_recipe(stock, 'm2at').model)

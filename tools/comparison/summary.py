@@ -1,7 +1,7 @@
 """The figures of a comparison: its table, its picture, its curves."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,7 @@ def curves_to_markdown(curves: dict[str, Any]) -> str:
 def plot_trade_off(
     entries: Sequence[Entry],
     path: Path,
-    curves: Mapping[str, Sequence[str]] | None = None,
+    curves: Mapping[str, Collection[str]] | None = None,
     robust: str = 'worst_case',
 ) -> None:
     """Draw clean against robust accuracy, with the Pareto front, as a PNG.
@@ -186,7 +186,7 @@ def hypervolume(
 
 
 def make_curves(
-    points: Mapping[str, Sequence[str]],
+    points: Mapping[str, Collection[str]],
     entries: Sequence[Entry],
     correct: Mapping[str, Sequence[np.ndarray]],
     between: tuple[float, float] | None = None,
@@ -194,7 +194,7 @@ def make_curves(
     """What each curve is worth, with intervals over images and seeds.
 
     Args:
-        points (Mapping[str, Sequence[str]]): By curve the names of its runs.
+        points (Mapping[str, Collection[str]]): By curve the names of its runs.
         entries (Sequence[Entry]): The figures of all runs.
         correct (Mapping[str, Sequence[np.ndarray]]): By run and seed
             :func:`correct_images`, of the same images for all.
