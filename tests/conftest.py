@@ -3,16 +3,15 @@
 import os
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from mmengine.logging import MessageHub
 from mmengine.runner import Runner
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -59,42 +58,26 @@ def cifar10_images(cifar10_root: Path) -> CifarImages:
 
     It returns images in [0, 1] of shape (n, 3, 32, 32), and labels (n, ).
     """
+    from tiny import read_images
 
-    def load(n: int) -> tuple[Tensor, Tensor]:
-        folders = sorted((cifar10_root / 'test').iterdir())
-        turns = zip(*(sorted(folder.iterdir()) for folder in folders))
-        files = [file for turn in turns for file in turn][:n]
-        labels = torch.arange(n) % len(folders)
-        images = np.stack([np.array(Image.open(file)) for file in files])
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
-        return pixels.contiguous().float() / 255, labels
-
-    return load
-
-
-def _load_resnet18(state_dict: dict[str, Tensor]) -> nn.Module:
-    """A CIFAR ResNet-18 from images in [0, 1] to logits.
-
-    In eval mode and without gradients of the parameters.
-    """
-    from tiny import build_network
-
-    model = build_network(width=len(state_dict['backbone.conv1.weight']))
-    model.load_state_dict(state_dict)
-    return model.eval().requires_grad_(False)
+    return partial(read_images, cifar10_root / 'test')
 
 
 @pytest.fixture(scope='session')
 def robust_model() -> nn.Module:
     """A narrow robust CIFAR-10 ResNet-18, see tests/data/README.md."""
+    from tiny import load_network
+
     path = os.environ.get('ROBUST_MODEL', DATA / 'robust_resnet18_w8.pth')
     checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    return _load_resnet18(checkpoint['state_dict'])
+    return load_network(checkpoint['state_dict'])
 
 
 @pytest.fixture(scope='session')
 def undefended_model() -> nn.Module:
     """The undefended CIFAR-10 ResNet-18 that pyautoattack ships."""
+    from tiny import load_network
+
     spec = find_spec('pyautoattack')
     if spec is None or spec.origin is None:
         pytest.skip('pyautoattack, which ships the model, is not installed')
@@ -104,7 +87,7 @@ def undefended_model() -> nn.Module:
     for key, value in state_dict.items():
         name = 'backbone.' + key.replace('.shortcut.', '.downsample.')
         renamed[name.replace('backbone.linear.', 'head.fc.')] = value
-    return _load_resnet18(renamed)
+    return load_network(renamed)
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,13 @@
 """Small real parts that many tests build on."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
+from PIL import Image
 from torch import Tensor
 
 from m2at_mm.registry import MODELS
@@ -103,6 +106,27 @@ def build_network(width: int) -> Any:
     widths = dict(base_channels=width, stem_channels=width)
     cfg = classifier_cfg(**widths, zero_init_residual=False)
     return MMPRETRAIN_MODELS.build(cfg)
+
+
+def load_network(state_dict: dict[str, Tensor]) -> Any:
+    """That with these weights, in eval mode, its parameters frozen."""
+    network = build_network(width=len(state_dict['backbone.conv1.weight']))
+    network.load_state_dict(state_dict)
+    return network.eval().requires_grad_(False)
+
+
+def read_images(folder: Path, num: int) -> tuple[Tensor, Tensor]:
+    """Images of `<class>/*`, one of each class in turn, and their labels.
+
+    In [0, 1], of shape (num, 3, H, W).
+    """
+    folders = sorted(folder.iterdir())
+    turns = zip(*(sorted(one.iterdir()) for one in folders))
+    files = [file for turn in turns for file in turn][:num]
+    images = np.stack([np.array(Image.open(file)) for file in files])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    labels = torch.arange(num) % len(folders)
+    return pixels.contiguous().float() / 255, labels
 
 
 def raw_batch(num: int = 4, num_classes: int = 10, seed: int = 0) -> dict:

@@ -13,29 +13,17 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'tests'))
-from tiny import build_network
+from tiny import load_network, read_images
 
 from m2at_mm.attacks import PGD, Foolbox, ThreatModel, TorchAttacks
 
-ROOT = Path(__file__).resolve().parents[2]
+DATA = Path(__file__).resolve().parents[2] / 'tests' / 'data'
 THREATS = {'linf': ThreatModel(), 'l2': ThreatModel('l2', 0.5)}
 # By default 90,000 steps.
 SETTINGS = {'L2CarliniWagnerAttack': dict(binary_search_steps=5, steps=100)}
-
-
-def read_images(num: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """As many test images in [0, 1], one of each class in turn, and labels."""
-    folders = sorted((ROOT / 'tests/data/cifar10/test').iterdir())
-    turns = zip(*(sorted(folder.iterdir()) for folder in folders))
-    files = [file for turn in turns for file in turn][:num]
-    images = np.stack([np.array(Image.open(file)) for file in files])
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return pixels, torch.arange(num) % 10
 
 
 def main() -> None:
@@ -46,12 +34,9 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter('ignore')
     torch.set_num_threads(1)
-    path = ROOT / 'tests/data/robust_resnet18_w8.pth'
-    state = torch.load(path, weights_only=True)['state_dict']
-    network = build_network(width=8)
-    network.load_state_dict(state)
-    network.eval().requires_grad_(False)
-    images, labels = read_images(args.num_images)
+    path = DATA / 'robust_resnet18_w8.pth'
+    network = load_network(torch.load(path, weights_only=True)['state_dict'])
+    images, labels = read_images(DATA / 'cifar10' / 'test', args.num_images)
     clean = network(images).argmax(1) == labels
     found = {'clean': 100 * clean.float().mean().item(), 'attacks': {}}
     for norm, threat in THREATS.items():
