@@ -1,9 +1,10 @@
 # A plan for tools/compare.py: curves of clean against worst-case accuracy in a
 # regime in which PGD-AT overfits robustly.
-#   python tools/compare.py docs/results/trade_off.py \
-#       --work-dir work_dirs/trade_off --out work_dirs/trade_off/table --jobs 2
+#   PYTHONPATH=docs/results python tools/compare.py \
+#       docs/results/trade_off.py --work-dir work_dirs/trade_off \
+#       --out work_dirs/trade_off/table --jobs 2
 # ResNet-18 at a quarter of the width, 2,000 training images, flips and no
-# crops, 30 epochs, PGD-3.
+# crops, 30 epochs, PGD-3, training in bfloat16 (and evaluation in float32).
 seeds = [0]
 evaluation = dict(
     attacks=['pgd20', 'cw20', 'apgd-ce', 'apgd-t'],
@@ -23,6 +24,7 @@ common = {
     'val_dataloader.num_workers': 0,
     'val_dataloader.dataset.indices': 500,
     'test_dataloader.num_workers': 0,
+    'optim_wrapper.type': 'trade_off_variants.Bfloat16OptimWrapper',
     'optim_wrapper.optimizer.lr': 0.05,
     'param_scheduler.milestones': '[18,24]',
     'train_cfg.max_epochs': 30,

@@ -1,13 +1,16 @@
 """What M2AT is taken apart into, for the plan trade_off_parts.py."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 
 from m2at_mm.methods import M2AT, MixRatios
 from m2at_mm.methods.base import BoundAttack, Model, TrainingBatch
-from m2at_mm.registry import TASK_UTILS
+from m2at_mm.registry import OPTIM_WRAPPERS, TASK_UTILS
 
 
 @TASK_UTILS.register_module()
@@ -68,3 +71,16 @@ class _Masked(nn.Module):
         seen = self.clean + self.method.scale * keep * (images - self.clean)
         logits: Tensor = self.network(seen.clamp(0, 1))
         return logits
+
+
+@OPTIM_WRAPPERS.register_module()
+class Bfloat16OptimWrapper(OptimWrapper):
+    """The training step in bfloat16 on a CPU, which MMEngine's
+    AmpOptimWrapper refuses."""
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast around the attack and the loss."""
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            with super().optim_context(model):
+                yield
