@@ -145,6 +145,17 @@ def set_work_dir(cfg: Config, args: Namespace, suffix: str = '') -> None:
         cfg.work_dir = osp.join('work_dirs', name + suffix)
 
 
+def keep_scalars(cfg: Config) -> None:
+    """Let the visualizer write the file that reports read, too."""
+    visualizer = cfg.get('visualizer')
+    if visualizer is None:
+        return  # MMEngine's own has it
+    backends = visualizer.get('vis_backends') or []
+    types = [type_name(one['type']) for one in backends if 'type' in one]
+    if 'LocalVisBackend' not in types:
+        visualizer.vis_backends = [*backends, dict(type='LocalVisBackend')]
+
+
 def use_amp(cfg: Config) -> None:
     """Switch a config, all else merged, to automatic mixed precision.
 

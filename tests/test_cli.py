@@ -13,6 +13,7 @@ import pytest
 import torch
 from digits_runner import small_digits_config
 from mmengine.optim import OptimWrapper
+from mmengine.visualization import LocalVisBackend
 from tools_support import ROOT, clean_env
 
 from m2at_mm import cli
@@ -52,6 +53,28 @@ def test_dataloader_defaults_follow_the_command_line() -> None:
     assert cfg.train_dataloader.collate_fn == dict(type='default_collate')
     assert cfg.val_dataloader.collate_fn == dict(type='f')
     assert cfg.test_dataloader.collate_fn is list
+
+
+@pytest.mark.parametrize(
+    ('given', 'kept'),
+    [
+        (None, None),
+        ({}, ['LocalVisBackend']),
+        ({'vis_backends': None}, ['LocalVisBackend']),
+        (['TensorboardVisBackend'], None),
+        (['WandbVisBackend', 'mmengine.LocalVisBackend'], []),
+        ([LocalVisBackend], []),
+    ],
+)
+def test_scalars_are_kept_beside_other_backends(given: Any, kept: Any) -> None:
+    before = given
+    if isinstance(given, list):
+        before = dict(vis_backends=[dict(type=kind) for kind in given])
+        kept = [*given, *(['LocalVisBackend'] if kept is None else kept)]
+    cfg = cli.Config(dict(visualizer=before))
+    cli.keep_scalars(cfg)
+    backends = (cfg.visualizer or {}).get('vis_backends')
+    assert kept == (backends and [one['type'] for one in backends])
 
 
 def test_origin_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     cfg.work_dir = args.work_dir or log_dir
     cfg.log_level = 'WARNING'
     if args.validation is not None:
-        cfg.load_from = args.validation
+        cfg.load_from, cfg.resume = args.validation, False
         return cfg
     # Before the data are read.
     attack = cfg.model.get('train_attack')

@@ -1,6 +1,7 @@
 """Measure the accuracy of a classifier, clean and under attack."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -44,7 +45,8 @@ def parse_args() -> argparse.Namespace:
     add('--transfer', nargs=2, metavar=network, help=f'{text}tries')
     text = 'keep the adversarial images, as float32 in .npz files'
     add('--save-adversarial', metavar='DIR', help=text)
-    text = 'JSON file for the results; results.json in the work dir by default'
+    text = 'JSON file for the results; by default results.json in the folder '
+    text += 'of the training that the checkpoint is in, else in the work dir'
     add('--out', help=text)
     args = parser.parse_args()
     try:
@@ -57,8 +59,13 @@ def parse_args() -> argparse.Namespace:
 def load_config(args: argparse.Namespace) -> Config:
     """The config set up for the evaluation that was asked for."""
     cfg = cli.load_adversarial_config(args.config)
+    folder = Path(args.checkpoint).parent
+    if args.work_dir is None and (folder / 'last_checkpoint').is_file():
+        # Its results, but a config of its own.
+        args.work_dir = str(folder / 'test')
+        args.out = args.out or str(folder / 'results.json')
     cli.set_work_dir(cfg, args)
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     asked = ('attacks', 'eps', 'norm', 'num_samples', 'subset', 'batch_size')
     cfg.test_cfg = dict(
         {name: getattr(args, name) for name in (*asked, 'seed', 'out')},
@@ -81,6 +88,7 @@ def main() -> None:
     args = parse_args()
     runner = cli.build_runner(load_config(args), args)
     told = dict(checkpoint=args.checkpoint, attacks=' '.join(args.attacks))
+    told.update(dict(results=args.out) if args.out else {})
     cli.show_head(runner, 'evaluation', 'test', **told)
     runner.test()
 

@@ -51,6 +51,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cli.merge_common_options(cfg, args)
     if args.amp:
         cli.use_amp(cfg)
+    cli.keep_scalars(cfg)
     make_epochs_resumable(cfg)
     resume_after_restart(cfg)
     return cfg

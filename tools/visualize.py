@@ -49,7 +49,7 @@ def load_config(args: argparse.Namespace, log_dir: str) -> Config:
     cfg = cli.load_adversarial_config(args.config, 'm2at')
     cfg.work_dir = args.work_dir or log_dir
     cfg.log_level = 'WARNING'  # a picture needs no log of hooks
-    cfg.load_from = args.checkpoint
+    cfg.load_from, cfg.resume = args.checkpoint, False
     own = {'randomness.seed': args.seed, 'test_dataloader.num_workers': 0}
     cfg.merge_from_dict(own)
     cli.merge_common_options(cfg, args)

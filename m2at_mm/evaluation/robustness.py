@@ -113,8 +113,8 @@ class RobustnessEvaluation:
         first, _ = next(iter(self.samples.batches([[0]])))
         num_classes = named.count_classes(self.model, first)
         self._num_classes = num_classes
-        known = self.samples.num_classes
-        if known not in (None, num_classes):
+        known = len(self.samples.classes or ()) or num_classes
+        if known != num_classes:
             raise ValueError(
                 f'the dataset has {known} classes, but the model has '
                 f'{num_classes}: {_OTHER_DATASET}'

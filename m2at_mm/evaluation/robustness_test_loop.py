@@ -131,7 +131,8 @@ class RobustnessTestLoop(BaseLoop):
             self.transfer,
         )
         outcomes, probes = evaluation.run(self.attacks, self.threat_models)
-        settings = dict(evaluation.store.settings, subset=self.samples.subset)
+        about = dict(subset=self.samples.subset, classes=self.samples.classes)
+        settings = dict(evaluation.store.settings, **about)
         found = results.make_results(outcomes, probes, settings)
         if is_main_process():
             results.print_results(found, outcomes)

@@ -75,10 +75,10 @@ class Samples:
         self._labels = labels[self.positions]
 
     @property
-    def num_classes(self) -> int | None:
-        """How many classes the dataset names, None if it names none."""
+    def classes(self) -> list[str] | None:
+        """The classes' names, None if the dataset names none."""
         classes = getattr(self.dataset, 'metainfo', {}).get('classes')
-        return None if classes is None else len(classes)
+        return None if classes is None else [*map(str, classes)]
 
     def __len__(self) -> int:
         return len(self.positions)

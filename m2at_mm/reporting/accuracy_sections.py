@@ -1,6 +1,6 @@
 """The sections of a report on accuracy, without attack and under attack."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from m2at_mm.evaluation.outcomes import wilson_interval
 from m2at_mm.reporting import figures
 from m2at_mm.reporting.html import EMPTY, blocks
 from m2at_mm.reporting.measurement import ATTACK, Report
-from m2at_mm.reporting.run_log import RunLog, class_names
+from m2at_mm.reporting.run_log import RunLog
 
 # Classes whose names and counts a confusion matrix has room for.
 _MOST_CLASSES = 20
@@ -38,40 +38,85 @@ def accuracies(results: Results) -> dict[str, figures.Accuracy]:
     return found
 
 
+#: What figures are comparable by, with ``radius`` or only ``norm`` of them.
+_CONDITIONS: dict[str, Callable[[Results], Any]] = {
+    'radius': lambda one: tuple(one['threat_model'].values()),
+    'norm': lambda one: one['threat_model']['norm'],
+    'images': lambda one: (settings_of(one).get('images'), one['num_samples']),
+    'attacks': lambda one: frozenset(one['attacks']),
+}
+
+
+def settings_of(results: Results) -> Mapping[str, Any]:
+    """The settings of an evaluation, empty in files that have none."""
+    return results.get('settings') or {}
+
+
+def compare(
+    results: Mapping[str, Results], *names: str
+) -> tuple[list[str], list[dict[str, Results]]]:
+    """In what evaluations differ, and those that are alike together."""
+    kinds = {
+        run: tuple(_CONDITIONS[name](one) for name in names)
+        for run, one in results.items()
+    }
+    groups: dict[Any, dict[str, Results]] = {}
+    for run, kind in kinds.items():
+        groups.setdefault(kind, {})[run] = results[run]
+    columns = zip(names, zip(*groups))
+    different = [name for name, values in columns if len(set(values)) > 1]
+    return different, [*groups.values()]
+
+
+def unlike(different: Sequence[str]) -> Iterator[Markup]:
+    """A warning, if evaluations differ."""
+    if different:
+        text = f'The evaluations differ in {", ".join(different)}: do not '
+        text += 'compare their figures. Evaluations of the same images under '
+        text += 'the same attacks and radius share a table.'
+        yield blocks.warning(text)
+
+
 def evaluation(report: Report) -> Iterator[Markup]:
     """The final evaluation of ``tools/test.py``, with alarms."""
-    results = {run.name: run.results for run in report.runs if run.results}
-    found = {run: accuracies(one) for run, one in results.items()}
-    for name, one in results.items():
-        yield blocks.text(_verdict(name, one))
-    if found:
+    known = {run.name: run.results for run in report.runs if run.results}
+    different, groups = compare(known, 'radius', 'images', 'attacks')
+    yield from unlike(different)
+    for number, group in enumerate(groups):
+        found = {run: accuracies(one) for run, one in group.items()}
+        one, *_ = group.values()
         # The worst case comes last.
-        attacks = dict.fromkeys(key for one in found.values() for key in one)
-        del attacks['worst_case']
-        columns = [*attacks, 'worst_case']
-        rows = []
-        for name, one in results.items():
-            used = (one.get('settings') or {}).get('checkpoint') or EMPTY
-            about = [name, used, _radius(one), str(one['num_samples'])]
-            cells = [_cell(found[name].get(column)) for column in columns]
-            rows.append([*about, *cells, str(len(one.get('alarms') or []))])
-        head = ['run', 'checkpoint', 'eps', 'images', *columns, 'alarms']
-        title = 'Accuracy in per cent, with 95 % Wilson intervals. worst_case:'
-        title += ' classified correctly without attack, under every attack'
-        title += ' and in the second opinion'
-        yield blocks.table(title, head, rows)
+        names = [*found[next(iter(found))]]
+        cells = [[_cell(found[run][name]) for run in group] for name in names]
+        rows = [[name, *line] for name, line in zip(names, cells)]
+        used = (settings_of(one).get('checkpoint') for one in group.values())
+        rows.append(['checkpoint', *(name or EMPTY for name in used)])
+        counts = (one.get('alarms') or [] for one in group.values())
+        rows.append(['alarms', *(str(len(alarms)) for alarms in counts)])
+        title = 'Accuracy in per cent, with 95 % Wilson intervals, under '
+        title += f'{radius(one)} on {one["num_samples"]} images. worst_case: '
+        title += 'classified correctly without attack, under every attack '
+        title += 'and in the second opinion'
+        yield blocks.table(title, ['', *group], rows)
         shown = {run.name: found.get(run.name, {}) for run in report.runs}
-        drawn = figures.draw_intervals('final-accuracy', columns, shown)
-        yield blocks.figures([drawn])
+        place = f'final-accuracy-{number}'
+        yield blocks.figures([figures.draw_intervals(place, names, shown)])
     for run in report.runs:
         yield from _remarks(run)
 
 
 def _remarks(run: RunLog) -> Iterator[Markup]:
     if run.results is None:
-        text = f'{run.name} has no results.json: tools/test.py with --out '
-        yield blocks.text(f'{text}{run.folder / "results.json"} writes one.')
+        text = f'{run.name} has no results of tools/test.py in {run.folder}.'
+        yield blocks.text(text)
         return
+    used, *others = (str(p.relative_to(run.folder)) for p in run.evaluations)
+    text = f'{run.name}: from {used}'
+    yield blocks.text(
+        f'{text}, the newest; older: {", ".join(others)}.'
+        if others
+        else f'{text}.'
+    )
     yield from _alarms(run.name, run.results)
     notes = [*(run.results.get('notes') or [])]
     if not run.results.get('alarms'):
@@ -80,21 +125,8 @@ def _remarks(run: RunLog) -> Iterator[Markup]:
         yield blocks.text(f'{run.name}: {note}')
 
 
-def _verdict(run: str, results: Results) -> str:
-    """How robust the network is, and how far that can be trusted."""
-    text = f'{run}: {results["clean"]:.1f} % clean and at most '
-    text += f'{results["worst_case"]:.1f} % under {_radius(results)}, on '
-    text += f'{results["num_samples"]} images. It is an upper bound: another '
-    text += 'attack can only lower it.'
-    if 'autoattack' not in results['attacks']:
-        return f'{text} Run AutoAttack, too, before you trust it.'
-    if (gap := results.get('pgd_minus_autoattack')) is not None:
-        text += f' Accuracy under AutoAttack is {gap:.1f} points below that '
-        text += 'under PGD.'
-    return text
-
-
-def _radius(results: Results) -> str:
+def radius(results: Results) -> str:
+    """Norm and radius, like ``'linf 8/255'``."""
     threat = results['threat_model']
     return f'{threat["norm"]} {_in_pixels(threat["eps"])}'
 
@@ -117,12 +149,11 @@ def _cell(accuracy: figures.Accuracy | None) -> str | tuple[str, str]:
 
 def sweep(report: Report) -> Iterator[Markup]:
     """Accuracy against the radius."""
-    points: dict[str, dict[float, figures.Accuracy]] = {}
+    known: dict[str, Results] = {}
     notes = []
     for run in report.runs:
-        points[run.name] = {}
         results = run.results
-        source = 'worst case over the attacks of results.json'
+        source = 'worst case over the attacks of the evaluation'
         if results is None or 'sweep' not in results:
             if run.name not in report.measured:
                 text = f'{run.name}: no evaluation at several radii.'
@@ -130,23 +161,33 @@ def sweep(report: Report) -> Iterator[Markup]:
                 continue
             results = report.measured[run.name].results
             source = f'{ATTACK}, measured for this report'
+            notes += _alarms(run.name, results)
         source += f', on {results["num_samples"]} test images.'
         notes.append(blocks.text(f'{run.name}: {source}'))
-        if results is not run.results:
-            notes += _alarms(run.name, results)
-        points[run.name] = {0.0: accuracies(results)['clean']}
-        for one in results['sweep']:
-            eps = one['threat_model']['eps']
-            points[run.name][eps] = accuracies(one)['worst_case']
-    radii = sorted({eps for one in points.values() for eps in one})
-    if radii:
-        yield blocks.figures([figures.draw_sweep('sweep-figure', points)])
+        known[run.name] = results
+    different, groups = compare(known, 'norm', 'images', 'attacks')
+    yield from unlike(different)
+    for number, group in enumerate(groups):
+        points = {run.name: _by_radius(group, run.name) for run in report.runs}
+        drawn = figures.draw_sweep(f'sweep-figure-{number}', points)
+        yield blocks.figures([drawn])
         title = 'Accuracy in per cent by radius, with 95 % Wilson intervals'
-        shown = {run: one for run, one in points.items() if one}
-        cells = [[_cell(p.get(x)) for x in radii] for p in shown.values()]
-        rows = [[run, *each] for run, each in zip(shown, cells)]
+        radii = sorted({eps for one in points.values() for eps in one})
+        cells = [[_cell(points[run].get(x)) for x in radii] for run in group]
+        rows = [[run, *each] for run, each in zip(group, cells)]
         yield blocks.table(title, ['run', *map(_in_pixels, radii)], rows)
     yield from notes
+
+
+def _by_radius(
+    group: Mapping[str, Results], run: str
+) -> dict[float, figures.Accuracy]:
+    if run not in group:
+        return {}
+    found = {0.0: accuracies(group[run])['clean']}
+    for one in group[run]['sweep']:
+        found[one['threat_model']['eps']] = accuracies(one)['worst_case']
+    return found
 
 
 def confusions(report: Report) -> Iterator[Markup]:
@@ -155,7 +196,7 @@ def confusions(report: Report) -> Iterator[Markup]:
         yield blocks.heading(run.name)
         found, source = _predictions(run, report)
         if found:
-            names = class_names(run.config)
+            names = report.class_names(run)
             yield from _confusions(f'confusion-{number}', found, names)
         yield blocks.text(source)
 
@@ -172,7 +213,7 @@ def _predictions(
         for name in sorted(attacks, key=attacks.__getitem__):
             found = {k: known[k] for k in ('label', 'clean')}
             if (key := name if name in known else name + at) in known:
-                text = f'From results.samples.npz, {len(known["label"])} test '
+                text = f'From the evaluation, {len(known["label"])} test '
                 text += f'images; {name} is the strongest single attack there.'
                 return {**found, name: known[key]}, f'{text} {note}'
     if run.name in report.measured:
@@ -180,8 +221,8 @@ def _predictions(
         text = f'Measured for this report on {len(outcome.labels)} test images'
         found = dict(outcome.predictions, label=outcome.labels)
         return found, f'{text}. {note}'
-    text = 'There are no predictions per image: no results.samples.npz and no '
-    return {}, f'{text}measurement with the network.'
+    text = 'There are no predictions per image: no .samples.npz beside the '
+    return {}, f'{text}results, and no measurement with the network.'
 
 
 def _confusions(

@@ -19,7 +19,7 @@ from m2at_mm.evaluation.named_attacks import plan_attack
 from m2at_mm.evaluation.results import make_results
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import TASK_UTILS
-from m2at_mm.reporting.run_log import RunLog
+from m2at_mm.reporting.run_log import RunLog, class_names
 
 #: The attack of everything that is measured here.
 ATTACK = 'pgd20'
@@ -88,6 +88,16 @@ class Report:
     measured: Mapping[str, Measurement] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
 
+    def class_names(self, run: RunLog) -> Sequence[str] | None:
+        """As the evaluation or the measurement found them, else the config."""
+        measured = self.measured.get(run.name)
+        for results in (run.results, measured and measured.results):
+            settings = (results or {}).get('settings') or {}
+            if settings.get('classes'):
+                names: Sequence[str] = settings['classes']
+                return names
+        return class_names(run.config)
+
 
 def measure(run: RunLog, num_images: int) -> Measurement:
     """Attack some test images with the run's checkpoint.
@@ -119,8 +129,10 @@ def measure(run: RunLog, num_images: int) -> Measurement:
     images, labels = next(iter(samples.batches([few])))
     first = (images[:_NUM_SURFACES], labels[:_NUM_SURFACES])
     surfaces = loss_surfaces(Attackable(model), *first, own)
-    results, shown = make_results(outcomes, probes), (model, images, labels)
-    return Measurement(outcomes[0], results, _examples(*shown), surfaces)
+    about = dict(classes=samples.classes, checkpoint=run.checkpoint.name)
+    results = make_results(outcomes, probes, about)
+    shown = _examples(model, images, labels)
+    return Measurement(outcomes[0], results, shown, surfaces)
 
 
 def _config(run: RunLog, folder: Path) -> Config:
@@ -132,6 +144,7 @@ def _config(run: RunLog, folder: Path) -> Config:
     cfg.work_dir = str(folder)
     cfg.experiment_name = folder.name  # MMEngine keeps one log per name
     cfg.log_level = 'WARNING'
+    cfg.visualizer = None  # nothing is sent to where the run was logged
     cfg.load_from, cfg.resume = str(run.checkpoint), False
     cfg.test_cfg = dict()
     cli.merge_common_options(cfg, _OPTIONS)

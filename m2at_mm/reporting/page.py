@@ -7,16 +7,16 @@ from typing import Any
 from markupsafe import Markup
 
 from m2at_mm.attacks.logits import NO_LABEL
-from m2at_mm.reporting import accuracy_sections, training_sections
+from m2at_mm.reporting import accuracy_sections, headline, training_sections
 from m2at_mm.reporting.figures import draw_surface
 from m2at_mm.reporting.html import blocks, templates, to_img
-from m2at_mm.reporting.measurement import ATTACK, Measurement, Report
-from m2at_mm.reporting.run_log import RunLog, class_names
+from m2at_mm.reporting.measurement import ATTACK, Report
+from m2at_mm.reporting.run_log import RunLog
 from m2at_mm.version import __version__
 
 
-def _class(run: RunLog, label: int) -> str:
-    names = class_names(run.config)
+def _class(report: Report, run: RunLog, label: int) -> str:
+    names = report.class_names(run)
     return names[label] if names else f'class {label}'
 
 
@@ -29,17 +29,18 @@ def examples(report: Report) -> Iterator[Markup]:
     for run in report.runs:
         if run.name in report.measured:
             yield blocks.heading(run.name)
-            yield blocks.examples(_panels(run, report.measured[run.name]))
+            yield blocks.examples(_panels(report, run))
 
 
-def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
+def _panels(report: Report, run: RunLog) -> Iterator[tuple[Any, Any]]:
     """Three images and three lines of text for each example."""
+    found = report.measured[run.name]
     threat = found.outcome.threat_model
     for number, example in enumerate(found.examples, 1):
         change = example.adversarial - example.clean
         largest = threat.eps if threat.norm == 'linf' else abs(change).max()
         amplified = 0.5 + change / (2 * max(largest, 1e-12))
-        name = _class(run, example.label)
+        name = _class(report, run, example.label)
         lines = [f'True class: {name}']
         given = dict(Clean=example.predicted, Adversarial=example.attacked)
         for when, (label, share) in given.items():
@@ -48,7 +49,7 @@ def _panels(run: RunLog, found: Measurement) -> Iterator[tuple[Any, Any]]:
             if label == NO_LABEL:
                 lines.append(f'{when}: logits that are not finite (wrong)')
             else:
-                lines.append(f'{when}: {_class(run, label)}, {shown}')
+                lines.append(f'{when}: {_class(report, run, label)}, {shown}')
         what = f'test image {number}, {name}'
         panels = dict(clean=(example.clean, f'Clean {what}'))
         panels['perturbation'] = amplified, f'Perturbation of {what}'
@@ -72,7 +73,7 @@ def surfaces(report: Report) -> Iterator[Markup]:
             yield blocks.heading(run.name)
             figures = []
             for k, surface in enumerate(found.surfaces, 1):
-                name = _class(run, found.examples[k - 1].label)
+                name = _class(report, run, found.examples[k - 1].label)
                 given = f'surface-{number}-{k}', f'Image {k}, {name}'
                 figures.append(draw_surface(*given, surface))
             yield blocks.figures(figures, small=True)
@@ -88,6 +89,7 @@ def left_out(report: Report) -> Iterator[Markup]:
 #: The sections in their order: id, title, and what turns the data into HTML
 #: blocks. A section without blocks is left out.
 SECTIONS: list[tuple[str, str, Callable[[Report], Iterable[Markup]]]] = [
+    ('result', 'Result', headline.result),
     ('runs', 'Runs', training_sections.overview),
     ('evaluation', 'Final evaluation', accuracy_sections.evaluation),
     ('settings', 'Settings', training_sections.settings),

@@ -32,8 +32,10 @@ class RunLog:
         validation (dict): ``robust/clean`` and so on, in per cent.
         environment (dict): Versions, seed, commit and command, as far as the
             log has them.
-        results (dict, optional): Content of ``results.json``.
-        predictions (dict): Of ``results.samples.npz``.
+        evaluations (list[Path]): Results of ``tools/test.py`` in the work
+            dir, the newest first.
+        results (dict, optional): Content of the newest.
+        predictions (dict): Of the ``.samples.npz`` beside it.
         checkpoint (Path, optional): The best, else the last one.
     """
 
@@ -45,9 +47,15 @@ class RunLog:
     training: dict[str, Points]
     validation: dict[str, Points]
     environment: dict[str, str]
+    evaluations: list[Path]
     results: dict[str, Any] | None
     predictions: dict[str, np.ndarray]
     checkpoint: Path | None
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """That of the training's end, if it is still there."""
+        return last_checkpoint(self.folder)
 
     @property
     def selected(self) -> str | None:
@@ -136,6 +144,8 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
     config_file = sessions[-1].with_name('config.py')
     advice = 'put the config of the training there'
     config = _read(config_file, lambda: Config.fromfile(config_file), advice)
+    evaluations = _find_evaluations(folder)
+    newest = _read_evaluation(evaluations[0]) if evaluations else (None, {})
     return RunLog(
         _shown(name or folder.resolve().name),
         folder,
@@ -144,7 +154,8 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
         'epoch' if per_epoch else 'iteration',
         *curves,
         _read_environment(text),
-        *_read_evaluation(folder),
+        evaluations,
+        *newest,
         best_checkpoint(folder) or last_checkpoint(folder),
     )
 
@@ -222,22 +233,37 @@ def _read_environment(text: str) -> dict[str, str]:
     return found
 
 
+def _find_evaluations(folder: Path) -> list[Path]:
+    """Results in a folder and those below, the newest first.
+
+    A ``results.json`` that cannot be read is among them.
+    """
+    found = []
+    for path in folder.rglob('*.json'):
+        try:
+            content = json.loads(path.read_bytes())
+        except (ValueError, OSError):
+            content = None
+        named = path == folder / 'results.json'
+        if named or (
+            isinstance(content, dict) and set(_RESULTS) <= {*content}
+        ):
+            found.append(path)
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
 def _read_evaluation(
-    folder: Path,
-) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
-    """Results and predictions, as far as they are there."""
+    path: Path,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Results, and predictions as far as they are there."""
     advice = 'write it anew with tools/test.py, or remove it'
-    results, predictions = None, {}
-    if (path := folder / 'results.json').exists():
-        results = _read(
-            path, lambda: dict(json.loads(path.read_bytes())), advice
-        )
-        for key in _RESULTS:
-            if key not in results:
-                raise ValueError(f'{path} has no {key!r}: {advice}')
-    if (samples := folder / 'results.samples.npz').exists():
-        predictions = _read(samples, lambda: dict(np.load(samples)), advice)
-    return results, predictions
+    results = _read(path, lambda: dict(json.loads(path.read_bytes())), advice)
+    for key in _RESULTS:
+        if key not in results:
+            raise ValueError(f'{path} has no {key!r}: {advice}')
+    if not (samples := path.with_suffix('.samples.npz')).exists():
+        return results, {}
+    return results, _read(samples, lambda: dict(np.load(samples)), advice)
 
 
 def class_names(config: dict[str, Any]) -> Sequence[str] | None:

@@ -6,14 +6,15 @@ from typing import Any
 
 from markupsafe import Markup
 
+from m2at_mm.registry import TASK_UTILS
 from m2at_mm.reporting.figures import draw_curves
 from m2at_mm.reporting.html import EMPTY, blocks
 from m2at_mm.reporting.measurement import Report
-from m2at_mm.reporting.run_log import RunLog
+from m2at_mm.reporting.run_log import Points, RunLog
 
 _TRAINING = {
     'loss': ('Training loss', 'loss'),
-    'kept_share': ('Kept share of the perturbation', 'share'),
+    'kept_share': ('Perturbation kept, after scaling', 'share'),
     'lr': ('Learning rate', 'lr'),
 }
 _OVERVIEW = {
@@ -98,10 +99,49 @@ def curves(report: Report) -> Iterator[Markup]:
     figures = []
     for key, (title, ylabel) in _TRAINING.items():
         lines = {run.name: run.training.get(key, {}) for run in runs}
+        if key == 'kept_share':
+            lines = {run.name: _kept(run) for run in runs}
         if any(lines.values()):
             name = f'curve-{key.replace("_", "-")}'
             figures.append(draw_curves(name, title, lines, unit, ylabel, end))
+    yield blocks.figures(figures)
+    yield from _unlike_validations(runs)
+    yield from _validations(runs, unit, end)
+
+
+def _kept(run: RunLog) -> Points:
+    """How much of the perturbation the training images have.
+
+    The log has the share before scaling.
+    """
+    points = run.training.get('kept_share', {})
+    settings = (run.config.get('model') or {}).get('method') or {}
+    kind = settings.get('type')
+    kind = TASK_UTILS.get(kind) if isinstance(kind, str) else kind
+    for name in ('scale', 'gamma'):
+        factor = settings.get(name, getattr(kind, name, None))
+        if factor is not None:
+            return {at: factor * share for at, share in points.items()}
+    return points
+
+
+def _unlike_validations(runs: Sequence[RunLog]) -> Iterator[Markup]:
+    """A warning if the curves of validation do not compare."""
+    parts = 'model.threat_model', 'model.eval_attacks', 'val_evaluator'
+    parts += ('val_dataloader.dataset',)
+    every = [dict(_flatten(run.config)) for run in runs if run.validation]
+    different, _ = compare_settings(every)
+    names = [name for name in different if name.startswith(parts)]
+    if names:
+        text = f'The validations differ in {", ".join(names)}: do not compare '
+        yield blocks.warning(f'{text}their curves.')
+
+
+def _validations(
+    runs: Sequence[RunLog], unit: str, end: float
+) -> Iterator[Markup]:
     marks = {run.name: m for run in runs if (m := run.best_and_last)}
+    figures = []
     metrics = dict.fromkeys(name for run in runs for name in run.validation)
     for number, metric in enumerate(metrics):
         lines = {run.name: run.validation.get(metric, {}) for run in runs}

@@ -78,12 +78,13 @@ def show_head(runner: Runner, what: str, loader: str, **more: Any) -> None:
     network = getattr(model, 'backbone', model)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     shown = {k: data[k] for k in ('type', 'split', 'data_root') if k in data}
+    results = more.pop('results', cfg.work_dir)
     lines = dict(
         network=f'{type(network).__name__}, {millions:.2f} million weights',
         data=_in_short(shown),
         **{'threat model': getattr(model, 'threat_model', 'none')},
         **{key.replace('_', ' '): _in_short(one) for key, one in more.items()},
-        results=cfg.work_dir,
+        results=results,
         log=osp.join(runner.log_dir, f'{runner.timestamp}.log'),
     )
     width = max(map(len, lines)) + 2

@@ -19,34 +19,57 @@ def test_intervals_are_computed_where_they_are_missing() -> None:
 
 def test_final_evaluation(report: Report) -> None:
     page = Page(sections.evaluation(report))
-    ((head, row),) = page.tables
-    attacks = ['clean', 'fgsm', 'pgd20', 'worst_case']
-    start = ['run', 'checkpoint', 'eps', 'images']
-    assert head == [*start, *attacks, 'alarms']
-    assert row[:4] == ['one', 'epoch_3.pth', 'linf 8/255', '100']
+    ((head, *rows),) = page.tables
+    assert head == ['', 'one']
     half = '50.0 40.4 to 59.6'
-    shown = ['80.0 71.1 to 86.7', '60.0 50.2 to 69.1', half, half]
-    assert row[4:] == [*shown, '1']
+    assert rows == [
+        ['clean', '80.0 71.1 to 86.7'],
+        ['fgsm', '60.0 50.2 to 69.1'],
+        ['pgd20', half],
+        ['worst_case', half],
+        ['checkpoint', 'epoch_3.pth'],
+        ['alarms', '1'],
+    ]
     assert page.all('p')[-2] == {'class': 'warn'}
     for text in (
+        'under linf 8/255 on 100 images',
+        'one: from results.json.',
         'one: saturated_loss: look',
-        'two has no results.json',
-        'one: 80.0 % clean and at most 50.0 % under linf 8/255, on 100 images',
-        'upper bound',
-        'Run AutoAttack',
+        'two has no results of tools/test.py',
     ):
         assert text in page.text
 
 
-def test_attacks_of_all_runs(report: Report, tmp_path: Path) -> None:
-    results = results_of({'autoattack': 40.0}, pgd_minus_autoattack=2.04)
-    write_results(tmp_path / 'two', results)
-    runs = [report.runs[0], read_run(tmp_path / 'two')]
-    page = Page(sections.evaluation(Report(runs)))
-    ((head, _, row),) = page.tables
-    attacks = ['clean', 'fgsm', 'pgd20', 'autoattack', 'worst_case']
-    assert head[4:-1] == attacks and row[5] == '–'
-    assert 'AutoAttack is 2.0 points below that under PGD.' in page.text
+def _other(report: Report, results: dict) -> Report:
+    write_results(report.runs[1].folder, results)
+    return Report([report.runs[0], read_run(report.runs[1].folder)])
+
+
+@pytest.mark.parametrize(
+    ('change', 'told'),
+    [
+        ({}, None),
+        ({'num_samples': 50}, 'images'),
+        ({'settings': {'images': 'c3a1'}}, 'images'),
+        ({'threat_model': {'norm': 'linf', 'eps': 4 / 255}}, 'radius'),
+        ({'threat_model': {'norm': 'l2', 'eps': 8 / 255}}, 'radius'),
+        ({'attacks': {'autoattack': 40.0}}, 'attacks'),
+        ({'attacks': {'fgsm': 1.0}, 'num_samples': 9}, 'images, attacks'),
+    ],
+)
+def test_unlike_evaluations_share_no_table_or_figure(
+    report: Report, change: dict, told: str | None
+) -> None:
+    results = results_of({'fgsm': 55.0, 'pgd20': 45.0}) | change
+    page = Page(sections.evaluation(_other(report, results)))
+    heads = [table[0] for table in page.tables]
+    assert len(page.all('svg')) == len(heads)
+    if told is None:
+        assert heads == [['', 'one', 'two']]
+        assert 'differ' not in page.text
+    else:
+        assert heads == [['', 'one'], ['', 'two']]
+        assert f'The evaluations differ in {told}: do not' in page.text
 
 
 def test_a_sweep_begins_with_clean(report: Report) -> None:
@@ -57,6 +80,20 @@ def test_a_sweep_begins_with_clean(report: Report) -> None:
     assert 'two: no evaluation at several radii.' in page.text
     nothing = Page(sections.sweep(Report(report.runs[1:])))
     assert not nothing.tables and not nothing.all('svg')
+
+
+def test_sweeps_of_other_images_are_apart(report: Report) -> None:
+    wider = dict(threat_model=dict(norm='linf', eps=16 / 255))
+    # Other radii of the same images share table and figure.
+    results = results_of({'fgsm': 30.0, 'pgd20': 20.0}) | wider
+    results['sweep'] = [results_of({'pgd20': 20.0}) | wider]
+    page = Page(sections.sweep(_other(report, results)))
+    ((head, first, second),) = page.tables
+    assert head == ['run', '0/255', '8/255', '16/255']
+    assert first[3] == second[2] == '–'
+    page = Page(sections.sweep(_other(report, results | {'num_samples': 7})))
+    assert [table[1][0] for table in page.tables] == ['one', 'two']
+    assert 'The evaluations differ in images' in page.text
 
 
 @pytest.mark.parametrize('at', ['', '@8/255'])

@@ -1,5 +1,8 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +95,17 @@ def test_class_names_without_data() -> None:
     assert of(type='CustomDataset') is None and class_names({}) is None
     given = dict(classes=['a', 'b'])
     assert of(type='CustomDataset', metainfo=given) == ['a', 'b']
+
+
+def test_class_names_of_an_evaluation(report: Report) -> None:
+    run, _ = report.runs
+    assert report.class_names(run) is None
+    found = dict(settings=dict(classes=['caf\u00e9', 'two words']))
+    evaluated = replace(run, results=found)
+    assert report.class_names(evaluated) == ['caf\u00e9', 'two words']
+    measured: Any = {run.name: SimpleNamespace(results=found)}
+    names = Report([run], measured).class_names(run)
+    assert names == ['caf\u00e9', 'two words']
 
 
 class Linear(nn.Module):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,26 @@ def test_iterations_results_and_best_checkpoint(tmp_path: Path) -> None:
     assert run.results is not None and run.results['clean'] == 80
     assert run.predictions['label'].tolist() == [1, 0]
     assert run.checkpoint == tmp_path / 'best_x_epoch_2.pth'
+
+
+def test_evaluations_are_found_wherever_they_are(tmp_path: Path) -> None:
+    write_session(tmp_path)
+    for number, name in enumerate(['test/results.json', 'mine.json']):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        write_results(path.parent, results_of({'fgsm': number}), label=[1])
+        for written in ('results.json', 'results.samples.npz'):
+            place = path.parent / written
+            place.rename(
+                place.with_name(written.replace('results', path.stem))
+            )
+        os.utime(path, (number, number))
+    (tmp_path / 'settings.json').write_text('{"seed": 1}')
+    run = read_run(tmp_path)
+    names = [str(path.relative_to(tmp_path)) for path in run.evaluations]
+    assert names == ['mine.json', 'test/results.json']
+    assert run.results is not None and run.results['worst_case'] == 1
+    assert run.predictions['label'].tolist() == [1]
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:

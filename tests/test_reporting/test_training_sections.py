@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from report_support import Page
 
 from m2at_mm.reporting import Report, read_run
@@ -51,6 +53,35 @@ def test_best_last_and_what_was_lost(report: Report) -> None:
     assert len(page.all('svg')) == 5  # loss, lr, clean, pgd10, worst
     row = ['one', 'robust/pgd10', '30.00 epoch 2', '25.00 epoch 3', '5.00']
     assert page.tables[0][1] == row
+
+
+def test_the_share_is_drawn_after_scaling(report: Report) -> None:
+    m2at, pgdat = (run.config for run in report.runs)
+    average = dict(m2at, model=dict(method=dict(type='m2at_mm.AVmixup')))
+    unknown = dict(m2at, model=dict(method=dict(type='elsewhere.Other')))
+    log = {'kept_share': {1.0: 0.5}}
+    for config, share in (
+        (m2at, 0.75),  # its scale is 1.5
+        (average, 1.0),  # gamma is 2 by default
+        (unknown, 0.5),
+        ({}, 0.5),
+    ):
+        run = replace(report.runs[0], config=config, training=log)
+        page = Page(sections.curves(Report([run])))
+        assert f'{run.name}: {share:g} at epoch 1' in page.text
+    run = replace(report.runs[1], config=pgdat)
+    assert 'kept' not in Page(sections.curves(Report([run]))).text
+
+
+def test_unlike_validations_are_told(report: Report) -> None:
+    first, second = report.runs
+    told = 'The validations differ in'
+    assert told not in Page(sections.curves(report)).text
+    model = dict(first.config['model'])
+    model['threat_model'] = dict(norm='linf', eps='4/255')
+    other = replace(second, config=dict(second.config, model=model))
+    page = Page(sections.curves(Report([first, other])))
+    assert f'{told} model.threat_model.eps: do not compare' in page.text
 
 
 def test_environment_and_commands(report: Report) -> None:

@@ -43,6 +43,23 @@ def test_loss_falls_and_the_best_checkpoint_is_kept(trained: Any) -> None:
     assert best.name == f'best_robust_pgd10_epoch_{first_best}.pth'
 
 
+def test_results_lie_with_the_training(
+    trained: tuple[Path, str], tmp_path: Path
+) -> None:
+    work_dir, _ = trained
+    (dumped,) = work_dir.glob('*.py')
+    before = dumped.read_text()
+    # As the config of a training that was resumed.
+    config = tmp_path / 'again.py'
+    config.write_text(f'_base_ = [{str(DIGITS)!r}]\nresume = True\n')
+    words = [work_dir / 'epoch_3.pth', '--num-samples', 10]
+    printed = run_tool('test', config, *words, '--attacks', 'clean', 'fgsm')
+    assert 'resumed' not in printed
+    results = json.loads((work_dir / 'results.json').read_text())
+    assert results['settings']['classes'] == [*'0123456789']
+    assert dumped.read_text() == before
+
+
 def test_resume_goes_on(trained: tuple[Path, str]) -> None:
     words = [DIGITS, '--work-dir', trained[0], '--resume']
     words += cli_options(TINY, {'train_cfg.max_epochs': 4})

@@ -1,0 +1,81 @@
+"""What a report says first: the result of each run, in a box."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from markupsafe import Markup
+
+from m2at_mm.reporting import accuracy_sections as accuracy
+from m2at_mm.reporting.html import blocks
+from m2at_mm.reporting.measurement import ATTACK, Report
+from m2at_mm.reporting.run_log import RunLog
+
+
+def result(report: Report) -> Iterator[Markup]:
+    """The worst case of each run, and how far it can be trusted."""
+    known: dict[str, accuracy.Results] = {}
+    for run in report.runs:
+        measured = report.measured.get(run.name)
+        if run.results is not None:
+            known[run.name] = run.results
+        elif measured is not None:
+            known[run.name] = measured.results
+    yield from accuracy.unlike(
+        accuracy.compare(known, 'radius', 'images', 'attacks')[0]
+    )
+    for run in report.runs:
+        if run.name in known:
+            yield _box(run, known[run.name])
+        else:
+            text = f'{run.name} was not evaluated: tools/test.py does it.'
+            yield blocks.warning(text)
+
+
+def _box(run: RunLog, results: accuracy.Results) -> Markup:
+    values = accuracy.accuracies(results)
+    worst, (low, high) = values['worst_case']
+    clean, (least, most) = values['clean']
+    attacks = results['attacks']
+    strongest = [
+        f'{name}, {attacks[name]:.1f} %'
+        for name in sorted(attacks, key=attacks.__getitem__)
+    ]
+    alarms = [alarm['name'] for alarm in results.get('alarms') or []]
+    facts = {
+        'clean': f'{clean:.1f} % ({least:.1f} to {most:.1f})',
+        'images': _images(results),
+        'strongest attack': strongest[0] if strongest else 'none was run',
+        'alarms': ', '.join(alarms) or 'none',
+        'checkpoint': _checkpoint(run, results),
+    }
+    advice = 'An upper bound: another attack can only lower it.'
+    if run.results is None:
+        advice += f' By {ATTACK} alone, for this report: run tools/test.py.'
+    elif 'autoattack' not in attacks:
+        advice += ' Run AutoAttack, too, before you trust it.'
+    elif (gap := results.get('pgd_minus_autoattack')) is not None:
+        advice += f' Accuracy under AutoAttack is {gap:.1f} points below that '
+        advice += 'under PGD.'
+    shown = f'{worst:.1f} %', f'{low:.1f} to {high:.1f}'
+    under = accuracy.radius(results)
+    box: Markup = blocks.result(run.name, *shown, under, facts, advice, alarms)
+    return box
+
+
+def _images(results: accuracy.Results) -> str:
+    counts: Any = results.get('class_counts') or ()
+    total, present = len(counts), sum(map(bool, counts))
+    if not total:
+        return str(results['num_samples'])
+    every = f'{total}' if present == total else f'{present} of {total}'
+    return f'{results["num_samples"]}, of {every} classes'
+
+
+def _checkpoint(run: RunLog, results: accuracy.Results) -> str:
+    name = accuracy.settings_of(results).get('checkpoint')
+    if not name:
+        return 'not named'
+    if name.startswith('best_'):
+        return f'{name}, the best in validation'
+    last = run.last_checkpoint
+    return f'{name}, the last' if last and last.name == name else name
