@@ -53,7 +53,8 @@ def test_results_lie_with_the_training(
     config = tmp_path / 'again.py'
     config.write_text(f'_base_ = [{str(DIGITS)!r}]\nresume = True\n')
     words = [work_dir / 'epoch_3.pth', '--num-samples', 10]
-    printed = run_tool('test', config, *words, '--attacks', 'clean', 'fgsm')
+    words += ['--attacks', 'clean', 'fgsm', *cli_options(TINY)]
+    printed = run_tool('test', config, *words)
     assert 'resumed' not in printed
     results = json.loads((work_dir / 'results.json').read_text())
     assert results['settings']['classes'] == [*'0123456789']
