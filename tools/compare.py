@@ -12,6 +12,7 @@ from typing import Any
 from comparison import summary
 from comparison.plan import Plan, Run, load_plan
 from m2at_mm import cli
+from m2at_mm.evaluation.results import group_alike
 from m2at_mm.files import best_checkpoint, last_checkpoint, write_text
 from m2at_mm.reporting.run_log import RunLog, read_run
 
@@ -105,12 +106,21 @@ def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:
     if not (entries := summary.summarise(found)):
         return
     table = summary.to_markdown(entries)
-    files = {'.json': json.dumps(found, indent=2) + '\n'}
+    files: dict[str, str] = {'.json': json.dumps(found, indent=2) + '\n'}
     points: dict[str, dict[str, None]] = {}  # in order, each name once
     for run in plan:
         if run.curve is not None and logs[run.name]:
             points.setdefault(run.curve, {})[run.name] = None
-    if points:
+    evaluated = {
+        f'{name} {seed}': run
+        for name, runs in found.items()
+        for seed, run in enumerate(runs)
+    }
+    different, _ = group_alike(evaluated, 'radius', 'images', 'attacks')
+    if different:
+        table += f'\nThe evaluations differ in {", ".join(different)}: do not '
+        table += 'compare their figures.\n'
+    if points and 'images' not in different:
         correct = {
             name: [summary.correct_images(log.predictions) for log in runs]
             for name, runs in logs.items()

@@ -1,6 +1,6 @@
 """The results of an evaluation: JSON, per-sample file and table."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -155,11 +155,51 @@ def write_results(
     print(f'results: {path}, per image: {beside}')
 
 
+def settings_of(results: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings in ``results.json``, empty in files that have none."""
+    return results.get('settings') or {}
+
+
+# What figures are comparable by: the norm alone for those of many radii.
+_CONDITIONS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    'radius': lambda one: tuple(one['threat_model'].values()),
+    'norm': lambda one: one['threat_model']['norm'],
+    'images': lambda one: (settings_of(one).get('images'), one['num_samples']),
+    'attacks': lambda one: frozenset(one['attacks']),
+}
+
+
+def group_alike(
+    results: Mapping[str, Mapping[str, Any]], *names: str
+) -> tuple[list[str], list[dict[str, Mapping[str, Any]]]]:
+    """Put evaluations together whose figures compare.
+
+    Args:
+        results (Mapping[str, Mapping[str, Any]]): Contents of ``results.json``
+            by run.
+        *names (str): By what they compare, of ``'radius'``, ``'norm'``,
+            ``'images'`` and ``'attacks'``.
+
+    Returns:
+        tuple[list[str], list[dict[str, Mapping[str, Any]]]]: The names in
+        which some differ, and the groups of those that do not.
+    """
+    groups: dict[Any, dict[str, Mapping[str, Any]]] = {}
+    for run, one in results.items():
+        kind = tuple(_CONDITIONS[name](one) for name in names)
+        groups.setdefault(kind, {})[run] = one
+    columns = zip(names, zip(*groups))
+    different = [name for name, values in columns if len(set(values)) > 1]
+    return different, [*groups.values()]
+
+
 def print_results(
     results: dict[str, Any], outcomes: Sequence[Outcomes]
 ) -> None:
     """Print a table per radius, then notes and alarms."""
-    lines = [f'images per class: {_describe_counts(results["class_counts"])}']
+    names = results['settings'].get('classes')
+    counts = _describe_counts(results['class_counts'], names)
+    lines = [f'images per class: {counts}']
     lines += [f'note: {note}' for note in results['notes']]
     lines += ['ALARM {name}: {message}'.format(**a) for a in results['alarms']]
     gap = results['pgd_minus_autoattack']
@@ -176,11 +216,14 @@ def print_results(
         console.print(line, soft_wrap=True)
 
 
-def _describe_counts(counts: Sequence[int]) -> str:
+def _describe_counts(
+    counts: Sequence[int], names: Sequence[str] | None = None
+) -> str:
     if min(counts) == max(counts):
         return f'{counts[0]} of each of {len(counts)}'
     if len(counts) <= _FEW_CLASSES:
-        return ', '.join(f'{n}: {count}' for n, count in enumerate(counts))
+        labels = names or range(len(counts))
+        return ', '.join(map('{}: {}'.format, labels, counts))
     return f'{min(counts)} to {max(counts)} of {len(counts)} classes'
 
 

@@ -1,6 +1,6 @@
 """The sections of a report on accuracy, without attack and under attack."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from markupsafe import Markup
 from mmpretrain.evaluation import ConfusionMatrix
 
 from m2at_mm.evaluation.outcomes import wilson_interval
+from m2at_mm.evaluation.results import group_alike, settings_of
 from m2at_mm.reporting import figures
 from m2at_mm.reporting.html import EMPTY, blocks
 from m2at_mm.reporting.measurement import ATTACK, Report
@@ -38,36 +39,6 @@ def accuracies(results: Results) -> dict[str, figures.Accuracy]:
     return found
 
 
-#: What figures are comparable by, with ``radius`` or only ``norm`` of them.
-_CONDITIONS: dict[str, Callable[[Results], Any]] = {
-    'radius': lambda one: tuple(one['threat_model'].values()),
-    'norm': lambda one: one['threat_model']['norm'],
-    'images': lambda one: (settings_of(one).get('images'), one['num_samples']),
-    'attacks': lambda one: frozenset(one['attacks']),
-}
-
-
-def settings_of(results: Results) -> Mapping[str, Any]:
-    """The settings of an evaluation, empty in files that have none."""
-    return results.get('settings') or {}
-
-
-def compare(
-    results: Mapping[str, Results], *names: str
-) -> tuple[list[str], list[dict[str, Results]]]:
-    """In what evaluations differ, and those that are alike together."""
-    kinds = {
-        run: tuple(_CONDITIONS[name](one) for name in names)
-        for run, one in results.items()
-    }
-    groups: dict[Any, dict[str, Results]] = {}
-    for run, kind in kinds.items():
-        groups.setdefault(kind, {})[run] = results[run]
-    columns = zip(names, zip(*groups))
-    different = [name for name, values in columns if len(set(values)) > 1]
-    return different, [*groups.values()]
-
-
 def unlike(different: Sequence[str]) -> Iterator[Markup]:
     """A warning, if evaluations differ."""
     if different:
@@ -80,7 +51,7 @@ def unlike(different: Sequence[str]) -> Iterator[Markup]:
 def evaluation(report: Report) -> Iterator[Markup]:
     """The final evaluation of ``tools/test.py``, with alarms."""
     known = {run.name: run.results for run in report.runs if run.results}
-    different, groups = compare(known, 'radius', 'images', 'attacks')
+    different, groups = group_alike(known, 'radius', 'images', 'attacks')
     yield from unlike(different)
     for number, group in enumerate(groups):
         found = {run: accuracies(one) for run, one in group.items()}
@@ -165,7 +136,7 @@ def sweep(report: Report) -> Iterator[Markup]:
         source += f', on {results["num_samples"]} test images.'
         notes.append(blocks.text(f'{run.name}: {source}'))
         known[run.name] = results
-    different, groups = compare(known, 'norm', 'images', 'attacks')
+    different, groups = group_alike(known, 'norm', 'images', 'attacks')
     yield from unlike(different)
     for number, group in enumerate(groups):
         points = {run.name: _by_radius(group, run.name) for run in report.runs}

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from m2at_mm.evaluation.results import group_alike, settings_of
 from m2at_mm.reporting import accuracy_sections as accuracy
 from m2at_mm.reporting.html import blocks
 from m2at_mm.reporting.measurement import ATTACK, Report
@@ -20,9 +21,8 @@ def result(report: Report) -> Iterator[Markup]:
             known[run.name] = run.results
         elif measured is not None:
             known[run.name] = measured.results
-    yield from accuracy.unlike(
-        accuracy.compare(known, 'radius', 'images', 'attacks')[0]
-    )
+    different, _ = group_alike(known, 'radius', 'images', 'attacks')
+    yield from accuracy.unlike(different)
     for run in report.runs:
         if run.name in known:
             yield _box(run, known[run.name])
@@ -72,7 +72,7 @@ def _images(results: accuracy.Results) -> str:
 
 
 def _checkpoint(run: RunLog, results: accuracy.Results) -> str:
-    name = accuracy.settings_of(results).get('checkpoint')
+    name = settings_of(results).get('checkpoint')
     if not name:
         return 'not named'
     if name.startswith('best_'):

@@ -129,7 +129,8 @@ def measure(run: RunLog, num_images: int) -> Measurement:
     images, labels = next(iter(samples.batches([few])))
     first = (images[:_NUM_SURFACES], labels[:_NUM_SURFACES])
     surfaces = loss_surfaces(Attackable(model), *first, own)
-    about = dict(classes=samples.classes, checkpoint=run.checkpoint.name)
+    checkpoint = run.checkpoint and run.checkpoint.name
+    about = dict(classes=samples.classes, checkpoint=checkpoint)
     results = make_results(outcomes, probes, about)
     shown = _examples(model, images, labels)
     return Measurement(outcomes[0], results, shown, surfaces)

@@ -145,7 +145,10 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
     advice = 'put the config of the training there'
     config = _read(config_file, lambda: Config.fromfile(config_file), advice)
     evaluations = _find_evaluations(folder)
-    newest = _read_evaluation(evaluations[0]) if evaluations else (None, {})
+    results: dict[str, Any] | None = None
+    predictions: dict[str, np.ndarray] = {}
+    if evaluations:
+        results, predictions = _read_evaluation(evaluations[0])
     return RunLog(
         _shown(name or folder.resolve().name),
         folder,
@@ -155,7 +158,8 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
         *curves,
         _read_environment(text),
         evaluations,
-        *newest,
+        results,
+        predictions,
         best_checkpoint(folder) or last_checkpoint(folder),
     )
 

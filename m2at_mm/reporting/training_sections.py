@@ -127,8 +127,8 @@ def _kept(run: RunLog) -> Points:
 
 def _unlike_validations(runs: Sequence[RunLog]) -> Iterator[Markup]:
     """A warning if the curves of validation do not compare."""
-    parts = 'model.threat_model', 'model.eval_attacks', 'val_evaluator'
-    parts += ('val_dataloader.dataset',)
+    model = 'model.threat_model', 'model.eval_attacks'
+    parts = *model, 'val_evaluator', 'val_dataloader.dataset'
     every = [dict(_flatten(run.config)) for run in runs if run.validation]
     different, _ = compare_settings(every)
     names = [name for name in different if name.startswith(parts)]

@@ -52,6 +52,15 @@ def test_two_methods_and_resume(tmp_path: Path) -> None:
     run_tool('compare', *words)
     assert [path.read_text() for path in logs] == before  # nothing again
 
+    # An evaluation of other images, as of another test set.
+    path = tmp_path / 'runs' / 'm2at_2.0_seed0' / 'results.json'
+    run = json.loads(path.read_text())
+    run['settings']['images'] = 'another'
+    path.write_text(json.dumps(run))
+    printed = run_tool('compare', *words)
+    assert 'The evaluations differ in images: do not compare' in printed
+    assert 'hypervolume' not in printed
+
 
 def plan_of(folder: Path, text: str) -> Plan:
     path = folder / 'plan.py'
