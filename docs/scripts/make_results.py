@@ -174,7 +174,8 @@ def overview(name: str, runs: Runs) -> str:
     heading = f'[{title}]({page.name})' if page.exists() else title
     parts = [f'## {heading}', conditions(runs), markdown_table(head, rows)]
     if picture.exists():
-        parts.append(f'![Clean against worst-case accuracy]({picture.name})\n')
+        parts.append(f'![Clean against worst-case accuracy]({picture.name})')
+        parts.append('*Mean of the seeds, with half of their range.*')
     return '\n\n'.join(part.rstrip('\n') for part in parts) + '\n'
 
 
