@@ -11,7 +11,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from mmengine.visualization import LocalVisBackend
+from mmengine.visualization import LocalVisBackend, MLflowVisBackend
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -160,8 +160,12 @@ def _add_picture(
     dataset = watched_loader(runner).dataset
     classes = getattr(dataset, 'metainfo', {}).get('classes')
     figure = vis.draw_training_images(picture, classes, note)
-    runner.visualizer.add_image(_PICTURE, vis.figure_pixels(figure), step)
+    pixels = vis.figure_pixels(figure)
     for backend in runner.visualizer._vis_backends.values():
+        # MLflow is given no step, and takes its file's kind by the name.
+        is_file = isinstance(backend, MLflowVisBackend)
+        name = f'{_PICTURE}_{step}.png' if is_file else _PICTURE
+        backend.add_image(name, pixels, step)
         # OpenCV, by which MMEngine writes pictures, tells of no failure.
         if type(backend) is LocalVisBackend:
             path = Path(backend._img_save_dir, f'{_PICTURE}_{step}.png')

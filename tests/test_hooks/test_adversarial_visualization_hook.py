@@ -18,7 +18,7 @@ from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, VISBACKENDS
 from mmengine.runner import IterBasedTrainLoop, Runner
-from mmengine.visualization import LocalVisBackend
+from mmengine.visualization import LocalVisBackend, MLflowVisBackend
 from PIL import Image
 from pytest import MonkeyPatch
 from torch import nn
@@ -235,6 +235,20 @@ def test_a_failure_is_an_error_and_no_end(
         assert len(scalars(tmp_path, 'attack_success')) == 2
     assert watcher.modes == [{True}, {True}]
     assert all(p.requires_grad for p in runner.model.parameters())
+
+
+def test_mlflow_gets_names_of_files(tmp_path: Path) -> None:
+    runner = build_digits_runner(
+        tmp_path, 10, epochs=1, default_hooks=pictures()
+    )
+    backend = MLflowVisBackend.__new__(MLflowVisBackend)
+    backend._env_initialized, backend._mlflow = True, Mock()
+    backend.close = Mock()  # type: ignore[method-assign]
+    runner.visualizer._vis_backends = dict(mlflow=backend)
+    runner.train()
+    shown = [call.args for call in backend._mlflow.log_image.mock_calls]
+    assert [name for _, name in shown] == ['training_images_1.png']
+    assert not errors(tmp_path)
 
 
 def _train_distributed(rank: int) -> Any:
