@@ -240,10 +240,14 @@ def _read_environment(text: str) -> dict[str, str]:
 def _find_evaluations(folder: Path) -> list[Path]:
     """Results in a folder and those below, the newest first.
 
-    A ``results.json`` that cannot be read is among them.
+    Those of other trainings below are not among them, a ``results.json`` of
+    the folder that cannot be read is.
     """
     found = []
+    others = [path.parent for path in folder.glob('*/**/last_checkpoint')]
     for path in folder.rglob('*.json'):
+        if any(other in path.parents for other in others):
+            continue
         try:
             content = json.loads(path.read_bytes())
         except (ValueError, OSError):

@@ -64,6 +64,10 @@ def test_evaluations_are_found_wherever_they_are(tmp_path: Path) -> None:
             )
         os.utime(path, (number, number))
     (tmp_path / 'settings.json').write_text('{"seed": 1}')
+    other = tmp_path / 'fine' / 'tuned'  # a training of its own
+    other.mkdir(parents=True)
+    (other / 'last_checkpoint').touch()
+    write_results(other, results_of({'fgsm': 99}))
     run = read_run(tmp_path)
     names = [str(path.relative_to(tmp_path)) for path in run.evaluations]
     assert names == ['mine.json', 'test/results.json']
