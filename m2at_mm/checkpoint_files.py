@@ -23,7 +23,8 @@ from torch import serialization
 
 from m2at_mm.compat import release
 
-_RESTRICTS_ITSELF = release(torch.__version__) >= [2, 6]
+#: Whether ``torch.load`` has the rule.
+RESTRICTS_ITSELF = release(torch.__version__) >= [2, 6]
 _load = torch.load
 _PythonUnpickler: Any = pickle._Unpickler  # typeshed tells nothing of it
 
@@ -39,7 +40,7 @@ def read(file: Any, map_location: Any = 'cpu') -> Any:
         Any: Content, of types that PyTorch's ``weights_only=True`` and
         :func:`allow_mmengine_types` know.
     """
-    if _RESTRICTS_ITSELF:
+    if RESTRICTS_ITSELF:
         return _load(file, map_location=map_location, weights_only=True)
     with serialization._open_file_like(file, 'rb') as opened:
         _refuse_archives(opened)
@@ -48,7 +49,7 @@ def read(file: Any, map_location: Any = 'cpu') -> Any:
 
 def allow_mmengine_types() -> None:
     """Let ``torch.load`` with ``weights_only=True`` read them, from 2.6 on."""
-    if _RESTRICTS_ITSELF:
+    if RESTRICTS_ITSELF:
         known: Any = [(one, name) for name, one in _mmengine_types().items()]
         serialization.add_safe_globals(known)
 
@@ -84,8 +85,8 @@ def _reading_data_only() -> Iterator[None]:
 
 def _mmengine_types() -> dict[str, Any]:
     """What MMEngine's checkpoints hold besides, by the names in the file."""
-    core = np._core if release(np.__version__) >= [2] else np.core
-    multiarray = core.multiarray
+    core = '_core' if release(np.__version__) >= [2] else 'core'
+    multiarray = getattr(np, core).multiarray
     known = {
         # HistoryBuffer pickles NumPy arrays and its own statistics methods.
         'mmengine.logging.history_buffer.HistoryBuffer': HistoryBuffer,
@@ -136,6 +137,13 @@ class _Unpickler(_PythonUnpickler):
     """Python's unpickler with PyTorch's rule: it knows the list alone."""
 
     dispatch = dict(_PythonUnpickler.dispatch)
+
+    def load(self) -> Any:
+        """Read the file; a damaged one is an UnpicklingError."""
+        try:
+            return super().load()
+        except (LookupError, AttributeError, AssertionError) as error:
+            raise pickle.UnpicklingError(f'no pickle: {error!r}') from error
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a global of the file up in the list, never import it."""

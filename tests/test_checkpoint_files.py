@@ -23,8 +23,8 @@ from m2at_mm import checkpoint_files
 def reader(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The restricted reader of PyTorch 2.6, and the one for older versions."""
     if request.param == 'of this package':
-        monkeypatch.setattr(checkpoint_files, '_RESTRICTS_ITSELF', False)
-    elif not checkpoint_files._RESTRICTS_ITSELF:
+        monkeypatch.setattr(checkpoint_files, 'RESTRICTS_ITSELF', False)
+    elif not checkpoint_files.RESTRICTS_ITSELF:
         pytest.skip('this PyTorch has no such reader')
 
 
