@@ -37,8 +37,8 @@ def read(file: Any, map_location: Any = 'cpu') -> Any:
         map_location (Any): As for :func:`torch.load`.
 
     Returns:
-        Any: Content, of types that PyTorch's ``weights_only=True`` and
-        :func:`allow_mmengine_types` know.
+        Any: Content, of types that PyTorch's ``weights_only=True`` knows, and
+        MMEngine's log values.
     """
     if RESTRICTS_ITSELF:
         return _load(file, map_location=map_location, weights_only=True)
@@ -48,7 +48,7 @@ def read(file: Any, map_location: Any = 'cpu') -> Any:
 
 
 def allow_mmengine_types() -> None:
-    """Let ``torch.load`` with ``weights_only=True`` read them, from 2.6 on."""
+    """Let ``weights_only=True`` of PyTorch read MMEngine's log values."""
     if RESTRICTS_ITSELF:
         known: Any = [(one, name) for name, one in _mmengine_types().items()]
         serialization.add_safe_globals(known)
@@ -76,11 +76,11 @@ def _reading_data_only() -> Iterator[None]:
     def load(file: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
         return read(file, map_location)
 
-    torch.load = load  # type: ignore[assignment]
+    stock, torch.load = torch.load, load  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.load = _load
+        torch.load = stock
 
 
 def _mmengine_types() -> dict[str, Any]:
