@@ -130,7 +130,8 @@ setup(
         'mmengine>=0.10.6,<1',  # older ones fail beside a recent transformers
         'mmpretrain>=1.2',
         'mmcv-lite>=2.0,<2.4',  # provides `mmcv`; the full one works, too
-        'setuptools<81',  # mmengine imports pkg_resources at run time
+        # mmengine imports pkg_resources, older ones fail on Python 3.12
+        'setuptools>=66.1,<81',
         'numpy',
     ],
     extras_require={

@@ -1,28 +1,17 @@
-"""What MMEngine 0.10 needs on the PyTorch of today, and version checks.
-
-Checkpoints still load with ``weights_only=True``: MMEngine's own harmless
-types alone are allow-listed.
-"""
+"""Checks of the installed packages, and what MMEngine needs beside them."""
 
 import re
 import warnings
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from typing import Any
 
 # Distribution, its lowest version, and the first that is too new, if any.
 _SUPPORTED = (
     ('torch', '2.1', None),
-    ('mmengine', '0.10', '1'),
+    ('mmengine', '0.10.6', '1'),
     ('mmpretrain', '1.2', None),
 )
-# module: what is said where it is missing
-_NEEDED = {
-    'mmcv': 'mmcv is not installed: run `pip install mmcv-lite` (a wheel; '
-    'no compiled operator of the full mmcv is needed)',
-    'pkg_resources': 'pkg_resources, which MMEngine imports, is not '
-    "installed: run `pip install 'setuptools<81'`",
-}
 # Warnings of imports that nobody here can mend.
 _FOREIGN_WARNINGS = (
     # mmengine 0.10 imports it, so setup.py keeps setuptools below 81.
@@ -38,14 +27,16 @@ def apply() -> None:
     Raises:
         ImportError: Packages are missing or not supported; it names them all.
     """
+    for message in _FOREIGN_WARNINGS:
+        warnings.filterwarnings('ignore', message, UserWarning)
     problems = [_version_problem(*one) for one in _SUPPORTED]
-    problems += [_NEEDED[name] for name in _NEEDED if find_spec(name) is None]
+    problems += [_numpy_problem(), _mmcv_problem(), _pkg_resources_problem()]
     text = '; '.join(filter(None, problems))
     if text:
         raise ImportError(f'm2at_mm cannot run here: {text}')
-    for message in _FOREIGN_WARNINGS:
-        warnings.filterwarnings('ignore', message, UserWarning)
-    _allow_mmengine_checkpoints()
+    from m2at_mm import checkpoint_files
+
+    checkpoint_files.allow_mmengine_types()
 
 
 def _version_problem(name: str, lowest: str, too_new: str | None) -> str:
@@ -54,45 +45,51 @@ def _version_problem(name: str, lowest: str, too_new: str | None) -> str:
         installed = version(name)
     except PackageNotFoundError:
         return f"{name} is not installed: run `pip install '{wanted}'`"
-    numbers = _release(installed)
-    old_enough = too_new is None or numbers < _release(too_new)
-    if old_enough and numbers >= _release(lowest):
+    numbers = release(installed)
+    old_enough = too_new is None or numbers < release(too_new)
+    if old_enough and numbers >= release(lowest):
         return ''
     return f"{name} {installed} is not supported: run `pip install '{wanted}'`"
 
 
-def _release(text: str) -> list[int]:
-    """The numbers of a version's first two parts: '2.14.1+cpu' -> [2, 14]."""
-    numbers = re.match(r'\d+(\.\d+)?', text)
-    return [int(part) for part in numbers[0].split('.')] if numbers else []
-
-
-def _allow_mmengine_checkpoints() -> None:
-    import torch
-
-    if _release(torch.__version__) < [2, 6]:
-        return
-    import numpy as np
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    # HistoryBuffer pickles NumPy arrays and its own statistics methods, which
-    # PyTorch refuses since 2.6 unless they are allow-listed.
-    multiarray = (getattr(np, '_core', None) or np.core).multiarray
-    logged = ('float64', 'float32', 'int64', 'int32', 'bool')
-    known: list[Any] = [HistoryBuffer, np.ndarray, np.dtype]
-    known += [multiarray._reconstruct, multiarray.scalar]
-    known += [type(np.dtype(name)) for name in logged]
-    known.append((_statistics_method, 'builtins.getattr'))
-    torch.serialization.add_safe_globals(known)
-
-
-def _statistics_method(owner: Any, name: str) -> Any:
-    """What ``getattr`` in a checkpoint may get: HistoryBuffer's statistics."""
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
-        return getattr(HistoryBuffer, name)
-    raise ValueError(
-        f'the checkpoint asks for attribute {name!r} of {owner!r}, which no '
-        'MMEngine checkpoint does: do not trust the file'
+def _numpy_problem() -> str:
+    try:
+        torch, numpy = version('torch'), version('numpy')
+    except PackageNotFoundError:
+        return ''  # of torch it is said already, and nothing runs without it
+    if release(torch) >= [2, 3] or release(numpy) < [2]:
+        return ''
+    return (
+        f'torch {torch} was built for NumPy 1 and numpy {numpy} is '
+        "installed: run `pip install 'numpy<2'`"
     )
+
+
+def _mmcv_problem() -> str:
+    if find_spec('mmcv'):
+        return ''
+    return (
+        'mmcv is not installed: run `pip install mmcv-lite` (a wheel; no '
+        'compiled operator of the full mmcv is needed)'
+    )
+
+
+def _pkg_resources_problem() -> str:
+    try:
+        import_module('pkg_resources')
+    except ImportError:
+        state = 'installed'
+    except Exception:  # an old setuptools on Python 3.12, as openmim wants it
+        state = 'fit for this version of Python'
+    else:
+        return ''
+    return (
+        f'pkg_resources, which MMEngine imports, is not {state}: run `pip '
+        "install 'setuptools>=66.1,<81'`"
+    )
+
+
+def release(text: str) -> list[int]:
+    """The numbers that a version begins with: '2.14.1+cpu' -> [2, 14, 1]."""
+    numbers = re.match(r'\d+(\.\d+)*', text)
+    return [int(part) for part in numbers[0].split('.')] if numbers else []

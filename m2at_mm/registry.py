@@ -9,6 +9,11 @@ from typing import Any
 from mmengine import registry as _root
 from mmengine.registry import Registry
 
+from m2at_mm import checkpoint_files
+
+# Here, as every part of the package imports this module.
+checkpoint_files.protect_mmengine()
+
 
 def _child(root: Registry, *packages: str) -> Registry:
     locations = [f'm2at_mm.{package}' for package in packages]

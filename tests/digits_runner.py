@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 from tiny import classifier_cfg
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path as flatten
+from torch.utils._pytree import tree_flatten
 
 from m2at_mm.recipes import config_root
 
@@ -199,12 +199,12 @@ def end_of(work_dir: Path) -> dict[str, Any]:
 
 def same(first: Any, second: Any, where: str = '') -> None:
     """Equal bit for bit, down to every tensor."""
-    (parts, form), (others, other_form) = map(flatten, (first, second))
+    (parts, form), (others, other_form) = map(tree_flatten, (first, second))
     assert form == other_form, where
-    for (path, one), (_, other) in zip(parts, others):
-        assert type(one) is type(other), (where, path)
+    for one, other in zip(parts, others):
+        assert type(one) is type(other), (where, one)
         equal = torch.equal if isinstance(one, Tensor) else operator.eq
-        assert equal(one, other), (where, path)
+        assert equal(one, other), (where, one)
 
 
 def same_ends(first: Path, second: Path, *parts: str) -> None:

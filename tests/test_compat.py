@@ -1,88 +1,11 @@
-import os
-import pickle
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MessageHub
 
 from m2at_mm import compat
-
-
-def save_and_load(content: Any, path: Path) -> Any:
-    torch.save(content, path)
-    return torch.load(path, weights_only=True)
-
-
-@pytest.mark.parametrize('values', [[], [1], [0.5, 2.0, 3.25], [1, 2, 3]])
-def test_history_buffer_loads(tmp_path: Path, values: list[float]) -> None:
-    buffer = HistoryBuffer(values, [1] * len(values), max_length=7)
-    for value in (np.float64(4.0).item(), 5):
-        buffer.update(value)
-    loaded = save_and_load({'loss': buffer}, tmp_path / 'x.pth')['loss']
-    assert type(loaded) is HistoryBuffer
-    assert loaded.max_length == 7
-    for ours, theirs in zip(loaded.data, buffer.data):
-        assert ours.dtype == theirs.dtype and (ours == theirs).all()
-    for name in ('mean', 'min', 'max', 'current'):
-        assert loaded.statistics(name) == buffer.statistics(name)
-
-
-def test_message_hub_loads_with_weights_only(tmp_path: Path) -> None:
-    hub = MessageHub.get_instance('test_compat')
-    for value in (0.25, np.float32(0.5)):
-        hub.update_scalar('train/loss', value)
-    hub.update_scalar('train/lr', torch.tensor(0.1))
-    hub.update_info('epoch', 3)
-    loaded = save_and_load(dict(hub=hub.state_dict()), tmp_path / 'x.pth')
-    other = MessageHub.get_instance('test_compat_resumed')
-    other.load_state_dict(loaded['hub'])
-    assert other.get_scalar('train/loss').mean() == 0.375
-    assert other.get_scalar('train/lr').current() == pytest.approx(0.1)
-    assert other.get_info('epoch') == 3
-
-
-class Calls:
-    """Pickles as the call of a function."""
-
-    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
-        self.call = (function, args)
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self.call
-
-
-NAMES = ('__init__', '__class__', 'register_statistics', '__dict__')
-REFUSED = {
-    **{name: Calls(getattr, HistoryBuffer, name) for name in NAMES},
-    'of tensor': Calls(getattr, torch.Tensor, 'mean'),
-    'of array': Calls(getattr, np.ndarray, 'mean'),
-    'of instance': Calls(getattr, HistoryBuffer([1], [1]), 'mean'),
-    'default': Calls(getattr, HistoryBuffer, 'mean', None),
-    'eval': Calls(eval, '1 + 1'),
-    'setattr': Calls(setattr, HistoryBuffer, 'x', 1),
-}
-
-
-@pytest.mark.parametrize('name', REFUSED)
-def test_no_other_call_is_made_on_loading(tmp_path: Path, name: str) -> None:
-    with pytest.raises((pickle.UnpicklingError, ValueError, TypeError)):
-        save_and_load({'message_hub': REFUSED[name]}, tmp_path / 'x.pth')
-    assert not hasattr(HistoryBuffer, 'x')
-
-
-def test_no_command_is_run_on_loading(tmp_path: Path) -> None:
-    trace, path = tmp_path / 'trace', tmp_path / 'x.pth'
-    with pytest.raises((pickle.UnpicklingError, ValueError)):
-        save_and_load({'x': Calls(os.system, f'echo > "{trace}"')}, path)
-    assert not trace.exists()
-    # The file is as dangerous as it is meant to be.
-    torch.load(path, weights_only=False)
-    assert trace.exists()
 
 
 @pytest.fixture
@@ -96,21 +19,27 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
                 raise PackageNotFoundError(name)
             return found
 
-        known = {name: None for name in missing}
-        find = lambda name: known.get(name, name)  # noqa: E731
+        def find(name: str) -> str | None:
+            return None if name in missing else name
+
+        def imported(name: str) -> None:
+            if name in missing:
+                raise ModuleNotFoundError(name)
+
         monkeypatch.setattr(compat, 'version', pretended)
         monkeypatch.setattr(compat, 'find_spec', find)
+        monkeypatch.setattr(compat, 'import_module', imported)
 
     return show
 
 
 VERSIONS = [
-    ('torch', '2.1 2.1.0 2.14.1+cpu 2.1a0 2.1.0a0+git1234567', None),
+    ('torch', '2.3 2.4.0 2.14.1+cpu 2.4a0 2.4.0a0+git1234567', None),
     ('torch', '2.14.0.dev20260101 3', None),
-    ('mmengine', '0.10.7rc1 0.10 0.11rc1', None),
+    ('mmengine', '0.10.6 0.10.7rc1 0.10.10 0.11rc1', None),
     ('mmpretrain', '1.2.0 1.10.0', None),
     ('torch', '2.0.1 1.13.1+cu117 2 unknown', 'torch>=2.1'),
-    ('mmengine', '0.9.1 1.0.0 1.0rc1', 'mmengine>=0.10,<1'),
+    ('mmengine', '0.9.1 0.10 0.10.5 1.0.0 1.0rc1', 'mmengine>=0.10.6,<1'),
     ('mmpretrain', '1.1.1', 'mmpretrain>=1.2'),
 ]
 
@@ -119,7 +48,7 @@ VERSIONS = [
 def test_versions(pretend: Any, name: str, versions: str, remedy: Any) -> None:
     compat.apply()  # this one
     for installed in (*versions.split(), *[None] * (remedy is not None)):
-        pretend({name: installed})
+        pretend({'numpy': '1.26.4', name: installed})
         if remedy is None:
             compat.apply()
             continue
@@ -132,16 +61,49 @@ def test_versions(pretend: Any, name: str, versions: str, remedy: Any) -> None:
 
 
 def test_one_error_names_everything(pretend: Callable[..., None]) -> None:
-    missing = {'torch': '2.0.1', 'mmpretrain': None}
+    missing = {'torch': '2.0.1', 'numpy': '1.26.4', 'mmpretrain': None}
     pretend(missing, 'mmcv', 'pkg_resources')
     with pytest.raises(ImportError, match='cannot run here') as caught:
         compat.apply()
     message = str(caught.value)
     for name in ('torch 2.0.1 is', 'mmpretrain is', 'mmcv is', 'imports, is'):
         assert f'{name} not ' in message
-    for remedy in ('mmcv-lite', "'setuptools<81'"):
+    for remedy in ('mmcv-lite', "'setuptools>=66.1,<81'"):
         assert f'pip install {remedy}' in message
     assert message.count('pip install') == 4
+
+
+@pytest.mark.parametrize(
+    ('torch_version', 'numpy_version', 'fits'),
+    [
+        ('2.1.2+cu121', '1.26.4', True),
+        ('2.1.2+cu121', '2.0.0', False),
+        ('2.2.2', '2.1.0', False),
+        ('2.3.0', '2.0.0', True),
+        ('2.10.0', '2.4.6', True),
+    ],
+)
+def test_numpy_fits_torch(
+    pretend: Any, torch_version: str, numpy_version: str, fits: bool
+) -> None:
+    pretend({'torch': torch_version, 'numpy': numpy_version})
+    if fits:
+        compat.apply()
+        return
+    with pytest.raises(ImportError, match=r"pip install 'numpy<2'`") as caught:
+        compat.apply()
+    assert f'numpy {numpy_version} is installed' in str(caught.value)
+
+
+def test_a_broken_pkg_resources_is_found(monkeypatch: Any) -> None:
+    def broken(name: str) -> None:
+        # setuptools 60 on Python 3.12
+        raise AttributeError("module 'pkgutil' has no attribute 'ImpImporter'")
+
+    monkeypatch.setattr(compat, 'import_module', broken)
+    with pytest.raises(ImportError, match='not fit for this version') as one:
+        compat.apply()
+    assert "pip install 'setuptools>=66.1,<81'" in str(one.value)
 
 
 def test_applying_again_changes_nothing() -> None:

@@ -114,6 +114,7 @@ def test_example(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
 PACKAGE = ROOT / 'm2at_mm'
 SOURCES = [*PACKAGE.rglob('*.py'), *(ROOT / 'tools').glob('*.py')]
 FOR_ALL = {'registry', 'version', 'compat', 'structures', 'checks', 'files'}
+FOR_ALL |= {'checkpoint_files'}
 
 
 def imports() -> set[tuple[str, str]]:

@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
 from mmpretrain.structures import DataSample
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
+from m2at_mm.compat import release
 from m2at_mm.registry import MODELS
 from m2at_mm.structures import BatchLabels
 
@@ -138,6 +141,21 @@ def raw_batch(num: int = 4, num_classes: int = 10, seed: int = 0) -> dict:
     labels = torch.randint(num_classes, (num,), generator=generator)
     samples = [DataSample().set_gt_label(int(label)) for label in labels]
     return dict(inputs=pixels, data_samples=samples)
+
+
+needs_torch_that_compiles = pytest.mark.skipif(
+    release(torch.__version__) < [2, 4],
+    reason='PyTorch 2.1 compiles again at each step, and fails on SGD',
+)
+
+
+def skip_unless_computed(dtype: torch.dtype) -> None:
+    """PyTorch 2.1 has no layers in float16 on the CPU."""
+    image = torch.ones(1, 1, 1, 1, dtype=dtype)
+    try:
+        F.conv2d(image, image)
+    except RuntimeError as error:
+        pytest.skip(str(error))
 
 
 def labels_of(samples: list[DataSample]) -> Tensor:

@@ -29,9 +29,9 @@ BOXES = {
     'datasets': (5, 6, 1, 'held-out splits'),
 }
 # An arrow stands for at least one import; what can be reached along arrows
-# may be imported, too. The registry, the version, checks of arguments, what
-# mends MMEngine (`compat`) and the labels of a batch (`structures`) are for
-# all, not drawn.
+# may be imported, too. The registry, the version, checks of arguments and of
+# versions (`compat`), the reading of checkpoints and the labels of a batch
+# (`structures`) are for all, not drawn.
 ARROWS = (
     ('reporting', 'cli'),
     ('reporting', 'evaluation'),

@@ -155,7 +155,7 @@ class Batch:
         try:
             return logits.detach(), torch.autograd.grad(total, images)[0]
         except RuntimeError as error:
-            if 'checkpoint' not in str(error):
+            if 'checkpoint' not in str(error).lower():
                 raise
             raise RuntimeError(
                 'an attack needs the gradient of the images, which reentrant '

@@ -44,7 +44,8 @@ class PGD(Attack):
         bn_mode (str): See :func:`attack_mode`. Only with ``'eval'`` can an
             image leave the batch once it is misclassified.
         full_precision (bool): Under autocast, attack in float32 all the same.
-        compile_mode (str, optional): A mode of :func:`torch.compile`.
+        compile_mode (str, optional): A mode of :func:`torch.compile`, for
+            PyTorch 2.4 or later.
     """
 
     steps: int = 10

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmpretrain.models.backbones.resnet import BasicBlock, ResNet
 from torch import Tensor
+
+from m2at_mm import checkpoint_files
 
 StateDict = dict[str, Tensor]
 
@@ -41,14 +42,14 @@ def import_checkpoint(path: Path) -> Imported:
     the public robustness repositories (``conv1, bn1, layer1.0.conv1, ...,
     linear`` and ``block1.layer.0.conv1, ..., fc``) and torchvision's ResNets,
     with or without a wrapper's prefix, in or outside of a dict of other
-    things, and with or without a normalisation layer. The file is read with
-    ``weights_only=True``.
+    things, and with or without a normalisation layer. Nothing in the file is
+    run, see :func:`m2at_mm.checkpoint_files.read`.
 
     Raises:
         ValueError: The layout is unknown, or the normalisation is not on the
             scale of images in [0, 1].
     """
-    content = torch.load(path, map_location='cpu', weights_only=True)
+    content = checkpoint_files.read(path)
     state_dict = _strip_prefixes(_find_state_dict(content, path))
     channels = _count_channels(state_dict)
     mean, std, state_dict = _split_normalisation(state_dict, channels)

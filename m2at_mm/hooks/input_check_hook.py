@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
@@ -14,6 +13,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from torch import nn
 from torch.utils.data import Subset
 
+from m2at_mm import checkpoint_files
 from m2at_mm.datasets.inside import inner_datasets, labelled_datasets
 from m2at_mm.evaluation import robust_accuracy
 from m2at_mm.model_wrappers import bare_model
@@ -142,7 +142,7 @@ def _check_readable(path: str) -> None:
             '(load_from, --resume or CHECKPOINT)'
         )
     try:
-        checkpoint = torch.load(path, map_location='meta', weights_only=True)
+        checkpoint = checkpoint_files.read(path, 'meta')
     except (RuntimeError, EOFError, ValueError, OSError) as error:
         raise ValueError(
             f'the checkpoint {path!r} is damaged or none of PyTorch, perhaps '

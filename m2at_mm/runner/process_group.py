@@ -41,7 +41,9 @@ def connect_processes(launcher: str, dist_cfg: Any = None) -> None:
     settings = dict(dist_cfg or {})
     if on_gpu:
         torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-    waits = settings.get('timeout')
+    waits: dict[str, Any] = {}
+    if settings.get('timeout') is not None:
+        waits['timeout'] = timedelta(seconds=settings['timeout'])
     # PyTorch documents both names here and marks neither as exported.
     meeting = distributed.rendezvous('env://')  # type: ignore[attr-defined]
     store, rank, world_size = next(meeting)
@@ -53,7 +55,7 @@ def connect_processes(launcher: str, dist_cfg: Any = None) -> None:
         ),
         rank=rank,
         world_size=world_size,
-        timeout=None if waits is None else timedelta(seconds=waits),
+        **waits,  # PyTorch 2.1 takes no None
     )
 
 

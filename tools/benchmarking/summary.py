@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 # Dense, in float16 or bfloat16 on tensor cores, as the vendor states them, by
 # the name that PyTorch gives. Other variants of a chip have other peaks.
@@ -24,6 +24,11 @@ def count_flops(iterate: Callable[[], Any]) -> int:
 
     Those of convolutions and matrix products, by PyTorch's formulas.
     """
+    if not hasattr(flop_counter, 'flop_registry'):  # PyTorch 2.1
+        stock = flop_counter.FlopCounterMode(None, display=False)
+        with stock:
+            iterate()
+        return stock.get_total_flops()
     counter = _Counter()  # type: ignore[no-untyped-call]
     with counter:
         iterate()
@@ -33,7 +38,7 @@ def count_flops(iterate: Callable[[], Any]) -> int:
 class _Counter(TorchDispatchMode):
     """PyTorch's FlopCounterMode without its hooks on modules.
 
-    They refuse gradients of the images alone.
+    They refuse gradients of the images alone. That of 2.1 has none.
     """
 
     flops = 0
@@ -42,7 +47,7 @@ class _Counter(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
+        formula = flop_counter.flop_registry.get(func.overloadpacket)
         if formula is not None:
             self.flops += formula(*args, **(kwargs or {}), out_val=result)
         return result

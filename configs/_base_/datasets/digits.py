@@ -14,6 +14,8 @@ test_pipeline = [dict(type='PackInputs')]
 train_dataloader = dict(
     batch_size=32,
     num_workers=0,  # the images are in memory
+    # mmpretrain's tools/train.py would set it to True, which needs workers.
+    persistent_workers=False,
     dataset=dict(
         type='m2at_mm.Digits',
         split='train',
@@ -27,12 +29,14 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=100,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(type='m2at_mm.Digits', split='val', pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
 test_dataloader = dict(
     batch_size=100,
     num_workers=0,
+    persistent_workers=False,
     dataset=dict(type='m2at_mm.Digits', split='test', pipeline=test_pipeline),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
