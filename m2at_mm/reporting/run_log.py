@@ -116,6 +116,35 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
         FileNotFoundError: There is no such folder, or no log in it.
         ValueError: A file exists and cannot be read.
     """
+    sessions = _sessions(folder)
+    curves: tuple[dict[str, Points], dict[str, Points]] = {}, {}
+    for session in sessions:
+        start = session.parent.parent
+        log = start / f'{start.name}.log'
+        text = log.read_text('utf-8', 'replace') if log.is_file() else ''
+        found = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]', text)
+        per_epoch = int(found[-1]) if found else None
+        _join(_read_records(session, per_epoch), *curves)
+    config_file = sessions[-1].with_name('config.py')
+    advice = 'put the config of the training there'
+    config = _read(config_file, lambda: Config.fromfile(config_file), advice)
+    evaluations = _find_evaluations(folder)
+    return RunLog(
+        _shown(name or folder.resolve().name),
+        folder,
+        config_file,
+        config.to_dict(),
+        'epoch' if per_epoch else 'iteration',
+        *curves,
+        _read_environment(text),
+        evaluations,
+        *_read_newest(evaluations),
+        best_checkpoint(folder) or last_checkpoint(folder),
+    )
+
+
+def _sessions(folder: Path) -> list[Path]:
+    """The scalars of each start of a training."""
     place = f'work dir {str(folder)!r}'
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -133,35 +162,7 @@ def read_run(folder: Path, name: str | None = None) -> RunLog:
             f'{place} has no log of a training, */vis_data/scalars.json: give '
             'the --work-dir of tools/train.py'
         )
-    curves: tuple[dict[str, Points], dict[str, Points]] = {}, {}
-    for session in sessions:
-        start = session.parent.parent
-        log = start / f'{start.name}.log'
-        text = log.read_text('utf-8', 'replace') if log.is_file() else ''
-        found = re.findall(r'Epoch\(train\) +\[ *\d+\]\[ *\d+/(\d+)\]', text)
-        per_epoch = int(found[-1]) if found else None
-        _join(_read_records(session, per_epoch), *curves)
-    config_file = sessions[-1].with_name('config.py')
-    advice = 'put the config of the training there'
-    config = _read(config_file, lambda: Config.fromfile(config_file), advice)
-    evaluations = _find_evaluations(folder)
-    results: dict[str, Any] | None = None
-    predictions: dict[str, np.ndarray] = {}
-    if evaluations:
-        results, predictions = _read_evaluation(evaluations[0])
-    return RunLog(
-        _shown(name or folder.resolve().name),
-        folder,
-        config_file,
-        config.to_dict(),
-        'epoch' if per_epoch else 'iteration',
-        *curves,
-        _read_environment(text),
-        evaluations,
-        results,
-        predictions,
-        best_checkpoint(folder) or last_checkpoint(folder),
-    )
+    return sessions
 
 
 def _shown(name: str) -> str:
@@ -260,10 +261,13 @@ def _find_evaluations(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def _read_evaluation(
-    path: Path,
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _read_newest(
+    evaluations: Sequence[Path],
+) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
     """Results, and predictions as far as they are there."""
+    if not evaluations:
+        return None, {}
+    path = evaluations[0]
     advice = 'write it anew with tools/test.py, or remove it'
     results = _read(path, lambda: dict(json.loads(path.read_bytes())), advice)
     for key in _RESULTS:
