@@ -54,6 +54,9 @@ def run(main: Callable[[], None]) -> None:
         # An OSError has two arguments or more.
         told = [error] if isinstance(error, OSError) else error.args[:1]
         text = ' '.join(map(str, told)) or repr(error)
+        if text.startswith('Caught '):  # in a data worker: its traceback
+            text = text.rstrip().rpartition('\n')[2]
+            text = text.removeprefix(f'{type(error).__name__}: ')
         log = _log_traceback()
         where = f'traceback: {log}' if log else '--debug shows the traceback'
         what = f'{Path(sys.argv[0]).name}: {type(error).__name__}'

@@ -15,6 +15,7 @@ from digits_runner import small_digits_config
 from mmengine.optim import OptimWrapper
 from mmengine.visualization import LocalVisBackend
 from tools_support import ROOT, clean_env
+from torch.utils.data import DataLoader
 
 from m2at_mm import cli
 from m2at_mm.optim import AWPOptimWrapper
@@ -147,6 +148,25 @@ def test_scripts_import_what_they_need() -> None:
     words = [sys.executable, '-c', code, *tools.glob('*.py')]
     env = clean_env() | dict(PYTHONPATH=f'{ROOT}:{tools}')
     subprocess.run(words, check=True, env=env)
+
+
+def test_an_error_of_a_data_worker_is_its_last_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, 'argv', ['train.py'])
+    data = DataLoader([1, 2], batch_size=1, num_workers=1, collate_fn=_broken)
+
+    def read() -> None:
+        next(iter(data))
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(read)
+    said = str(ended.value.code).splitlines()[0]
+    assert said == 'train.py: OSError: failed to load image: a b.jpg'
+
+
+def _broken(_: Any) -> Any:
+    raise OSError('failed to load image: a b.jpg')
 
 
 def test_an_error_ends_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

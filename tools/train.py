@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from m2at_mm import cli
 from m2at_mm.files import only_run_in
-from m2at_mm.recipes import apply_recipe, recipe_names
+from m2at_mm.recipes import apply_recipe, is_adversarial, recipe_names
 from m2at_mm.runner.process_group import resume_after_restart
 from m2at_mm.runner.train_loops import make_epochs_resumable
 
@@ -63,8 +63,12 @@ def main() -> None:
     cfg = load_config(args)
     with only_run_in(cfg.work_dir):
         runner = cli.build_runner(cfg, args)
-        attack = cfg.model.get('train_attack', 'of the method')
-        told = dict(attack=attack, method=cfg.model.get('method', 'none'))
+        if is_adversarial(cfg):
+            attack = cfg.model.get('train_attack', 'of the method')
+            told = dict(attack=attack, method=cfg.model.get('method', 'M2AT'))
+        else:
+            text = 'none, this is no adversarial training: --recipe m2at is'
+            told = dict(attack=text)
         cli.show_head(runner, 'training', 'train', **told)
         runner.train()
 

@@ -59,7 +59,8 @@ def describe_reduction(version: str, num_classes: int) -> str | None:
     names = ' + '.join(autoattack_components(version, num_classes))
     note = f'with {num_classes} classes AutoAttack is {names}'
     if version == 'standard':
-        note += f', aiming at {num_classes - 1} classes'
+        more = 'es' if num_classes > 2 else ''
+        note += f', aiming at {num_classes - 1} class{more}'
     return note
 
 

@@ -262,9 +262,10 @@ SIGNS = (
     ),
     Sign(
         'larger_eps_does_not_help',
-        lambda f: f.suspicious and f.after > f.chance + _NEAR_CHANCE,
+        lambda f: f.after > f.chance + _NEAR_CHANCE,
         'accuracy under {attack} rises or stays as the radius grows: '
-        '{before:.1f} % at {small}, {after:.1f} % at {large}',
+        '{before:.1f} % at {small}, {after:.1f} % at {large}. Try square, '
+        'which needs no gradient, and autoattack',
         comparisons.radii,
     ),
 )

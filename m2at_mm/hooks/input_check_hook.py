@@ -36,7 +36,8 @@ class InputCheckHook(Hook):
     - the checkpoint is missing, damaged or holds anything but data;
     - the checkpoint has another network's parameters. In training, those of
       the head may be missing or of another shape, as in fine-tuning;
-    - a label is outside the model's classes;
+    - a label is outside the model's classes, or stands for another class in
+      validation than in training;
     - a dataset gives whole batches to a ``collate_fn`` of samples;
     - the dataset crops or flips, and so does the preprocessor;
     - robust accuracy is asked of a model that averages several views;
@@ -117,6 +118,7 @@ class InputCheckHook(Hook):
         _check_augmented_once(runner)
         if runner.val_loop is not None:
             _check_labels(runner, runner.val_dataloader.dataset)
+            _check_classes(runner)
             _check_save_best(runner)
 
     def before_test(self, runner: Runner) -> None:
@@ -192,6 +194,29 @@ def _check_labels(runner: Runner, dataset: Any) -> None:
                 "data_preprocessor to the dataset's number of classes, or "
                 'mend the labels'
             )
+
+
+def _check_classes(runner: Runner) -> None:
+    """The same label is the same class; outputs without a class are told."""
+    trained, validated = (
+        getattr(loader.dataset, 'metainfo', {}).get('classes') or ()
+        for loader in (runner.train_dataloader, runner.val_dataloader)
+    )
+    for label, (one, other) in enumerate(zip(trained, validated)):
+        if one != other:
+            raise ValueError(
+                f'label {label} is {one!r} in the training set and {other!r} '
+                'in the validation set, as where a class folder is missing: '
+                f'give both datasets classes={[*trained]}, or add the folder'
+            )
+    outputs = getattr(_network(runner), 'num_classes', None)
+    if trained and outputs not in (None, len(trained)):
+        runner.logger.warning(
+            f'the training set names {len(trained)} classes and the model has '
+            f'{outputs} outputs: set num_classes in head and '
+            f'data_preprocessor to {len(trained)}, or remove class folders '
+            'that are empty; tools/test.py refuses such a model'
+        )
 
 
 def _check_collation(loader: Any) -> None:

@@ -1,11 +1,14 @@
 """Tells how much robustness the end of a training has lost."""
 
+import math
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from m2at_mm.checks import check_number
+from m2at_mm.methods import Standard
+from m2at_mm.model_wrappers import bare_model
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner.train_loops import counts_epochs, is_training
 
@@ -19,7 +22,9 @@ class RobustOverfittingHook(Hook):
     Robust accuracy on held-out images often falls again after the learning
     rate does (robust overfitting, arXiv 2002.11569). At the end of training
     this hook logs the best and the last figure of each attack, as a warning
-    where the last one is more than ``max_loss`` points lower.
+    where the last one is more than ``max_loss`` points lower, or the best is
+    no better than guessing. Standard training, which was never robust, is not
+    warned of.
 
     Args:
         max_loss (float): In points of accuracy, at least 0. The default is
@@ -44,6 +49,9 @@ class RobustOverfittingHook(Hook):
         known = runner.message_hub.runtime_info.get(_KEY, {})
         if len(known) < 2:
             return
+        model = bare_model(runner.model)
+        robust = not isinstance(getattr(model, 'method', None), Standard)
+        chance = 100 / (getattr(model, 'num_classes', None) or math.inf)
         unit = 'epoch' if counts_epochs(runner) else 'iteration'
         last = max(known)
         for name, value in known[last].items():
@@ -54,7 +62,13 @@ class RobustOverfittingHook(Hook):
                 f'{name}: best {known[best][name]:.1f} % after {unit} {best}, '
                 f'last {value:.1f} % after {unit} {last}'
             )
-            if lost > self.max_loss:
+            if robust and known[best][name] <= chance + self.max_loss:
+                log = runner.logger.warning
+                text += (
+                    f'. Even the best is no better than guessing, {chance:.1f}'
+                    ' %: train longer, or begin with a smaller radius'
+                )
+            elif robust and lost > self.max_loss:
                 log = runner.logger.warning
                 text += (
                     f'. {lost:.1f} points were lost to robust overfitting: '

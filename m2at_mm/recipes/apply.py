@@ -216,7 +216,7 @@ def _hold_out_validation(cfg: Config) -> None:
         print_log(
             'validation and test use the same images: the best checkpoint is '
             'chosen on the test set, which overestimates its robustness. '
-            'Give val_dataloader images of its own',
+            'Give val_dataloader images of its own, see docs/your_config.md',
             logger='current',
             level=logging.WARNING,
         )

@@ -62,8 +62,8 @@ def evaluation(report: Report) -> Iterator[Markup]:
         rows = [[name, *line] for name, line in zip(names, cells)]
         used = (settings_of(one).get('checkpoint') for one in group.values())
         rows.append(['checkpoint', *(name or EMPTY for name in used)])
-        counts = (one.get('alarms') or [] for one in group.values())
-        rows.append(['alarms', *(str(len(alarms)) for alarms in counts)])
+        counts = (str(len(alarm_names(one))) for one in group.values())
+        rows.append(['alarms', *counts])
         title = 'Accuracy in per cent, with 95 % Wilson intervals, under '
         title += f'{radius(one)} on {one["num_samples"]} images. worst_case: '
         title += 'classified correctly without attack, under every attack '
@@ -104,6 +104,11 @@ def radius(results: Results) -> str:
 
 def _in_pixels(eps: float) -> str:
     return f'{eps * 255:.4g}/255'
+
+
+def alarm_names(results: Results) -> list[str]:
+    """The alarms of an evaluation, in their order."""
+    return [alarm['name'] for alarm in results.get('alarms') or []]
 
 
 def _alarms(run: str, results: Results) -> Iterator[Markup]:

@@ -1,5 +1,6 @@
 """What a report says first: the result of each run, in a box."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,13 +26,34 @@ def result(report: Report) -> Iterator[Markup]:
     yield from accuracy.unlike(different)
     for run in report.runs:
         if run.name in known:
-            yield _box(run, known[run.name])
+            yield _box(report, run, known[run.name])
+            yield from _lower_ones(run)
         else:
             text = f'{run.name} was not evaluated: tools/test.py does it.'
             yield blocks.warning(text)
 
 
-def _box(run: RunLog, results: accuracy.Results) -> Markup:
+def _lower_ones(run: RunLog) -> Iterator[Markup]:
+    """Older evaluations of the same network that found more."""
+    for path in run.evaluations[1:]:
+        try:
+            other = json.loads(path.read_bytes())
+        except ValueError:
+            continue
+        weights = settings_of(other).get('weights')
+        if weights != settings_of(run.results or {}).get('weights'):
+            continue
+        pair = dict(newest=run.results or {}, older=other)
+        if group_alike(pair, 'radius', 'images')[0] or not weights:
+            continue
+        if other['worst_case'] < pair['newest']['worst_case']:
+            place = path.relative_to(run.folder)
+            text = f'{run.name}: an older evaluation of this network, {place},'
+            text += f' left {other["worst_case"]:.1f} %, under '
+            yield blocks.warning(f'{text}{", ".join(other["attacks"])}.')
+
+
+def _box(report: Report, run: RunLog, results: accuracy.Results) -> Markup:
     values = accuracy.accuracies(results)
     worst, (low, high) = values['worst_case']
     clean, (least, most) = values['clean']
@@ -40,7 +62,11 @@ def _box(run: RunLog, results: accuracy.Results) -> Markup:
         f'{name}, {attacks[name]:.1f} %'
         for name in sorted(attacks, key=attacks.__getitem__)
     ]
-    alarms = [alarm['name'] for alarm in results.get('alarms') or []]
+    alarms = [*dict.fromkeys(accuracy.alarm_names(results))]
+    measured = report.measured.get(run.name)
+    if measured is not None and 'sweep' not in results:
+        more = dict.fromkeys(accuracy.alarm_names(measured.results))
+        alarms += [f'{name} (in the sweep of this report)' for name in more]
     facts = {
         'clean': f'{clean:.1f} % ({least:.1f} to {most:.1f})',
         'images': _images(results),
@@ -57,7 +83,10 @@ def _box(run: RunLog, results: accuracy.Results) -> Markup:
         advice += f' Accuracy under AutoAttack is {gap:.1f} points below that '
         advice += 'under PGD.'
     shown = f'{worst:.1f} %', f'{low:.1f} to {high:.1f}'
-    under = accuracy.radius(results)
+    under = f'worst case under {accuracy.radius(results)}'
+    if len(attacks) == 1:
+        alone = ', '.join(attacks)
+        under = f'left by {alone} alone, under {accuracy.radius(results)}'
     box: Markup = blocks.result(run.name, *shown, under, facts, advice, alarms)
     return box
 
@@ -76,6 +105,15 @@ def _checkpoint(run: RunLog, results: accuracy.Results) -> str:
     if not name:
         return 'not named'
     if name.startswith('best_'):
-        return f'{name}, the best in validation'
+        val, test = (_dataset(run, part) for part in ('val', 'test'))
+        where = 'in validation'
+        if val and val == test:
+            where = 'on the test images, which overestimates it'
+        return f'{name}, the best {where}'
     last = run.last_checkpoint
     return f'{name}, the last' if last and last.name == name else name
+
+
+def _dataset(run: RunLog, part: str) -> dict[str, Any]:
+    loader = run.config.get(f'{part}_dataloader') or {}
+    return {k: v for k, v in loader.items() if k == 'dataset'}

@@ -246,7 +246,7 @@ def _find_evaluations(folder: Path) -> list[Path]:
     """
     found = []
     others = [path.parent for path in folder.glob('*/**/last_checkpoint')]
-    for path in folder.rglob('*.json'):
+    for path in folder.rglob('*.json*'):  # what was replaced is *.json.old
         if any(other in path.parents for other in others):
             continue
         try:

@@ -24,6 +24,11 @@ _OVERVIEW = {
     'eps': 'model.threat_model.eps',
     'seed': 'randomness.seed',
 }
+# Of an AdversarialClassifier whose config names only the classifier.
+_DEFAULTS = {
+    'model.method.type': 'M2AT',
+    'model.threat_model.eps': '8/255',
+}
 # The folder of a run is its own, and a scope does not affect the training.
 _NOT_COMPARED = ('work_dir', '_scope_')
 
@@ -33,6 +38,8 @@ def overview(report: Report) -> Iterator[Markup]:
     rows = []
     for run in report.runs:
         flat = {k: v for k, v in _flatten(run.config) if v != 'None'}
+        if flat.get('model.type', '').endswith('AdversarialClassifier'):
+            flat = _DEFAULTS | flat
         values = [flat.get(name, EMPTY) for name in _OVERVIEW.values()]
         shown = [value.rpartition('m2at_mm.')[2] for value in values]
         length = 'max_epochs' if run.unit == 'epoch' else 'max_iters'

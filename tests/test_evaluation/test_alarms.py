@@ -128,6 +128,31 @@ def test_radii(attack: str, small: float, large: float, raised: bool) -> None:
     assert names(*made) == ['larger_eps_does_not_help'] * raised
 
 
+@pytest.mark.parametrize(
+    ('left', 'images', 'told'),
+    [
+        ((80, 80, 10), 1000, None),  # nothing to lose, until it falls
+        ((80, 80, 80), 1000, '80.0 % at'),
+        ((80, 80, 80), 50, None),  # a point is half an image
+        ((30, 40, 60), 1000, '30.0 % at'),  # one line, of the largest rise
+        ((30, 60, 20), 1000, '30.0 % at'),
+    ],
+)
+def test_several_radii(left: tuple, images: int, told: str | None) -> None:
+    made = [
+        outcome(eps, clean=80, pgd20=value)
+        for eps, value in zip(('2/255', '8/255', '16/255'), left)
+    ]
+    few = np.arange(0, 1000, 1000 // images)
+    for one in made:
+        one.labels = one.labels[few]  # type: ignore[misc]
+        for name, predicted in one.predictions.items():
+            one.predictions[name] = predicted[few]
+    alarms = find_alarms(made, {})
+    assert len(alarms) == (told is not None)
+    assert all(str(told) in alarm.message for alarm in alarms)
+
+
 def test_outside() -> None:
     made = outcome(clean=80, pgd20=50)
     made.outside['pgd20'] = 3

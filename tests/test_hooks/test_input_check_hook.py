@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from digits_runner import build_digits_runner, small_digits_config
+from digits_runner import build_digits_runner, log_of, small_digits_config
 from mmengine.dataset import RepeatDataset, default_collate
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -191,6 +191,14 @@ def saving(figure: str) -> dict[str, Any]:
     return dict(default_hooks=dict(checkpoint=dict(save_best=figure)))
 
 
+def naming(**names: str) -> dict[str, Any]:
+    """Names of the classes of a part's images, a letter each."""
+    return {
+        f'{part}_dataloader': dict(dataset=dict(metainfo=dict(classes=given)))
+        for part, given in names.items()
+    }
+
+
 def collating(name: str) -> dict[str, Any]:
     return dict(train_dataloader=dict(collate_fn=dict(type=name)))
 
@@ -219,12 +227,26 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (repeated(CROP, PACK), TWICE),
     (repeated(NESTED, PACK), TWICE),
     (loading(_whole, collate_fn=default_collate), HAS_WHOLE),
+    (naming(val='0124356789'), "label 3 is '3' .* and '4' in the validation"),
+    (naming(train='123456789'), r"label 0 is '1' .*give both .*\['1', '2'"),
 ]
 
 
 @pytest.mark.parametrize(('settings', 'message'), REFUSED)
 def test_unfit_settings(settings: dict, message: str, run: Run) -> None:
     run(refused=message, **settings)
+
+
+@pytest.mark.parametrize(
+    ('names', 'told'),
+    [('0123456789', False), ('0123456789ab', True), ('01234', True)],
+)
+def test_outputs_without_a_class_are_told(
+    names: str, told: bool, tmp_path: Path, run: Run
+) -> None:
+    run(**naming(train=names))
+    text = f'names {len(names)} classes and the model has 10 outputs'
+    assert (text in log_of(tmp_path)) == told
 
 
 @pytest.mark.parametrize('name', ['clean', 'worst', 'pgd10'])

@@ -85,13 +85,20 @@ def test_values_are_those_of_their_iteration() -> None:
 def trained(tmp_path: Path, monkeypatch: MonkeyPatch) -> Callable[..., str]:
     """Function of the validations' figures: the log's line on a training."""
 
-    def line(*figures: float, max_loss: float = 2.0, last: int = 0) -> str:
+    def line(
+        *figures: float,
+        max_loss: float = 2.0,
+        last: int = 0,
+        kind: str = 'PGDAT',
+    ) -> str:
         found = [dict(clean=90.0, pgd10=figure) for figure in figures]
         compute = Mock(side_effect=found)
         monkeypatch.setattr(RobustAccuracy, 'compute_metrics', compute)
         hook = dict(type='m2at_mm.RobustOverfittingHook', max_loss=max_loss)
         settings: dict = dict(epochs=last or len(figures), network=quick_cfg)
         settings['default_hooks'] = dict(overfitting=hook)
+        method = dict(type=f'm2at_mm.{kind}', _delete_=True)
+        settings['model'] = dict(method=method)
         runner = build_digits_runner(tmp_path, 10, **settings)
         runner._resume = bool(last)
         runner.train()
@@ -122,6 +129,14 @@ def test_a_loss_is_a_warning_and_noise_is_not(
     line = trained(*figures, max_loss=max_loss)
     assert level in line and said in line and bool(line) == bool(said)
     assert ('lost' in line) == (level == 'WARNING')
+
+
+def test_guessing_is_told_and_standard_training_is_not(trained: Any) -> None:
+    line = trained(12.0, 0.0)
+    assert 'WARNING' in line and 'no better than guessing, 10.0 %' in line
+    assert 'lost' not in line
+    line = trained(60.0, 0.0, kind='Standard')
+    assert 'INFO' in line and 'last 0.0 %' in line and 'lost' not in line
 
 
 def test_validations_before_an_interruption_count(trained: Any) -> None:

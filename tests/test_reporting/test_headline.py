@@ -1,4 +1,7 @@
+import json
+import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -55,6 +58,53 @@ def test_images_and_autoattack(report: Report) -> None:
     text = _box(report, results_of(attacks, **more))
     assert '100, of 2 of 3 classes' in text
     assert 'AutoAttack is 2.0 points below that under PGD.' in text
+
+
+def test_an_older_evaluation_that_found_more(report: Report) -> None:
+    folder = report.runs[0].folder
+    settings: Any = dict(settings=dict(weights='a1', images='b2'))
+    for number, (name, attacks, images) in enumerate(
+        [
+            ('results.json.old', {'autoattack': 30.0}, 'b2'),
+            ('results.json.old2', {'pgd20': 60.0}, 'b2'),  # not lower
+            ('elsewhere.json', {'pgd20': 10.0}, 'c3'),  # of other images
+            ('results.json', {'pgd20': 50.0}, 'b2'),
+        ]
+    ):
+        settings['settings']['images'] = images
+        path = folder / name
+        path.write_text(json.dumps(results_of(attacks, **settings)))
+        os.utime(path, (number, number))
+    text = Page(headline.result(Report([read_run(folder)]))).text
+    assert text.count('an older evaluation') == 1
+    assert 'results.json.old, left 30.0 %, under autoattack.' in text
+
+
+def test_alarms_of_the_sweep(report: Report) -> None:
+    run, _ = report.runs
+    found = results_of({'pgd20': 60.0})
+    found['alarms'] = [dict(name='larger_eps_does_not_help')] * 2
+    measured: Any = {run.name: SimpleNamespace(results=found)}
+    results = results_of({'pgd20': 50.0})
+    run = replace(run, results=results)
+    text = Page(headline.result(Report([run], measured))).text
+    told = 'larger_eps_does_not_help (in the sweep of this report)'
+    assert text.count('larger_eps') == 1 and told in text
+    swept = replace(run, results=dict(results, sweep=[]))
+    assert 'larger_eps' not in ''.join(
+        headline.result(Report([swept], measured))
+    )
+
+
+def test_chosen_on_the_test_images(report: Report) -> None:
+    run, _ = report.runs
+    settings = dict(settings=dict(checkpoint='best_epoch_2.pth'))
+    loaders = {f'{p}_dataloader': dict(dataset=p) for p in ('val', 'test')}
+    run = replace(run, results=results_of({'pgd20': 50.0}, **settings))
+    for loader, told in (('test', 'on the test images'), ('val', 'in valid')):
+        config = dict(loaders, val_dataloader=dict(dataset=loader))
+        page = Page(headline.result(Report([replace(run, config=config)])))
+        assert f'best_epoch_2.pth, the best {told}' in page.text
 
 
 def test_clean_images_alone(report: Report) -> None:
