@@ -24,8 +24,15 @@ def read_version() -> str:
 
 
 def read_readme() -> str:
+    """Read README.md without what leads into the repository.
+
+    Package indexes show it without the files beside it.
+    """
     readme = ROOT / 'README.md'
-    return readme.read_text(encoding='utf-8') if readme.exists() else ''
+    text = readme.read_text(encoding='utf-8') if readme.exists() else ''
+    inside = r'\[([^][]+)\]\((?!https?://|#)[^)]+\)'
+    text = re.sub(rf'!{inside}\n+(\*.*?\*\n)?', '', text, flags=re.DOTALL)
+    return re.sub(inside, r'\1', text)
 
 
 def mim_files() -> list[str]:
@@ -100,6 +107,10 @@ setup(
     long_description=read_readme(),
     long_description_content_type='text/markdown',
     author='The m2at_mm contributors',
+    project_urls={
+        'Paper of M2AT': 'https://arxiv.org/abs/2302.08066',
+        'mmpretrain': 'https://github.com/open-mmlab/mmpretrain',
+    },
     license='Apache-2.0',
     license_files=['LICENSE', 'NOTICE'],
     keywords='adversarial training, robustness, image classification',

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from email import message_from_string
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,21 @@ def image_folders(root: Path, classes: int, cifar10: Path) -> None:
         target.mkdir(parents=True)
         image = images[number % len(images)]
         shutil.copy(image, target / f'0{image.suffix}')
+
+
+def test_the_page_of_a_package_index(installed: Path) -> None:
+    (path,) = installed.glob('m2at_mm-*.dist-info/METADATA')
+    page = message_from_string(path.read_text('utf-8'))
+    text = page.get_payload()
+    assert '## Citations' in text and '\n\n*Four test images' not in text
+    targets = re.findall(r'\]\(([^)]+)\)', text)
+    assert targets
+    assert all(one.startswith(('https://', '#')) for one in targets)
+    urls = dict(one.split(', ') for one in page.get_all('Project-URL', []))
+    assert urls['Paper of M2AT'] == 'https://arxiv.org/abs/2302.08066'
+    known = page.get_all('Classifier', [])
+    assert 'Typing :: Typed' in known
+    assert page['Requires-Python'] == '>=3.10'
 
 
 def test_the_model_index_has_what_it_names(installed: Path) -> None:
