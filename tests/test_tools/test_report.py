@@ -48,7 +48,8 @@ def report(work_dirs: list[Path]) -> Path:
 def test_page(report: Path) -> None:
     page = Page(report.read_text('utf-8'))
     assert [p.name for p in report.parent.iterdir()] == ['report.html']
-    names = 'runs evaluation settings curves sweep classes examples surfaces'
+    names = 'result runs evaluation settings curves sweep classes examples '
+    names += 'surfaces'
     sections = [attrs['id'] for attrs in page.all('h2')]
     assert sections == [*names.split(), 'environment']
     # loss, kept share, lr, clean, pgd10, worst; final accuracy; the sweep;
