@@ -16,7 +16,12 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / 'tools'))
 import performance_tables
 from performance_tables import load
 
-from comparison.summary import markdown_table, plot_trade_off, summarise
+from comparison.summary import (
+    curves_to_markdown,
+    markdown_table,
+    plot_trade_off,
+    summarise,
+)
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS, METHODS = DOCS / 'results', DOCS / 'methods'
@@ -28,6 +33,7 @@ TITLES = {
     'narrow_resnet18_12e': "M2AT's scale on a narrow ResNet-18",
     'full_evaluation': 'Every attack on the narrow networks',
     'finetune': 'Adversarial fine-tuning of a stock checkpoint',
+    'trade_off': 'Curves of the trade-off under robust overfitting',
 }
 NAMES = {
     'undefended': 'undefended',
@@ -49,6 +55,13 @@ NAMES = {
     'stock': 'stock, undefended',
     'm2at-finetune': 'after m2at-finetune',
 }
+CURVES = {
+    'pgd-at': 'PGD-AT, trained at {}',
+    'm2at': 'M2AT, scale {}',
+    'm2at_hard': 'M2AT, hard labels, scale {}',
+    'trades': 'TRADES, beta {}',
+    'avmixup': 'AVmixup, gamma {}',
+}
 ATTACKS = {
     'fgsm': 'FGSM',
     'pgd20': 'PGD-20',
@@ -62,6 +75,16 @@ ATTACKS = {
 TRAININGS = {'fast-at': 'Fast-AT without random start', 'pgd-at': 'PGD-AT'}
 PICTURES = ('narrow_resnet18_12e', 'compare_narrow')
 Runs = dict[str, list[dict[str, Any]]]
+
+
+def label(key: str) -> str:
+    """A run's name for a reader, with the curve and the value of its dial."""
+    curve, _, value = key.rpartition('_')
+    method, _, ema = curve.partition('+')
+    if key in NAMES or method not in CURVES:
+        return NAMES.get(key, key)
+    shown = CURVES[method].format(value.replace('-', '/'))
+    return f'{shown}, averaged weights' if ema else shown
 
 
 def is_evaluation(content: Any) -> bool:
@@ -126,12 +149,23 @@ def table_of_runs(name: str) -> str:
         head.append('PGD minus AutoAttack')
     several = any(len(seeds) > 1 for seeds in runs.values())
     rows = [
-        [NAMES.get(key, key), *([str(seed)] if several else []), *figures(run)]
+        [label(key), *([str(seed)] if several else []), *figures(run)]
         for key, seeds in runs.items()
         for seed, run in enumerate(seeds)
     ]
     first_columns = ['method', 'seed'] if several else ['network']
     return markdown_table([*first_columns, *head], rows)
+
+
+def table_of_overfitting(name: str) -> str:
+    """Robust accuracy in validation of the best and the last checkpoint."""
+    rows = []
+    for key, runs in experiments()[name].items():
+        for run in runs:
+            best, last = run['validation']['best'], run['validation']['last']
+            cells = (f'{value:.1f}' for value in (best, last, best - last))
+            rows.append([label(key), *cells])
+    return markdown_table(['network', 'best', 'last', 'lost'], rows)
 
 
 def table_of_collapse() -> str:
@@ -165,9 +199,8 @@ def overview(name: str, runs: Runs) -> str:
             for key in ('clean', 'pgd20', 'worst_case')
         ]
         gap = mean.get('pgd20', 0) - mean['worst_case']
-        label = NAMES.get(entry.name, entry.name)
         shown = f'{gap:.1f}' if 'pgd20' in mean else ''
-        rows.append([label, str(entry.seeds), *cells, shown])
+        rows.append([label(entry.name), str(entry.seeds), *cells, shown])
     head = ['network', 'seeds', 'clean', 'PGD-20', 'worst case', 'gap']
     page, picture = RESULTS / f'{name}.md', RESULTS / f'{name}.png'
     title = TITLES.get(name, name)
@@ -225,8 +258,8 @@ def table_of_method(method: str) -> str:
             figures_shown = (
                 f'{entry.mean[key]:.1f}' for key in ('clean', 'worst_case')
             )
-            label = NAMES.get(entry.name, entry.name)
-            rows.append([TITLES.get(name, name), label, *figures_shown])
+            shown = TITLES.get(name, name), label(entry.name)
+            rows.append([*shown, *figures_shown])
     if not rows:
         return 'Nothing yet.\n'
     head = ['experiment', 'network', 'clean', 'worst case']
@@ -278,6 +311,11 @@ def tables() -> dict[Path, dict[str, str]]:
     found[RESULTS / 'compare_narrow.md'] = {
         'runs': table_of_runs('compare_narrow'),
         'search': table_of_runs('search_narrow'),
+    }
+    found[RESULTS / 'trade_off.md'] = {
+        'overfitting': table_of_overfitting('trade_off'),
+        'runs': table_of_runs('trade_off'),
+        'curves': curves_to_markdown(load(RESULTS / 'trade_off.curves.json')),
     }
     found[RESULTS / 'collapse.md'] = {'epochs': table_of_collapse()}
     for page in METHODS.glob('*/README.md'):
