@@ -40,9 +40,9 @@ def fit_radius(recipe: Config, cfg: Config) -> None:
                 attack.step_size = f'{size * 255:g}/255'
     other = '8/255' if large else _EPS_LARGE_IMAGES
     print_log(
-        f'the radius is {threat.eps}, as is usual for images of {images}; '
-        f'another one: --cfg-options model.threat_model.eps={other} and the '
-        "attacks' step_size",
+        f'the recipe takes the radius {threat.eps}, as is usual for images of '
+        f'{images}; options like model.threat_model.eps={other} come on top, '
+        "and need a step_size of the attacks' that fits",
         logger='current',
     )
 
