@@ -14,13 +14,13 @@ from m2at_mm.registry import TASK_UTILS
 @pytest.fixture(scope='module', autouse=True)
 def variants() -> Iterator[None]:
     """Registers them, for this file only."""
-    known = set(TASK_UTILS.module_dict)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(DOCS / 'results')
         import_module('trade_off_variants')
         yield
-    for name in set(TASK_UTILS.module_dict) - known:
-        TASK_UTILS.module_dict.pop(name)
+    for name, kind in [*TASK_UTILS.module_dict.items()]:
+        if kind.__module__ == 'trade_off_variants':
+            TASK_UTILS.module_dict.pop(name)
 
 
 def test_m2at_taken_apart() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from m2at_mm.methods import M2AT, MixRatios
 from m2at_mm.methods.base import BoundAttack, Model, TrainingBatch
-from m2at_mm.registry import OPTIM_WRAPPERS, TASK_UTILS
+from m2at_mm.registry import TASK_UTILS
 
 
 @TASK_UTILS.register_module()
@@ -73,7 +73,6 @@ class _Masked(nn.Module):
         return logits
 
 
-@OPTIM_WRAPPERS.register_module()
 class Bfloat16OptimWrapper(OptimWrapper):
     """The training step in bfloat16 on a CPU, which MMEngine's
     AmpOptimWrapper refuses."""
