@@ -58,10 +58,10 @@ def _box(report: Report, run: RunLog, results: accuracy.Results) -> Markup:
     worst, (low, high) = values['worst_case']
     clean, (least, most) = values['clean']
     attacks = results['attacks']
-    strongest = [
-        f'{name}, {attacks[name]:.1f} %'
-        for name in sorted(attacks, key=attacks.__getitem__)
-    ]
+    strongest = 'none was run'
+    if attacks:
+        name = min(attacks, key=attacks.__getitem__)
+        strongest = f'{name}, {attacks[name]:.1f} %'
     alarms = [*dict.fromkeys(accuracy.alarm_names(results))]
     measured = report.measured.get(run.name)
     if measured is not None and 'sweep' not in results:
@@ -70,7 +70,7 @@ def _box(report: Report, run: RunLog, results: accuracy.Results) -> Markup:
     facts = {
         'clean': f'{clean:.1f} % ({least:.1f} to {most:.1f})',
         'images': _images(results),
-        'strongest attack': strongest[0] if strongest else 'none was run',
+        'strongest attack': strongest,
         'alarms': ', '.join(alarms) or 'none',
         'checkpoint': _checkpoint(run, results),
     }
@@ -105,15 +105,13 @@ def _checkpoint(run: RunLog, results: accuracy.Results) -> str:
     if not name:
         return 'not named'
     if name.startswith('best_'):
-        val, test = (_dataset(run, part) for part in ('val', 'test'))
+        val, test = (
+            (run.config.get(f'{part}_dataloader') or {}).get('dataset')
+            for part in ('val', 'test')
+        )
         where = 'in validation'
         if val and val == test:
             where = 'on the test images, which overestimates it'
         return f'{name}, the best {where}'
     last = run.last_checkpoint
     return f'{name}, the last' if last and last.name == name else name
-
-
-def _dataset(run: RunLog, part: str) -> dict[str, Any]:
-    loader = run.config.get(f'{part}_dataloader') or {}
-    return {k: v for k, v in loader.items() if k == 'dataset'}

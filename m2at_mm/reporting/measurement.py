@@ -16,7 +16,7 @@ from m2at_mm import attacks, cli, evaluation
 from m2at_mm.attacks.logits import predicted_labels
 from m2at_mm.evaluation.attacked_model import Attackable
 from m2at_mm.evaluation.named_attacks import plan_attack
-from m2at_mm.evaluation.results import make_results
+from m2at_mm.evaluation.results import make_results, settings_of
 from m2at_mm.model_wrappers import AdversarialClassifier, bare_model
 from m2at_mm.registry import TASK_UTILS
 from m2at_mm.reporting.run_log import RunLog, class_names
@@ -92,9 +92,10 @@ class Report:
         """As the evaluation or the measurement found them, else the config."""
         measured = self.measured.get(run.name)
         for results in (run.results, measured and measured.results):
-            settings = (results or {}).get('settings') or {}
-            if settings.get('classes'):
-                names: Sequence[str] = settings['classes']
+            names: Sequence[str] | None = settings_of(results or {}).get(
+                'classes'
+            )
+            if names:
                 return names
         return class_names(run.config)
 

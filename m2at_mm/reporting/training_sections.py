@@ -136,7 +136,7 @@ def _unlike_validations(runs: Sequence[RunLog]) -> Iterator[Markup]:
     """A warning if the curves of validation do not compare."""
     model = 'model.threat_model', 'model.eval_attacks'
     parts = *model, 'val_evaluator', 'val_dataloader.dataset'
-    every = [dict(_flatten(run.config)) for run in runs if run.validation]
+    every = [run.config for run in runs if run.validation]
     different, _ = compare_settings(every)
     names = [name for name in different if name.startswith(parts)]
     if names:
