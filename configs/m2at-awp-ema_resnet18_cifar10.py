@@ -2,7 +2,3 @@ _base_ = './m2at_resnet18_cifar10.py'
 
 # gamma 0.01: the authors' for PGD-AT (arXiv 2004.05884).
 optim_wrapper = dict(type='m2at_mm.AWPOptimWrapper', gamma=0.01)
-
-# Validated and saved with averaged weights; the rate of 0.995 is usual in
-# adversarial training (0.995 to 0.999).
-default_hooks = dict(ema=dict(type='m2at_mm.AveragedWeightsHook'))

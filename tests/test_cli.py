@@ -56,6 +56,14 @@ def test_dataloader_defaults_follow_the_command_line() -> None:
     assert cfg.test_dataloader.collate_fn is list
 
 
+def test_every_default_hook_can_be_switched_off() -> None:
+    hooks = dict(timer=dict(type='IterTimerHook'), ema=dict(type='EMAHook'))
+    cfg = cli.Config(dict(default_hooks=hooks))
+    off = ('default_hooks.timer=None', 'default_hooks.ema=None')
+    cli.merge_common_options(cfg, _parse('x.py', '--cfg-options', *off))
+    assert cfg.default_hooks == dict(timer=None)
+
+
 @pytest.mark.parametrize(
     ('given', 'kept'),
     [

@@ -15,6 +15,9 @@ default_hooks = dict(
         # At the end, copies of last and best that hold the weights alone.
         published_keys=['meta', 'state_dict'],
     ),
+    # Validated and saved are averaged weights, which overfit later:
+    # docs/results/trade_off.md.
+    ema=dict(type='m2at_mm.AveragedWeightsHook'),
     input_check=dict(type='m2at_mm.InputCheckHook'),
     # An interrupted and resumed run equals the uninterrupted one.
     rng_state=dict(type='m2at_mm.RNGStateHook'),

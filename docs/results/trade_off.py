@@ -5,7 +5,7 @@
 #       --out work_dirs/trade_off/table --jobs 2
 # ResNet-18 at a quarter of the width, 2,000 training images, flips and no
 # crops, 30 epochs, PGD-3, training in bfloat16 (and evaluation in float32).
-seeds = [0]
+seeds = [0, 1]
 evaluation = dict(
     attacks=['pgd20', 'cw20', 'apgd-ce', 'apgd-t'],
     num_samples=1000,
@@ -26,11 +26,11 @@ common = {
     'test_dataloader.num_workers': 0,
     'optim_wrapper.type': 'trade_off_variants.Bfloat16OptimWrapper',
     'optim_wrapper.optimizer.lr': 0.05,
-    'param_scheduler.milestones': '[18,24]',
     'train_cfg.max_epochs': 30,
     'train_cfg.val_interval': 3,
     'default_hooks.logger.interval': 31,
 }
+_steps = {'param_scheduler.milestones': '[18,24]'}
 _ema = {'default_hooks.ema.type': 'm2at_mm.AveragedWeightsHook'}
 _curves = {
     # Radii of training; the step is half of the radius.
@@ -64,6 +64,7 @@ runs = {
         dial=_dial,
         options=_options,
     )
-    for _suffix, _options in (('', {}), ('+ema', _ema))
+    for _suffix, _options in (('', _steps), ('+ema', _steps | _ema))
     for _name, _dial in _curves.items()
+    if _name + _suffix != 'm2at_hard+ema'
 }

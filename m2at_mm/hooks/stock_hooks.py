@@ -28,28 +28,6 @@ _OUTDATED = 'outdated_ckpts'
 
 
 @HOOKS.register_module()
-class AveragedWeightsHook(EMAHook):
-    """MMEngine's ``EMAHook`` as adversarial training uses it.
-
-    Validation, and with it the choice of the best checkpoint, sees the
-    averaged weights; a checkpoint has them as ``state_dict`` and those that
-    are trained as ``ema_state_dict``.
-
-    Args:
-        momentum (float): Share of the newest weights; 0.005 is a decay of
-            0.995 in each iteration (arXiv 2103.01946).
-        update_buffers (bool): Whether to average running statistics, too.
-        **kw (Any): See ``EMAHook``.
-    """
-
-    def __init__(
-        self, momentum: float = 0.005, update_buffers: bool = True, **kw: Any
-    ) -> None:
-        ours = dict(momentum=momentum, update_buffers=update_buffers)
-        super().__init__(**ours, **kw)
-
-
-@HOOKS.register_module()
 class RuntimeInfoHook(StockRuntimeInfoHook):
     """MMEngine's RuntimeInfoHook without waiting for a GPU.
 

@@ -244,11 +244,15 @@ def _select_under_attack(cfg: Config) -> None:
     if cfg.get('val_dataloader') is None:
         ours['checkpoint'].pop('save_best')
     given = cfg.get('default_hooks') or {}
+    for name in [name for name in ours if given.get(name, name) is None]:
+        ours.pop(name)  # switched off
+        if name not in _STOCK:
+            given.pop(name)  # MMEngine knows None only for its own
+    if 'type' in given.get('ema', {}):
+        ours.pop('ema')  # one of the user's own
     for name, stock in _STOCK.items():
         hook = given.get(name, {})
-        if hook is None:
-            ours.pop(name)  # switched off
-        elif type_name(hook.get('type', stock)) != stock:
+        if hook and type_name(hook.get('type', stock)) != stock:
             ours[name].pop('type')  # one of the user's own
     cfg.merge_from_dict(dict(default_hooks=ours))
     wrapper = dict(runtime.model_wrapper_cfg)

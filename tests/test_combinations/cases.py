@@ -22,7 +22,7 @@ AXES: dict[str, list[Any]] = {
     'evaluated': ['pgd', 'apgd-ce', 'nothing'],
     'hook': ['none', 'schedule', 'guard', 'early stopping', 'reduce rate'],
     'optimiser': ['plain', 'accumulating', 'awp'],
-    'average': ['none', 'ema', 'swa'],
+    'average': ['none', 'ema', 'swa', 'ours'],
     'run': ['whole', 'killed'],
     'style': ['names', 'classes', 'objects'],
 }

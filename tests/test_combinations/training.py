@@ -41,7 +41,11 @@ _WRAPPERS: dict[str, dict[str, Any]] = {
     'accumulating': dict(accumulative_counts=3),
     'awp': dict(type='m2at_mm.AWPOptimWrapper'),
 }
-_AVERAGES = dict(ema='ExponentialMovingAverage', swa='StochasticWeightAverage')
+_AVERAGES: dict[str, dict[str, Any]] = {
+    'ema': dict(type='EMAHook'),
+    'swa': dict(type='EMAHook', ema_type='StochasticWeightAverage'),
+    'ours': dict(type='m2at_mm.AveragedWeightsHook'),
+}
 _WATCHED = dict(monitor='robust/clean', rule='greater')
 
 
@@ -167,8 +171,7 @@ def _extras(case: Case, **by: Any) -> dict[str, Any]:
     hooks['guard'].update(steps=1)
     custom = [hooks[case['hook']]] if case['hook'] in hooks else []
     if case['average'] != 'none':
-        kind = _AVERAGES[case['average']]
-        custom.append(dict(type='EMAHook', ema_type=kind))
+        custom.append(_AVERAGES[case['average']])
     reduce = dict(type='ReduceOnPlateauLR', patience=0, by_epoch=by_epoch)
     reduces = case['hook'] == 'reduce rate'
     schedulers = [dict(reduce, **_WATCHED)] if reduces else []

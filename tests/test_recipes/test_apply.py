@@ -176,6 +176,24 @@ def test_the_user_s_own_hooks_stay(name: str, stock: Config) -> None:
     assert hooks.checkpoint.save_best == 'robust/pgd10'
 
 
+@pytest.mark.parametrize('name', ['ema', 'input_check', 'overfitting'])
+def test_our_own_hooks_can_be_switched_off(name: str, stock: Config) -> None:
+    every = apply_recipe(stock, 'm2at').default_hooks
+    stock.default_hooks[name] = None
+    hooks = apply_recipe(stock, 'm2at').default_hooks
+    assert {*every} - {*hooks} == {name}
+
+
+def test_the_user_s_own_average_stays(stock: Config) -> None:
+    ours = apply_recipe(stock, 'm2at').default_hooks.ema
+    stock.default_hooks.ema = dict(momentum=0.01)
+    hooks = apply_recipe(stock, 'm2at').default_hooks
+    assert hooks.ema == dict(ours, momentum=0.01)
+    theirs = dict(type='EMAHook', ema_type='StochasticWeightAverage')
+    stock.default_hooks.ema = theirs
+    assert apply_recipe(stock, 'm2at').default_hooks.ema == theirs
+
+
 def test_runtime_of_our_configs_is_what_a_recipe_sets(stock: Config) -> None:
     recipe = apply_recipe(stock, 'm2at')
     ours = Config.fromfile(config_root() / 'm2at_resnet18_cifar10.py')
@@ -183,7 +201,7 @@ def test_runtime_of_our_configs_is_what_a_recipe_sets(stock: Config) -> None:
     assert ours.default_hooks.checkpoint.type == 'm2at_mm.SafeCheckpointHook'
     hooks = recipe.default_hooks
     names = [k for k in hooks if hooks[k].type.startswith('m2at_mm.')]
-    assert len(names) == 7
+    assert len(names) == 8
     for name in names:
         kept = dict(ours.default_hooks[name])
         kept.pop('max_keep_ckpts', None)
