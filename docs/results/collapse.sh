@@ -18,6 +18,7 @@ train() {
         val_dataloader.num_workers=0 \
         train_cfg.val_interval=100 \
         randomness.seed=0 \
+        default_hooks.ema=None \
         default_hooks.guard.type=m2at_mm.CollapseGuardHook \
         default_hooks.guard.num_images=200 \
         "${@:2}"

@@ -21,6 +21,7 @@ common = {
     'train_cfg.max_epochs': 12,
     'train_cfg.val_interval': 12,
     'default_hooks.logger.interval': 20,
+    'default_hooks.ema': None,  # later than these runs
 }
 _steps = {'param_scheduler.milestones': '[8,11]'}
 _pgd5 = {

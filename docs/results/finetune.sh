@@ -35,6 +35,7 @@ data=(
 "$python" tools/train.py "$config" --recipe m2at-finetune \
   --work-dir "$work/m2at-finetune" --cfg-options "${data[@]}" \
   load_from="$work/stock/epoch_12.pth" randomness.seed=0 \
+  default_hooks.ema=None \
   model.classifier.backbone.base_channels=16 \
   model.classifier.backbone.stem_channels=16 \
   model.classifier.head.in_channels=128 \

@@ -30,6 +30,7 @@ run() { # name, seed, config, further settings
       train_dataloader.num_workers=0 val_dataloader.num_workers=0 \
       train_cfg.max_epochs=12 train_cfg.val_interval=12 \
       param_scheduler.milestones='[8,11]' default_hooks.logger.interval=20 \
+      default_hooks.ema=None \
       "$@" >"$dir/train.txt" 2>&1
   fi
   "$python" tools/test.py "configs/$config.py" "$dir/epoch_12.pth" \

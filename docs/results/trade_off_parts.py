@@ -1,10 +1,13 @@
 # A plan for tools/compare.py: what M2AT is made of, in the regime of
-# trade_off.py, which it must lie beside. It takes the folder of that plan,
-# whose networks m2at+ema_2.0 and pgd-at+ema_8-255 it shares.
+# trade_off.py, which it must lie beside.
 #   PYTHONPATH=docs/results python tools/compare.py \
-#       docs/results/trade_off_parts.py --work-dir work_dirs/trade_off \
-#       --out work_dirs/trade_off/parts --jobs 2
+#       docs/results/trade_off_parts.py --work-dir work_dirs/trade_off_parts \
+#       --out work_dirs/trade_off_parts/table --jobs 2
 _base_ = './trade_off.py'
+
+evaluation = dict(
+    _delete_=True, attacks=['pgd20', 'cw20'], num_samples=1000, eps='8/255'
+)
 
 _averaged = {
     'param_scheduler.milestones': '[18,24]',
@@ -31,7 +34,7 @@ _config = 'configs/m2at_resnet18_cifar10.py'
 _own = 'docs/results/trade_off_m2at.py'
 runs = {
     '_delete_': True,
-    'm2at+ema_2.0': dict(config=_config, options=_averaged | _m2at),
+    'whole': dict(config=_config, options=_averaged | _m2at),
     # One label, whatever is kept.
     'hard_label': dict(
         config=_config,
@@ -69,7 +72,7 @@ runs = {
             'model.method.perturbed_label': 1.0,
         },
     ),
-    'pgd-at+ema_8-255': dict(
+    'pgd-at': dict(
         config='configs/pgd-at_resnet18_cifar10.py',
         options=_averaged | _pgd_at,
     ),
