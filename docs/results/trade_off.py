@@ -31,7 +31,7 @@ common = {
     'default_hooks.logger.interval': 31,
 }
 _steps = {'param_scheduler.milestones': '[18,24]'}
-_ema = {'default_hooks.ema.type': 'm2at_mm.AveragedWeightsHook'}
+_raw = {'default_hooks.ema': None}
 _curves = {
     # Radii of training; the step is half of the radius.
     'pgd-at': {
@@ -51,20 +51,13 @@ _curves = {
         'model.method.gamma': [1.0, 1.5, 2.0],
         'model.train_attack.step_size': ['4/255'] * 3,
     },
-    # One label for whatever is kept.
-    'm2at_hard': {
-        'model.method.scale': [1.0, 1.5, 2.0],
-        'model.method.perturbed_label': [1.0] * 3,
-        'model.train_attack.step_size': ['4/255'] * 3,
-    },
 }
 runs = {
     f'{_name}{_suffix}': dict(
-        config=f'configs/{_name.removesuffix("_hard")}_resnet18_cifar10.py',
+        config=f'configs/{_name}_resnet18_cifar10.py',
         dial=_dial,
         options=_options,
     )
-    for _suffix, _options in (('', _steps), ('+ema', _steps | _ema))
+    for _suffix, _options in (('', _steps | _raw), ('+ema', _steps))
     for _name, _dial in _curves.items()
-    if _name + _suffix != 'm2at_hard+ema'
 }

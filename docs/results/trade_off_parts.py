@@ -9,11 +9,9 @@ evaluation = dict(
     _delete_=True, attacks=['pgd20', 'cw20'], num_samples=1000, eps='8/255'
 )
 
-_averaged = {
-    'param_scheduler.milestones': '[18,24]',
-    'default_hooks.ema.type': 'm2at_mm.AveragedWeightsHook',
-}
+_averaged = {'param_scheduler.milestones': '[18,24]'}
 _cycle = {
+    'default_hooks.ema': None,
     'param_scheduler._delete_': True,
     'param_scheduler.type': 'OneCycleLR',
     'param_scheduler.by_epoch': False,
