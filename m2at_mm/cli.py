@@ -88,7 +88,7 @@ def add_common_arguments(parser: Parser, config: str | None = None) -> None:
     text = "a config file, or mmpretrain::FOLDER/NAME.py for mmpretrain's"
     add('config', nargs='?' if config else None, default=config, help=text)
     add('--work-dir', help='folder for logs and checkpoints')
-    text = 'override settings of the config, like model.method.scale=2.0 '
+    text = 'override settings of the config, like model.method.scale=1.5 '
     text += 'train_cfg.max_epochs=30'
     how: Any = dict(nargs='+', action=_Options, metavar='KEY=VALUE')
     add('--cfg-options', **how, help=text)

@@ -29,6 +29,12 @@ _pgd5 = {
     'model.train_attack.steps': 5,
     'model.train_attack.step_size': '3/255',
 }
+# The configs' own at that time.
+_m2at = {
+    **_pgd5,
+    'model.method.scale': 1.5,
+    'model.method.perturbed_label': 0.7,
+}
 _folder = 'configs/'
 runs = {
     'standard': dict(
@@ -37,7 +43,7 @@ runs = {
     'pgd-at': dict(
         config=_folder + 'pgd-at_resnet18_cifar10.py', options=_pgd5
     ),
-    'm2at': dict(config=_folder + 'm2at_resnet18_cifar10.py', options=_pgd5),
+    'm2at': dict(config=_folder + 'm2at_resnet18_cifar10.py', options=_m2at),
     'trades': dict(
         config=_folder + 'trades_resnet18_cifar10.py', options=_pgd5
     ),
@@ -53,17 +59,17 @@ runs = {
     ),
     'm2at+awp': dict(
         config=_folder + 'm2at_resnet18_cifar10.py',
-        options={**_pgd5, 'optim_wrapper.type': 'm2at_mm.AWPOptimWrapper'},
+        options={**_m2at, 'optim_wrapper.type': 'm2at_mm.AWPOptimWrapper'},
     ),
     # The two that search_narrow.py found on validation images.
     'm2at_scale1': dict(
         config=_folder + 'm2at_resnet18_cifar10.py',
-        options={**_pgd5, 'model.method.scale': 1.0},
+        options={**_m2at, 'model.method.scale': 1.0},
     ),
     'm2at_consistency6': dict(
         config=_folder + 'm2at_resnet18_cifar10.py',
         options={
-            **_pgd5,
+            **_m2at,
             'model.method.consistency': 6.0,
             'model.method.perturbed_label': 1.0,
         },

@@ -36,6 +36,7 @@ data=(
   --work-dir "$work/m2at-finetune" --cfg-options "${data[@]}" \
   load_from="$work/stock/epoch_12.pth" randomness.seed=0 \
   default_hooks.ema=None \
+  model.method.scale=1.5 model.method.perturbed_label=0.7 \
   model.classifier.backbone.base_channels=16 \
   model.classifier.backbone.stem_channels=16 \
   model.classifier.head.in_channels=128 \

@@ -16,6 +16,7 @@ _pgd5 = {
     'model.train_attack.steps': 5,
     'model.train_attack.step_size': '3/255',
 }
+_m2at = dict(scale=1.5, perturbed_label=0.7)  # the configs' own then
 _options = {
     'm2at': dict(),
     'scale 1': dict(scale=1.0),
@@ -37,7 +38,10 @@ runs = dict(
             config='configs/m2at_resnet18_cifar10.py',
             options={
                 **_pgd5,
-                **{f'model.method.{k}': v for k, v in chosen.items()},
+                **{
+                    f'model.method.{k}': v
+                    for k, v in {**_m2at, **chosen}.items()
+                },
             },
         )
         for name, chosen in _options.items()

@@ -34,6 +34,7 @@ TITLES = {
     'full_evaluation': 'Every attack on the narrow networks',
     'finetune': 'Adversarial fine-tuning of a stock checkpoint',
     'trade_off': 'Curves of the trade-off under robust overfitting',
+    'trade_off_parts': 'M2AT taken apart',
 }
 NAMES = {
     'undefended': 'undefended',
@@ -42,10 +43,10 @@ NAMES = {
     'm2at_scale1.0_label0.5': 'M2AT, scale 1, perturbed_label 0.5',
     'm2at_scale1.5_label0.7': 'M2AT, scale 1.5, perturbed_label 0.7',
     'm2at_scale2.0_label0.8': 'M2AT, scale 2, perturbed_label 0.8',
-    'm2at': 'M2AT',
+    'm2at': 'M2AT, scale 1.5',
     'm2at_scale1': 'M2AT, scale 1',
-    'm2at_consistency6': 'M2AT, consistency 6, perturbed_label 1',
-    'm2at+awp': 'M2AT + AWP',
+    'm2at_consistency6': 'M2AT, scale 1.5, consistency 6, perturbed_label 1',
+    'm2at+awp': 'M2AT, scale 1.5 + AWP',
     'trades': 'TRADES',
     'mart': 'MART',
     'avmixup': 'AVmixup',
@@ -54,6 +55,14 @@ NAMES = {
     'plain_robust': 'plain robust',
     'stock': 'stock, undefended',
     'm2at-finetune': 'after m2at-finetune',
+    'whole': 'M2AT, scale 2, perturbed_label 0.8',
+    'hard_label': 'the same with hard labels',
+    'random_share': 'a random share instead of the mask',
+    'constant_share': 'the label alone: all kept, a constant label',
+    'masked_attack': 'masks in the attack, anew in each step',
+    'trades_loss': "hard labels and TRADES' loss, consistency 6",
+    'm2at_one_cycle': 'M2AT, one cycle, no averaged weights',
+    'pgd-at_one_cycle': 'PGD-AT, one cycle, no averaged weights',
 }
 CURVES = {
     'pgd-at': 'PGD-AT, trained at {}',
@@ -142,7 +151,7 @@ def figures(run: dict[str, Any]) -> list[str]:
 def table_of_runs(name: str) -> str:
     """All figures of an experiment, a row for each run."""
     runs = experiments()[name]
-    first = next(iter(runs.values()))[0]
+    first = next(run for seeds in runs.values() for run in seeds)
     head = [ATTACKS[attack] for attack in first['attacks']]
     head = ['clean', *head, 'worst case']
     if first.get('pgd_minus_autoattack') is not None:
@@ -164,7 +173,8 @@ def table_of_overfitting(name: str) -> str:
         for run in runs:
             best, last = run['validation']['best'], run['validation']['last']
             cells = (f'{value:.1f}' for value in (best, last, best - last))
-            rows.append([label(key), *cells])
+            seed = f', seed {run["seed"]}' if len(runs) > 1 else ''
+            rows.append([f'{label(key)}{seed}', *cells])
     return markdown_table(['network', 'best', 'last', 'lost'], rows)
 
 
@@ -316,6 +326,8 @@ def tables() -> dict[Path, dict[str, str]]:
         'overfitting': table_of_overfitting('trade_off'),
         'runs': table_of_runs('trade_off'),
         'curves': curves_to_markdown(load(RESULTS / 'trade_off.curves.json')),
+        'parts': table_of_runs('trade_off_parts'),
+        'parts_overfitting': table_of_overfitting('trade_off_parts'),
     }
     found[RESULTS / 'collapse.md'] = {'epochs': table_of_collapse()}
     for page in METHODS.glob('*/README.md'):

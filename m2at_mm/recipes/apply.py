@@ -159,8 +159,8 @@ def with_named_recipe(cfg: Config) -> Config:
     """Apply the recipe that a config names itself, if it does.
 
     It is named by ``recipe='m2at'``, or ``recipe=dict(name='m2at',
-    method=dict(scale=2.0))`` with overrides as of :func:`apply_recipe`, which
-    ``--cfg-options model.method.scale=2.0`` of mmpretrain's tools are, too.
+    method=dict(scale=1.5))`` with overrides as of :func:`apply_recipe`, which
+    ``--cfg-options model.method.scale=1.5`` of mmpretrain's tools are, too.
 
     Raises:
         ValueError: See :func:`apply_recipe`.

@@ -87,9 +87,9 @@ def test_three_lines_are_the_flag(stock: Config) -> None:
     assert with_named_recipe(given).to_dict() == expected
     assert given.to_dict() == before
     # With overrides, and options of mmpretrain's own tools on top.
-    given.recipe = dict(name='m2at', method=dict(scale=2.0))
+    given.recipe = dict(name='m2at', method=dict(scale=1.5))
     given.merge_from_dict({'model.method.perturbed_label': 0.9})
-    method = dict(scale=2.0, perturbed_label=0.9)
+    method = dict(scale=1.5, perturbed_label=0.9)
     expected = apply_recipe(stock, 'm2at', method=method).to_dict()
     assert with_named_recipe(given).to_dict() == expected
     for wrong in ('m2a', dict(method={})):

@@ -29,9 +29,12 @@ from benchmarking.timing import now
 #: By name, the config and what differs from it.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     'pgd-at': ('pgd-at_resnet18_cifar10', {}),
-    'm2at': ('m2at_resnet18_cifar10', {}),
+    'm2at': (
+        'm2at_resnet18_cifar10',
+        {'model.method.scale': 1.5, 'model.method.perturbed_label': 0.7},
+    ),
     'trades': ('trades_resnet18_cifar10', {}),
-    'm2at, scale 1': ('m2at_resnet18_cifar10', {'model.method.scale': 1.0}),
+    'm2at, scale 2': ('m2at_resnet18_cifar10', {}),
     'avmixup': ('avmixup_resnet18_cifar10', {}),
 }
 ATTACKS = ['pgd20', 'apgd-ce', 'apgd-t']
