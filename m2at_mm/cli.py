@@ -19,6 +19,7 @@ from m2at_mm.recipes import (
     is_adversarial,
     with_named_recipe,
 )
+from m2at_mm.recipes.apply import drop_switched_off
 from m2at_mm.registry import type_name
 from m2at_mm.runner.start import build_runner as build_runner
 from m2at_mm.runner.start import build_trained_runner as build_trained_runner
@@ -26,14 +27,6 @@ from m2at_mm.runner.start import show_head as show_head
 
 GOES_ON = 'Stopped at any time, the same command goes on where it was.'
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-_MMENGINES_HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-)
 
 
 class Parser(argparse.ArgumentParser):
@@ -193,10 +186,7 @@ def merge_common_options(cfg: Config, args: Namespace) -> None:
     """Merge the command line, and mmpretrain's defaults for dataloaders."""
     cfg.launcher = args.launcher
     cfg.merge_from_dict(args.cfg_options or {})
-    hooks = cfg.get('default_hooks') or {}
-    for name in [name for name in hooks if hooks[name] is None]:
-        if name not in _MMENGINES_HOOKS:
-            hooks.pop(name)  # MMEngine knows None only for its own
+    drop_switched_off(cfg)
     stop_workers = getattr(args, 'no_persistent_workers', False)
     for loader in filter(None, map(cfg.get, LOADERS)):
         loader.setdefault('pin_memory', get_device() != 'cpu')

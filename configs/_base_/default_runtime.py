@@ -15,7 +15,7 @@ default_hooks = dict(
         # At the end, copies of last and best that hold the weights alone.
         published_keys=['meta', 'state_dict'],
     ),
-    # Validated and saved are averaged weights, which overfit later:
+    # Validated and saved are averaged weights, which are more robust:
     # docs/results/trade_off.md.
     ema=dict(type='m2at_mm.AveragedWeightsHook'),
     input_check=dict(type='m2at_mm.InputCheckHook'),

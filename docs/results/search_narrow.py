@@ -39,8 +39,7 @@ runs = dict(
             options={
                 **_pgd5,
                 **{
-                    f'model.method.{k}': v
-                    for k, v in {**_m2at, **chosen}.items()
+                    f'model.method.{k}': v for k, v in (_m2at | chosen).items()
                 },
             },
         )

@@ -9,7 +9,9 @@ evaluation = dict(
     _delete_=True, attacks=['pgd20', 'cw20'], num_samples=1000, eps='8/255'
 )
 
-_averaged = {'param_scheduler.milestones': '[18,24]'}
+common = {'model.train_attack.step_size': '4/255'}
+_steps = {'param_scheduler.milestones': '[18,24]'}
+# One cycle, without averaged weights.
 _cycle = {
     'default_hooks.ema': None,
     'param_scheduler._delete_': True,
@@ -19,64 +21,33 @@ _cycle = {
     # Iterations of 30 epochs.
     'param_scheduler.total_steps': 1890,
 }
-_pgd_at = {
-    'model.threat_model.eps': '8/255',
-    'model.train_attack.step_size': '4/255',
-}
-_m2at = {
-    'model.method.scale': 2.0,
-    'model.method.perturbed_label': 0.8,
-    'model.train_attack.step_size': '4/255',
-}
-_config = 'configs/m2at_resnet18_cifar10.py'
-_own = 'docs/results/trade_off_m2at.py'
-runs = {
-    '_delete_': True,
-    'whole': dict(config=_config, options=_averaged | _m2at),
+_scale2 = {'model.method.scale': 2.0, 'model.method.perturbed_label': 0.8}
+_variants = {
+    'whole': {},
     # One label, whatever is kept.
-    'hard_label': dict(
-        config=_config,
-        options=_averaged | _m2at | {'model.method.perturbed_label': 1.0},
-    ),
+    'hard_label': {'model.method.perturbed_label': 1.0},
     # No mask: the share of the whole perturbation is drawn for each image.
-    'random_share': dict(
-        config=_own,
-        options=_averaged
-        | _m2at
-        | {'model.method.type': 'm2at_mm.RandomShare'},
-    ),
+    'random_share': {'model.method.type': 'm2at_mm.RandomShare'},
     # Neither mask nor draw: the whole perturbation, and half of the label's
     # change, as PGD-AT with smoothed labels.
-    'constant_share': dict(
-        config=_own,
-        options=_averaged
-        | _m2at
-        | {'model.method.type': 'm2at_mm.ConstantShare'},
-    ),
+    'constant_share': {'model.method.type': 'm2at_mm.ConstantShare'},
     # Masks drawn anew in each step of the attack.
-    'masked_attack': dict(
-        config=_own,
-        options=_averaged
-        | _m2at
-        | {'model.method.type': 'm2at_mm.MaskedAttack'},
-    ),
+    'masked_attack': {'model.method.type': 'm2at_mm.MaskedAttack'},
     # On the loss of TRADES.
-    'trades_loss': dict(
-        config=_config,
-        options=_averaged
-        | _m2at
-        | {
-            'model.method.consistency': 6.0,
-            'model.method.perturbed_label': 1.0,
-        },
-    ),
-    'pgd-at': dict(
-        config='configs/pgd-at_resnet18_cifar10.py',
-        options=_averaged | _pgd_at,
-    ),
-    # A schedule of one cycle, without averaged weights.
-    'm2at_one_cycle': dict(config=_config, options=_cycle | _m2at),
-    'pgd-at_one_cycle': dict(
-        config='configs/pgd-at_resnet18_cifar10.py', options=_cycle | _pgd_at
-    ),
+    'trades_loss': {
+        'model.method.consistency': 6.0,
+        'model.method.perturbed_label': 1.0,
+    },
+}
+_m2at = 'docs/results/trade_off_m2at.py'
+_pgd_at = 'configs/pgd-at_resnet18_cifar10.py'
+runs = {
+    '_delete_': True,
+    **{
+        _name: dict(config=_m2at, options=_steps | _scale2 | _changes)
+        for _name, _changes in _variants.items()
+    },
+    'pgd-at': dict(config=_pgd_at, options=_steps),
+    'm2at_one_cycle': dict(config=_m2at, options=_cycle | _scale2),
+    'pgd-at_one_cycle': dict(config=_pgd_at, options=_cycle),
 }

@@ -17,6 +17,14 @@ from m2at_mm.registry import type_name
 
 # Hooks of MMEngine that ours replace.
 _STOCK = dict(checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook')
+_MMENGINES_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 # What a recipe sets in the model, where no classifier has it.
 _OF_RECIPES = (
     'threat_model',
@@ -152,7 +160,19 @@ def apply_recipe(cfg: Config, name: str, **overrides: Any) -> Config:
         cfg.param_scheduler = recipe.param_scheduler
         _count_epochs(cfg)
     cfg.merge_from_dict(dict(default_hooks=recipe.get('default_hooks', {})))
+    drop_switched_off(cfg)
     return cfg
+
+
+def drop_switched_off(cfg: Config) -> None:
+    """Take out default hooks that are None, but those of MMEngine itself.
+
+    It takes None for its own ones, which it adds otherwise, and for no other.
+    """
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name in hooks if hooks[name] is None]:
+        if name not in _MMENGINES_HOOKS:
+            hooks.pop(name)
 
 
 def with_named_recipe(cfg: Config) -> Config:
@@ -246,9 +266,7 @@ def _select_under_attack(cfg: Config) -> None:
     given = cfg.get('default_hooks') or {}
     for name in [name for name in ours if given.get(name, name) is None]:
         ours.pop(name)  # switched off
-        if name not in _STOCK:
-            given.pop(name)  # MMEngine knows None only for its own
-    if 'type' in given.get('ema', {}):
+    if 'type' in (given.get('ema') or {}):
         ours.pop('ema')  # one of the user's own
     for name, stock in _STOCK.items():
         hook = given.get(name, {})

@@ -75,7 +75,8 @@ def load_config(name: str, args: argparse.Namespace) -> Config:
         cfg.optim_wrapper.dtype = 'bfloat16'
         cli.use_amp(cfg)
     cfg.custom_hooks = [
-        # Decay 0.995, running statistics averaged as well.
+        # As the configs' own, which steps aside, but for its warm-up: all
+        # methods of the file are trained with this one.
         dict(type='EMAHook', momentum=0.005, update_buffers=True)
     ]
     cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
