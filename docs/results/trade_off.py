@@ -32,32 +32,62 @@ common = {
 }
 _steps = {'param_scheduler.milestones': '[18,24]'}
 _raw = {'default_hooks.ema': None}
+_three = {'model.train_attack.step_size': ['4/255'] * 3}
+_m2at = 'configs/m2at_resnet18_cifar10.py'
 _curves = {
     # Radii of training; the step is half of the radius.
-    'pgd-at': {
-        'model.threat_model.eps': ['4/255', '6/255', '8/255'],
-        'model.train_attack.step_size': ['2/255', '3/255', '4/255'],
-    },
-    'm2at': {
-        'model.method.scale': [1.0, 1.5, 2.0],
-        'model.method.perturbed_label': [0.5, 0.7, 0.8],
-        'model.train_attack.step_size': ['4/255'] * 3,
-    },
-    'trades': {
-        'model.method.beta': [1.0, 3.0, 6.0],
-        'model.train_attack.step_size': ['4/255'] * 3,
-    },
-    'avmixup': {
-        'model.method.gamma': [1.0, 1.5, 2.0],
-        'model.train_attack.step_size': ['4/255'] * 3,
-    },
+    'pgd-at': dict(
+        config='configs/pgd-at_resnet18_cifar10.py',
+        dial={
+            'model.threat_model.eps': ['4/255', '6/255', '8/255'],
+            'model.train_attack.step_size': ['2/255', '3/255', '4/255'],
+        },
+    ),
+    'm2at': dict(
+        config=_m2at,
+        dial={
+            'model.method.scale': [1.0, 1.5, 2.0],
+            'model.method.perturbed_label': [0.5, 0.7, 0.8],
+            **_three,
+        },
+        options={'model.method.consistency': 0.0},
+    ),
+    # Hard labels and the loss of TRADES.
+    'm2at_trades': dict(
+        config=_m2at,
+        dial={'model.method.scale': [1.0, 1.5, 2.0], **_three},
+        options={
+            'model.method.consistency': 6.0,
+            'model.method.perturbed_label': 1.0,
+        },
+    ),
+    'trades': dict(
+        config='configs/trades_resnet18_cifar10.py',
+        dial={'model.method.beta': [1.0, 3.0, 6.0], **_three},
+    ),
+    'avmixup': dict(
+        config='configs/avmixup_resnet18_cifar10.py',
+        dial={'model.method.gamma': [1.0, 1.5, 2.0], **_three},
+    ),
 }
 runs = {
-    f'{_name}{_suffix}': dict(
-        config=f'configs/{_name}_resnet18_cifar10.py',
-        dial=_dial,
-        options=_options,
-    )
-    for _suffix, _options in (('', _steps | _raw), ('+ema', _steps))
-    for _name, _dial in _curves.items()
+    f'{_name}{_suffix}': {
+        **_curve,
+        'options': _steps | _options | _curve.get('options', {}),
+    }
+    for _suffix, _options in (('', _raw), ('+ema', {}))
+    for _name, _curve in _curves.items()
 }
+# M2AT with hard labels alone, at one scale.
+runs['m2at_hard+ema'] = dict(
+    config=_m2at,
+    dial={
+        'model.method.scale': [2.0],
+        'model.train_attack.step_size': ['4/255'],
+    },
+    options={
+        **_steps,
+        'model.method.consistency': 0.0,
+        'model.method.perturbed_label': 1.0,
+    },
+)

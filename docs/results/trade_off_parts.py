@@ -21,7 +21,11 @@ _cycle = {
     # Iterations of 30 epochs.
     'param_scheduler.total_steps': 1890,
 }
-_scale2 = {'model.method.scale': 2.0, 'model.method.perturbed_label': 0.8}
+_scale2 = {
+    'model.method.scale': 2.0,
+    'model.method.perturbed_label': 0.8,
+    'model.method.consistency': 0.0,
+}
 _variants = {
     'whole': {},
     # One label, whatever is kept.
@@ -35,6 +39,12 @@ _variants = {
     'masked_attack': {'model.method.type': 'm2at_mm.MaskedAttack'},
     # On the loss of TRADES.
     'trades_loss': {
+        'model.method.consistency': 6.0,
+        'model.method.perturbed_label': 1.0,
+    },
+    # The same loss without M2AT: the whole perturbation for every image.
+    'trades_loss_alone': {
+        'model.method.type': 'm2at_mm.ConstantShare',
         'model.method.consistency': 6.0,
         'model.method.perturbed_label': 1.0,
     },
