@@ -31,7 +31,7 @@ model = dict(
     threat_model=dict(eps='32/255'),
     train_attack=dict(steps=3, step_size='16/255'),
     # The plain definition: at this radius larger ones don't get going.
-    method=dict(scale=1.0, perturbed_label=1.0),
+    method=dict(scale=1.0, consistency=0.0),
     eval_attacks=dict(pgd10=dict(step_size='8/255')),
 )
 

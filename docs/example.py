@@ -24,7 +24,7 @@ cfg = apply_recipe(
     'm2at',
     threat_model=dict(eps='32/255'),
     train_attack=dict(steps=2, step_size='16/255'),
-    method=dict(scale=1.0, perturbed_label=1.0),
+    method=dict(scale=1.0, consistency=0.0),
     eval_attacks=dict(pgd10=dict(step_size='8/255')),
 )
 

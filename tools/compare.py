@@ -91,13 +91,16 @@ def collect(plan: Plan, work_dir: Path) -> dict[str, list[RunLog]]:
     return found
 
 
-def _validation(log: RunLog) -> dict[str, float] | None:
-    """Robust accuracy of the best and of the last checkpoint, in per cent."""
+def _validation(log: RunLog) -> dict[str, Any] | None:
+    """Robust accuracy of the best and of the last checkpoint, and clean and
+    robust accuracy of each validation, by its epoch; in per cent."""
     if log.selected is None or log.best_and_last is None:
         return None
     points = log.validation[log.selected]
-    places = zip(('best', 'last'), log.best_and_last)
-    return {name: points[place] for name, place in places}
+    clean = log.validation.get('robust/clean', {})
+    best, last = (points[place] for place in log.best_and_last)
+    curve = {f'{at:g}': [clean.get(at), points[at]] for at in points}
+    return dict(best=best, last=last, curve=curve)
 
 
 def write(plan: Plan, logs: dict[str, list[RunLog]], out: Path) -> None:

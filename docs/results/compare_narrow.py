@@ -34,6 +34,7 @@ _m2at = {
     **_pgd5,
     'model.method.scale': 1.5,
     'model.method.perturbed_label': 0.7,
+    'model.method.consistency': 0.0,
 }
 _folder = 'configs/'
 runs = {

@@ -37,6 +37,7 @@ data=(
   load_from="$work/stock/epoch_12.pth" randomness.seed=0 \
   default_hooks.ema=None \
   model.method.scale=1.5 model.method.perturbed_label=0.7 \
+  model.method.consistency=0 \
   model.classifier.backbone.base_channels=16 \
   model.classifier.backbone.stem_channels=16 \
   model.classifier.head.in_channels=128 \

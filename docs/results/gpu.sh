@@ -63,7 +63,7 @@ stage parts 60 python tools/benchmark.py configs/m2at_resnet18_cifar10.py \
     --cfg-options train_dataloader.batch_size=$batch \
     train_dataloader.dataset.indices=$images \
     train_dataloader.num_workers=$workers train_cfg.max_epochs=1000 \
-    model.train_attack.steps=$steps "${small[@]}"
+    model.method.consistency=0 model.train_attack.steps=$steps "${small[@]}"
 
 # 3. Five methods at full width, trained for the same time each.
 stage methods 315 python docs/results/gpu/methods.py "${per_method[@]}" \

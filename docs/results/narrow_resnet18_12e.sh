@@ -42,7 +42,8 @@ run() { # name, seed, config, further settings
 pgd5=(model.train_attack.steps=5 model.train_attack.step_size=3/255)
 m2at() { # scale, perturbed_label, seed
   run "m2at_scale$1_label$2" "$3" m2at_resnet18_cifar10 "${pgd5[@]}" \
-    model.method.scale="$1" model.method.perturbed_label="$2"
+    model.method.scale="$1" model.method.perturbed_label="$2" \
+    model.method.consistency=0
 }
 
 both() { # two commands, each a string; fails if either does

@@ -16,7 +16,8 @@ _pgd5 = {
     'model.train_attack.steps': 5,
     'model.train_attack.step_size': '3/255',
 }
-_m2at = dict(scale=1.5, perturbed_label=0.7)  # the configs' own then
+# The configs' own at that time.
+_m2at = dict(scale=1.5, perturbed_label=0.7, consistency=0.0)
 _options = {
     'm2at': dict(),
     'scale 1': dict(scale=1.0),

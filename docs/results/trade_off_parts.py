@@ -38,12 +38,17 @@ _variants = {
     # Masks drawn anew in each step of the attack.
     'masked_attack': {'model.method.type': 'm2at_mm.MaskedAttack'},
     # On the loss of TRADES.
-    'trades_loss': {
+    'consistency': {
+        'model.method.consistency': 6.0,
+        'model.method.perturbed_label': 1.0,
+    },
+    'masked_consistency': {
+        'model.method.type': 'm2at_mm.MaskedAttack',
         'model.method.consistency': 6.0,
         'model.method.perturbed_label': 1.0,
     },
     # The same loss without M2AT: the whole perturbation for every image.
-    'trades_loss_alone': {
+    'consistency_alone': {
         'model.method.type': 'm2at_mm.ConstantShare',
         'model.method.consistency': 6.0,
         'model.method.perturbed_label': 1.0,

@@ -10,6 +10,7 @@ it.
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / 'tools'))
@@ -60,13 +61,16 @@ NAMES = {
     'random_share': 'a random share instead of the mask',
     'constant_share': 'the label alone: all kept, a constant label',
     'masked_attack': 'masks in the attack, anew in each step',
-    'trades_loss': "hard labels and TRADES' loss, consistency 6",
+    'consistency': "hard labels and TRADES' loss, consistency 6",
+    'masked_consistency': "masks in the attack on TRADES' loss, hard labels",
+    'consistency_alone': "TRADES' loss alone: all kept, hard labels",
     'm2at_one_cycle': 'M2AT, one cycle, no averaged weights',
     'pgd-at_one_cycle': 'PGD-AT, one cycle, no averaged weights',
 }
 CURVES = {
     'pgd-at': 'PGD-AT, trained at {}',
     'm2at': 'M2AT, scale {}',
+    'm2at_trades': "M2AT on TRADES' loss, scale {}",
     'm2at_hard': 'M2AT, hard labels, scale {}',
     'trades': 'TRADES, beta {}',
     'avmixup': 'AVmixup, gamma {}',
@@ -176,6 +180,23 @@ def table_of_overfitting(name: str) -> str:
             seed = f', seed {run["seed"]}' if len(runs) > 1 else ''
             rows.append([f'{label(key)}{seed}', *cells])
     return markdown_table(['network', 'best', 'last', 'lost'], rows)
+
+
+def table_of_validation(name: str) -> str:
+    """Clean and robust accuracy in every second validation, mean of the
+    seeds."""
+    rows = []
+    for key, runs in experiments()[name].items():
+        if not runs:
+            continue
+        curves = [run['validation']['curve'] for run in runs]
+        epochs = [*curves[0]][1::2]
+        cells = []
+        for epoch in epochs:
+            pairs = zip(*(curve[epoch] for curve in curves))
+            cells.append(' / '.join(f'{fmean(pair):.1f}' for pair in pairs))
+        rows.append([label(key), str(len(runs)), *cells])
+    return markdown_table(['epoch', 'seeds', *epochs], rows)
 
 
 def table_of_collapse() -> str:
@@ -327,7 +348,7 @@ def tables() -> dict[Path, dict[str, str]]:
         'runs': table_of_runs('trade_off'),
         'curves': curves_to_markdown(load(RESULTS / 'trade_off.curves.json')),
         'parts': table_of_runs('trade_off_parts'),
-        'parts_overfitting': table_of_overfitting('trade_off_parts'),
+        'parts_validation': table_of_validation('trade_off_parts'),
     }
     found[RESULTS / 'collapse.md'] = {'epochs': table_of_collapse()}
     for page in METHODS.glob('*/README.md'):

@@ -1,6 +1,5 @@
 """Fits a recipe, written for CIFAR, to the images and network of a config."""
 
-import copy
 import inspect
 import re
 from typing import Any
@@ -10,7 +9,6 @@ from mmengine.logging import print_log
 from mmpretrain.registry import MODELS
 
 from m2at_mm.attacks import parse_pixels
-from m2at_mm.model_wrappers.heads import try_targets
 from m2at_mm.registry import type_name
 
 # Up to this side in pixels the usual linf radius is 8/255, as on CIFAR.
@@ -71,8 +69,8 @@ def _side(transform: ConfigDict) -> int | None:
 
 
 def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
-    """Mask a transformer's patches; keep labels hard where the loss must."""
-    method, head = recipe.model.method, classifier.get('head') or {}
+    """Mask a transformer's own patches."""
+    method = recipe.model.method
     if type_name(method.type) != 'M2AT':
         return
     size = token_size(classifier)
@@ -83,16 +81,6 @@ def fit_m2at(recipe: Config, classifier: ConfigDict) -> None:
             f"M2AT's masks are made of the network's patches of {size} "
             'pixels; rectangles instead: --cfg-options '
             "model.method.mask='rectangle'",
-            logger='current',
-        )
-    loss, num_classes = head.get('loss'), head.get('num_classes')
-    if not (loss and num_classes):
-        return
-    if not try_targets(MODELS.build(copy.deepcopy(loss)), num_classes).scores:
-        method.update(clean_label=1.0, perturbed_label=1.0)
-        print_log(
-            f'M2AT keeps hard labels, as {type_name(loss["type"])} takes no '
-            'probabilities',
             logger='current',
         )
 

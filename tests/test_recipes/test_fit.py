@@ -14,7 +14,6 @@ from m2at_mm.recipes.fit import token_size
 
 CIFAR10 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 RESNET50 = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
-SMOOTH = dict(type='LabelSmoothLoss', label_smooth_val=0.1)
 VIT = 'mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py'
 
 
@@ -112,28 +111,6 @@ TOKENS = [
 @pytest.mark.parametrize(('classifier', 'size'), TOKENS)
 def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
-
-
-HARD = [
-    (dict(type='CrossEntropyLoss'), False),
-    (dict(SMOOTH, use_sigmoid=True), False),
-    # It only asks which probabilities are not 0.
-    (dict(SMOOTH, mode='multi_label'), True),
-]
-
-
-@pytest.mark.parametrize(('loss', 'hard'), HARD, ids=str)
-def test_labels_stay_hard_if_they_must(loss: dict, hard: bool) -> None:
-    stock = load_config(RESNET50)
-    stock.model.head.loss = loss
-
-    def method(recipe: str = 'm2at', **overrides: Any) -> Any:
-        return apply_recipe(stock, recipe, **overrides).model.method
-
-    assert (method().perturbed_label == 1) is hard
-    assert method('pgd-at') == dict(type='m2at_mm.PGDAT')
-    own = method(method=dict(perturbed_label=0.5))
-    assert own.perturbed_label == 0.5  # refused when the model is built
 
 
 NETWORK = dict(type='ResNet', depth=18)

@@ -42,7 +42,11 @@ def test_two_methods_and_resume(tmp_path: Path) -> None:
     assert picture.size == pytest.approx((960, 600), abs=2)
     found = json.loads(out.with_suffix('.json').read_text())
     run = found['m2at_2.0'][0]
-    assert run['num_samples'] == 30 and run['validation']['best'] >= 0
+    validation = run['validation']
+    assert run['num_samples'] == 30 and validation['best'] >= 0
+    for clean, robust in validation['curve'].values():
+        assert 0 <= robust <= clean <= 100
+    assert robust == validation['last']
     assert run['threat_model']['eps'] == pytest.approx(4 / 255)
     curves = json.loads(out.with_name('out.curves.json').read_text())
     assert curves['curves'].keys() == {'m2at'}
