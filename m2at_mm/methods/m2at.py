@@ -195,7 +195,8 @@ class M2AT(Method):
         if self.consistency and self.pairing == 'batch':
             raise ValueError(
                 f'consistency={self.consistency!r} compares an image with '
-                "itself, but pairing='batch' mixes two: set one of them back"
+                "itself, but pairing='batch' mixes two: give consistency=0 "
+                "or pairing='self'"
             )
 
     @property
