@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine import dist
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
 
 from m2at_mm.registry import HOOKS
@@ -152,7 +152,14 @@ class RNGStateHook(Hook):
     def before_val_epoch(self, runner: Runner) -> None:
         # A new best checkpoint is saved after it.
         in_epochs = isinstance(runner._train_loop, EpochBasedTrainLoop)
+        # An EMAHook has swapped its averages in, of which each process would
+        # keep the running statistics for its own.
+        averaging = [h for h in runner.hooks if isinstance(h, EMAHook)]
+        for hook in averaging:
+            hook._swap_ema_parameters()
         self.gather(runner, at_epoch_end=in_epochs)
+        for hook in averaging:
+            hook._swap_ema_parameters()
         set_random_seed(train_loops.common_seed(runner), diff_rank_seed=True)
 
     def after_val_epoch(self, runner: Runner, **_: Any) -> None:
