@@ -6,6 +6,7 @@ import torch
 from mmengine import dist
 from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner, set_random_seed
+from torch import nn
 
 from m2at_mm.registry import HOOKS
 from m2at_mm.runner import process_state, train_loops
@@ -79,7 +80,7 @@ class RNGStateHook(Hook):
 
     def gather(self, runner: Runner, at_epoch_end: bool) -> None:
         """Collect the streams for the next checkpoint; all processes must."""
-        own = process_state.process_state(runner.model)
+        own = process_state.process_state(runner.model, *_averages(runner))
         ranks = dist.all_gather_object(own)
         self._states = dict(ranks=ranks, at_epoch_end=at_epoch_end)
 
@@ -143,7 +144,8 @@ class RNGStateHook(Hook):
     def _go_on(self, runner: Runner) -> None:
         assert self._loaded is not None
         own, self._loaded = self._loaded['ranks'][dist.get_rank()], None
-        process_state.set_process_state(runner.model, own)
+        averages = _averages(runner)
+        process_state.set_process_state(runner.model, own, *averages)
         if hasattr(runner.model, 'keep_random_streams'):
             runner.model.keep_random_streams()
 
@@ -167,6 +169,11 @@ class RNGStateHook(Hook):
         process_state.set_random_streams(own['streams'])
         # A checkpoint saved from here on needs no other validation.
         runner.message_hub.update_info(_VALIDATED, runner.iter)
+
+
+def _averages(runner: Runner) -> list[nn.Module]:
+    hooks = (hook for hook in runner.hooks if isinstance(hook, EMAHook))
+    return [hook.ema_model.module for hook in hooks]
 
 
 class _RevalidationHook(Hook):

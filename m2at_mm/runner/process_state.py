@@ -29,18 +29,18 @@ _LOADABLE = (Tensor, torch.dtype, torch.device, type(None))
 _KNOWN = ('mmengine', 'mmpretrain', 'm2at_mm')
 
 
-def process_state(model: nn.Module) -> dict[str, Any]:
+def process_state(model: nn.Module, *averages: nn.Module) -> dict[str, Any]:
     """The state of this process, in types that load with ``weights_only``.
 
     Random streams, the method's state, accumulated gradients, and with several
-    processes running statistics.
+    processes running statistics, also those of average weights.
     """
     bare = bare_model(model)
     method = getattr(bare, 'method', None)
     kept = method.state_dict() if isinstance(method, Method) else {}
     parameters = bare.named_parameters()
     gradients = {k: p.grad for k, p in parameters if p.grad is not None}
-    buffers = dict(bare.named_buffers()) if get_world_size() > 1 else {}
+    buffers = _buffers(bare, *averages) if get_world_size() > 1 else {}
     tensors = dict(method=kept, gradients=gradients, buffers=buffers)
     state: dict[str, Any] = dict(streams=random_streams())
     for part, named in tensors.items():
@@ -48,7 +48,16 @@ def process_state(model: nn.Module) -> dict[str, Any]:
     return state
 
 
-def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
+def _buffers(model: nn.Module, *averages: nn.Module) -> dict[str, Tensor]:
+    found = dict(model.named_buffers())
+    for place, average in enumerate(averages):
+        found.update(average.named_buffers(f'averages.{place}'))
+    return found
+
+
+def set_process_state(
+    model: nn.Module, state: dict[str, Any], *averages: nn.Module
+) -> None:
     """Go on from what :func:`process_state` gave, on any device."""
     set_random_streams(state['streams'])
     bare = bare_model(model)
@@ -57,9 +66,10 @@ def set_process_state(model: nn.Module, state: dict[str, Any]) -> None:
     parameters = dict(bare.named_parameters())
     for name, gradient in state.get('gradients', {}).items():
         parameters[name].grad = gradient.to(parameters[name].device)
-    buffers = dict(bare.named_buffers())
-    for name, value in state['buffers'].items():
-        buffers[name].copy_(value)
+    buffers = _buffers(bare, *averages)
+    # Averages may have been switched on or off since.
+    for name in buffers.keys() & state['buffers']:
+        buffers[name].copy_(state['buffers'][name])
 
 
 def random_streams() -> dict[str, Any]:

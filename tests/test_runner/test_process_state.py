@@ -76,6 +76,25 @@ def test_statistics_of_each_process(processes: int, monkeypatch: Any) -> None:
     assert model.running_mean[0] == (0.0 if processes == 1 else 3.0)
 
 
+def test_statistics_of_averages(monkeypatch: Any) -> None:
+    """Also where the average has come or gone since."""
+    monkeypatch.setattr(module, 'get_world_size', lambda: 2)
+    model, average = torch.nn.BatchNorm2d(2), torch.nn.BatchNorm2d(2)
+    both = (model.running_mean, average.running_mean)
+    for saved, now, expected in (
+        ([average], [average], [3.0, 5.0]),
+        ([average], [], [3.0, 0.0]),
+        ([], [average], [3.0, 0.0]),
+    ):
+        model.running_mean.fill_(3.0)
+        average.running_mean.fill_(5.0)
+        state = through_a_file(process_state(model, *saved))
+        for mean in both:
+            mean.zero_()
+        set_process_state(model, state, *now)
+        assert [mean[0].item() for mean in both] == expected
+
+
 def test_another_methods_state_is_refused() -> None:
     model = build_adversarial()
     state = process_state(model) | dict(method=dict(a=torch.zeros(1)))
