@@ -113,6 +113,29 @@ def test_token_size(classifier: dict, size: int | None) -> None:
     assert token_size(ConfigDict(classifier)) == size
 
 
+LOSSES = [
+    dict(type='CrossEntropyLoss'),
+    dict(type='LabelSmoothLoss', label_smooth_val=0.1, use_sigmoid=True),
+    # It only asks which probabilities are not 0.
+    dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='multi_label'),
+]
+
+
+@pytest.mark.parametrize('loss', LOSSES, ids=str)
+def test_labels_stay_as_they_are(loss: dict) -> None:
+    """So that any loss can train on them."""
+    stock = load_config(RESNET50)
+    stock.model.head.loss = loss
+    for recipe in ('m2at', 'pgd-at'):
+        model = MODELS.build(apply_recipe(stock, recipe).model)
+        assert not model.method.changes_labels
+    soft = apply_recipe(stock, 'm2at', method=dict(perturbed_label=0.5))
+    assert soft.model.method.perturbed_label == 0.5
+    if loss.get('mode') == 'multi_label':
+        with pytest.raises(ValueError, match="^method='M2AT' give soft"):
+            MODELS.build(soft.model)
+
+
 NETWORK = dict(type='ResNet', depth=18)
 
 
