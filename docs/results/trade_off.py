@@ -18,6 +18,7 @@ common = {
     'model.classifier.head.in_channels': 128,
     'model.data_preprocessor.augment.crop_padding': 0,
     'model.train_attack.steps': 3,
+    'model.train_attack.step_size': '4/255',
     'train_dataloader.dataset.indices': 2000,
     'train_dataloader.batch_size': 32,
     'train_dataloader.num_workers': 0,
@@ -32,7 +33,6 @@ common = {
 }
 _steps = {'param_scheduler.milestones': '[18,24]'}
 _raw = {'default_hooks.ema': None}
-_three = {'model.train_attack.step_size': ['4/255'] * 3}
 _m2at = 'configs/m2at_resnet18_cifar10.py'
 _curves = {
     # Radii of training; the step is half of the radius.
@@ -48,14 +48,13 @@ _curves = {
         dial={
             'model.method.scale': [1.0, 1.5, 2.0],
             'model.method.perturbed_label': [0.5, 0.7, 0.8],
-            **_three,
         },
         options={'model.method.consistency': 0.0},
     ),
     # Hard labels and the loss of TRADES.
     'm2at_trades': dict(
         config=_m2at,
-        dial={'model.method.scale': [1.0, 1.5, 2.0], **_three},
+        dial={'model.method.scale': [1.0, 1.5, 2.0]},
         options={
             'model.method.consistency': 6.0,
             'model.method.perturbed_label': 1.0,
@@ -63,11 +62,11 @@ _curves = {
     ),
     'trades': dict(
         config='configs/trades_resnet18_cifar10.py',
-        dial={'model.method.beta': [1.0, 3.0, 6.0], **_three},
+        dial={'model.method.beta': [1.0, 3.0, 6.0]},
     ),
     'avmixup': dict(
         config='configs/avmixup_resnet18_cifar10.py',
-        dial={'model.method.gamma': [1.0, 1.5, 2.0], **_three},
+        dial={'model.method.gamma': [1.0, 1.5, 2.0]},
     ),
 }
 runs = {
@@ -81,10 +80,7 @@ runs = {
 # M2AT with hard labels alone, at one scale.
 runs['m2at_hard+ema'] = dict(
     config=_m2at,
-    dial={
-        'model.method.scale': [2.0],
-        'model.train_attack.step_size': ['4/255'],
-    },
+    dial={'model.method.scale': [2.0]},
     options={
         **_steps,
         'model.method.consistency': 0.0,

@@ -9,7 +9,6 @@ evaluation = dict(
     _delete_=True, attacks=['pgd20', 'cw20'], num_samples=1000, eps='8/255'
 )
 
-common = {'model.train_attack.step_size': '4/255'}
 _steps = {'param_scheduler.milestones': '[18,24]'}
 # One cycle, without averaged weights.
 _cycle = {

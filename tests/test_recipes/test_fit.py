@@ -132,7 +132,7 @@ def test_labels_stay_as_they_are(loss: dict) -> None:
     soft = apply_recipe(stock, 'm2at', method=dict(perturbed_label=0.5))
     assert soft.model.method.perturbed_label == 0.5
     if loss.get('mode') == 'multi_label':
-        with pytest.raises(ValueError, match="^method='M2AT' give soft"):
+        with pytest.raises(ValueError, match=r"^method='M2AT' give soft"):
             MODELS.build(soft.model)
 
 
